@@ -1,0 +1,255 @@
+"""The receiver network: its sites, the file that describes them, and the local east-north frame all geometry lives in.
+
+Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitudes (``lon``) are WGS-84 degrees.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pymap3d
+import yaml
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+WGS84_A_M = 6378137.0
+WGS84_B_M = 6356752.314245179
+
+
+class Timing(StrEnum):
+    """How a site's clock is disciplined: ``gps`` sites give arrival times, ``none`` sites only signal strength."""
+
+    gps = "gps"
+    none = "none"
+
+
+class Site(BaseModel):
+    """One receiver."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100, description="Unique within the network.")
+    lat: float = Field(ge=-90, le=90, description="WGS-84 latitude, degrees, -90 to 90.")
+    lon: float = Field(ge=-180, le=180, description="WGS-84 longitude, degrees, -180 to 180.")
+    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="Antenna altitude, metres, -500 to 9000.")
+    timing: Timing = Field(default=Timing.gps, description="gps or none.")
+    noise_figure_db: float = Field(default=5.5, ge=0, le=30, description="Receiver noise figure, dB, 0 to 30.")
+    gain_offset_db: float | None = Field(
+        default=None, ge=-30, le=30, description="Measured gain offset, dB; left out = unknown, drawn by the simulator."
+    )
+
+
+@dataclass(frozen=True)
+class ServiceArea:
+    """A rectangle of the local frame, metres east and north of its origin."""
+
+    east_min_m: float
+    east_max_m: float
+    north_min_m: float
+    north_max_m: float
+
+
+@dataclass(frozen=True)
+class LocalFrame:
+    """East-north-up tangent frame at a point of the WGS-84 ellipsoid.
+
+    A transmitter on the ground is a pair (east, north); its third coordinate follows from the ellipsoid, in closed form
+    and without cancellation, so that ranges are true WGS-84 slant ranges also in float32.
+    """
+
+    lat: float
+    lon: float
+
+    def enu_m(self, lat: ArrayLike, lon: ArrayLike, altitude_m: ArrayLike) -> NDArray[np.float64]:
+        """Geodetic coordinates (degrees, metres) to east, north, up in metres, shape (..., 3)."""
+        return np.stack(
+            pymap3d.geodetic2enu(
+                np.asarray(lat, float), np.asarray(lon, float), np.asarray(altitude_m, float), self.lat, self.lon, 0.0
+            ),
+            axis=-1,
+        )
+
+    def geodetic(
+        self, en_m: NDArray[np.floating], altitude_m: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """East, north (..., 2) in metres at an altitude to WGS-84 latitude and longitude, degrees."""
+        en_m = np.asarray(en_m, np.float64)
+        up_m, _ = surface_up_m(en_m, self.surface_coefficients, altitude_m)
+        lat, lon, _ = pymap3d.enu2geodetic(en_m[..., 0], en_m[..., 1], up_m, self.lat, self.lon, 0.0)
+        return np.asarray(lat), np.asarray(lon)
+
+    @cached_property
+    def surface_coefficients(self) -> tuple[float, float, float, float, float]:
+        """Coefficients (k_ee, k_nn, k_nu, k_uu, g) of ``surface_up_m``: the ellipsoid as a quadric in this frame."""
+        sin, cos = np.sin(np.radians(self.lat)), np.cos(np.radians(self.lat))
+        a2, b2 = WGS84_A_M**2, WGS84_B_M**2
+        normal_radius_m = a2 / np.sqrt(a2 * cos**2 + b2 * sin**2)
+        # Multiplied by a^2, so that every coefficient is of order one (g: of order a).
+        return (
+            1.0,
+            float(sin**2 + cos**2 * a2 / b2),
+            float(sin * cos * (a2 / b2 - 1.0)),
+            float(cos**2 + sin**2 * a2 / b2),
+            float(normal_radius_m),
+        )
+
+
+def surface_up_m(en_m, coefficients: tuple[float, float, float, float, float], altitude_m):
+    """Up coordinate, and its gradient, of the surface at ``altitude_m`` over the ellipsoid, above (east, north).
+
+    ``en_m`` is (..., 2) in metres, a NumPy array or a torch tensor: only arithmetic is used, so both rooms share the
+    formula. Returns (up (...), gradient as a pair (d up / d east, d up / d north)). The root of
+    ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0`` is written so that it loses no digits near z = 0. The
+    surface at an altitude is the ellipsoid lifted along its normal: ``z + h sqrt(1 + |grad z|^2)`` (first order in h
+    over the earth's radius).
+    """
+    k_ee, k_nn, k_nu, k_uu, g = coefficients
+    east, north = en_m[..., 0], en_m[..., 1]
+    half_b = g + k_nu * north
+    c = k_ee * east * east + k_nn * north * north
+    root = (half_b * half_b - k_uu * c) ** 0.5
+    z = -c / (half_b + root)
+    slope_e = -k_ee * east / root
+    slope_n = -(k_nn * north + k_nu * z) / root
+    return z + altitude_m * (1.0 + slope_e * slope_e + slope_n * slope_n) ** 0.5, (slope_e, slope_n)
+
+
+class ReceiverNetwork(BaseModel):
+    """Named sites, in a fixed order that every per-receiver array follows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    sites: tuple[Site, ...]
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_are_usable(cls, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        if not 3 <= len(sites) <= 64:
+            raise ValueError(f"a network needs 3 to 64 sites, this one has {len(sites)}")
+        names = [site.name for site in sites]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"site names must be unique, repeated: {', '.join(repeated)}")
+        places: dict[tuple[float, float], str] = {}
+        for site in sites:
+            place = (round(site.lat, 6), round(site.lon, 6))
+            if place in places:
+                raise ValueError(f"sites {places[place]!r} and {site.name!r} stand on the same spot {place}")
+            places[place] = site.name
+        lon = np.array([site.lon for site in sites])
+        if np.ptp(np.array([site.lat for site in sites])) > 20 or np.ptp(lon) > 40:
+            raise ValueError(
+                "sites must lie within 20 degrees of latitude and 40 of longitude (and not across the 180th meridian)"
+            )
+        return sites
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the description."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def frame(self) -> LocalFrame:
+        """The tangent frame at the middle of the sites' bounding box."""
+        lat = [site.lat for site in self.sites]
+        lon = [site.lon for site in self.sites]
+        return LocalFrame((min(lat) + max(lat)) / 2, (min(lon) + max(lon)) / 2)
+
+    @cached_property
+    def site_enu_m(self) -> NDArray[np.float64]:
+        """Antenna positions in the local frame, (r, 3), metres."""
+        return self.frame.enu_m(
+            [s.lat for s in self.sites], [s.lon for s in self.sites], [s.altitude_m for s in self.sites]
+        )
+
+    @cached_property
+    def has_timing(self) -> NDArray[np.bool_]:
+        """(r,) which sites measure arrival times."""
+        return np.array([site.timing is Timing.gps for site in self.sites])
+
+    def service_area(self, margin_m: float) -> ServiceArea:
+        """The sites' bounding box in the local frame, widened on all sides."""
+        low = self.site_enu_m[:, :2].min(0) - margin_m
+        high = self.site_enu_m[:, :2].max(0) + margin_m
+        return ServiceArea(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+
+
+NORTH_WEST_ITALY = ReceiverNetwork(
+    name="north-west-italy",
+    sites=tuple(
+        Site(name=name, lat=lat, lon=lon, altitude_m=altitude_m)
+        for name, lat, lon, altitude_m in (
+            ("Aquila di Giaveno", 45.02, 7.29, 600),
+            ("Montanaro", 45.234, 7.857, 300),
+            ("Torino", 45.044, 7.672, 250),
+            ("Coazze", 45.03, 7.27, 700),
+            ("Passo dei Giovi", 44.561, 8.956, 480),
+            ("Genova", 44.395, 8.956, 100),
+            ("Milano-Baggio", 45.478, 9.123, 120),
+        )
+    ),
+)
+
+
+def one_sentence(error: ValidationError) -> str:
+    """Pydantic's findings as one line: field, value and what would be right."""
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "value"
+        message = item["msg"].removeprefix("Value error, ")
+        shown = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
+        parts.append(f"{where}: {message}{shown}")
+    return "; ".join(parts)
+
+
+def read_network(path: str | Path) -> ReceiverNetwork:
+    """Reads a network description from YAML.
+
+    Raises ValueError with one sentence naming the file, the field, the value and what would be right.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"network file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"network file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"network file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"network file {path} must hold the keys 'name' and 'sites'")
+    try:
+        return ReceiverNetwork.model_validate(document)
+    except ValidationError as error:
+        raise ValueError(f"network file {path}: {one_sentence(error)}") from None
+
+
+def random_network(
+    sites: int, seed: int, *, lat: float = 45.0, lon: float = 8.2, extent_km: float = 150.0
+) -> ReceiverNetwork:
+    """A seeded network of ``sites`` receivers in a square of ``extent_km``, no two closer than a tenth of their mean
+    spacing, 0 to 800 m high, all with GPS timing."""
+    if not 3 <= sites <= 64:
+        raise ValueError(f"sites must be 3 to 64, got {sites}")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    frame = LocalFrame(lat, lon)
+    least_m = 0.1 * extent_km * 1e3 / np.sqrt(sites)
+    placed = np.empty((0, 2))
+    while len(placed) < sites:
+        candidate = rng.uniform(-0.5, 0.5, 2) * extent_km * 1e3
+        if np.all(np.hypot(*(placed - candidate).T) >= least_m):
+            placed = np.vstack([placed, candidate])
+    lats, lons = frame.geodetic(placed, 0.0)
+    altitudes_m = rng.uniform(0, 800, sites)
+    return ReceiverNetwork(
+        name=f"random-{sites}-{seed}",
+        sites=tuple(
+            Site(name=f"site-{i + 1:02d}", lat=round(la, 6), lon=round(lo, 6), altitude_m=round(alt, 1))
+            for i, (la, lo, alt) in enumerate(zip(lats, lons, altitudes_m, strict=True))
+        ),
+    )

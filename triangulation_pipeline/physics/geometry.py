@@ -1,0 +1,109 @@
+"""Ranges, dilution of precision and the Cramer-Rao bound, in closed form (no LAPACK: the same bits everywhere).
+
+Positions are (east, north) of the network's frame, metres, on the surface at a known altitude (``surface_up_m``).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triangulation_pipeline.network import ReceiverNetwork, surface_up_m
+from triangulation_pipeline.physics.constants import MEAN_EARTH_RADIUS_M, SPEED_OF_LIGHT_M_PER_NS
+
+Float = NDArray[np.float64]
+
+
+def ranges_m(network: ReceiverNetwork, en_m: Float, altitude_m: float) -> tuple[Float, Float]:
+    """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""
+    up_m, (slope_e, slope_n) = surface_up_m(en_m, network.frame.surface_coefficients, altitude_m)
+    sites = network.site_enu_m
+    de = en_m[..., 0, None] - sites[:, 0]
+    dn = en_m[..., 1, None] - sites[:, 1]
+    du = up_m[..., None] - sites[:, 2]
+    distance = np.sqrt(de * de + dn * dn + du * du)
+    gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
+    return distance, gradient / distance[..., None]
+
+
+def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
+    """Great-circle distance on the mean earth radius, metres, from degrees."""
+    lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
+    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
+    return 2 * MEAN_EARTH_RADIUS_M * np.arcsin(np.sqrt(h))
+
+
+def time_difference_information(gradient: Float, weight: Float) -> tuple[Float, Float, Float]:
+    """Position information (ee, nn, en), each (n,), of pseudo-ranges with an unknown common time.
+
+    ``gradient`` is (n, r, 2), ``weight`` (n, r) is one over the range variance, zero where there is no arrival time. The
+    time is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
+    """
+    total = weight.sum(-1)
+    safe = np.where(total > 0, total, 1.0)
+    mean_e = (weight * gradient[..., 0]).sum(-1) / safe
+    mean_n = (weight * gradient[..., 1]).sum(-1) / safe
+    # Centred sums: no cancellation when all receivers lie in one direction.
+    de = gradient[..., 0] - mean_e[..., None]
+    dn = gradient[..., 1] - mean_n[..., None]
+    return (weight * de * de).sum(-1), (weight * dn * dn).sum(-1), (weight * de * dn).sum(-1)
+
+
+def dilution(gradient: Float, toa_present: NDArray[np.bool_]) -> tuple[Float, Float]:
+    """(HDOP, GDOP), each (n,), of the receivers with an arrival time; NaN below three or in a degenerate geometry.
+
+    ``Q = (H^T H)^-1`` with rows ``[u^T, 1]``: ``HDOP = sqrt(Q_EE + Q_NN)``, ``GDOP = sqrt(tr Q)`` with time (Kaplan and
+    Hegarty 2017, section 11.2). Independent of any reference receiver.
+    """
+    weight = toa_present.astype(np.float64)
+    ee, nn, en = time_difference_information(gradient, weight)
+    count = weight.sum(-1)
+    determinant = ee * nn - en * en
+    usable = (count >= 3) & (determinant > 1e-12 * (ee + nn) ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_e = (weight * gradient[..., 0]).sum(-1) / count
+        mean_n = (weight * gradient[..., 1]).sum(-1) / count
+        horizontal = (ee + nn) / determinant
+        time = 1 / count + (mean_e**2 * nn - 2 * mean_e * mean_n * en + mean_n**2 * ee) / determinant
+    return (
+        np.where(usable, np.sqrt(np.where(usable, horizontal, 1.0)), np.nan),
+        np.where(usable, np.sqrt(np.where(usable, horizontal + time, 1.0)), np.nan),
+    )
+
+
+def signal_strength_information(
+    gradient: Float,
+    distance_m: Float,
+    present: NDArray[np.bool_],
+    slope_db: Float,
+    link_sigma_db: float,
+    common_variance_db2: float,
+) -> tuple[Float, Float, Float]:
+    """Position information (ee, nn, en) of the received levels of the detecting receivers.
+
+    Level gradients are ``slope_db u / d``; the unknown common level (transmit power and common shadowing) is a nuisance
+    with a Gaussian prior, eliminated by Sherman-Morrison. What a non-detection tells is left out, so this is a slightly
+    pessimistic bound.
+    """
+    scale = np.where(present, slope_db / distance_m, 0.0)
+    ge, gn = scale * gradient[..., 0], scale * gradient[..., 1]
+    variance = link_sigma_db**2
+    shrink = common_variance_db2 / (variance + present.sum(-1) * common_variance_db2)
+    sum_e, sum_n = ge.sum(-1), gn.sum(-1)
+    return (
+        ((ge * ge).sum(-1) - shrink * sum_e**2) / variance,
+        ((gn * gn).sum(-1) - shrink * sum_n**2) / variance,
+        ((ge * gn).sum(-1) - shrink * sum_e * sum_n) / variance,
+    )
+
+
+def crlb_m(ee: Float, nn: Float, en: Float) -> Float:
+    """sqrt of the trace of the inverse 2x2 position information: the least rms position error, (n,) metres; NaN where
+    the information is singular."""
+    determinant = ee * nn - en * en
+    usable = determinant > 1e-12 * (ee + nn) ** 2
+    return np.where(usable, np.sqrt((ee + nn) / np.where(usable, determinant, 1.0)), np.nan)
+
+
+def toa_weight(toa_present: NDArray[np.bool_], toa_sigma_ns: NDArray[np.floating]) -> Float:
+    """One over the range variance, (n, r), 1 / m^2; zero without an arrival time."""
+    sigma_m = SPEED_OF_LIGHT_M_PER_NS * np.asarray(toa_sigma_ns, np.float64)
+    return np.where(toa_present, 1.0, 0.0) / np.where(toa_present, sigma_m, 1.0) ** 2

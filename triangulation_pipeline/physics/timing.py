@@ -1,0 +1,18 @@
+"""Arrival-time accuracy and the arrival-time equation."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from triangulation_pipeline.physics.scenario import Scenario
+
+
+def toa_sigma_ns(scenario: Scenario, snr_db: ArrayLike) -> NDArray[np.float64]:
+    """Standard deviation of one receiver's arrival time, ns, by its SNR.
+
+    Correlation noise ``1 / (beta sqrt(2 B T SNR))`` with ``beta = pi B_s / sqrt 3`` (flat band), and the clock's, in
+    quadrature. Two equal receivers give the deviation of the time *difference* of Stein 1981 (IEEE Trans. ASSP 29(3)).
+    """
+    beta_per_s = np.pi * scenario.signal_bandwidth_khz * 1e3 / np.sqrt(3)
+    time_bandwidth = 2 * scenario.noise_bandwidth_khz * 1e3 * scenario.burst_s
+    correlation_ns = 1e9 / (beta_per_s * np.sqrt(time_bandwidth * 10 ** (np.asarray(snr_db, float) / 10)))
+    return np.hypot(correlation_ns, scenario.clock_sigma_ns)
