@@ -76,7 +76,7 @@ class SampleBatch:
 
     def __post_init__(self) -> None:
         n, r = len(self), self.num_sites
-        expected = {"sample_id": ("|u1", (n, 16))}
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {"sample_id": ("|u1", (n, 16))}
         expected |= {name: (dtype, (n,)) for name, dtype in SAMPLE_DTYPES.items()}
         expected |= {name: (dtype, (n, r)) for name, dtype in RECEIVER_DTYPES.items()}
         for name, (dtype, shape) in expected.items():

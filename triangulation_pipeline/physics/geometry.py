@@ -34,8 +34,8 @@ def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float
 def time_difference_information(gradient: Float, weight: Float) -> tuple[Float, Float, Float]:
     """Position information (ee, nn, en), each (n,), of pseudo-ranges with an unknown common time.
 
-    ``gradient`` is (n, r, 2), ``weight`` (n, r) is one over the range variance, zero where there is no arrival time. The
-    time is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
+    ``gradient`` is (n, r, 2), ``weight`` (n, r) is one over the range variance, zero without an arrival time. The time
+    is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
     """
     total = weight.sum(-1)
     safe = np.where(total > 0, total, 1.0)

@@ -1,4 +1,4 @@
-"""What is simulated besides the network: transmitters, propagation, noise, detection and timing; and the named presets."""
+"""What is simulated besides the network: transmitters, propagation, noise, detection, timing; and the presets."""
 
 from enum import StrEnum
 from typing import Self

@@ -52,6 +52,10 @@ class DatasetSpec:
     seed: int
 
     def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 to 2^63 - 1, got {self.seed}")
         path_loss_function(self.scenario)
         if self.scenario.min_detections > len(self.network.sites):
             raise ValueError(
@@ -198,7 +202,7 @@ def _draw(
     tx_power_dbm = np.array(scenario.tx_power_dbm)[power_class]
     distance_m, gradient = ranges_m(network, en_m, scenario.tx_height_m)
     low_km, high_km = distance_range_km(scenario.path_loss)
-    in_range = ((distance_m >= low_km * 1e3) & (distance_m <= high_km * 1e3)).all(1)
+    in_range = np.all((distance_m >= low_km * 1e3) & (distance_m <= high_km * 1e3), axis=1)
 
     loss_db = path_loss_function(scenario)(distance_m / 1e3)
     if scenario.knife_edge_probability > 0:
@@ -243,7 +247,7 @@ def _draw(
         scenario.common_level_variance_db2,
     )
     bound_m = crlb_m(*(t + p for t, p in zip(by_time, by_level, strict=True)))
-    columns = {
+    columns: dict[str, NDArray] = {
         "en_m": en_m,
         "tx_power_dbm": tx_power_dbm.astype(np.float32),
         "hdop": hdop.astype(np.float32),
@@ -257,13 +261,15 @@ def _draw(
         "toa_ns": np.where(timed, toa_ns, 0.0),
         "toa_sigma_ns": np.where(timed, sigma_ns, 0.0).astype(np.float32),
     }
-    return columns, present.sum(1) >= scenario.min_detections, in_range
+    return columns, np.greater_equal(present.sum(1), scenario.min_detections), in_range
 
 
-def quality_metrics(batch: SampleBatch, chunks: Iterable[Chunk], max_gdop: float = 5.0) -> dict[str, float | int | None]:
-    """What a dataset is like: counts, SNR, detections, geometry and the Cramer-Rao bound. None = there is no such row."""
+def quality_metrics(
+    batch: SampleBatch, chunks: Iterable[Chunk], max_gdop: float = 5.0
+) -> dict[str, float | int | None]:
+    """What a dataset is like: counts, SNR, detections, geometry and the Cramer-Rao bound. None = no such row."""
 
-    def rounded(value: float) -> float | None:
+    def rounded(value: float | np.floating) -> float | None:
         return None if np.isnan(value) else round(float(value), 4)
 
     chunks = list(chunks)

@@ -1,0 +1,256 @@
+"""Classical position fixes by arrival times, for many samples at once: the rivals a learned model is held against.
+
+All take a network, a ``SampleBatch`` and the transmitters' altitude, and give (east, north) in the network's frame.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.geometry import ranges_m, time_difference_information, toa_weight
+from triangulation_pipeline.samples import SampleBatch
+
+Float = NDArray[np.float64]
+
+# (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
+RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
+
+HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
+ABSURD_DIAGONALS = 3.0
+_COST_TOLERANCE = 1e-7
+_MAX_ITERATIONS = 60
+_MIN_DAMPING, _MAX_DAMPING = 1e-12, 1e8
+
+
+class Loss(StrEnum):
+    """What a residual of x standard deviations costs: x^2 / 2 (linear), or Huber's, linear beyond 1.345."""
+
+    linear = "linear"
+    huber = "huber"
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Positions of n samples.
+
+    A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
+    sites' bounding box than three of its diagonals. The covariance alone is NaN in a degenerate geometry.
+    """
+
+    en_m: Float  # (n, 2)
+    covariance_m2: Float  # (n, 2, 2) inverse of the position information at the solution
+    cost: Float  # (n,) negative log-likelihood, up to a constant of the row
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Arrival times as ranges with an unknown common offset, of the rows that have at least three."""
+
+    rows: NDArray[np.int64]  # (m,) their place in the batch
+    range_m: Float  # (m, r)
+    weight: Float  # (m, r), 1 / m^2, zero without an arrival time
+
+
+def arrivals(batch: SampleBatch, site_bias_ns: Float) -> Arrivals:
+    """The usable arrival times of a batch, freed of the sites' biases (r,)."""
+    rows = np.flatnonzero(batch.toa_present.sum(1) >= 3)
+    present = batch.toa_present[rows]
+    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (batch.toa_ns[rows] - site_bias_ns), 0.0)
+    return Arrivals(rows, range_m, toa_weight(present, batch.toa_sigma_ns[rows]))
+
+
+def linear_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
+    """Half the squared residual in standard deviations."""
+    slope = weight * residual_m
+    return 0.5 * slope * residual_m, slope, weight
+
+
+def huber_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
+    """Huber 1964; the curvature is that of iteratively reweighted least squares, which lies above the cost."""
+    x = np.abs(residual_m) * np.sqrt(weight)
+    shrink = HUBER_THRESHOLD / np.maximum(x, HUBER_THRESHOLD)
+    inside = np.minimum(x, HUBER_THRESHOLD)
+    reweighted = weight * shrink
+    return inside * (x - 0.5 * inside), reweighted * residual_m, reweighted
+
+
+_COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
+
+
+def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Float:
+    """(n, 2) mean position of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
+    power_dbm = np.where(batch.signal_present, batch.power_dbm.astype(np.float64), -np.inf)
+    strongest_dbm = power_dbm.max(1, keepdims=True)
+    weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
+    total = weight.sum(1, keepdims=True)
+    return np.where(total > 0, weight @ network.site_enu_m[:, :2] / np.where(total > 0, total, 1.0), np.nan)
+
+
+def strongest_receiver(network: ReceiverNetwork, batch: SampleBatch) -> Float:
+    """(n, 2) position of the site with the highest level; NaN without a detection."""
+    strongest: NDArray[np.int64] = np.where(batch.signal_present, batch.power_dbm, -np.inf).argmax(1)
+    return np.where(batch.signal_present.any(axis=1, keepdims=True), network.site_enu_m[strongest, :2], np.nan)
+
+
+def fit_site_biases_ns(network: ReceiverNetwork, batch: SampleBatch, altitude_m: float) -> Float:
+    """(r,) arrival-time bias of each site, ns, from samples whose true position is known (the training part).
+
+    Huber's location, alternating between one emission time a sample and one bias a site. Only differences are
+    observable, so the mean over the sites with arrival times is zero; a site without any gets 0.
+    """
+    data = arrivals(batch, np.zeros(len(network.sites)))
+    heard = data.weight.any(0)
+    en_m = network.frame.enu_m(batch.tx_lat[data.rows], batch.tx_lon[data.rows], altitude_m)[:, :2]
+    residual_m = data.range_m - ranges_m(network, en_m, altitude_m)[0]
+    residual_m -= _median_offset(residual_m, data.weight)[:, None]
+    bias_m = np.zeros(len(network.sites))
+    for _ in range(30):
+        _, slope, reweighted = huber_cost(residual_m, data.weight)
+        step_m = np.where(heard, slope.sum(0) / np.where(heard, reweighted.sum(0), 1.0), 0.0)
+        bias_m += step_m
+        residual_m -= step_m
+        _, slope, reweighted = huber_cost(residual_m, data.weight)
+        residual_m -= (slope.sum(1) / reweighted.sum(1))[:, None]
+    return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
+
+
+def gauss_newton(
+    network: ReceiverNetwork, batch: SampleBatch, altitude_m: float, site_bias_ns: Float, loss: Loss
+) -> Fix:
+    """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
+
+    Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
+    strongest receiver and nine points that cover the service area; the lowest cost wins, the earlier start where two
+    are equal (three arrival times may fit two places perfectly).
+    """
+    data = arrivals(batch, site_bias_ns)
+    seen = batch.take(data.rows)
+    # Beside the strongest site, not on it: the range has no gradient there.
+    starts = [power_weighted_centroid(network, seen), strongest_receiver(network, seen) + 100.0]
+    starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
+    en_m, cost, reweighted = best_descent(network, altitude_m, data, _COSTS[loss], starts)
+    return make_fix(network, altitude_m, data, len(batch), en_m, cost, reweighted)
+
+
+def covering_points(network: ReceiverNetwork) -> Float:
+    """(9, 2) middles of a 3 x 3 division of the sites' bounding box, widened by a fifth of its longer side."""
+    box = network.service_area(0.0)
+    area = network.service_area(0.2 * max(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m))
+    middles = (np.arange(3) + 0.5) / 3
+    east, north = np.meshgrid(
+        area.east_min_m + middles * (area.east_max_m - area.east_min_m),
+        area.north_min_m + middles * (area.north_max_m - area.north_min_m),
+    )
+    return np.stack([east.ravel(), north.ravel()], axis=-1)
+
+
+def best_descent(
+    network: ReceiverNetwork, altitude_m: float, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
+) -> tuple[Float, Float, Float]:
+    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN where all end absurdly."""
+    m, r = data.range_m.shape
+    en_m, cost, weight = np.full((m, 2), np.nan), np.full(m, np.inf), np.full((m, r), np.nan)
+    for start in starts:
+        ended_m, ended_cost, ended_weight = _descend(network, altitude_m, data, cost_of, start)
+        ended_cost = np.where(_is_plausible(network, ended_m), ended_cost, np.inf)
+        better = ended_cost < cost - 1e-3
+        en_m[better], cost[better], weight[better] = ended_m[better], ended_cost[better], ended_weight[better]
+    return en_m, np.where(np.isinf(cost), np.nan, cost), weight
+
+
+def make_fix(
+    network: ReceiverNetwork, altitude_m: float, data: Arrivals, n: int, en_m: Float, cost: Float, weight: Float
+) -> Fix:
+    """The solutions of the usable rows, with covariances from ``weight`` (m, r), spread over all ``n`` rows."""
+    ee, nn, en = time_difference_information(ranges_m(network, en_m, altitude_m)[1], weight)
+    determinant = ee * nn - en * en
+    scale = np.where(determinant > 1e-12 * (ee + nn) ** 2, 1 / np.where(determinant == 0, 1.0, determinant), np.nan)
+    fix = Fix(np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan), np.full(n, np.nan))
+    fix.en_m[data.rows] = en_m
+    fix.cost[data.rows] = cost
+    fix.covariance_m2[data.rows] = (scale * np.array([[nn, -en], [-en, ee]])).transpose(2, 0, 1)
+    return fix
+
+
+def _descend(
+    network: ReceiverNetwork, altitude_m: float, data: Arrivals, cost_of: RobustCost, start_en_m: Float
+) -> tuple[Float, Float, Float]:
+    """Levenberg-Marquardt on (east, north, common offset): a step is taken only where the cost falls.
+
+    The offset is eliminated from the position's normal equations by the Schur complement and follows the ranges.
+    """
+    longest_step_m = 0.5 * _diagonal_m(network)
+
+    def evaluate(en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
+        distance, gradient = ranges_m(network, en, altitude_m)
+        cost, slope, curvature = cost_of(range_m - distance - offset[:, None], weight)
+        return cost.sum(1), distance, gradient[..., 0], gradient[..., 1], slope, curvature
+
+    result = np.array(start_en_m), np.full(len(start_en_m), np.inf), np.array(data.weight)
+    active = np.flatnonzero(np.isfinite(start_en_m).all(1))
+    en, range_m, weight = start_en_m[active], data.range_m[active], data.weight[active]
+    offset = _median_offset(range_m - ranges_m(network, en, altitude_m)[0], weight)
+    state = evaluate(en, offset, range_m, weight)
+    damping = np.full(len(active), 1e-3)
+    for iteration in range(_MAX_ITERATIONS):
+        cost, distance, u_e, u_n, slope, curvature = state
+        total = curvature.sum(1)
+        u_e = u_e - ((curvature * u_e).sum(1) / total)[:, None]
+        u_n = u_n - ((curvature * u_n).sum(1) / total)[:, None]
+        ee, nn, en_ = ((curvature * a * b).sum(1) for a, b in ((u_e, u_e), (u_n, u_n), (u_e, u_n)))
+        b_e, b_n = (slope * u_e).sum(1), (slope * u_n).sum(1)
+        extra = damping * (ee + nn)
+        ee, nn = ee + extra, nn + extra
+        determinant = ee * nn - en_ * en_
+        step = np.stack([nn * b_e - en_ * b_n, ee * b_n - en_ * b_e], axis=-1) / determinant[:, None]
+        step *= np.minimum(1.0, longest_step_m / (np.hypot(step[:, 0], step[:, 1]) + 1e-9))[:, None]
+        trial_en = en + step
+        trial_distance = ranges_m(network, trial_en, altitude_m)[0]
+        shift = (curvature * (trial_distance - distance)).sum(1) / total
+        trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
+        trial = evaluate(trial_en, trial_offset, range_m, weight)
+        fell = trial[0] < cost
+        settled = np.where(fell, cost - trial[0] < _COST_TOLERANCE * (1 + cost), damping > _MAX_DAMPING)
+        damping = np.maximum(damping * np.where(fell, 0.1, 10.0), _MIN_DAMPING)
+        for old, new in zip((en, offset, *state), (trial_en, trial_offset, *trial), strict=True):
+            old[fell] = new[fell]
+        settled |= ~_is_plausible(network, en)
+        if iteration == _MAX_ITERATIONS - 1:
+            settled[:] = True
+        if settled.any():
+            for whole, part in zip(result, (en, state[0], state[5]), strict=True):
+                whole[active[settled]] = part[settled]
+            if settled.all():
+                break
+            going = ~settled
+            active = active[going]
+            en, offset, damping, range_m, weight = (x[going] for x in (en, offset, damping, range_m, weight))
+            state = tuple(x[going] for x in state)
+    return result
+
+
+def _median_offset(residual_m: Float, weight: Float) -> Float:
+    """(m,) lower median of the present residuals: excess delays are positive, so the lower one."""
+    ordered = np.sort(np.where(weight > 0, residual_m, np.inf), axis=1)
+    return np.take_along_axis(ordered, ((weight > 0).sum(1, keepdims=True) - 1) // 2, axis=1)[:, 0]
+
+
+def _diagonal_m(network: ReceiverNetwork) -> float:
+    box = network.service_area(0.0)
+    return float(np.hypot(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m))
+
+
+def _is_plausible(network: ReceiverNetwork, en_m: Float) -> NDArray[np.bool_]:
+    area = network.service_area(ABSURD_DIAGONALS * _diagonal_m(network))
+    east, north = en_m[:, 0], en_m[:, 1]
+    return (
+        (east >= area.east_min_m)
+        & (east <= area.east_max_m)
+        & (north >= area.north_min_m)
+        & (north <= area.north_max_m)
+    )
