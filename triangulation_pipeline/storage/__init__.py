@@ -1,0 +1,1 @@
+"""What outlives a run: the database (datasets, jobs, metrics, models) and the object store (checkpoints, plots)."""

@@ -1,0 +1,114 @@
+"""Column types that mean the same on SQLite and PostgreSQL, and the checks of what goes into them."""
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import JSON, REAL, Boolean, DateTime, Dialect, Double, LargeBinary, String, Text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+UuidText = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+Json = JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+_ELEMENT_TYPES: dict[str, type[TypeEngine[Any]]] = {"|b1": Boolean, "<f4": REAL, "<f8": Double}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, timezone-aware in Python: TIMESTAMPTZ on PostgreSQL, ISO 8601 text ending in Z elsewhere.
+
+    The text has a fixed width (microseconds), so it sorts as time does.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time must say its timezone, got {value.isoformat()}")
+        value = value.astimezone(UTC)
+        if dialect.name == "sqlite":
+            return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        return value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment.astimezone(UTC)
+
+
+class ReceiverArray(TypeDecorator[NDArray[Any]]):
+    """One value a receiver: an array column on PostgreSQL, the little-endian bytes of the array elsewhere."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.ARRAY(_ELEMENT_TYPES[self.dtype]()))
+        return dialect.type_descriptor(LargeBinary())
+
+    def process_bind_param(self, value: NDArray[Any] | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        array = np.ascontiguousarray(value, self.dtype)
+        return array.tolist() if dialect.name == "postgresql" else array.tobytes()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> NDArray[Any] | None:
+        if value is None:
+            return None
+        return np.frombuffer(value, self.dtype) if isinstance(value, bytes) else np.array(value, self.dtype)
+
+
+def now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)
+
+
+def uuid_text(field: str, value: str) -> str:
+    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError naming the field where it is none."""
+    try:
+        return str(uuid.UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"{field} must be a UUID, got {value!r}") from None
+
+
+def checked_json(field: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` as it will be read back from a JSON column (tuples become lists).
+
+    Raises ValueError naming the place inside ``field`` that JSON cannot hold: NaN and infinities (no data is null),
+    keys that are no text, and any type JSON does not know.
+    """
+    _check_json(field, value)
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _check_json(place: str, value: Any) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{place} must be a finite number or null, got {value}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{place} must have text keys, got {key!r}")
+            _check_json(f"{place}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_json(f"{place}[{index}]", item)
+    elif not (value is None or isinstance(value, str | int | bool)):
+        raise ValueError(f"{place} must be null, text, a number, a list or a dict, got {type(value).__name__}")

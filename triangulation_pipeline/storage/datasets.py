@@ -1,0 +1,185 @@
+"""Synthetic datasets: written whole or not at all, read back as the batch they were."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
+from triangulation_pipeline.storage.bulk import insert_samples, select_samples
+from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
+from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A row of ``synthetic_datasets``; ``sha256`` covers the samples in index order (``samples_digest``)."""
+
+    id: str
+    name: str
+    num_samples: int
+    train_count: int
+    val_count: int
+    test_count: int
+    config: dict[str, Any]
+    quality_metrics: dict[str, Any]
+    network_name: str
+    network_digest: str
+    sha256: str
+    created_at: datetime
+
+
+def find_dataset(engine: Engine, dataset_id: str) -> DatasetRecord | None:
+    """The dataset of that id, which is complete, or None. Raises ValueError where the id is no UUID."""
+    with engine.connect() as connection:
+        return _find(connection, uuid_text("dataset_id", dataset_id))
+
+
+def list_datasets(engine: Engine) -> list[DatasetRecord]:
+    """All datasets, the newest first."""
+    statement = select(synthetic_datasets).order_by(synthetic_datasets.c.created_at.desc(), synthetic_datasets.c.id)
+    with engine.connect() as connection:
+        return [DatasetRecord(**row) for row in connection.execute(statement).mappings()]
+
+
+def write_dataset(
+    engine: Engine,
+    *,
+    dataset_id: str,
+    name: str,
+    config: Mapping[str, Any],
+    network_name: str,
+    network_digest: str,
+    batches: Iterable[SampleBatch],
+    quality_metrics: Callable[[], Mapping[str, Any]],
+) -> tuple[DatasetRecord, bool]:
+    """Stores a dataset in one transaction, batch by batch; returns its record and whether it was there already.
+
+    A dataset of that id is complete whoever wrote it, so it is returned and ``batches`` is not touched; the same where
+    another process is writing it now, after waiting for it. ``batches`` come in index order; ``quality_metrics`` is
+    called once, after the last. Whatever is raised while they are made leaves nothing behind.
+
+    Raises ValueError for values no column can hold (NaN outside hdop, gdop and crlb_m; any infinity), for indices that
+    do not rise, and for a dataset without samples; StorageError where another dataset has that name.
+    """
+    dataset_id = uuid_text("dataset_id", dataset_id)
+    row = {
+        "id": dataset_id,
+        "name": name,
+        "config": checked_json("config", config),
+        "network_name": network_name,
+        "network_digest": network_digest,
+        "created_at": now(),
+    }
+    if (record := find_dataset(engine, dataset_id)) is not None:
+        return record, True
+    # The row comes first, as the samples refer to it and as it makes a second writer wait; nobody sees it unfinished.
+    unfinished = dict.fromkeys(("num_samples", "train_count", "val_count", "test_count"), 0)
+    with writing(engine) as connection:
+        try:
+            connection.execute(insert(synthetic_datasets).values(**row, **unfinished, quality_metrics={}, sha256=""))
+        except IntegrityError:
+            connection.rollback()
+            if (record := find_dataset(engine, dataset_id)) is not None:
+                return record, True
+            raise StorageError(f"another dataset is named {name!r} already; choose another name") from None
+        counts = np.zeros(len(Split), np.int64)
+        sha256 = samples_digest(_insert_all(connection, dataset_id, batches, counts))
+        if not counts.any():
+            raise ValueError(f"dataset {name!r} must hold at least one sample")
+        connection.execute(
+            update(synthetic_datasets)
+            .where(synthetic_datasets.c.id == dataset_id)
+            .values(
+                num_samples=int(counts.sum()),
+                train_count=int(counts[Split.train]),
+                val_count=int(counts[Split.val]),
+                test_count=int(counts[Split.test]),
+                quality_metrics=checked_json("quality_metrics", quality_metrics()),
+                sha256=sha256,
+            )
+        )
+        return _get(connection, dataset_id), False
+
+
+def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) -> SampleBatch:
+    """All samples of a dataset, or of one split, in index order; an empty batch where a split has none.
+
+    What is stored is believed: ``verify_dataset`` checks it. Raises StorageError where there is no such dataset.
+    """
+    dataset_id = uuid_text("dataset_id", dataset_id)
+    with engine.connect() as connection:
+        _get(connection, dataset_id)
+        batches = list(select_samples(connection, dataset_id, split))
+        if not batches:  # the first batch of all knows how many receivers there are
+            batches = [next(select_samples(connection, dataset_id)).take(slice(0, 0))]
+    return SampleBatch.concatenate(batches)
+
+
+def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
+    """The dataset's record, once its stored samples have been found to be those that were written.
+
+    Raises StorageError where there is no such dataset, or where the digest over its samples differs from its record.
+    """
+    dataset_id = uuid_text("dataset_id", dataset_id)
+    with engine.connect() as connection:
+        record = _get(connection, dataset_id)
+        sha256 = samples_digest(select_samples(connection, dataset_id))
+    if sha256 != record.sha256:
+        raise StorageError(
+            f"dataset {dataset_id} ({record.name!r}) was changed after it was written: its samples have the digest "
+            f"{sha256}, its record says {record.sha256}"
+        )
+    return record
+
+
+def _find(connection: Connection, dataset_id: str) -> DatasetRecord | None:
+    statement = select(synthetic_datasets).where(synthetic_datasets.c.id == dataset_id)
+    row = connection.execute(statement).mappings().one_or_none()
+    return None if row is None else DatasetRecord(**row)
+
+
+def _get(connection: Connection, dataset_id: str) -> DatasetRecord:
+    if (record := _find(connection, dataset_id)) is None:
+        raise StorageError(f"there is no dataset {dataset_id}")
+    return record
+
+
+def _insert_all(
+    connection: Connection, dataset_id: str, batches: Iterable[SampleBatch], counts: np.ndarray
+) -> Iterator[SampleBatch]:
+    """Passes the batches on, each once it is checked, stored and counted by split."""
+    last_index, num_sites = -1, None
+    for batch in batches:
+        if not len(batch):
+            continue
+        num_sites = num_sites or batch.num_sites
+        _check(batch, last_index, num_sites)
+        insert_samples(connection, dataset_id, batch)
+        counts += np.bincount(batch.split, minlength=len(Split))
+        last_index = int(batch.sample_index[-1])
+        yield batch
+
+
+def _check(batch: SampleBatch, last_index: int, num_sites: int) -> None:
+    if batch.num_sites != num_sites:
+        raise ValueError(f"all batches of a dataset must have {num_sites} receivers, one has {batch.num_sites}")
+    falls = np.diff(batch.sample_index, prepend=last_index) <= 0
+    if falls.any():
+        raise ValueError(
+            f"sample_index must rise from 0 on, {batch.sample_index[falls][0]} comes after a sample at or above it"
+        )
+    for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items():
+        column = getattr(batch, name)
+        if np.dtype(dtype).kind != "f":
+            continue
+        bad = np.isinf(column) if name in OPTIONAL_SAMPLE_COLUMNS else ~np.isfinite(column)
+        if bad.any():
+            index = batch.sample_index[np.argwhere(bad)[0, 0]]
+            raise ValueError(f"{name} must be finite, is {column[bad][0]} in the sample of index {index}")

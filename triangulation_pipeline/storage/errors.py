@@ -1,0 +1,9 @@
+"""What this room raises when the world, not the caller, is at fault."""
+
+
+class StorageError(Exception):
+    """The database or the object store cannot do what was asked; the message is one sentence for a person."""
+
+
+class IllegalTransition(StorageError):
+    """A training job was asked to change to a state that its current state does not lead to."""

@@ -1,0 +1,236 @@
+"""The model registry: versions of named models, which is in production, and what evaluations found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
+from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
+
+# Each lost race means that somebody else's row went in.
+MOST_TRIES = 10
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A row of ``models``: one set of weights. ``metrics``, ``epoch`` and ``sha256`` all describe the same file."""
+
+    id: str
+    model_name: str
+    version: int
+    model_architecture: str
+    pytorch_model_location: str
+    sha256: str
+    onnx_model_location: str | None
+    onnx_sha256: str | None
+    epoch: int
+    trained_by_job_id: str
+    synthetic_dataset_id: str
+    network_name: str
+    network_digest: str
+    hyperparameters: dict[str, Any]
+    metrics: dict[str, Any]
+    is_active: bool
+    is_production: bool
+    promoted: bool
+    promotion_reason: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """A row of ``model_evaluations``; ``model_id`` is null until the checkpoint is registered."""
+
+    id: str
+    training_job_id: str
+    epoch: int
+    checkpoint_sha256: str
+    synthetic_dataset_id: str
+    model_id: str | None
+    metrics: dict[str, Any]
+    visualization_paths: dict[str, Any]
+    evaluated_at: datetime
+
+
+def register_model(
+    engine: Engine,
+    *,
+    model_name: str,
+    model_architecture: str,
+    pytorch_model_location: str,
+    sha256: str,
+    epoch: int,
+    trained_by_job_id: str,
+    synthetic_dataset_id: str,
+    network_name: str,
+    network_digest: str,
+    hyperparameters: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    promoted: bool,
+    promotion_reason: str,
+) -> ModelRecord:
+    """Registers a set of weights as the next version of its name, the active one from now on.
+
+    Where ``promoted``, the production mark moves to it from the version that had it. Evaluations of the same file are
+    linked to it. All in one transaction. The same file of the same job is registered once: again, it gives the record
+    that exists, unchanged. Raises StorageError where the job or the dataset does not exist.
+    """
+    values = {
+        "model_name": model_name,
+        "model_architecture": model_architecture,
+        "pytorch_model_location": pytorch_model_location,
+        "sha256": sha256,
+        "epoch": epoch,
+        "trained_by_job_id": uuid_text("trained_by_job_id", trained_by_job_id),
+        "synthetic_dataset_id": uuid_text("synthetic_dataset_id", synthetic_dataset_id),
+        "network_name": network_name,
+        "network_digest": network_digest,
+        "hyperparameters": checked_json("hyperparameters", hyperparameters),
+        "metrics": checked_json("metrics", metrics),
+        "promoted": promoted,
+        "promotion_reason": promotion_reason,
+    }
+    model_id = _in_one_transaction(engine, lambda connection: _register(connection, values))
+    with engine.connect() as connection:
+        row = connection.execute(select(models).where(models.c.id == model_id)).mappings().one()
+    return ModelRecord(**row)
+
+
+def record_evaluation(
+    engine: Engine,
+    *,
+    training_job_id: str,
+    epoch: int,
+    checkpoint_sha256: str,
+    synthetic_dataset_id: str,
+    metrics: Mapping[str, Any],
+    visualization_paths: Mapping[str, str],
+) -> str:
+    """Records what was found of a job's checkpoint on a dataset; returns the evaluation's id.
+
+    The same checkpoint on the same dataset again replaces what was recorded, under the same id. Raises StorageError
+    where the job or the dataset does not exist.
+    """
+    values = {
+        "training_job_id": uuid_text("training_job_id", training_job_id),
+        "epoch": epoch,
+        "checkpoint_sha256": checkpoint_sha256,
+        "synthetic_dataset_id": uuid_text("synthetic_dataset_id", synthetic_dataset_id),
+        "metrics": checked_json("metrics", metrics),
+        "visualization_paths": checked_json("visualization_paths", visualization_paths),
+    }
+    return _in_one_transaction(engine, lambda connection: _evaluate(connection, values))
+
+
+def get_evaluation(engine: Engine, evaluation_id: str) -> EvaluationRecord:
+    """The evaluation of that id. Raises StorageError where there is none."""
+    evaluation_id = uuid_text("evaluation_id", evaluation_id)
+    with engine.connect() as connection:
+        statement = select(model_evaluations).where(model_evaluations.c.id == evaluation_id)
+        row = connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise StorageError(f"there is no evaluation {evaluation_id}")
+    return EvaluationRecord(**row)
+
+
+def get_model(engine: Engine, model_name: str, version: int | None = None) -> ModelRecord:
+    """That version of a model, or its newest. Raises StorageError where there is none."""
+    statement = select(models).where(models.c.model_name == model_name)
+    statement = statement.where(models.c.is_active if version is None else models.c.version == version)
+    with engine.connect() as connection:
+        row = connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        wanted = "" if version is None else f" version {version}"
+        raise StorageError(f"there is no model {model_name!r}{wanted} in the registry")
+    return ModelRecord(**row)
+
+
+def list_models(engine: Engine) -> list[ModelRecord]:
+    """All versions of all models, by name, the newest version first."""
+    statement = select(models).order_by(models.c.model_name, models.c.version.desc())
+    with engine.connect() as connection:
+        return [ModelRecord(**row) for row in connection.execute(statement).mappings()]
+
+
+def _in_one_transaction(engine: Engine, write: Callable[[Connection], str]) -> str:
+    """The id of the row that ``write`` makes; tried again where another process took the same unique key first."""
+    for _ in range(MOST_TRIES):
+        try:
+            with writing(engine) as connection:
+                return write(connection)
+        except IntegrityError as error:
+            lost = error
+    raise StorageError(f"other processes kept writing the same row of the registry: {lost.orig}") from lost
+
+
+def _register(connection: Connection, values: dict[str, Any]) -> str:
+    _check_origin(connection, values["trained_by_job_id"], values["synthetic_dataset_id"])
+    existing = connection.scalar(
+        select(models.c.id).where(
+            models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
+        )
+    )
+    if existing is not None:
+        return existing
+    same_name = models.c.model_name == values["model_name"]
+    newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
+    connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
+    if values["promoted"]:
+        connection.execute(update(models).where(same_name, models.c.is_production).values(is_production=False))
+    model_id = str(uuid4())
+    connection.execute(
+        insert(models).values(
+            **values,
+            id=model_id,
+            version=newest + 1,
+            is_active=True,
+            is_production=values["promoted"],
+            created_at=now(),
+        )
+    )
+    connection.execute(
+        update(model_evaluations)
+        .where(
+            model_evaluations.c.training_job_id == values["trained_by_job_id"],
+            model_evaluations.c.checkpoint_sha256 == values["sha256"],
+        )
+        .values(model_id=model_id)
+    )
+    return model_id
+
+
+def _evaluate(connection: Connection, values: dict[str, Any]) -> str:
+    _check_origin(connection, values["training_job_id"], values["synthetic_dataset_id"])
+    identity = ("training_job_id", "checkpoint_sha256", "synthetic_dataset_id")
+    replaced = connection.scalar(
+        update(model_evaluations)
+        .where(*(model_evaluations.c[name] == values[name] for name in identity))
+        .values(**values, evaluated_at=now())
+        .returning(model_evaluations.c.id)
+    )
+    if replaced is not None:
+        return replaced
+    evaluation_id = str(uuid4())
+    registered_as = (
+        select(models.c.id)
+        .where(models.c.trained_by_job_id == values["training_job_id"], models.c.sha256 == values["checkpoint_sha256"])
+        .scalar_subquery()
+    )
+    connection.execute(
+        insert(model_evaluations).values(**values, id=evaluation_id, model_id=registered_as, evaluated_at=now())
+    )
+    return evaluation_id
+
+
+def _check_origin(connection: Connection, job_id: str, dataset_id: str) -> None:
+    if connection.scalar(select(training_jobs.c.id).where(training_jobs.c.id == job_id)) is None:
+        raise StorageError(f"there is no training job {job_id}")
+    if connection.scalar(select(synthetic_datasets.c.id).where(synthetic_datasets.c.id == dataset_id)) is None:
+        raise StorageError(f"there is no dataset {dataset_id}")

@@ -1,0 +1,67 @@
+"""Where things are stored: environment variables, and nothing else."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from triangulation_pipeline.storage.engine import parse_url
+
+
+def home() -> Path:
+    """The folder that relative places are seen from: ``DAGSTER_HOME``, or the current folder. Absolute."""
+    return Path(os.environ.get("DAGSTER_HOME") or ".").expanduser().absolute()
+
+
+class Settings(BaseSettings):
+    """``TRIANGULATION_DATABASE_URL`` and ``TRIANGULATION_OBJECT_STORE``; made by ``read_settings``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRIANGULATION_", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    database_url: str = Field(
+        default_factory=lambda: f"sqlite:///{home() / '.dagster' / 'triangulation.db'}",
+        description="The database, as in sqlite:////folder/triangulation.db; a relative path is seen from home.",
+    )
+    object_store: Path = Field(
+        default_factory=lambda: home() / ".dagster" / "objects",
+        description="The folder of checkpoints, plots and models; a relative path is seen from home.",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_a_file(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty; unset it for the default, or write it as in sqlite:////folder/triangulation.db")
+        url = parse_url(value.strip())
+        path = home() / Path(str(url.database)).expanduser()
+        return url.set(database=str(path)).render_as_string(hide_password=False)
+
+    @field_validator("object_store", mode="before")
+    @classmethod
+    def _store_is_a_folder(cls, value: str | Path) -> Path:
+        text = str(value).strip()
+        if not text:
+            raise ValueError("is empty; unset it for the default, or write a folder")
+        scheme, is_url, _ = text.partition("://")
+        if is_url:
+            raise ValueError(f"must be a folder, {scheme}:// is not supported yet")
+        return home() / Path(text).expanduser()
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment.
+
+    Raises ValueError with one sentence naming each variable that is wrong; values, which may hold a password, are
+    never shown.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = (
+            f"TRIANGULATION_{str(item['loc'][0]).upper()}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False, include_input=False)
+        )
+        raise ValueError("; ".join(faults)) from None

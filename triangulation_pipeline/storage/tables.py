@@ -1,0 +1,195 @@
+"""The tables. Every change here comes with a migration; a test holds both to the same schema."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeEngine
+
+from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, Split
+from triangulation_pipeline.storage.columns import Json, ReceiverArray, UtcDateTime, UuidText
+
+
+class JobStatus(StrEnum):
+    """The states of a training job."""
+
+    pending = "pending"
+    queued = "queued"
+    running = "running"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
+    paused = "paused"
+
+
+# What is recorded of an epoch, beside its number: columns of ``training_metrics``, keys of ``record_epoch``.
+METRIC_COLUMNS = (
+    "train_loss",
+    "val_loss",
+    "train_rmse_m",
+    "val_rmse_m",
+    "val_rmse_good_geom_m",
+    "val_distance_p50_m",
+    "val_distance_p68_m",
+    "val_distance_p95_m",
+    "val_nees",
+    "val_coverage_68",
+    "val_coverage_95",
+    "learning_rate",
+    "gradient_norm",
+    "epoch_seconds",
+)
+# Null where no validation sample has a good geometry.
+OPTIONAL_METRICS = frozenset({"val_rmse_good_geom_m"})
+# Null where SampleBatch has NaN.
+OPTIONAL_SAMPLE_COLUMNS = frozenset({"hdop", "gdop", "crlb_m"})
+
+_SCALAR_TYPES: dict[str, type[TypeEngine[Any]]] = {"<i8": BigInteger, "<f8": Double, "<f4": REAL}
+
+
+def _one_of(column: str, names: list[str]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(str(name)) for name in names)})", name=f"{column}_known")
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+synthetic_datasets = Table(
+    "synthetic_datasets",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("num_samples", BigInteger, nullable=False),
+    Column("train_count", BigInteger, nullable=False),
+    Column("val_count", BigInteger, nullable=False),
+    Column("test_count", BigInteger, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("quality_metrics", Json, nullable=False),
+    Column("network_name", String(100), nullable=False),
+    Column("network_digest", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# Clustered by its key on SQLite too, so that reading in index order is one sweep.
+synthetic_training_samples = Table(
+    "synthetic_training_samples",
+    metadata,
+    Column("dataset_id", UuidText, ForeignKey("synthetic_datasets.id", ondelete="CASCADE"), primary_key=True),
+    Column("timestamp", UtcDateTime, primary_key=True),
+    Column("id", UuidText, nullable=False),
+    *(
+        Column(name, _SCALAR_TYPES[dtype], nullable=name in OPTIONAL_SAMPLE_COLUMNS)
+        for name, dtype in SAMPLE_DTYPES.items()
+    ),
+    Column("num_receivers", Integer, nullable=False),
+    Column("split", String(5), nullable=False),
+    *(Column(name, ReceiverArray(dtype), nullable=False) for name, dtype in RECEIVER_DTYPES.items()),
+    _one_of("split", [split.name for split in Split]),
+    Index(None, "dataset_id", "split"),
+    sqlite_with_rowid=False,
+)
+
+training_jobs = Table(
+    "training_jobs",
+    metadata,
+    Column("id", UuidText, primary_key=True),  # the Dagster run's id
+    Column("job_name", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("status", String(9), nullable=False),
+    Column("config", Json, nullable=False),
+    Column("synthetic_dataset_id", UuidText, ForeignKey("synthetic_datasets.id")),
+    Column("parent_job_id", UuidText, ForeignKey("training_jobs.id")),
+    Column("total_epochs", Integer, nullable=False),
+    Column("current_epoch", Integer, nullable=False),
+    Column("progress_percent", Double, nullable=False),
+    Column("best_epoch", Integer),
+    Column("best_val_loss", Double),
+    Column("train_loss", Double),
+    Column("val_loss", Double),
+    Column("val_rmse_m", Double),
+    Column("state_location", Text),
+    Column("state_sha256", String(64)),
+    Column("error_message", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    _one_of("status", list(JobStatus)),
+)
+
+# A hypertable's keys must hold the time column, so (job, epoch) cannot be unique here: ``record_epoch`` sees to it.
+training_metrics = Table(
+    "training_metrics",
+    metadata,
+    Column("training_job_id", UuidText, ForeignKey("training_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("timestamp", UtcDateTime, primary_key=True),
+    *(Column(name, Double, nullable=name in OPTIONAL_METRICS) for name in METRIC_COLUMNS),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("model_name", String(255), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("model_architecture", String(100), nullable=False),
+    Column("pytorch_model_location", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("onnx_model_location", Text),
+    Column("onnx_sha256", String(64)),
+    Column("epoch", Integer, nullable=False),
+    Column("trained_by_job_id", UuidText, ForeignKey("training_jobs.id"), nullable=False),
+    Column("synthetic_dataset_id", UuidText, ForeignKey("synthetic_datasets.id"), nullable=False),
+    Column("network_name", String(100), nullable=False),
+    Column("network_digest", String(64), nullable=False),
+    Column("hyperparameters", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("is_production", Boolean, nullable=False),
+    Column("promoted", Boolean, nullable=False),
+    Column("promotion_reason", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("model_name", "version"),
+    UniqueConstraint("trained_by_job_id", "sha256"),
+)
+
+model_evaluations = Table(
+    "model_evaluations",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("training_job_id", UuidText, ForeignKey("training_jobs.id"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("checkpoint_sha256", String(64), nullable=False),
+    Column("synthetic_dataset_id", UuidText, ForeignKey("synthetic_datasets.id"), nullable=False),
+    Column("model_id", UuidText, ForeignKey("models.id", ondelete="SET NULL")),
+    Column("metrics", Json, nullable=False),
+    Column("visualization_paths", Json, nullable=False),
+    Column("evaluated_at", UtcDateTime, nullable=False),
+    # Two runs of equal configuration may well end in equal bytes: each keeps its own evaluation.
+    UniqueConstraint(
+        "training_job_id", "checkpoint_sha256", "synthetic_dataset_id", name="uq_model_evaluations_checkpoint"
+    ),
+)

@@ -1,0 +1,59 @@
+import hashlib
+
+import pytest
+
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import ObjectStore
+
+KEY = "checkpoints/job-1/state/3-abcdef12.pth"
+
+
+def test_an_object_comes_back(store: ObjectStore) -> None:
+    data = bytes(range(256)) * 100
+    stored = store.put(KEY, data)
+    assert stored.sha256 == hashlib.sha256(data).hexdigest()
+    assert stored.size_bytes == 25600
+    assert stored.location == store.location(KEY)
+    assert store.key(stored.location) == KEY
+    assert store.get(KEY, stored.sha256) == data
+
+
+def test_keys_are_listed_by_prefix_and_deleted(store: ObjectStore) -> None:
+    assert store.list_keys() == []
+    for key in ("b/2", "b/1", "a", "bc"):
+        store.put(key, b"")
+    assert store.list_keys() == ["a", "b/1", "b/2", "bc"]
+    assert store.list_keys("b/") == ["b/1", "b/2"]
+    store.delete("b/1")
+    store.delete("b/1")
+    assert store.list_keys("b/") == ["b/2"]
+
+
+def test_a_missing_object_is_named(store: ObjectStore) -> None:
+    digest = "0" * 64
+    with pytest.raises(StorageError, match=f"object '{KEY}', of digest {digest}, is missing"):
+        store.get(KEY, digest)
+
+
+def test_an_object_is_replaced_whole(store: ObjectStore) -> None:
+    first = store.put(KEY, b"first")
+    second = store.put(KEY, b"second")
+    assert store.get(KEY, second.sha256) == b"second"
+    with pytest.raises(StorageError, match=f"'{KEY}' is damaged: its digest is {second.sha256}, .* {first.sha256}"):
+        store.get(KEY, first.sha256)
+
+
+BAD_KEYS = ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", ".hidden", "a\\b", "a\0b", "a\n", "ä", "a b"]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_odd_keys_are_refused(store: ObjectStore, key: str) -> None:
+    for act in (lambda: store.put(key, b"x"), lambda: store.get(key, ""), lambda: store.delete(key)):
+        with pytest.raises(ValueError, match="an object's key must be"):
+            act()
+
+
+def test_locations_elsewhere_have_no_key(store: ObjectStore) -> None:
+    for location in ("/etc/passwd", store.location("a") + "/../../x"):
+        with pytest.raises(ValueError, match=r"no place in the object store|an object's key must be"):
+            store.key(location)

@@ -1,0 +1,188 @@
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Engine, event, update
+from sqlalchemy.exc import IntegrityError
+
+from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.jobs import JobRecord
+from triangulation_pipeline.storage.registry import (
+    MOST_TRIES,
+    ModelRecord,
+    get_evaluation,
+    get_model,
+    list_models,
+    record_evaluation,
+    register_model,
+)
+from triangulation_pipeline.storage.tables import models
+
+MakeJob = Callable[[], JobRecord]
+
+
+def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
+    values = {
+        "model_name": "locator",
+        "model_architecture": "attention",
+        "pytorch_model_location": "/store/best_model.pth",
+        "sha256": "a" * 64,
+        "epoch": 3,
+        "trained_by_job_id": job.id,
+        "synthetic_dataset_id": job.synthetic_dataset_id,
+        "network_name": "test",
+        "network_digest": "d" * 64,
+        "hyperparameters": {"layers": 2},
+        "metrics": {"test_rmse_m": 31.5, "val_rmse_good_geom_m": None},
+        "promoted": False,
+        "promotion_reason": "worse than production",
+    }
+    return register_model(engine, **values | changes)
+
+
+def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
+    values = {
+        "training_job_id": job.id,
+        "epoch": 3,
+        "checkpoint_sha256": "a" * 64,
+        "synthetic_dataset_id": job.synthetic_dataset_id,
+        "metrics": {"test_rmse_m": 31.5},
+        "visualization_paths": {"error_map": "/store/map.png"},
+    }
+    return record_evaluation(engine, **values | changes)
+
+
+def test_versions_follow_each_other_by_name(engine: Engine, make_job: MakeJob) -> None:
+    first = register(engine, make_job())
+    second = register(engine, make_job())
+    other = register(engine, make_job(), model_name="other")
+    assert [model.version for model in (first, second, other)] == [1, 2, 1]
+    assert first.metrics == {"test_rmse_m": 31.5, "val_rmse_good_geom_m": None}
+    assert first.onnx_model_location is None
+    assert [(m.model_name, m.version, m.is_active) for m in list_models(engine)] == [
+        ("locator", 2, True),
+        ("locator", 1, False),
+        ("other", 1, True),
+    ]
+    assert get_model(engine, "locator") == second
+    assert get_model(engine, "locator", 1).id == first.id
+
+
+def test_production_moves_only_by_promotion(engine: Engine, make_job: MakeJob) -> None:
+    def in_production() -> list[tuple[str, int]]:
+        return [(model.model_name, model.version) for model in list_models(engine) if model.is_production]
+
+    register(engine, make_job())
+    assert in_production() == []
+    register(engine, make_job(), promoted=True, promotion_reason="better")
+    register(engine, make_job(), promoted=False)
+    register(engine, make_job(), model_name="other", promoted=True)
+    assert in_production() == [("locator", 2), ("other", 1)]
+    register(engine, make_job(), promoted=True)
+    assert in_production() == [("locator", 4), ("other", 1)]
+    assert get_model(engine, "locator", 2).promoted  # what was decided then stays on record
+
+
+def test_the_same_file_of_a_job_is_registered_once(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    first = register(engine, job)
+    assert register(engine, job) == first
+    assert register(engine, job, sha256="b" * 64).version == 2
+    assert register(engine, make_job()).version == 3
+
+
+def test_registering_at_once_gives_each_its_version(engine: Engine, make_job: MakeJob) -> None:
+    jobs = [make_job() for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        versions = list(pool.map(lambda job: register(engine, job, promoted=True).version, jobs))
+    assert sorted(versions) == [1, 2, 3, 4, 5, 6]
+    assert [model.version for model in list_models(engine) if model.is_active] == [6]
+    assert [model.version for model in list_models(engine) if model.is_production] == [6]
+
+
+def test_one_job_registering_at_once_gives_one_model(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    with ThreadPoolExecutor(4) as pool:
+        records = list(pool.map(lambda _: register(engine, job), range(4)))
+    assert len({record.id for record in records}) == 1
+
+
+@pytest.mark.parametrize("losses", [2, MOST_TRIES])
+def test_a_lost_race_is_tried_again_but_not_for_ever(engine: Engine, make_job: MakeJob, losses: int) -> None:
+    """A row of the same version slips in before ours, as it can where writers do not exclude each other."""
+    rivals, job = [make_job() for _ in range(losses)], make_job()
+    register(engine, make_job())
+
+    def slip_in(_connection, cursor, statement: str, _parameters, _context, _many) -> None:
+        if statement.startswith("INSERT INTO models") and rivals:
+            columns = [column.name for column in models.columns]
+            copied = {"id": f"'{uuid.uuid4()}'", "trained_by_job_id": f"'{rivals.pop().id}'", "version": "version + 1"}
+            cursor.execute(
+                f"INSERT INTO models ({', '.join(columns)}) "
+                f"SELECT {', '.join(copied.get(name, name) for name in columns)} FROM models ORDER BY version LIMIT 1"
+            )
+
+    event.listen(engine, "before_cursor_execute", slip_in)
+    if losses < MOST_TRIES:
+        assert register(engine, job).version == 2
+        assert rivals == []
+    else:
+        with pytest.raises(StorageError, match="other processes kept writing"):
+            register(engine, job)
+    event.remove(engine, "before_cursor_execute", slip_in)
+    assert sum(model.is_active for model in list_models(engine)) == 1
+
+
+def test_a_version_cannot_be_there_twice(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job())
+    register(engine, make_job())
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.execute(update(models).values(version=1))
+
+
+def test_an_evaluation_is_replaced_under_its_id(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    first = evaluate(engine, job)
+    assert evaluate(engine, job, metrics={"test_rmse_m": None}) == first
+    found = get_evaluation(engine, first)
+    assert found.metrics == {"test_rmse_m": None}
+    assert found.visualization_paths == {"error_map": "/store/map.png"}
+    assert found.model_id is None
+    assert evaluate(engine, job, checkpoint_sha256="b" * 64) != first
+    assert evaluate(engine, job, synthetic_dataset_id=make_job().synthetic_dataset_id) != first
+
+
+def test_evaluations_and_models_find_each_other(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    before = evaluate(engine, job)
+    of_equal_bytes = evaluate(engine, make_job())
+    model = register(engine, job)
+    after = evaluate(engine, job, synthetic_dataset_id=make_job().synthetic_dataset_id)
+    evaluate(engine, job)
+    assert get_evaluation(engine, before).model_id == model.id
+    assert get_evaluation(engine, after).model_id == model.id
+    assert get_evaluation(engine, of_equal_bytes).model_id is None
+
+
+def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None:
+    job, unknown = make_job(), str(uuid.uuid4())
+    register(engine, job)
+    with pytest.raises(StorageError, match="there is no model 'finder' in the registry"):
+        get_model(engine, "finder")
+    with pytest.raises(StorageError, match="there is no model 'locator' version 7"):
+        get_model(engine, "locator", 7)
+    with pytest.raises(StorageError, match=f"there is no evaluation {unknown}"):
+        get_evaluation(engine, unknown)
+    with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
+        register(engine, job, trained_by_job_id=unknown)
+    with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
+        evaluate(engine, job, synthetic_dataset_id=unknown)
+
+
+def test_numbers_that_are_none_are_refused(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    with pytest.raises(ValueError, match=r"metrics\.test_rmse_m must be a finite number or null"):
+        register(engine, job, metrics={"test_rmse_m": float("nan")})
+    assert list_models(engine) == []

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from triangulation_pipeline.storage.settings import read_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DAGSTER_HOME", "TRIANGULATION_DATABASE_URL", "TRIANGULATION_OBJECT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_lie_in_the_current_folder(tmp_path: Path) -> None:
+    settings = read_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/.dagster/triangulation.db"
+    assert settings.object_store == tmp_path / ".dagster" / "objects"
+
+
+def test_defaults_and_relative_places_follow_dagster_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    assert read_settings().database_url == f"sqlite:///{home}/.dagster/triangulation.db"
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "sqlite:///data/my.db")
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", "data/objects")
+    settings = read_settings()
+    assert settings.database_url == f"sqlite:///{home}/data/my.db"
+    assert settings.object_store == home / "data" / "objects"
+
+
+def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{tmp_path}/a.db")
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", f"{tmp_path}/o")
+    settings = read_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/a.db"
+    assert settings.object_store == tmp_path / "o"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host/db", "'postgresql'"),
+        ("TRIANGULATION_DATABASE_URL", "sqlite://", "must name a file"),
+        ("TRIANGULATION_DATABASE_URL", "sqlite:///:memory:", "must name a file"),
+        ("TRIANGULATION_DATABASE_URL", "sqlite:///file:s3cret?mode=memory&uri=true", "parameters"),
+        ("TRIANGULATION_DATABASE_URL", "s3cret", "cannot be read"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host:s3cret/db", "cannot be read"),
+        ("TRIANGULATION_DATABASE_URL", " ", "is empty"),
+        ("TRIANGULATION_OBJECT_STORE", "", "is empty"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://me:s3cret@bucket/prefix", "s3:// is not supported yet"),
+    ],
+)
+def test_a_wrong_value_gives_one_sentence_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=variable) as caught:
+        read_settings()
+    message = str(caught.value)
+    assert says in message
+    assert "\n" not in message
+    assert "s3cret" not in message

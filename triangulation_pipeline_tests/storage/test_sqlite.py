@@ -1,0 +1,73 @@
+"""What holds for SQLite alone: the file, its locks and its settings."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from triangulation_pipeline.storage.engine import open_database, writing
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.tables import metadata
+
+
+def schema(engine: Engine) -> dict[str, str]:
+    """What SQLite keeps of each table and index."""
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
+    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
+
+
+def test_migrations_make_the_same_checks_and_cascades_too(engine: Engine, tmp_path: Path) -> None:
+    made_at_once = create_engine(f"sqlite:///{tmp_path / 'at_once.db'}")
+    metadata.create_all(made_at_once)
+    assert schema(engine) == schema(made_at_once)
+    made_at_once.dispose()
+
+
+def test_connections_are_durable_and_keep_references(engine: Engine) -> None:
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 60_000}
+
+
+def test_opening_does_not_wait_for_a_writer(database_url: str, engine: Engine) -> None:
+    with writing(engine):
+        open_database(database_url).dispose()
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to be taken for the header of one" * 20)
+    content = path.read_bytes()
+    with pytest.raises(StorageError, match=r"notes\.txt cannot be opened: file is not a database"):
+        open_database(f"sqlite:///{path}")
+    assert path.read_bytes() == content
+
+
+def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot be opened: (Not a directory|File exists): .*file"):
+        open_database(f"sqlite:///{tmp_path / 'file' / 'sub' / 'a.db'}")
+    with pytest.raises(StorageError, match="unable to open database file"):
+        open_database(f"sqlite:///{tmp_path}")
+
+
+def test_other_databases_are_refused_without_the_password() -> None:
+    with pytest.raises(ValueError, match="'postgresql'") as caught:
+        open_database("postgresql://me:s3cret@host/db")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_write_that_fails_is_one_sentence(engine: Engine) -> None:
+    def fill() -> None:
+        with writing(engine) as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            connection.execute(text("CREATE TABLE big AS SELECT zeroblob(1000000)"))
+
+    with pytest.raises(StorageError, match=r"test\.db cannot be written: .*full"):
+        fill()
