@@ -1,0 +1,26 @@
+"""Which locator: its architecture and what it is built for. No PyTorch here, so settings can name it cheaply."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from triangulation_pipeline.network import ReceiverNetwork
+
+
+class Architecture(StrEnum):
+    """``triangulation`` solves for the position inside the network; ``regression`` reads it off the pooled embedding."""
+
+    triangulation = "triangulation"
+    regression = "regression"
+
+
+class LocatorSpec(BaseModel):
+    """All it takes to build a locator before its weights are known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture
+    network: ReceiverNetwork
+    tx_height_m: float
+    area_margin_m: float
+    dropout_rate: float

@@ -1,0 +1,59 @@
+"""Settings of a training, each honoured by the loop; the description is what the launchpad shows."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from triangulation_pipeline.model.spec import Architecture
+
+
+class Scheduler(StrEnum):
+    """``cosine`` anneals to a hundredth; ``one_cycle`` rises to the learning rate and falls to nearly nothing."""
+
+    cosine = "cosine"
+    one_cycle = "one_cycle"
+
+
+class Accelerator(StrEnum):
+    """``auto`` takes a GPU where there is one; ``gpu`` without one is an error."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class TrainingConfig(BaseModel):
+    """How a locator is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_name: str = Field("training", min_length=1, max_length=255, description="Name of the job, 1 to 255 characters.")
+    description: str = Field("", max_length=2000, description="Kept with the job, up to 2000 characters.")
+    model_architecture: Architecture = Field(
+        Architecture.triangulation,
+        description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
+    )
+    batch_size: int = Field(512, ge=8, le=65_536, description="Rows a step, 8 to 65536.")
+    epochs: int = Field(40, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's highest, above 0 to 1.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's, 0 to 1.")
+    dropout_rate: float = Field(0.0, ge=0, le=0.9, description="Within the attention block and encoder, 0 to 0.9.")
+    lr_scheduler: Scheduler = Field(Scheduler.cosine, description="cosine or one_cycle, each after the warm-up.")
+    warmup_epochs: int = Field(2, ge=0, le=1000, description="Linear rise of the rate; fewer than epochs, 0 to 1000.")
+    early_stop_patience: int = Field(20, ge=0, le=5000, description="Epochs without improvement; 0 = never stop early.")
+    early_stop_delta: float = Field(0.001, ge=0, le=1e6, description="val_loss must fall by more than this, 0 to 1e6.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm, above 0 to 1e6.")
+    max_gdop: float = Field(5.0, gt=0, le=1e6, description="Good geometry: the subset of val_rmse_good_geom_m only.")
+    min_snr_db: float | None = Field(
+        None, ge=-50, le=100, description="Training rows with a lower mean SNR are left out, dB, -50 to 100; null = all."
+    )
+    checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every so many epochs, 1 to 5000.")
+    accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows.")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+        return self

@@ -1,0 +1,324 @@
+"""The training loop: one object whose whole state can be saved and restored, one epoch at a time."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
+from triangulation_pipeline.model.locator import Locator, build_locator
+from triangulation_pipeline.model.losses import locator_loss, normalised_error_squared
+from triangulation_pipeline.model.spec import LocatorSpec
+from triangulation_pipeline.network import LocalFrame
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.geometry import haversine_m
+from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
+from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
+from triangulation_pipeline.training.metrics import chi_square_2, coverage, distance_statistics, rmse_m
+
+VALIDATION_ROWS = 8192
+CALIBRATED_COVERAGE = 0.95
+LEAST_CALIBRATION_ROWS = 20
+STATE_FORMAT = "triangulation-training-state/1"
+
+Metrics = dict[str, float | int | None]
+
+
+class TrainingDiverged(Exception):
+    """A loss that is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split as tensors on the training device, with what its metrics need."""
+
+    inputs: LocatorInputs
+    start_m: Tensor  # (n, 2)
+    target_m: Tensor  # (n, 2)
+    lat: NDArray[np.float64]
+    lon: NDArray[np.float64]
+    gdop: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.lat)
+
+
+def choose_device(accelerator: Accelerator) -> torch.device:
+    """The device for a setting. Raises ValueError for ``gpu`` without one."""
+    if accelerator is Accelerator.cpu or (accelerator is Accelerator.auto and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("accelerator: gpu was asked for, but PyTorch finds no CUDA device; take auto or cpu")
+    return torch.device("cuda")
+
+
+class Trainer:
+    """Trains one locator. ``for metrics in trainer.epochs()`` runs it; between epochs ``state()`` is all there is.
+
+    Raises ValueError where a split leaves too few rows.
+    """
+
+    def __init__(
+        self, spec: LocatorSpec, config: TrainingConfig, train: SampleBatch, val: SampleBatch, dataset: dict[str, str]
+    ) -> None:
+        self.spec, self.config, self.dataset = spec, config, dataset
+        self.device = choose_device(config.accelerator)
+        torch.manual_seed(config.seed)
+        self.order = torch.Generator().manual_seed(config.seed)
+        train = _loud_enough(train, config.min_snr_db)
+        reserved = val.is_calibration
+        if reserved.sum() < LEAST_CALIBRATION_ROWS or (~reserved).sum() < LEAST_CALIBRATION_ROWS:
+            raise ValueError(
+                f"the validation split must have at least {LEAST_CALIBRATION_ROWS} rows for validation and as many for "
+                f"calibration, it has {(~reserved).sum()} and {reserved.sum()}: raise num_samples"
+            )
+        self.model: Locator = build_locator(spec).to(self.device)
+        site_bias_m = fit_site_biases_ns(spec.network, train, spec.tx_height_m) * SPEED_OF_LIGHT_M_PER_NS
+        inputs = locator_inputs(train)
+        self.model.fit(
+            inputs.to(self.device),
+            self._target_m(train).to(self.device),
+            torch.as_tensor(site_bias_m, dtype=torch.float32, device=self.device),
+        )
+        self.train, self.val, self.calibration = (
+            self._rows(batch) for batch in (train, val.take(~reserved), val.take(reserved))
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.scheduler = _scheduler(self.optimizer, config, math.ceil(len(self.train) / config.batch_size))
+        self.history: list[Metrics] = []
+        self.best_epoch = 0
+        self.best_val_loss = math.inf
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or patience is at an end."""
+        patience = self.config.early_stop_patience
+        return self.epoch >= self.config.epochs or 0 < patience <= self.epoch - self.best_epoch
+
+    def epochs(self) -> Iterator[Metrics]:
+        """Trains epoch by epoch and gives the metrics of each. Raises TrainingDiverged."""
+        while not self.finished:
+            started = time.perf_counter()
+            metrics = self._train_epoch() | self._validate()
+            metrics |= {"epoch": self.epoch + 1, "epoch_seconds": time.perf_counter() - started}
+            self.history.append(metrics)
+            val_loss = metrics["val_loss"]
+            assert val_loss is not None
+            if val_loss < self.best_val_loss - self.config.early_stop_delta:
+                self.best_val_loss, self.best_epoch = float(val_loss), self.epoch
+                self.best_weights = self._weights()
+            yield metrics
+
+    def calibrate(self) -> float:
+        """Takes the best weights back and fits their covariance scale on the calibration rows, so that the 95 % ellipse
+        covers 95 % of them: the mean NEES would follow a few wild rows. Gives the scale."""
+        self.model.load_state_dict(self.best_weights)
+        nees = self._evaluate(self.calibration)[2]
+        scale = float(np.quantile(nees, CALIBRATED_COVERAGE)) / chi_square_2(CALIBRATED_COVERAGE)
+        self.model.covariance_scale.fill_(scale)
+        self.best_weights = self._weights()
+        return scale
+
+    def best_checkpoint(self) -> Checkpoint:
+        """The weights of the best epoch."""
+        return self._checkpoint(self.best_weights, self.best_epoch)
+
+    def last_checkpoint(self) -> Checkpoint:
+        """The weights of the last epoch, with the covariances as trained. To be taken before ``calibrate``."""
+        return self._checkpoint(self._weights(), self.epoch)
+
+    def state(self) -> bytes:
+        """Everything that decides how training goes on, as bytes."""
+        return dump(
+            {
+                "format": STATE_FORMAT,
+                "spec": self.spec.model_dump(mode="json"),
+                "config": self.config.model_dump(mode="json"),
+                "dataset": self.dataset,
+                "code_version": version("triangulation-pipeline"),
+                "weights": self.model.state_dict(),
+                "best_weights": self.best_weights,
+                "best_epoch": self.best_epoch,
+                "best_val_loss": self.best_val_loss,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "order": self.order.get_state(),
+                "random": torch.get_rng_state(),
+                "threads": torch.get_num_threads(),
+                "history": self.history,
+            }
+        )
+
+    def restore(self, content: bytes) -> None:
+        """Goes back to a saved state; training on gives the very weights that never stopping would have given.
+
+        Raises ValueError for a state of another training, and on the CPU for another thread count, with which sums
+        round differently.
+        """
+        state = load(content)
+        mine = {
+            "format": STATE_FORMAT,
+            "spec": self.spec.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json"),
+            "dataset": self.dataset,
+        }
+        if self.device.type == "cpu":
+            mine["threads"] = torch.get_num_threads()
+        for name, value in mine.items():
+            if state.get(name) != value:
+                raise ValueError(f"the saved state's {name} is {state.get(name)!r}, this training's is {value!r}")
+        self.model.load_state_dict(state["weights"])
+        self.best_weights = {name: tensor.to(self.device) for name, tensor in state["best_weights"].items()}
+        self.best_epoch, self.best_val_loss = state["best_epoch"], state["best_val_loss"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.order.set_state(state["order"])
+        torch.set_rng_state(state["random"])
+        self.history = state["history"]
+
+    def _train_epoch(self) -> Metrics:
+        self.model.train()
+        permutation = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        found_m = torch.empty_like(self.train.target_m)
+        losses, norms = [], []
+        for rows in permutation.split(self.config.batch_size):
+            located = self.model(self.train.inputs.take(rows), self.train.start_m[rows])
+            loss = locator_loss(located, self.train.target_m[rows]).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+            self.optimizer.step()
+            self.scheduler.step()
+            losses.append(loss.detach() * len(rows))
+            found_m[rows] = located.en_m_B2.detach()
+        train_loss = float(torch.stack(losses).sum()) / len(self.train)
+        gradient_norm = float(torch.stack(norms).mean())
+        if not math.isfinite(train_loss) or not math.isfinite(gradient_norm):
+            raise TrainingDiverged(
+                f"training diverged in epoch {self.epoch + 1}: train_loss is {train_loss}, gradient_norm "
+                f"{gradient_norm}; lower learning_rate (now {self.config.learning_rate:g}) or max_grad_norm "
+                f"(now {self.config.max_grad_norm:g})"
+            )
+        return {
+            "train_loss": train_loss,
+            "train_rmse_m": rmse_m(self._distance_m(self.train, found_m)),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": gradient_norm,
+        }
+
+    def _validate(self) -> Metrics:
+        loss, distance_m, nees = self._evaluate(self.val)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"training diverged in epoch {self.epoch + 1}: val_loss is {loss}; lower learning_rate "
+                f"(now {self.config.learning_rate:g})"
+            )
+        statistics = distance_statistics(distance_m)
+        return {
+            "val_loss": loss,
+            "val_rmse_m": statistics["rmse_m"],
+            "val_rmse_good_geom_m": rmse_m(distance_m[self.val.gdop < self.config.max_gdop]),
+            "val_distance_p50_m": statistics["p50_m"],
+            "val_distance_p68_m": statistics["p68_m"],
+            "val_distance_p95_m": statistics["p95_m"],
+            "val_nees": float(np.mean(nees)),
+            "val_coverage_68": coverage(nees, 0.683),
+            "val_coverage_95": coverage(nees, 0.95),
+        }
+
+    @torch.no_grad()
+    def _evaluate(self, rows: Rows) -> tuple[float, NDArray[np.float64], NDArray[np.float32]]:
+        """Mean loss, distances (n,) and NEES (n,)."""
+        self.model.eval()
+        losses, positions, nees = [], [], []
+        for i in range(0, len(rows), VALIDATION_ROWS):
+            part = slice(i, i + VALIDATION_ROWS)
+            located = self.model(rows.inputs.take(part), rows.start_m[part])
+            losses.append(locator_loss(located, rows.target_m[part]).double().sum())
+            positions.append(located.en_m_B2)
+            nees.append(normalised_error_squared(located, rows.target_m[part]))
+        loss = float(torch.stack(losses).sum()) / len(rows)
+        return loss, self._distance_m(rows, torch.cat(positions)), torch.cat(nees).cpu().numpy()
+
+    def _distance_m(self, rows: Rows, found_m: Tensor) -> NDArray[np.float64]:
+        lat, lon = self._frame.geodetic(found_m.double().cpu().numpy(), self.spec.tx_height_m)
+        return haversine_m(lat, lon, rows.lat, rows.lon)
+
+    @property
+    def _frame(self) -> LocalFrame:
+        return self.spec.network.frame
+
+    def _target_m(self, batch: SampleBatch) -> Tensor:
+        en_m = self._frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), self.spec.tx_height_m))[:, :2]
+        return torch.as_tensor(en_m, dtype=torch.float32)
+
+    def _rows(self, batch: SampleBatch) -> Rows:
+        inputs = locator_inputs(batch).to(self.device)
+        return Rows(
+            inputs=inputs,
+            start_m=self.model.start(inputs),
+            target_m=self._target_m(batch).to(self.device),
+            lat=batch.tx_lat,
+            lon=batch.tx_lon,
+            gdop=batch.gdop,
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _checkpoint(self, weights: dict[str, Tensor], epoch: int) -> Checkpoint:
+        config: dict[str, Any] = self.config.model_dump(mode="json")
+        return Checkpoint(
+            spec=self.spec,
+            weights={name: tensor.cpu() for name, tensor in weights.items()},
+            epoch=epoch,
+            metrics=self.history[epoch - 1],
+            config=config,
+            dataset=self.dataset,
+            code_version=version("triangulation-pipeline"),
+        )
+
+
+def _loud_enough(batch: SampleBatch, min_snr_db: float | None) -> SampleBatch:
+    if min_snr_db is not None:
+        mean_snr_db = (batch.snr_db * batch.signal_present).sum(1) / np.maximum(batch.num_receivers, 1)
+        batch = batch.take(mean_snr_db >= min_snr_db)
+    if not len(batch):
+        raise ValueError(
+            "the training split has no rows" + ("" if min_snr_db is None else f" above min_snr_db {min_snr_db:g}")
+        )
+    return batch
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_an_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    warmup, total = config.warmup_epochs * steps_an_epoch, config.epochs * steps_an_epoch
+    if config.lr_scheduler is Scheduler.one_cycle:
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=total + 1, pct_start=max(warmup, 1) / total, cycle_momentum=False
+        )
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
