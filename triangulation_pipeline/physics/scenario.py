@@ -98,6 +98,11 @@ class Scenario(BaseModel):
         return round(self.frequency_mhz * 1e6)
 
     @property
+    def area_margin_m(self) -> float:
+        """Margin of the service area, metres."""
+        return self.area_margin_km * 1e3
+
+    @property
     def tx_power_dbm(self) -> tuple[float, ...]:
         """Transmit power of each class, dBm."""
         return tuple(30 + 10 * float(np.log10(power)) for power in self.tx_power_w)

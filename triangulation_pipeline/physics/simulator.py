@@ -194,7 +194,7 @@ def _draw(
     """``size`` candidates: their columns, which are heard by enough receivers, which the path-loss model covers."""
     network, scenario = spec.network, spec.scenario
     constants = site_constants(network, scenario)
-    area = network.service_area(scenario.area_margin_km * 1e3)
+    area = network.service_area(scenario.area_margin_m)
     links = (size, len(network.sites))
 
     en_m = rng.uniform((area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m), (size, 2))

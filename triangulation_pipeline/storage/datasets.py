@@ -41,6 +41,12 @@ def find_dataset(engine: Engine, dataset_id: str) -> DatasetRecord | None:
         return _find(connection, uuid_text("dataset_id", dataset_id))
 
 
+def get_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
+    """The dataset of that id. Raises StorageError where there is none."""
+    with engine.connect() as connection:
+        return _get(connection, uuid_text("dataset_id", dataset_id))
+
+
 def list_datasets(engine: Engine) -> list[DatasetRecord]:
     """All datasets, the newest first."""
     statement = select(synthetic_datasets).order_by(synthetic_datasets.c.created_at.desc(), synthetic_datasets.c.id)

@@ -152,6 +152,16 @@ def get_model(engine: Engine, model_name: str, version: int | None = None) -> Mo
     return ModelRecord(**row)
 
 
+def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
+    """The model that a job trained. Raises StorageError where none is registered."""
+    statement = select(models).where(models.c.trained_by_job_id == uuid_text("job_id", job_id))
+    with engine.connect() as connection:
+        row = connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise StorageError(f"no model of job {job_id} is registered")
+    return ModelRecord(**row)
+
+
 def list_models(engine: Engine) -> list[ModelRecord]:
     """All versions of all models, by name, the newest version first."""
     statement = select(models).order_by(models.c.model_name, models.c.version.desc())

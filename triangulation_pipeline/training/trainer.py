@@ -33,7 +33,7 @@ STATE_FORMAT = "triangulation-training-state/1"
 Metrics = dict[str, float | int | None]
 
 
-class TrainingDiverged(Exception):
+class TrainingDiverged(ArithmeticError):
     """A loss that is not a finite number."""
 
 
@@ -111,6 +111,16 @@ class Trainer:
         """All epochs are done, or patience is at an end."""
         patience = self.config.early_stop_patience
         return self.epoch >= self.config.epochs or 0 < patience <= self.epoch - self.best_epoch
+
+    @property
+    def best_metrics(self) -> Metrics:
+        """The metrics of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+    @property
+    def covariance_scale(self) -> float:
+        """What the covariances are multiplied by: 1 before ``calibrate``."""
+        return float(self.model.covariance_scale)
 
     def epochs(self) -> Iterator[Metrics]:
         """Trains epoch by epoch and gives the metrics of each. Raises TrainingDiverged."""

@@ -1,0 +1,48 @@
+"""The code location: gathers, and nothing else."""
+
+import dagster as dg
+
+from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound, model_evaluation
+from triangulation_pipeline.defs.assets.receiver_network import receiver_network
+from triangulation_pipeline.defs.assets.registered_model import registered_model
+from triangulation_pipeline.defs.assets.splits import (
+    splits_disjoint_and_complete,
+    test_split,
+    training_split,
+    validation_split,
+)
+from triangulation_pipeline.defs.assets.synthetic_dataset import synthetic_dataset
+from triangulation_pipeline.defs.assets.trained_model import trained_model
+from triangulation_pipeline.defs.io_managers import CheckpointIOManager, ReferenceIOManager, SplitIOManager
+from triangulation_pipeline.defs.resources import Storage
+
+storage = Storage()
+
+train_locator = dg.define_asset_job(
+    "train_locator",
+    selection=dg.AssetSelection.all(),
+    description="From the receiver network to a registered model.",
+)
+
+defs = dg.Definitions(
+    assets=[
+        receiver_network,
+        synthetic_dataset,
+        training_split,
+        validation_split,
+        test_split,
+        trained_model,
+        model_evaluation,
+        registered_model,
+    ],
+    asset_checks=[splits_disjoint_and_complete, checkpoint_is_sound],
+    jobs=[train_locator],
+    resources={
+        "storage": storage,
+        "references": ReferenceIOManager(storage=storage),
+        "splits": SplitIOManager(storage=storage),
+        "checkpoints": CheckpointIOManager(storage=storage),
+    },
+    # One process a run: steps start thirty times faster, and nothing survives a killed worker.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,144 @@
+"""The evaluation on the test split."""
+
+import logging
+
+import dagster as dg
+
+from triangulation_pipeline.defs.assets.trained_model import trained_model
+from triangulation_pipeline.defs.config import ModelEvaluationConfig
+from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
+from triangulation_pipeline.defs.metadata import known, picture, table
+from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.storage.datasets import get_dataset
+from triangulation_pipeline.storage.registry import record_evaluation
+
+log = logging.getLogger(__name__)
+
+
+@dg.asset_check(
+    asset=trained_model,
+    additional_ins={"validation_split": dg.AssetIn()},
+    blocking=True,
+)
+def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: StoredSplit) -> dg.AssetCheckResult:
+    """The stored weights are those that were trained: right digest, finite, and the reloaded model's validation RMSE is
+    the one recorded with them."""
+    from triangulation_pipeline.training.verify import fault
+
+    with refusals():
+        checkpoint = trained_model.read()
+        found = fault(checkpoint, validation_split.batch)
+    return dg.AssetCheckResult(
+        passed=found is None,
+        description=found
+        or f"epoch {checkpoint.epoch}: digest {trained_model.reference.sha256[:12]} verified, weights finite, reloaded "
+        "predictions equal",
+        metadata={"sha256": trained_model.reference.sha256, "epoch": checkpoint.epoch},
+    )
+
+
+@dg.asset(
+    io_manager_key="references",
+    group_name="model",
+    kinds={"numpy", "sqlalchemy"},
+    # The return annotation of a step with checks cannot name the type of its value.
+    dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
+        ),
+        dg.AssetCheckSpec(
+            "calibration", asset="model_evaluation", description="The 95 % ellipse covers 93 to 97 % of the errors."
+        ),
+        dg.AssetCheckSpec(
+            "better_than_classical",
+            asset="model_evaluation",
+            description="The p95 error is below multi-start Huber Gauss-Newton's on the same rows.",
+        ),
+    ],
+)
+def model_evaluation(
+    context: dg.AssetExecutionContext,
+    config: ModelEvaluationConfig,
+    storage: Storage,
+    trained_model: StoredCheckpoint,
+    training_split: StoredSplit,
+    test_split: StoredSplit,
+) -> dg.MaterializeResult:
+    """The best epoch on rows it has never seen, beside the Cramér-Rao bound and the classical solvers on the same rows,
+    with the same inputs and site biases. Kept in `model_evaluations`."""
+    preflight(context, storage)
+
+    from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.evaluation.comparison import Subset, compare
+    from triangulation_pipeline.evaluation.report import estimator_table, headline
+    from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
+    from triangulation_pipeline.model.inputs import locator_inputs
+    from triangulation_pipeline.model.predict import predict
+
+    reference = trained_model.reference
+    with refusals():
+        checkpoint = trained_model.read()
+        network = checkpoint.spec.network
+        if len(ids := {checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
+            raise ValueError(
+                f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
+            )
+        scenario = Scenario.model_validate(get_dataset(storage.engine, test_split.dataset_id).config["scenario"])
+        prediction = predict(checkpoint.locator(), locator_inputs(test_split.batch))
+        comparison = compare(
+            network,
+            scenario,
+            test_split.batch,
+            training_split.batch,
+            prediction.en_m,
+            prediction.covariance_m2,
+            checkpoint.config["max_gdop"],
+        )
+    summary = comparison.summary()
+    numbers = headline(summary)
+    checks = promotion_checks(summary, config.max_rmse_m)
+    pictures = {
+        "error_cdf": plots.png(plots.error_cdf(comparison)),
+        "calibration_curve": plots.png(plots.calibration_curve(comparison)),
+        "error_map": plots.png(plots.error_map(network, comparison)),
+    }
+    with refusals():
+        stored = {
+            name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", png)
+            for name, png in pictures.items()
+        }
+        promoted, reason = promotion_verdict(summary, checks)
+        evaluation_id = record_evaluation(
+            storage.engine,
+            training_job_id=reference.job_id,
+            epoch=checkpoint.epoch,
+            checkpoint_sha256=reference.sha256,
+            synthetic_dataset_id=test_split.dataset_id,
+            metrics=summary | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
+            visualization_paths={name: picture.location for name, picture in stored.items()},
+        )
+    log.info("model_evaluation: %s", reason)
+    return dg.MaterializeResult(
+        value=EvaluationReference(evaluation_id=evaluation_id),
+        metadata={
+            **{name: picture(png, name.replace("_", " ")) for name, png in pictures.items()},
+            **known(numbers),
+            "promoted": promoted,
+            "promotion_reason": reason,
+            "estimators_good_geometry": table(estimator_table(summary, Subset.good_geometry)),
+            "estimators_all": table(estimator_table(summary, Subset.all)),
+            "evaluation_id": evaluation_id,
+            "summary": dg.MetadataValue.json(summary),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=check.name,
+                passed=check.passed,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=check.description,
+            )
+            for check in checks
+        ],
+    )

@@ -1,0 +1,29 @@
+"""The receiver network."""
+
+import dagster as dg
+
+from triangulation_pipeline.defs.config import ReceiverNetworkConfig
+from triangulation_pipeline.defs.io_managers import NetworkReference
+from triangulation_pipeline.defs.metadata import table
+from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+
+
+@dg.asset(io_manager_key="references", group_name="data", kinds={"yaml"})
+def receiver_network(
+    context: dg.AssetExecutionContext, config: ReceiverNetworkConfig, storage: Storage
+) -> dg.MaterializeResult[NetworkReference]:
+    """The receivers: name, position, altitude, timing, noise figure and gain of each site, from a YAML file or the
+    seven sites of north-west Italy."""
+    preflight(context, storage)
+    with refusals():
+        network = config.network()
+    return dg.MaterializeResult(
+        value=NetworkReference(network=network),
+        metadata={
+            "network_name": network.name,
+            "network_digest": network.digest,
+            "num_sites": len(network.sites),
+            "sites": table([site.model_dump(mode="json", exclude_none=True) for site in network.sites]),
+        },
+        data_version=dg.DataVersion(network.digest),
+    )

@@ -1,0 +1,126 @@
+"""The synthetic dataset."""
+
+import logging
+import time
+
+import dagster as dg
+
+from triangulation_pipeline.defs.config import SyntheticDatasetConfig
+from triangulation_pipeline.defs.io_managers import DatasetReference, NetworkReference
+from triangulation_pipeline.defs.metadata import known, picture
+from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.simulator import quality_metrics, simulate
+from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.storage.datasets import (
+    DatasetRecord,
+    find_dataset,
+    read_samples,
+    verify_dataset,
+    write_dataset,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dg.asset(
+    io_manager_key="references",
+    group_name="data",
+    kinds={"numpy", "sqlalchemy"},
+    # The return annotation of a step with checks cannot name the type of its value.
+    dagster_type=dg.PythonObjectDagsterType(DatasetReference),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "dataset_quality",
+            asset="synthetic_dataset",
+            description="Most transmitters are heard by enough receivers, and some test rows have a good geometry.",
+        )
+    ],
+)
+def synthetic_dataset(
+    context: dg.AssetExecutionContext,
+    config: SyntheticDatasetConfig,
+    storage: Storage,
+    receiver_network: NetworkReference,
+) -> dg.MaterializeResult:
+    """Simulated transmissions as the network hears them: rows of `synthetic_training_samples`, with truth, levels,
+    arrival times, dilution of precision and the Cramér-Rao bound. An equal dataset that exists is reused."""
+    preflight(context, storage)
+    started = time.perf_counter()
+    with refusals():
+        if config.dataset_id is None:
+            record, reused = _simulated(config, storage, receiver_network.network)
+        else:
+            record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
+        batch = read_samples(storage.engine, record.id)
+    seconds = time.perf_counter() - started
+    log.info(
+        "synthetic_dataset: %s, %s samples %s in %.1f s",
+        record.name,
+        f"{record.num_samples:,}",
+        "reused" if reused else "simulated and stored",
+        seconds,
+    )
+
+    from triangulation_pipeline.evaluation import plots
+
+    network = receiver_network.network
+    quality = record.quality_metrics
+    heard, good = quality["acceptance_rate"], quality["good_geometry_share"]
+    return dg.MaterializeResult(
+        value=DatasetReference(dataset_id=record.id, sha256=record.sha256),
+        metadata={
+            "map": picture(plots.png(plots.dataset_map(network, batch)), "receivers and transmitters by CRLB"),
+            "histograms": picture(plots.png(plots.dataset_histograms(batch)), "SNR, HDOP and detections"),
+            "dagster/row_count": record.num_samples,
+            "dataset_id": record.id,
+            "dataset_name": record.name,
+            "sha256": record.sha256,
+            "reused": reused,
+            "samples_per_second": round(record.num_samples / seconds),
+            **known(quality),
+            "scenario": dg.MetadataValue.json(record.config["scenario"]),
+        },
+        data_version=dg.DataVersion(record.sha256),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="dataset_quality",
+                passed=heard >= 0.5 and good > 0,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{heard:.1%} of the candidate transmitters are heard by enough receivers (at least 50 % "
+                f"expected); {good:.1%} of the samples have GDOP < 5 (some expected)",
+                metadata={"acceptance_rate": heard, "good_geometry_share": good},
+            )
+        ],
+    )
+
+
+def _simulated(
+    config: SyntheticDatasetConfig, storage: Storage, network: ReceiverNetwork
+) -> tuple[DatasetRecord, bool]:
+    spec = config.spec(network)
+    if (record := find_dataset(storage.engine, spec.dataset_id)) is not None:
+        return record, True
+    # Simulated before the transaction, so that no other writer waits for arithmetic.
+    chunks = list(simulate(spec))
+    return write_dataset(
+        storage.engine,
+        dataset_id=spec.dataset_id,
+        name=f"{config.preset.value}-{network.name}-{spec.num_samples}-{spec.dataset_id[:8]}",
+        config=spec.description(),
+        network_name=network.name,
+        network_digest=network.digest,
+        batches=[chunk.batch for chunk in chunks],
+        quality_metrics=lambda: quality_metrics(SampleBatch.concatenate([chunk.batch for chunk in chunks]), chunks),
+    )
+
+
+def _existing(dataset_id: str, storage: Storage, network: ReceiverNetwork) -> DatasetRecord:
+    record = verify_dataset(storage.engine, dataset_id)
+    if record.network_digest != network.digest:
+        raise ValueError(
+            f"dataset_id: dataset {dataset_id} was made for the network {record.network_name!r} "
+            f"({record.network_digest[:8]}), receiver_network is {network.name!r} ({network.digest[:8]}); "
+            "give receiver_network that network's file"
+        )
+    return record

@@ -1,0 +1,168 @@
+"""The training."""
+
+import hashlib
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from triangulation_pipeline.defs.config import TrainedModelConfig
+from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
+from triangulation_pipeline.defs.metadata import known, picture, table
+from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.model.spec import LocatorSpec
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
+from triangulation_pipeline.storage.jobs import complete_job, fail_job, read_metrics, record_epoch, start_job
+from triangulation_pipeline.storage.objects import StoredObject
+from triangulation_pipeline.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from triangulation_pipeline.training.trainer import Metrics, Trainer
+
+log = logging.getLogger(__name__)
+
+# Dagster plots the last hundred events of an asset, so a run observes about this many; the database has every epoch.
+OBSERVED_EPOCHS = 60
+TABLE_ROWS = 100
+
+
+@dg.asset(io_manager_key="checkpoints", group_name="model", kinds={"pytorch"})
+def trained_model(
+    context: dg.AssetExecutionContext,
+    config: TrainedModelConfig,
+    storage: Storage,
+    training_split: StoredSplit,
+    validation_split: StoredSplit,
+) -> dg.MaterializeResult[CheckpointReference]:
+    """The locator of the best epoch with calibrated covariances, `checkpoints/{job}/best_model.pth`. The metrics of each
+    epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
+    preflight(context, storage)
+    settings = TrainingConfig.model_validate(config.model_dump())
+    job_id = context.run.run_id
+    with refusals():
+        dataset = _dataset_of(storage, training_split, validation_split)
+        start_job(
+            storage.engine,
+            job_id=job_id,
+            job_name=settings.job_name,
+            description=settings.description,
+            config=settings.model_dump(mode="json"),
+            synthetic_dataset_id=dataset.id,
+            total_epochs=settings.epochs,
+        )
+    try:
+        with refusals():
+            trainer, best = _train(context, storage, settings, dataset, training_split, validation_split)
+    except BaseException as error:
+        fail_job(storage.engine, job_id, _cause(error))
+        raise
+
+    from triangulation_pipeline.evaluation import plots
+
+    history = read_metrics(storage.engine, job_id)
+    limit_m = dataset.quality_metrics["crlb_good_geom_rms_m"]
+    every = math.ceil(len(history) / TABLE_ROWS)
+    rows = history.astype(object).where(history.notna(), None).iloc[::-every][::-1].to_dict("records")
+    return dg.MaterializeResult(
+        value=CheckpointReference(job_id=job_id, location=best.location, sha256=best.sha256),
+        metadata={
+            "curves": picture(plots.png(plots.training_curves(trainer.history, limit_m)), "training curves"),
+            "best_epoch": trainer.best_epoch,
+            "best_val_loss": trainer.best_val_loss,
+            "epochs_run": trainer.epoch,
+            "covariance_scale": trainer.covariance_scale,
+            **{f"best_{name}": value for name, value in known(trainer.best_metrics).items() if name.endswith("_m")},
+            "checkpoint": dg.MetadataValue.path(best.location),
+            "sha256": best.sha256,
+            "size_bytes": best.size_bytes,
+            "dataset_id": dataset.id,
+            "epochs": table(rows),
+        },
+        data_version=dg.DataVersion(best.sha256),
+    )
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    storage: Storage,
+    settings: TrainingConfig,
+    dataset: DatasetRecord,
+    training_split: StoredSplit,
+    validation_split: StoredSplit,
+) -> tuple["Trainer", StoredObject]:
+    """Trains, recording each epoch before it begins the next: saved state, then rows, then the state before deleted."""
+    from triangulation_pipeline.training.checkpoint import write_checkpoint
+    from triangulation_pipeline.training.trainer import Trainer
+
+    job_id, objects = context.run.run_id, storage.objects
+    folder = f"checkpoints/{job_id}"
+    trainer = Trainer(
+        _spec(dataset, settings),
+        settings,
+        training_split.batch,
+        validation_split.batch,
+        {"id": dataset.id, "sha256": dataset.sha256},
+    )
+    every = math.ceil(settings.epochs / OBSERVED_EPOCHS)
+    for metrics in trainer.epochs():
+        epoch, content = trainer.epoch, trainer.state()
+        state = objects.put(f"{folder}/state/{epoch}-{hashlib.sha256(content).hexdigest()[:8]}.pth", content)
+        before = record_epoch(
+            storage.engine,
+            job_id,
+            metrics,
+            best_epoch=trainer.best_epoch,
+            best_val_loss=trainer.best_val_loss,
+            total_epochs=settings.epochs,
+            state_location=state.location,
+            state_sha256=state.sha256,
+        )
+        if before is not None and before != state.location:
+            objects.delete(objects.key(before))
+        if epoch % settings.checkpoint_every == 0:
+            objects.put(f"{folder}/epoch_{epoch}.pth", write_checkpoint(trainer.last_checkpoint()))
+        if epoch == 1 or epoch % every == 0 or trainer.finished:
+            context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=known(metrics)))
+        log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
+    objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
+    trainer.calibrate()
+    best = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
+    complete_job(storage.engine, job_id)
+    return trainer, best
+
+
+def _dataset_of(storage: Storage, *splits: StoredSplit) -> DatasetRecord:
+    ids = sorted({split.dataset_id for split in splits})
+    if len(ids) > 1:
+        raise ValueError(f"the splits are of different datasets, {' and '.join(ids)}; materialise them in one run")
+    return get_dataset(storage.engine, ids[0])
+
+
+def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
+    scenario = Scenario.model_validate(dataset.config["scenario"])
+    return LocatorSpec(
+        architecture=settings.model_architecture,
+        network=ReceiverNetwork.model_validate(dataset.config["network"]),
+        tx_height_m=scenario.tx_height_m,
+        area_margin_m=scenario.area_margin_m,
+        dropout_rate=settings.dropout_rate,
+    )
+
+
+def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
+    good_m = metrics["val_rmse_good_geom_m"]
+    good = "no such rows" if good_m is None else f"{good_m:,.1f} m"
+    return (
+        f"epoch {metrics['epoch']}/{settings.epochs}: train_loss {metrics['train_loss']:.4f}, "
+        f"val_loss {metrics['val_loss']:.4f}, val RMSE {metrics['val_rmse_m']:,.0f} m, "
+        f"with GDOP < {settings.max_gdop:g} {good}, {metrics['epoch_seconds']:.1f} s"
+    )
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, dg.Failure) and error.description:
+        return error.description
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,156 @@
+"""Handing over between assets: what goes from step to step is a reference (ids and digests) in the materialisation's
+metadata, so it is found by lineage: two runs side by side never take each other's dataset or weights.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict
+
+from triangulation_pipeline.defs.resources import Storage, refusals
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.storage.datasets import read_samples
+
+if TYPE_CHECKING:
+    from triangulation_pipeline.training.checkpoint import Checkpoint
+
+REFERENCE = "reference"
+
+
+class Reference(BaseModel):
+    """Base of what is handed over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkReference(Reference):
+    """A receiver network, whole: it is small."""
+
+    network: ReceiverNetwork
+
+
+class DatasetReference(Reference):
+    """A dataset in the database."""
+
+    dataset_id: str
+    sha256: str
+
+
+class SplitReference(Reference):
+    """One split of a dataset in the database."""
+
+    dataset_id: str
+    split: Split
+    count: int
+
+
+class CheckpointReference(Reference):
+    """Weights in the object store, and the job that trained them."""
+
+    job_id: str
+    location: str
+    sha256: str
+
+
+class EvaluationReference(Reference):
+    """An evaluation in the database."""
+
+    evaluation_id: str
+
+
+class ModelReference(Reference):
+    """A registered model in the database."""
+
+    model_id: str
+
+
+class ReferenceIOManager(dg.ConfigurableIOManager):
+    """Writes references into metadata and finds them again: in this run (or the one that a re-execution takes its
+    inputs from), else the asset's latest materialisation."""
+
+    storage: dg.ResourceDependency[Storage]
+
+    def handle_output(self, context: dg.OutputContext, obj: Reference) -> None:
+        """Adds the reference to the materialisation."""
+        context.add_output_metadata({REFERENCE: dg.MetadataValue.json(obj.model_dump(mode="json"))})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The reference, or what it refers to."""
+        found = _materialization(context)
+        reference = found.metadata[REFERENCE].value
+        context.log.info(f"{context.asset_key.to_user_string()} by lineage: {reference}")
+        return self.resolve(reference, context)
+
+    def resolve(self, reference: Any, context: dg.InputContext) -> Any:
+        """The typed reference the input asks for."""
+        return context.dagster_type.typing_type.model_validate(reference)
+
+
+@dataclass(frozen=True)
+class StoredSplit:
+    """A split's rows, and the dataset they are of."""
+
+    dataset_id: str
+    batch: SampleBatch
+
+
+class SplitIOManager(ReferenceIOManager):
+    """A split arrives as its rows."""
+
+    def resolve(self, reference: Any, context: dg.InputContext) -> StoredSplit:
+        """The rows, in index order. A dataset that has gone, or lost rows, is a failure of one sentence."""
+        split = SplitReference.model_validate(reference)
+        with refusals():
+            batch = read_samples(self.storage.engine, split.dataset_id, split.split)
+            if len(batch) != split.count:
+                raise ValueError(
+                    f"the {split.split.name} split of dataset {split.dataset_id} had {split.count} rows when it was "
+                    f"materialised and has {len(batch)} now; materialise the splits again"
+                )
+            return StoredSplit(split.dataset_id, batch)
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint's bytes, their digest verified, and where they lie."""
+
+    reference: CheckpointReference
+    content: bytes
+
+    def read(self) -> "Checkpoint":
+        """The checkpoint. Raises ValueError where the bytes are none."""
+        from triangulation_pipeline.training.checkpoint import read_checkpoint
+
+        return read_checkpoint(self.content)
+
+
+class CheckpointIOManager(ReferenceIOManager):
+    """Weights arrive as a checkpoint, its digest verified."""
+
+    def resolve(self, reference: Any, context: dg.InputContext) -> StoredCheckpoint:
+        """The weights' bytes. A missing or damaged object is a failure of one sentence."""
+        found = CheckpointReference.model_validate(reference)
+        with refusals():
+            objects = self.storage.objects
+            return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
+
+
+def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
+    asset_key = context.asset_key
+    instance: dg.DagsterInstance = context.instance
+    upstream = context.upstream_output
+    run_id = upstream.run_id if upstream is not None else None
+    if run_id is not None and instance.has_run(run_id):
+        for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)):
+            found = entry.asset_materialization
+            if found is not None and found.asset_key == asset_key:
+                return found
+    latest = instance.get_latest_materialization_event(asset_key)
+    if latest is None or latest.asset_materialization is None:
+        raise dg.Failure(
+            description=f"{asset_key.to_user_string()} has never been materialised; materialise it first",
+            allow_retries=False,
+        )
+    return latest.asset_materialization

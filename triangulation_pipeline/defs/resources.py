@@ -1,0 +1,77 @@
+"""What assets reach the outside by, and how a refusal becomes one sentence in the UI."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import dagster as dg
+from pydantic import PrivateAttr
+from sqlalchemy import Engine
+
+from triangulation_pipeline.defs.config import check_run_config
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import ObjectStore, open_store
+from triangulation_pipeline.storage.settings import Settings, read_settings
+
+
+class Storage(dg.ConfigurableResource):
+    """Database and object store of the environment's settings, opened when first used: secrets are read when a run
+    needs them, not when definitions load."""
+
+    _opened: "OpenStorage" = PrivateAttr(default_factory=lambda: OpenStorage())
+
+    @property
+    def engine(self) -> Engine:
+        """The database."""
+        return self._opened.engine
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The object store."""
+        return self._opened.objects
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Closes the database's connections."""
+        self._opened.close()
+
+
+class OpenStorage:
+    """Database and object store, each opened at first use. Raises ValueError and StorageError, one sentence each."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The environment's settings."""
+        return read_settings()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database, migrated."""
+        return open_database(self.settings.database_url)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The object store."""
+        return open_store(self.settings.object_store)
+
+    def close(self) -> None:
+        """Closes the database's connections, if any were opened."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Bad input, a diverged training and storage faults end a step with their one sentence and without a retry."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, StorageError) as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
+    """First thing in every asset: the settings of the whole run, and that database and object store can be opened."""
+    with refusals():
+        check_run_config(context.run.run_config)
+        assert storage.engine is not None
+        assert storage.objects is not None

@@ -1,0 +1,70 @@
+"""Whether a model is good enough to be promoted, and why."""
+
+from dataclasses import dataclass
+
+from triangulation_pipeline.evaluation.comparison import Estimator, Subset, Summary
+
+
+@dataclass(frozen=True)
+class PromotionCheck:
+    """One thing a model must be, and what was found."""
+
+    name: str
+    passed: bool
+    description: str
+
+
+def promotion_checks(
+    summary: Summary, max_rmse_m: float, coverage_low: float = 0.93, coverage_high: float = 0.97
+) -> list[PromotionCheck]:
+    """What ``Comparison.summary()`` says of a model on the test rows with good geometry.
+
+    ``accuracy``: every such row is located, with an RMSE of at most ``max_rmse_m``; ``calibration``: the 95 % ellipse
+    covers between ``coverage_low`` and ``coverage_high``; ``better_than_classical``: the 95th percentile lies below
+    multi-start Huber Gauss-Newton's, on the rows on which all estimators have a fix. All fail without such rows.
+    """
+    good = summary[Subset.good_geometry]
+    model, rival = Estimator.model, Estimator.huber_gauss_newton
+    reason = ""
+    if not good["rows"]:
+        everything = summary[Subset.all]
+        why = "" if everything["estimators"][rival] else " (there are no arrival times)"
+        reason = f"none of the {everything['rows']:,} test rows has GDOP < {summary['max_gdop']:g}{why}"
+    elif missing := good["estimators"][model]["rows_without_fix"]:
+        reason = f"the model gives no position on {missing:,} rows"
+    if reason:
+        return [PromotionCheck(name, False, reason) for name in ("accuracy", "calibration", "better_than_classical")]
+
+    rmse_m, covered = good["estimators"][model]["rmse_m"], good["calibration"]["coverage_95"]
+    accurate, calibrated = rmse_m <= max_rmse_m, coverage_low <= covered <= coverage_high
+    bounds = f"{100 * coverage_low:.1f} to {100 * coverage_high:.1f} %"
+    common = good["on_common_rows"]
+    if good["common_rows"] and common[rival] is not None:
+        mine_m, rival_m = common[model]["p95_m"], common[rival]["p95_m"]
+        better = mine_m < rival_m
+        beside = f"the p95 of {mine_m:,.1f} m is{'' if better else ' not'} below Huber Gauss-Newton's {rival_m:,.1f} m"
+    else:
+        better, beside = False, "no row has a fix by Huber Gauss-Newton to compare the p95 with"
+    return [
+        PromotionCheck(
+            "accuracy",
+            accurate,
+            f"the RMSE of {rmse_m:,.1f} m is {'within' if accurate else 'above'} {max_rmse_m:,.1f} m",
+        ),
+        PromotionCheck(
+            "calibration",
+            calibrated,
+            f"the 95 % ellipse covers {100 * covered:.1f} % ({'within' if calibrated else 'not within'} {bounds})",
+        ),
+        PromotionCheck("better_than_classical", better, beside),
+    ]
+
+
+def promotion_verdict(summary: Summary, checks: list[PromotionCheck]) -> tuple[bool, str]:
+    """Promoted or not, and the reason in one sentence: what failed, or else what passed."""
+    failed = list(dict.fromkeys(check.description for check in checks if not check.passed))
+    told = failed or [check.description for check in checks]
+    joined = ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else told[0]
+    rows = summary[Subset.good_geometry]["rows"]
+    where = f" on {rows:,} test rows with GDOP < {summary['max_gdop']:g}" if rows else ""
+    return not failed, f"{'Not promoted' if failed else 'Promoted'}:{where} {joined}."

@@ -1,0 +1,91 @@
+"""One small run of the whole graph that many tests look at, and the means to make others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy import Engine
+
+from triangulation_pipeline.definitions import defs
+from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline_tests.conftest import make_home
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def settings(**steps: dict[str, Any]) -> dict[str, Any]:
+    """Run config of a run that takes seconds, and what differs from it by step."""
+    small: dict[str, dict[str, Any]] = {
+        "synthetic_dataset": {"num_samples": 3000},
+        "trained_model": {"epochs": 4, "warmup_epochs": 1, "accelerator": "cpu", "checkpoint_every": 2},
+    }
+    merged = {step: small.get(step, {}) | steps.get(step, {}) for step in {*small, *steps}}
+    return QUIET | {"ops": {step: {"config": config} for step, config in merged.items()}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and the places it left things in."""
+
+    result: dg.ExecuteInProcessResult
+    instance: dg.DagsterInstance
+    storage: OpenStorage
+
+    @property
+    def run_id(self) -> str:
+        return self.result.run_id
+
+    @property
+    def engine(self) -> Engine:
+        return self.storage.engine
+
+    def metadata(self, asset: str) -> dict[str, Any]:
+        """Metadata of this run's materialisation of an asset."""
+        (found,) = (
+            m for m in self.result.get_asset_materialization_events() if m.asset_key == dg.AssetKey(asset)
+        )
+        return {name: value.value for name, value in found.materialization.metadata.items()}
+
+    def failure(self) -> str:
+        """The sentence of the step that failed."""
+        (event,) = (e for e in self.result.all_events if e.is_step_failure)
+        data = event.step_failure_data
+        assert data.user_failure_data is not None, data.error
+        return str(data.user_failure_data.description)
+
+    def failed_step(self) -> str:
+        (event,) = (e for e in self.result.all_events if e.is_step_failure)
+        return str(event.step_key)
+
+
+def execute(
+    config: dict[str, Any], selection: list[str] | None = None, instance: dg.DagsterInstance | None = None
+) -> Run:
+    """Runs the shipped job in the environment's home."""
+    instance = instance or dg.DagsterInstance.get()
+    job = defs.resolve_job_def("train_locator")
+    result = job.execute_in_process(
+        instance=instance,
+        run_config=config,
+        asset_selection=None if selection is None else [dg.AssetKey(name) for name in selection],
+        raise_on_error=False,
+    )
+    return Run(result, instance, OpenStorage())
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The whole graph, once a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder: Path = make_home(tmp_path_factory.mktemp("whole") / "home")
+        patch.setenv("DAGSTER_HOME", str(folder))
+        patch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{folder}/elsewhere/some.db")
+        patch.setenv("TRIANGULATION_OBJECT_STORE", str(folder / "elsewhere" / "objects"))
+        run = execute(settings())
+        assert run.result.success
+        yield run
+        run.storage.close()
+        run.instance.dispose()

@@ -1,0 +1,57 @@
+"""The shape of the graph, and what loading it costs."""
+
+import subprocess
+import sys
+
+import dagster as dg
+
+from triangulation_pipeline.definitions import defs
+
+
+def test_loadable() -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_graph_is_the_designed_one() -> None:
+    graph = defs.resolve_asset_graph()
+    parents = {
+        key.to_user_string(): sorted(p.to_user_string() for p in graph.get(key).parent_keys)
+        for key in graph.materializable_asset_keys
+    }
+    assert parents == {
+        "receiver_network": [],
+        "synthetic_dataset": ["receiver_network"],
+        "training_split": ["synthetic_dataset"],
+        "validation_split": ["synthetic_dataset"],
+        "test_split": ["synthetic_dataset"],
+        "trained_model": ["training_split", "validation_split"],
+        "model_evaluation": ["test_split", "trained_model", "training_split"],
+        "registered_model": ["model_evaluation", "trained_model"],
+    }
+    checks = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
+    assert checks == {
+        "dataset_quality": False,
+        "splits_disjoint_and_complete": True,
+        "checkpoint_is_sound": True,
+        "accuracy": False,
+        "calibration": False,
+        "better_than_classical": False,
+    }
+
+
+def test_every_setting_has_a_description() -> None:
+    from triangulation_pipeline.defs.config import STEP_CONFIGS, ScenarioOverrides
+
+    for model in (*STEP_CONFIGS.values(), ScenarioOverrides):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
+
+
+def test_loading_imports_neither_pytorch_nor_plots() -> None:
+    code = (
+        "import sys, triangulation_pipeline.definitions\n"
+        "print([name for name in ('torch', 'matplotlib', 'scipy', 'pandas') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in found.stdout
+    assert "matplotlib" not in found.stdout

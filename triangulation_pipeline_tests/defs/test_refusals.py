@@ -1,0 +1,182 @@
+"""Bad input and damage: one sentence, in the first step where possible, and nothing half-written."""
+
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy import text
+
+from triangulation_pipeline.storage.datasets import list_datasets
+from triangulation_pipeline.storage.jobs import get_job, list_jobs
+from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ({"trained_model": {"epochs": 0}}, "trained_model: epochs: Input should be greater than or equal to 1 (got 0)"),
+        (
+            {"trained_model": {"epochs": 3, "warmup_epochs": 3}},
+            "trained_model: value: warmup_epochs (3) must be fewer than epochs (3)",
+        ),
+        ({"trained_model": {"accelerator": "gpu"}}, "trained_model: accelerator: gpu was asked for"),
+        ({"synthetic_dataset": {"num_samples": 999}}, "synthetic_dataset: num_samples: Input should be greater than"),
+        (
+            {"synthetic_dataset": {"scenario": {"path_loss": "hata"}}},
+            "synthetic_dataset: path_loss hata holds for frequency_mhz from 150 to 1500, got 145",
+        ),
+        (
+            {"synthetic_dataset": {"scenario": {"signal_bandwidth_khz": 25.0}}},
+            "signal_bandwidth_khz (25) must not exceed noise_bandwidth_khz (12.5)",
+        ),
+        ({"synthetic_dataset": {"dataset_id": "seven"}}, "must be the id of a dataset, a UUID, got 'seven'"),
+        ({"receiver_network": {"network_file": "/no/such.yaml"}}, "network file /no/such.yaml does not exist"),
+        ({"registered_model": {"model_name": "../up"}}, "registered_model: model_name: String should match pattern"),
+        ({"model_evaluation": {"max_rmse_m": -1.0}}, "model_evaluation: max_rmse_m: Input should be greater than 0"),
+    ],
+)
+def test_bad_settings_end_the_run_in_its_first_step(home: Path, steps: dict[str, Any], sentence: str) -> None:
+    import torch
+
+    if "gpu" in sentence and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so asking for one is no mistake")
+    run = execute(settings(**steps))
+    assert not run.result.success
+    assert run.failed_step() == "receiver_network"
+    assert sentence in run.failure()
+    assert list_datasets(run.engine) == []
+    assert list_jobs(run.engine) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "config"),
+    [
+        ("trained_model", {"epochz": 3}),
+        ("trained_model", {"epochs": "many"}),
+        ("trained_model", {"lr_scheduler": "steps"}),
+        ("synthetic_dataset", {"preset": "mountains"}),
+        ("synthetic_dataset", {"scenario": {"path_loss_expo": 3.0}}),
+    ],
+)
+def test_wrong_names_types_and_choices_are_refused_at_launch(home: Path, step: str, config: dict[str, Any]) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        execute(settings(**{step: config}))
+    assert not (home / ".dagster" / "triangulation.db").exists()
+
+
+def test_unknown_dataset(home: Path) -> None:
+    run = execute(settings(synthetic_dataset={"dataset_id": "00000000-0000-4000-8000-000000000000"}))
+    assert "there is no dataset 00000000-0000-4000-8000-000000000000" in run.failure()
+    assert list_jobs(run.engine) == []
+
+
+def test_dataset_of_another_network(home: Path, tmp_path: Path) -> None:
+    made = execute(settings(), ["receiver_network", "synthetic_dataset"])
+    network = tmp_path / "three.yaml"
+    network.write_text(
+        "name: three\nsites:\n"
+        "  - {name: a, lat: 45.0, lon: 7.0}\n  - {name: b, lat: 45.2, lon: 7.9}\n  - {name: c, lat: 44.6, lon: 8.3}\n"
+    )
+    run = execute(
+        settings(
+            receiver_network={"network_file": str(network)},
+            synthetic_dataset={"dataset_id": made.metadata("synthetic_dataset")["dataset_id"]},
+        )
+    )
+    assert "was made for the network 'north-west-italy'" in run.failure()
+
+
+def test_tampered_dataset_is_refused(home: Path) -> None:
+    made = execute(settings(), ["receiver_network", "synthetic_dataset"])
+    with made.engine.begin() as connection:
+        connection.execute(text("UPDATE synthetic_training_samples SET tx_lat = tx_lat + 0.1 WHERE split = 'test'"))
+    dataset_id = made.metadata("synthetic_dataset")["dataset_id"]
+    run = execute(settings(synthetic_dataset={"dataset_id": dataset_id}))
+    assert "was changed after it was written" in run.failure()
+
+
+@pytest.mark.parametrize("variable", ["TRIANGULATION_DATABASE_URL", "TRIANGULATION_OBJECT_STORE"])
+def test_unwritable_places(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    (home / "file").write_text("not a folder")
+    place = home / "file" / "below"
+    monkeypatch.setenv(variable, f"sqlite:///{place}/t.db" if "URL" in variable else str(place))
+    run = execute(settings())
+    assert run.failed_step() == "receiver_network"
+    assert "cannot be opened" in run.failure()
+
+
+def test_password_of_a_refused_database_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "postgresql://me:hunter2@nowhere/db")
+    run = execute(settings())
+    assert "must begin with sqlite:///" in run.failure()
+    for entry in run.instance.all_logs(run.run_id):
+        assert "hunter2" not in str(entry)
+
+
+def test_damaged_checkpoint_is_neither_evaluated_nor_registered(home: Path) -> None:
+    steps = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split"]
+    trained = execute(settings(), [*steps, "trained_model"])
+    best = Path(trained.metadata("trained_model")["checkpoint"])
+    best.write_bytes(best.read_bytes()[:-100])
+    run = execute(settings(), ["model_evaluation", "registered_model"], trained.instance)
+    assert not run.result.success
+    assert "is damaged: its digest is" in run.failure()
+    assert list_models(run.engine) == []
+
+
+def test_diverged_training_leaves_a_failed_job_that_says_why(home: Path) -> None:
+    run = execute(settings(trained_model={"learning_rate": 1.0, "max_grad_norm": 1e6, "epochs": 200}))
+    job = get_job(run.engine, run.run_id)
+    if run.result.success:
+        pytest.fail("a learning rate of 1 without clipping was expected to diverge")
+    assert job.status == "failed"
+    assert job.error_message == run.failure()
+    assert "training diverged in epoch" in run.failure()
+    assert list_models(run.engine) == []
+
+
+def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:
+    run = execute(
+        settings(trained_model={"epochs": 40, "early_stop_patience": 2, "early_stop_delta": 0.5, "learning_rate": 1e-4})
+    )
+    assert run.result.success
+    job, model = get_job(run.engine, run.run_id), get_model_of_job(run.engine, run.run_id)
+    assert job.status == "completed"
+    assert job.current_epoch == model.epoch + 2
+    assert job.current_epoch < 40
+
+
+def test_two_runs_side_by_side_keep_to_their_own_dataset(home: Path) -> None:
+    instance = dg.DagsterInstance.get()
+    runs: dict[int, Run] = {}
+
+    def train(seed: int) -> None:
+        runs[seed] = execute(settings(synthetic_dataset={"seed": seed}), instance=instance)
+
+    threads = [Thread(target=train, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    datasets = {seed: run.metadata("synthetic_dataset")["dataset_id"] for seed, run in runs.items()}
+    assert datasets[1] != datasets[2]
+    versions = set()
+    for seed, run in runs.items():
+        model = get_model_of_job(run.engine, run.run_id)
+        assert model.synthetic_dataset_id == datasets[seed]
+        versions.add(model.version)
+    assert versions == {1, 2}
+
+
+def test_rss_is_honest(home: Path) -> None:
+    run = execute(settings(synthetic_dataset={"preset": "rss"}))
+    assert run.result.success
+    model = get_model_of_job(run.engine, run.run_id)
+    assert model.metrics["test_rmse_m"] > 20_000
+    assert model.metrics["test_rmse_good_geom_m"] is None
+    assert model.metrics["huber_gauss_newton_rmse_m"] is None
+    assert not model.promoted
+    assert "has GDOP < 5" in model.promotion_reason

@@ -1,0 +1,143 @@
+"""What a run of the whole graph leaves behind, seen from outside: rows, objects, metadata, checks."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from triangulation_pipeline.storage.jobs import get_job, read_metrics
+from triangulation_pipeline.storage.registry import get_model_of_job
+from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+
+
+def test_one_row_an_epoch_and_the_job_is_completed(whole_run: Run) -> None:
+    job = get_job(whole_run.engine, whole_run.run_id)
+    assert (job.status, job.current_epoch, job.total_epochs, job.progress_percent) == ("completed", 4, 4, 100.0)
+    with whole_run.engine.connect() as connection:
+        epochs = connection.execute(
+            text("SELECT epoch FROM training_metrics WHERE training_job_id = :job ORDER BY epoch"),
+            {"job": whole_run.run_id},
+        ).scalars()
+        assert list(epochs) == [1, 2, 3, 4]
+
+
+def test_table_in_the_metadata_is_the_stored_history(whole_run: Run) -> None:
+    records = [record.data for record in whole_run.metadata("trained_model")["epochs"]]
+    history = read_metrics(whole_run.engine, whole_run.run_id)
+    assert records == history.astype(object).where(history.notna(), None).to_dict("records")
+
+
+def test_live_observations_are_the_stored_history(whole_run: Run) -> None:
+    found = whole_run.instance.fetch_observations(dg.AssetKey("trained_model"), limit=100).records
+    live = {
+        int(record.asset_observation.metadata["epoch"].value): record.asset_observation.metadata["val_loss"].value
+        for record in found
+    }
+    history = read_metrics(whole_run.engine, whole_run.run_id)
+    assert live == dict(zip(history["epoch"], history["val_loss"], strict=True))
+
+
+def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
+    model = get_model_of_job(whole_run.engine, whole_run.run_id)
+    content = Path(model.pytorch_model_location).read_bytes()
+    assert model.sha256 == hashlib.sha256(content).hexdigest()
+    assert (model.model_name, model.version, model.is_active) == ("rf-triangulation", 1, True)
+
+    history = read_metrics(whole_run.engine, whole_run.run_id).set_index("epoch")
+    assert model.epoch == history["val_loss"].idxmin()
+    assert model.metrics["val_rmse_m"] == history.loc[model.epoch, "val_rmse_m"]
+
+    from triangulation_pipeline.training.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(content)
+    assert checkpoint.epoch == model.epoch
+    assert checkpoint.dataset["id"] == model.synthetic_dataset_id
+    assert float(checkpoint.weights["covariance_scale"]) == pytest.approx(
+        whole_run.metadata("trained_model")["covariance_scale"]
+    )
+
+
+def test_objects_are_the_documented_ones(whole_run: Run) -> None:
+    keys = whole_run.storage.objects.list_keys(f"checkpoints/{whole_run.run_id}/")
+    names = [key.removeprefix(f"checkpoints/{whole_run.run_id}/") for key in keys]
+    job = get_job(whole_run.engine, whole_run.run_id)
+    assert job.state_location is not None
+    state = whole_run.storage.objects.key(job.state_location).removeprefix(f"checkpoints/{whole_run.run_id}/")
+    assert state.startswith("state/4-")
+    assert sorted(names) == sorted(["best_model.pth", "epoch_2.pth", "epoch_4.pth", "final_model.pth", state])
+
+
+def test_everything_lands_where_the_environment_says(whole_run: Run) -> None:
+    home = Path(whole_run.storage.settings.object_store).parent
+    assert (home / "some.db").is_file()
+    assert not (home.parent / ".dagster" / "triangulation.db").exists()
+    assert not (home.parent / ".dagster" / "objects").exists()
+
+
+def test_evaluation_is_stored_with_its_pictures(whole_run: Run) -> None:
+    with whole_run.engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM model_evaluations")).mappings().one()
+    metrics, pictures = json.loads(row["metrics"]), json.loads(row["visualization_paths"])
+    assert row["model_id"] == get_model_of_job(whole_run.engine, whole_run.run_id).id
+    assert metrics["good_geometry"]["estimators"]["huber_gauss_newton"]["rmse_m"] > 0
+    assert set(pictures) == {"error_cdf", "calibration_curve", "error_map"}
+    for location in pictures.values():
+        assert Path(location).read_bytes().startswith(b"\x89PNG")
+
+
+def test_checks_ran_and_the_blocking_ones_passed(whole_run: Run) -> None:
+    passed = {e.check_name: e.passed for e in whole_run.result.get_asset_check_evaluations()}
+    assert set(passed) == {
+        "dataset_quality",
+        "splits_disjoint_and_complete",
+        "checkpoint_is_sound",
+        "accuracy",
+        "calibration",
+        "better_than_classical",
+    }
+    assert passed["splits_disjoint_and_complete"]
+    assert passed["checkpoint_is_sound"]
+    model = get_model_of_job(whole_run.engine, whole_run.run_id)
+    assert model.promoted == all(passed[name] for name in ("accuracy", "calibration", "better_than_classical"))
+    assert model.is_production == model.promoted
+
+
+def test_numbers_in_the_metadata_are_finite(whole_run: Run) -> None:
+    for asset in ("synthetic_dataset", "trained_model", "model_evaluation", "registered_model"):
+        for name, value in whole_run.metadata(asset).items():
+            if isinstance(value, float):
+                assert np.isfinite(value), f"{asset}.{name}"
+
+
+def test_events_stay_small(whole_run: Run) -> None:
+    for asset in ("synthetic_dataset", "trained_model", "model_evaluation"):
+        for name, value in whole_run.metadata(asset).items():
+            if isinstance(value, str):
+                assert len(value) < 70_000, f"{asset}.{name}"  # 50 kB of picture in base64
+
+
+def test_second_run_reuses_the_dataset_and_makes_version_2(whole_run: Run) -> None:
+    again = execute(settings(), instance=whole_run.instance)
+    assert again.result.success
+    assert again.metadata("synthetic_dataset")["reused"] is True
+    assert again.metadata("synthetic_dataset")["sha256"] == whole_run.metadata("synthetic_dataset")["sha256"]
+    first, second = (get_model_of_job(whole_run.engine, run.run_id) for run in (whole_run, again))
+    assert (first.version, second.version) == (1, 2)
+    assert (first.is_active, second.is_active) == (False, True)
+    # Same data, same seed, same thread count: the same metrics.
+    assert second.metrics == first.metrics
+
+
+def test_existing_dataset_by_reference(whole_run: Run) -> None:
+    dataset_id = whole_run.metadata("synthetic_dataset")["dataset_id"]
+    run = execute(
+        settings(synthetic_dataset={"dataset_id": dataset_id, "seed": 99}),
+        ["receiver_network", "synthetic_dataset"],
+        whole_run.instance,
+    )
+    assert run.result.success
+    assert run.metadata("synthetic_dataset")["dataset_id"] == dataset_id

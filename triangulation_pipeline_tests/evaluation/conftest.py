@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, compare
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.samples import SampleBatch, Split
+
+SIGMA_M = 30.0
+
+
+def samples(preset: Preset, count: int) -> SampleBatch:
+    spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[preset], count, seed=3)
+    return SampleBatch.concatenate([chunk.batch for chunk in simulate(spec)])
+
+
+def compared(preset: Preset, batch: SampleBatch, sigma_m: float) -> Comparison:
+    """With a model that is the truth plus noise of the covariance it claims."""
+    test, train = (batch.take(batch.split == part) for part in (Split.test, Split.train))
+    truth_en_m = NORTH_WEST_ITALY.frame.enu_m(test.tx_lat, test.tx_lon, 2.0)[:, :2]
+    predicted = truth_en_m + np.random.default_rng(0).normal(0, sigma_m, truth_en_m.shape)
+    covariance = np.broadcast_to(np.eye(2) * sigma_m**2, (len(test), 2, 2))
+    return compare(NORTH_WEST_ITALY, PRESETS[preset], test, train, predicted, covariance, max_gdop=5.0)
+
+
+@pytest.fixture(scope="session")
+def default_batch() -> SampleBatch:
+    return samples(Preset.default, 4096)
+
+
+@pytest.fixture(scope="session")
+def by_time(default_batch: SampleBatch) -> Comparison:
+    return compared(Preset.default, default_batch, SIGMA_M)
+
+
+@pytest.fixture(scope="session")
+def rss_batch() -> SampleBatch:
+    return samples(Preset.rss, 4096)
+
+
+@pytest.fixture(scope="session")
+def by_level(rss_batch: SampleBatch) -> Comparison:
+    return compared(Preset.rss, rss_batch, 20_000.0)
+
+
+@pytest.fixture
+def handmade() -> Comparison:
+    """Five rows; the last is of poor geometry, Gauss-Newton has no fix on the third."""
+    model = np.array([10.0, 20.0, 30.0, 40.0, 1000.0])
+    distance: dict[Estimator, np.ndarray | None] = dict.fromkeys(Estimator)
+    distance |= {
+        Estimator.model: model,
+        Estimator.gauss_newton: np.array([20.0, 40.0, np.nan, 80.0, 5.0]),
+        Estimator.huber_gauss_newton: 2 * model,
+        Estimator.mixture_ml_from_truth: model / 2,
+    }
+    return Comparison(
+        max_gdop=5.0,
+        ceiling=Estimator.mixture_ml_from_truth,
+        truth_en_m=np.arange(10.0).reshape(5, 2) * 1e4,
+        distance_m=distance,
+        nees=np.array([0.5, 1.0, 3.0, 7.0, np.nan]),
+        predicted_rms_m=np.array([40.0, 10.0, 20.0, 30.0, 50.0]),
+        crlb_m=np.array([10.0, 20.0, 30.0, 40.0, np.nan]),
+        mixture_crlb_m=np.array([20.0, 40.0, 60.0, 80.0, np.nan]),
+        detections=np.array([7, 7, 6, 6, 3]),
+        good_geometry=np.array([True, True, True, True, False]),
+    )
+
+
+def cut(comparison: Comparison, rows: slice) -> Comparison:
+    """The same comparison on fewer rows."""
+    per_row = ("truth_en_m", "nees", "predicted_rms_m", "crlb_m", "mixture_crlb_m", "detections", "good_geometry")
+    return replace(
+        comparison,
+        distance_m={name: None if d is None else d[rows] for name, d in comparison.distance_m.items()},
+        **{name: getattr(comparison, name)[rows] for name in per_row},
+    )

@@ -1,0 +1,102 @@
+import copy
+import json
+
+import pytest
+
+from triangulation_pipeline.evaluation.comparison import Comparison, Summary
+from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
+
+
+def verdict(summary: Summary, *limits: float) -> tuple[bool, str]:
+    return promotion_verdict(summary, promotion_checks(summary, *limits))
+
+
+@pytest.fixture
+def summary() -> Summary:
+    """Just what a verdict looks at: all three checks pass."""
+    return {
+        "max_gdop": 5.0,
+        "all": {"rows": 1500, "estimators": {"huber_gauss_newton": {"count": 1500}}},
+        "good_geometry": {
+            "rows": 1200,
+            "common_rows": 1190,
+            "estimators": {"model": {"rmse_m": 68.04, "rows_without_fix": 0}},
+            "on_common_rows": {"model": {"p95_m": 111.9}, "huber_gauss_newton": {"p95_m": 162.1}},
+            "calibration": {"coverage_95": 0.9391},
+        },
+    }
+
+
+def test_promoted(summary: Summary) -> None:
+    assert verdict(summary, 100.0) == (
+        True,
+        "Promoted: on 1,200 test rows with GDOP < 5 the RMSE of 68.0 m is within 100.0 m, the 95 % ellipse covers "
+        "93.9 % (within 93.0 to 97.0 %) and the p95 of 111.9 m is below Huber Gauss-Newton's 162.1 m.",
+    )
+
+
+def test_limits_are_inclusive(summary: Summary) -> None:
+    assert verdict(summary, 68.04, 0.9391, 0.9391)[0]
+    assert not verdict(summary, 68.03)[0]
+
+
+NO_RIVAL = "no row has a fix by Huber Gauss-Newton to compare the p95 with"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("estimators", "model", "rmse_m"), 312.0, "the RMSE of 312.0 m is above 100.0 m"),
+        (("calibration", "coverage_95"), 0.9, "the 95 % ellipse covers 90.0 % (not within 93.0 to 97.0 %)"),
+        (("calibration", "coverage_95"), 0.99, "the 95 % ellipse covers 99.0 % (not within 93.0 to 97.0 %)"),
+        (
+            ("on_common_rows", "model", "p95_m"),
+            162.1,
+            "the p95 of 162.1 m is not below Huber Gauss-Newton's 162.1 m",
+        ),
+        (("on_common_rows", "huber_gauss_newton"), None, NO_RIVAL),
+        (("common_rows",), 0, NO_RIVAL),
+        (("estimators", "model", "rows_without_fix"), 3, "the model gives no position on 3 rows"),
+    ],
+)
+def test_each_failure_is_named(summary: Summary, path: tuple[str, ...], value: float | None, reason: str) -> None:
+    part = summary["good_geometry"]
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    assert verdict(summary, 100.0) == (
+        False,
+        f"Not promoted: on 1,200 test rows with GDOP < 5 {reason}.",
+    )
+
+
+def test_several_failures_are_one_sentence(summary: Summary) -> None:
+    worse = copy.deepcopy(summary)
+    worse["good_geometry"]["calibration"]["coverage_95"] = 0.5
+    assert verdict(worse, 10.0) == (
+        False,
+        "Not promoted: on 1,200 test rows with GDOP < 5 the RMSE of 68.0 m is above 10.0 m and the 95 % ellipse covers "
+        "50.0 % (not within 93.0 to 97.0 %).",
+    )
+
+
+def test_no_good_geometry(summary: Summary) -> None:
+    summary["good_geometry"]["rows"] = 0
+    assert verdict(summary, 100.0) == (False, "Not promoted: none of the 1,500 test rows has GDOP < 5.")
+
+
+def test_on_real_comparisons(by_time: Comparison, by_level: Comparison) -> None:
+    """Also after a round trip through JSON, which turns enumeration members into strings."""
+    promoted, reason = verdict(json.loads(json.dumps(by_time.summary())), 100.0)
+    assert promoted, reason
+    rows = len(by_level.nees)
+    assert verdict(by_level.summary(), 100.0) == (
+        False,
+        f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times).",
+    )
+
+
+def test_each_check_has_its_own_result(summary: Summary) -> None:
+    summary["good_geometry"]["calibration"]["coverage_95"] = 0.5
+    found = {check.name: check.passed for check in promotion_checks(summary, 10.0)}
+    assert found == {"accuracy": False, "calibration": False, "better_than_classical": True}
