@@ -26,7 +26,7 @@ ui: install
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

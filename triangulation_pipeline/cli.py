@@ -147,7 +147,9 @@ def read_run_config(path: Path) -> dict[str, Any]:
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'")
+        raise ValueError(
+            f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
+        )
     return document
 
 
@@ -170,7 +172,7 @@ def _read(query: Any) -> Any:
 
 
 def _materialize(run_config: Mapping[str, Any], console: Console, storage: Any) -> str:
-    """Runs the whole graph in this process; the run's id. Raises ValueError with the sentence of the step that failed."""
+    """Runs the whole graph in this process; gives the run's id. Raises ValueError with the sentence of a failed step."""
     import dagster as dg
 
     from triangulation_pipeline.definitions import defs

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pymap3d
@@ -98,7 +99,9 @@ class LocalFrame:
         )
 
 
-def surface_up_m(en_m, coefficients: tuple[float, float, float, float, float], altitude_m):
+def surface_up_m(
+    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: float
+) -> tuple[Any, tuple[Any, Any]]:
     """Up coordinate, and its gradient, of the surface at ``altitude_m`` over the ellipsoid, above (east, north).
 
     ``en_m`` is (..., 2) in metres, a NumPy array or a torch tensor: only arithmetic is used, so both rooms share the

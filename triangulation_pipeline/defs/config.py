@@ -34,17 +34,19 @@ def _override(name: str) -> tuple[Any, Any]:
     """A field of ``Scenario`` with its bounds, made optional; Dagster knows lists, not tuples."""
     field = Scenario.model_fields[name]
     annotation: Any = list[float] if name.startswith("tx_power") else field.annotation
-    optional = Field(None, description=f"{field.description} Null = the preset's ({field.default} in default).")
+    optional: Any = Field(None, description=f"{field.description} Null = the preset's ({field.default} in default).")
     if annotation == field.annotation:
         optional.metadata = list(field.metadata)
     return annotation | None, optional
 
 
+_OVERRIDES: dict[str, Any] = {name: _override(name) for name in Scenario.model_fields}
+
 ScenarioOverrides = create_model(
     "ScenarioOverrides",
     __base__=dg.Config,
     __doc__="Parameters of the measurement model that differ from the preset's.",
-    **{name: _override(name) for name in Scenario.model_fields},
+    **_OVERRIDES,
 )
 
 
@@ -55,9 +57,7 @@ class SyntheticDatasetConfig(dg.Config):
         Preset.default,
         description="default, valley (path loss exponent 4.5), line_of_sight (no excess delays) or rss (levels only).",
     )
-    scenario: ScenarioOverrides = Field(  # type: ignore[valid-type]
-        default_factory=ScenarioOverrides, description="What differs from the preset."
-    )
+    scenario: ScenarioOverrides = Field(default_factory=ScenarioOverrides, description="What differs from the preset.")
     num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws; the same seed gives the same bytes.")
     dataset_id: str | None = Field(
@@ -76,7 +76,7 @@ class SyntheticDatasetConfig(dg.Config):
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
-        overrides = self.scenario.model_dump(exclude_none=True)  # type: ignore[attr-defined]
+        overrides = self.scenario.model_dump(exclude_none=True)
         merged = PRESETS[self.preset].model_dump() | overrides
         try:
             scenario = Scenario.model_validate(merged)

@@ -70,7 +70,13 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
     """Writes references into metadata and finds them again: in this run (or the one that a re-execution takes its
     inputs from), else the asset's latest materialisation."""
 
-    storage: dg.ResourceDependency[Storage]
+    storage: Storage
+
+    @property
+    def _places(self) -> Storage:
+        # To a type checker a nested resource may still be partial; in a run it never is.
+        assert isinstance(self.storage, Storage)
+        return self.storage
 
     def handle_output(self, context: dg.OutputContext, obj: Reference) -> None:
         """Adds the reference to the materialisation."""
@@ -103,7 +109,7 @@ class SplitIOManager(ReferenceIOManager):
         """The rows, in index order. A dataset that has gone, or lost rows, is a failure of one sentence."""
         split = SplitReference.model_validate(reference)
         with refusals():
-            batch = read_samples(self.storage.engine, split.dataset_id, split.split)
+            batch = read_samples(self._places.engine, split.dataset_id, split.split)
             if len(batch) != split.count:
                 raise ValueError(
                     f"the {split.split.name} split of dataset {split.dataset_id} had {split.count} rows when it was "
@@ -133,7 +139,7 @@ class CheckpointIOManager(ReferenceIOManager):
         """The weights' bytes. A missing or damaged object is a failure of one sentence."""
         found = CheckpointReference.model_validate(reference)
         with refusals():
-            objects = self.storage.objects
+            objects = self._places.objects
             return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
 
 

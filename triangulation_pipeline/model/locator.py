@@ -103,11 +103,7 @@ class ReceiverAttention(nn.Module):
             .view(batch, receivers, 3, HEADS, EMBEDDING // HEADS)
             .permute(2, 0, 3, 1, 4)
         )
-        # Written out: PyTorch's fused attention is slower on the CPU for so few receivers, and NaN without any key.
-        score = (query * (EMBEDDING // HEADS) ** -0.5) @ key.mT.contiguous()
-        score = score.masked_fill(~key_BR[:, None, None, :], -1e9)
-        weight = (score - score.detach().amax(-1, keepdim=True)).exp()
-        mixed = (weight @ value) / weight.sum(-1, keepdim=True)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=key_BR[:, None, None, :])
         mixed = mixed.transpose(1, 2).reshape(batch, receivers, EMBEDDING)
         tokens_BRD = tokens_BRD + self.out(mixed)
         return tokens_BRD + self.feed(tokens_BRD)
@@ -235,9 +231,9 @@ class Triangulation(nn.Module):
     def fit(self, inputs: LocatorInputs, target_en_m_B2: Tensor, site_bias_m_R: Tensor) -> None:
         """Level constants, site biases and input scaling from training rows."""
         self.start.fit(inputs, target_en_m_B2, site_bias_m_R)
-        self.regression.fit(inputs, target_en_m_B2, site_bias_m_R)
-        for solver_round in self.rounds:
-            solver_round.encoder.fit(inputs)
+        for module in self.modules():
+            if isinstance(module, ReceiverEncoder):
+                module.fit(inputs)
 
     def forward(self, inputs: LocatorInputs, start_m_B2: Tensor) -> Located:
         """Positions and covariances from the start that ``start`` gives."""

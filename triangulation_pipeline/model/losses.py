@@ -21,9 +21,8 @@ def locator_loss(located: Located, target_m_B2: Tensor) -> Tensor:
     covariance. Regressed rows: squared error and the Gaussian itself, whose optimum is the posterior mean.
     """
     solved = located.solved_B
-    robust = torch.stack(
-        [((position - target_m_B2) / SOLVED_SCALE_M).square().sum(-1).add(1).sqrt() - 1 for position in located.rounds_m_B2]
-    ).mean(0)
+    off = (torch.stack(located.rounds_m_B2) - target_m_B2) / SOLVED_SCALE_M
+    robust = (off.square().sum(-1).add(1).sqrt() - 1).mean(0)
     squared = ((located.en_m_B2 - target_m_B2) / REGRESSED_SCALE_M).square().sum(-1)
     nees = normalised_error_squared(located, target_m_B2)
     diagonal = located.scale_tril_m_B22.diagonal(dim1=-2, dim2=-1)

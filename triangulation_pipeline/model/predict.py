@@ -32,7 +32,7 @@ def predict(model: Locator, inputs: LocatorInputs, start_m_B2: torch.Tensor | No
     start_m_B2 = model.start(inputs) if start_m_B2 is None else start_m_B2
     parts = [
         model(inputs.take(slice(i, i + CHUNK_ROWS)), start_m_B2[i : i + CHUNK_ROWS])
-        for i in range(0, len(inputs), CHUNK_ROWS)
+        for i in range(0, max(len(inputs), 1), CHUNK_ROWS)
     ]
     tril = torch.cat([part.scale_tril_m_B22 for part in parts]).double()
     return Prediction(

@@ -8,7 +8,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 
 
 class Architecture(StrEnum):
-    """``triangulation`` solves for the position inside the network; ``regression`` reads it off the pooled embedding."""
+    """``triangulation`` solves for the position in the network; ``regression`` reads it off the pooled embedding."""
 
     triangulation = "triangulation"
     regression = "regression"

@@ -77,8 +77,8 @@ class RobustStart(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: LocatorInputs) -> Tensor:
-        """Positions (B, 2), metres: the polished fix where there are three arrival times, else the posterior mean of the
-        levels over the cells."""
+        """Positions (B, 2), metres: the polished fix where there are three arrival times, else the posterior mean of
+        the levels over the cells."""
         return torch.cat(
             [self._locate(inputs.take(slice(i, i + CHUNK_ROWS))) for i in range(0, max(len(inputs), 1), CHUNK_ROWS)]
         )
@@ -89,13 +89,10 @@ class RobustStart(nn.Module):
         by_level_BK = self._level_cost(inputs, self.cell_range_m_KR.expand(len(inputs), -1, -1))
         mean_B2 = torch.softmax(-by_level_BK, dim=1) @ self.cells_K2
 
-        residual_BKR = toa_m[:, None] - self.cell_range_m_KR
-        weight_BKR = timed[:, None].expand_as(residual_BKR)
-        off = residual_BKR
+        residual_BKR = (toa_m[:, None] - self.cell_range_m_KR) / SEARCH_SCALE_M
+        off = torch.zeros_like(residual_BKR)
         for _ in range(3):
-            emission = _weighted_mean(residual_BKR, weight_BKR)
-            off = ((residual_BKR - emission) / SEARCH_SCALE_M).square()
-            weight_BKR = timed[:, None] / (1 + off)
+            off = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + off))).square()
         cost_BK = (timed[:, None] * off.log1p()).sum(-1) + by_level_BK
         candidates = self.cells_K2[cost_BK.topk(CANDIDATES, dim=1, largest=False).indices]
         polished = self._polish(candidates, toa_m, inputs.sigma_m_BR, timed)
@@ -125,8 +122,8 @@ class RobustStart(nn.Module):
         return by_time + self._level_cost(inputs, distance)
 
     def _level_cost(self, inputs: LocatorInputs, range_m_BKR: Tensor) -> Tensor:
-        """Minus log-likelihood (B, K) of the levels, up to a constant, with the common level at its best fit; a receiver
-        that ought to have heard the transmission and did not counts against a position."""
+        """Minus log-likelihood (B, K) of the levels, up to a constant, with the common level at its best fit; a
+        receiver that ought to have heard the transmission and did not counts against a position."""
         mask = inputs.present_BR.to(range_m_BKR.dtype)[:, None]
         off = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
         off = off - _weighted_mean(off, mask)

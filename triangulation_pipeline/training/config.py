@@ -35,7 +35,7 @@ class TrainingConfig(BaseModel):
         description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
     )
     batch_size: int = Field(512, ge=8, le=65_536, description="Rows a step, 8 to 65536.")
-    epochs: int = Field(20, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
+    epochs: int = Field(15, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's highest, above 0 to 1.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's, 0 to 1.")
     dropout_rate: float = Field(0.0, ge=0, le=0.9, description="Within the attention block and encoder, 0 to 0.9.")
@@ -46,9 +46,9 @@ class TrainingConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm, above 0 to 1e6.")
     max_gdop: float = Field(5.0, gt=0, le=1e6, description="Good geometry: the subset of val_rmse_good_geom_m only.")
     min_snr_db: float | None = Field(
-        None, ge=-50, le=100, description="Training rows with a lower mean SNR are left out, dB, -50 to 100; null = all."
+        None, ge=-50, le=100, description="Training rows of lower mean SNR are left out, dB, -50 to 100; null = all."
     )
-    checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every so many epochs, 1 to 5000.")
+    checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows.")
 

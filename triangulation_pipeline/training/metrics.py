@@ -15,11 +15,15 @@ def rmse_m(distance_m: Float) -> float | None:
 
 def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
     """``count``, ``rmse_m``, ``mean_m``, ``p50_m``, ``p68_m``, ``p95_m``, ``p99_m``, ``max_m`` of distances (n,)."""
-    values = [None] * 6 if not len(distance_m) else [
-        float(np.mean(distance_m, dtype=np.float64)),
-        *(float(p) for p in np.percentile(distance_m, (50, 68, 95, 99))),
-        float(np.max(distance_m)),
-    ]
+    values = (
+        [None] * 6
+        if not len(distance_m)
+        else [
+            float(np.mean(distance_m, dtype=np.float64)),
+            *(float(p) for p in np.percentile(distance_m, (50, 68, 95, 99))),
+            float(np.max(distance_m)),
+        ]
+    )
     names = ("mean_m", "p50_m", "p68_m", "p95_m", "p99_m", "max_m")
     return {"count": len(distance_m), "rmse_m": rmse_m(distance_m), **dict(zip(names, values, strict=True))}
 

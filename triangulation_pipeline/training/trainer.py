@@ -25,6 +25,9 @@ from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 from triangulation_pipeline.training.metrics import chi_square_2, coverage, distance_statistics, rmse_m
 
+# A step is hundreds of operations of microseconds: a second thread gains a quarter on an idle machine, costs tenfold on
+# a busy one (threads spin while they wait for each other), and makes results depend on the number of cores.
+CPU_THREADS = 1
 VALIDATION_ROWS = 8192
 CALIBRATED_COVERAGE = 0.95
 LEAST_CALIBRATION_ROWS = 20
@@ -64,7 +67,7 @@ def choose_device(accelerator: Accelerator) -> torch.device:
 class Trainer:
     """Trains one locator. ``for metrics in trainer.epochs()`` runs it; between epochs ``state()`` is all there is.
 
-    Raises ValueError where a split leaves too few rows.
+    On the CPU it sets PyTorch to one thread, for the whole process. Raises ValueError where a split leaves too few rows.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Trainer:
     ) -> None:
         self.spec, self.config, self.dataset = spec, config, dataset
         self.device = choose_device(config.accelerator)
+        if self.device.type == "cpu":
+            torch.set_num_threads(CPU_THREADS)
         torch.manual_seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         train = _loud_enough(train, config.min_snr_db)
@@ -171,6 +176,8 @@ class Trainer:
                 "scheduler": self.scheduler.state_dict(),
                 "order": self.order.get_state(),
                 "random": torch.get_rng_state(),
+                "device": self.device.type,
+                "device_random": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
                 "threads": torch.get_num_threads(),
                 "history": self.history,
             }
@@ -179,15 +186,16 @@ class Trainer:
     def restore(self, content: bytes) -> None:
         """Goes back to a saved state; training on gives the very weights that never stopping would have given.
 
-        Raises ValueError for a state of another training, and on the CPU for another thread count, with which sums
-        round differently.
+        Raises ValueError for a state of another training or kind of device, and on the CPU for another thread count,
+        with which sums round differently.
         """
         state = load(content)
-        mine = {
+        mine: dict[str, object] = {
             "format": STATE_FORMAT,
             "spec": self.spec.model_dump(mode="json"),
             "config": self.config.model_dump(mode="json"),
             "dataset": self.dataset,
+            "device": self.device.type,
         }
         if self.device.type == "cpu":
             mine["threads"] = torch.get_num_threads()
@@ -201,6 +209,8 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         self.order.set_state(state["order"])
         torch.set_rng_state(state["random"])
+        if state["device_random"] is not None:
+            torch.cuda.set_rng_state(state["device_random"])
         self.history = state["history"]
 
     def _train_epoch(self) -> Metrics:
@@ -323,7 +333,11 @@ def _scheduler(
     warmup, total = config.warmup_epochs * steps_an_epoch, config.epochs * steps_an_epoch
     if config.lr_scheduler is Scheduler.one_cycle:
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=total + 1, pct_start=max(warmup, 1) / total, cycle_momentum=False
+            optimizer,
+            config.learning_rate,
+            total_steps=total + 1,
+            pct_start=max(warmup, 1) / total,
+            cycle_momentum=False,
         )
 
     def factor(step: int) -> float:

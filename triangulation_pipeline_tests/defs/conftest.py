@@ -44,10 +44,11 @@ class Run:
 
     def metadata(self, asset: str) -> dict[str, Any]:
         """Metadata of this run's materialisation of an asset."""
-        (found,) = (
-            m for m in self.result.get_asset_materialization_events() if m.asset_key == dg.AssetKey(asset)
-        )
-        return {name: value.value for name, value in found.materialization.metadata.items()}
+        (found,) = (m for m in self.result.get_asset_materialization_events() if m.asset_key == dg.AssetKey(asset))
+        return {
+            name: [record.data for record in value.records] if isinstance(value, dg.TableMetadataValue) else value.value
+            for name, value in found.materialization.metadata.items()
+        }
 
     def failure(self) -> str:
         """The sentence of the step that failed."""

@@ -40,7 +40,6 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
 
 @dg.asset(
     io_manager_key="references",
-    group_name="model",
     kinds={"numpy", "sqlalchemy"},
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
@@ -116,7 +115,8 @@ def model_evaluation(
             epoch=checkpoint.epoch,
             checkpoint_sha256=reference.sha256,
             synthetic_dataset_id=test_split.dataset_id,
-            metrics=summary | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
+            metrics=summary
+            | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
             visualization_paths={name: picture.location for name, picture in stored.items()},
         )
     log.info("model_evaluation: %s", reason)
@@ -124,11 +124,11 @@ def model_evaluation(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
             **{name: picture(png, name.replace("_", " ")) for name, png in pictures.items()},
-            **known(numbers),
             "promoted": promoted,
             "promotion_reason": reason,
             "estimators_good_geometry": table(estimator_table(summary, Subset.good_geometry)),
             "estimators_all": table(estimator_table(summary, Subset.all)),
+            **known(numbers),
             "evaluation_id": evaluation_id,
             "summary": dg.MetadataValue.json(summary),
         },

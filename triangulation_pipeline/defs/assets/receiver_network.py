@@ -8,7 +8,7 @@ from triangulation_pipeline.defs.metadata import table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 
 
-@dg.asset(io_manager_key="references", group_name="data", kinds={"yaml"})
+@dg.asset(io_manager_key="references", kinds={"yaml"})
 def receiver_network(
     context: dg.AssetExecutionContext, config: ReceiverNetworkConfig, storage: Storage
 ) -> dg.MaterializeResult[NetworkReference]:

@@ -6,15 +6,14 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint
-from triangulation_pipeline.defs.metadata import known, table
+from triangulation_pipeline.defs.metadata import known
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
-from triangulation_pipeline.storage.jobs import read_metrics
 from triangulation_pipeline.storage.registry import get_evaluation, register_model
 
 log = logging.getLogger(__name__)
 
 
-@dg.asset(io_manager_key="references", group_name="model", kinds={"sqlalchemy"})
+@dg.asset(io_manager_key="references", kinds={"sqlalchemy"})
 def registered_model(
     context: dg.AssetExecutionContext,
     config: RegisteredModelConfig,

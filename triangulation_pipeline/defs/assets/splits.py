@@ -27,7 +27,7 @@ def _reference(
     )
 
 
-@dg.asset(io_manager_key="splits", group_name="data", kinds={"sqlalchemy"})
+@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
 def training_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
@@ -35,7 +35,7 @@ def training_split(
     return _reference(context, storage, synthetic_dataset, Split.train)
 
 
-@dg.asset(io_manager_key="splits", group_name="data", kinds={"sqlalchemy"})
+@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
 def validation_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
@@ -43,7 +43,7 @@ def validation_split(
     return _reference(context, storage, synthetic_dataset, Split.val)
 
 
-@dg.asset(io_manager_key="splits", group_name="data", kinds={"sqlalchemy"})
+@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
 def test_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 @dg.asset(
     io_manager_key="references",
-    group_name="data",
     kinds={"numpy", "sqlalchemy"},
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(DatasetReference),

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -29,7 +29,7 @@ OBSERVED_EPOCHS = 60
 TABLE_ROWS = 100
 
 
-@dg.asset(io_manager_key="checkpoints", group_name="model", kinds={"pytorch"})
+@dg.asset(io_manager_key="checkpoints", kinds={"pytorch"})
 def trained_model(
     context: dg.AssetExecutionContext,
     config: TrainedModelConfig,
@@ -37,8 +37,8 @@ def trained_model(
     training_split: StoredSplit,
     validation_split: StoredSplit,
 ) -> dg.MaterializeResult[CheckpointReference]:
-    """The locator of the best epoch with calibrated covariances, `checkpoints/{job}/best_model.pth`. The metrics of each
-    epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
+    """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
+    each epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
     preflight(context, storage)
     settings = TrainingConfig.model_validate(config.model_dump())
     job_id = context.run.run_id
@@ -65,7 +65,7 @@ def trained_model(
     history = read_metrics(storage.engine, job_id)
     limit_m = dataset.quality_metrics["crlb_good_geom_rms_m"]
     every = math.ceil(len(history) / TABLE_ROWS)
-    rows = history.astype(object).where(history.notna(), None).iloc[::-every][::-1].to_dict("records")
+    rows: list[Any] = history.astype(object).where(history.notna(), None).iloc[::-every][::-1].to_dict("records")
     return dg.MaterializeResult(
         value=CheckpointReference(job_id=job_id, location=best.location, sha256=best.sha256),
         metadata={

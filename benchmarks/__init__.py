@@ -1,0 +1,1 @@
+"""How fast the pipeline's own work is; ``python -m benchmarks``. On one core, so that numbers compare."""

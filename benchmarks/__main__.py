@@ -1,0 +1,25 @@
+"""Runs every benchmark and prints one table. Takes a good minute."""
+
+import os
+import platform
+
+import numpy as np
+import torch
+
+from benchmarks import generation, training
+
+
+def main() -> None:
+    """Prints the machine, then one line a number."""
+    torch.set_num_threads(1)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores (1 used), Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, PyTorch {torch.__version__}"
+    )
+    for subject in (generation, training):
+        for name, value in subject.measure().items():
+            print(f"{name:<58}{value:>12}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

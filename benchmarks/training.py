@@ -1,0 +1,76 @@
+"""The trainer's epoch against a bare PyTorch loop: same model, same batches, same optimiser, in turns."""
+
+import math
+import time
+from statistics import median
+
+import torch
+
+from triangulation_pipeline.model.losses import locator_loss
+from triangulation_pipeline.model.spec import Architecture, LocatorSpec
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.training.config import Accelerator, TrainingConfig
+from triangulation_pipeline.training.trainer import Trainer
+
+SAMPLES = 12_000
+TURNS = 7
+
+
+def measure() -> dict[str, str]:
+    """Name and value of each number, ready to print."""
+    scenario = PRESETS[Preset.default]
+    dataset = DatasetSpec(NORTH_WEST_ITALY, scenario, SAMPLES, seed=0)
+    batch = SampleBatch.concatenate([chunk.batch for chunk in simulate(dataset)])
+    config = TrainingConfig(epochs=2 * TURNS + 2, accelerator=Accelerator.cpu)
+    spec = LocatorSpec(
+        architecture=Architecture.triangulation,
+        network=NORTH_WEST_ITALY,
+        tx_height_m=scenario.tx_height_m,
+        area_margin_m=scenario.area_margin_m,
+        dropout_rate=config.dropout_rate,
+    )
+
+    def trainer() -> Trainer:
+        return Trainer(spec, config, batch.take(batch.split == Split.train), batch.take(batch.split == Split.val), {})
+
+    started = time.perf_counter()
+    ours, bare = trainer(), trainer()
+    prepared = (time.perf_counter() - started) / 2
+    model, rows, optimizer = bare.model, bare.train, bare.optimizer
+
+    def bare_epoch() -> float:
+        """Shuffle, forward, loss, backward, clip, step; gives the mean loss."""
+        model.train()
+        losses = []
+        for picked in torch.randperm(len(rows), generator=bare.order).split(config.batch_size):
+            loss = locator_loss(model(rows.inputs.take(picked), rows.start_m[picked]), rows.target_m[picked]).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            bare.scheduler.step()
+            losses.append(loss.detach() * len(picked))
+        return float(torch.stack(losses).sum()) / len(rows)
+
+    durations: dict[str, list[float]] = {"trainer": [], "bare": []}
+    for turn in range(TURNS + 1):
+        started = time.perf_counter()
+        metrics = ours._train_epoch()
+        middle = time.perf_counter()
+        loss = bare_epoch()
+        ended = time.perf_counter()
+        if not math.isclose(loss, metrics["train_loss"] or 0.0, rel_tol=1e-6):
+            raise ArithmeticError(f"the two loops do not do the same work: {loss} against {metrics['train_loss']}")
+        if turn:  # The first is to warm up.
+            durations["trainer"].append(middle - started)
+            durations["bare"].append(ended - middle)
+    ratio = median(a / b for a, b in zip(durations["trainer"], durations["bare"], strict=True))
+    return {
+        f"preparing {SAMPLES:,} samples (start of every row), s": f"{prepared:.1f}",
+        "training epoch, Trainer, rows/s": f"{len(rows) / median(durations['trainer']):,.0f}",
+        "training epoch, bare loop, rows/s": f"{len(rows) / median(durations['bare']):,.0f}",
+        "  Trainer's time / bare loop's (at most 1.10)": f"{ratio:.3f}",
+    }

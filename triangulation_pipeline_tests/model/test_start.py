@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+
+from triangulation_pipeline.model.geometry import SiteGeometry
+from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
+from triangulation_pipeline.model.start import CELLS_A_SIDE, RobustStart
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ServiceArea, random_network
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import site_constants
+
+from .helpers import DEFAULT, exact_inputs, fitted, samples, spec_for, target_m
+
+AREA = NORTH_WEST_ITALY.service_area(DEFAULT.area_margin_m)
+RSS = PRESETS[Preset.rss]
+SLOPE_DB = 10 * 3.5 / np.log(10)
+
+
+def anywhere(area: ServiceArea, n: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    low, high = (area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m)
+    return torch.tensor(rng.uniform(low, high, (n, 2)), dtype=torch.float32)
+
+
+def test_noise_free_rows_are_found_within_metres_anywhere_in_the_area() -> None:
+    for network in (NORTH_WEST_ITALY, random_network(9, seed=1)):
+        area = network.service_area(20e3)
+        geometry = SiteGeometry(network, 2.0)
+        start = RobustStart(geometry, area)
+        start.slope_db.fill_(SLOPE_DB)
+        start.level_sigma_db.fill_(6.0)
+        start.threshold_db.fill_(6.0)
+        truth = anywhere(area, 2000)
+        range_m = geometry.ranges_m(truth)[0]
+        found = start(exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log()))
+        assert (found - truth).norm(dim=1).max() < 5.0
+
+
+def test_fit_recovers_slope_gains_and_scatter() -> None:
+    start = fitted(spec_for()).start
+    gain_db = site_constants(NORTH_WEST_ITALY, DEFAULT).gain_offset_db
+    # Weak signals go unheard, which flattens the fitted slope a little.
+    assert abs(float(start.slope_db) / SLOPE_DB - 1) < 0.05
+    np.testing.assert_allclose(start.gain_db_R.numpy(), gain_db - gain_db.mean(), atol=0.5)
+    assert abs(float(start.level_sigma_db) - DEFAULT.shadowing_link_db) < 0.3
+
+
+def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
+    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
+    start = RobustStart(geometry, AREA)
+    truth = anywhere(AREA, 500)
+    gain_db = torch.tensor([3.0, -1.0, 0.5, 0.0, -2.0, 1.5, -2.0])
+    common_db = torch.linspace(40, 80, 500)[:, None]
+    range_m = geometry.ranges_m(truth)[0]
+    inputs = exact_inputs(range_m, common_db + gain_db - SLOPE_DB * range_m.log())
+    absent = torch.rand(500, 7, generator=torch.Generator().manual_seed(0)) < 0.3
+    inputs = replace(inputs, present_BR=~absent, power_dbm_BR=inputs.power_dbm_BR.masked_fill(absent, 77.0))
+    bias_m = torch.arange(7.0)
+    start.fit(inputs, truth, bias_m)
+    assert abs(float(start.slope_db) - SLOPE_DB) < 1e-3
+    torch.testing.assert_close(start.gain_db_R, gain_db - gain_db.mean(), atol=1e-3, rtol=0)
+    assert torch.equal(start.site_bias_m_R, bias_m)
+
+
+def test_site_biases_are_taken_off_the_arrival_times() -> None:
+    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
+    start = RobustStart(geometry, AREA)
+    bias_m = torch.tensor([300.0, -200.0, 100.0, 0.0, -500.0, 250.0, 50.0])
+    truth = anywhere(AREA, 200)
+    range_m = geometry.ranges_m(truth)[0]
+    inputs = exact_inputs(range_m + bias_m, torch.full_like(range_m, -90.0))
+    start.level_sigma_db.fill_(1e3)
+    start.site_bias_m_R.copy_(bias_m)
+    assert (start(inputs) - truth).norm(dim=1).max() < 5.0
+
+
+def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
+    model = fitted(spec_for(), RSS)
+    batch = samples(500, RSS, seed=1)
+    inputs, truth = locator_inputs(batch), target_m(batch)
+    found = model.start(inputs)
+    low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
+    high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
+    assert ((found > low) & (found < high)).all()
+
+    # The same by NumPy, in double precision, over the same cells.
+    start = model.start
+    cells = start.cells_K2.double().numpy()
+    assert len(cells) == CELLS_A_SIDE**2
+    sites = NORTH_WEST_ITALY.site_enu_m
+    gain, slope = start.gain_db_R.double().numpy(), float(start.slope_db)
+    log_range = np.log(np.hypot(*(cells[:, None] - sites[None, :, :2]).transpose(2, 0, 1)))
+    for row in range(0, 500, 50):
+        heard = batch.signal_present[row]
+        level = batch.power_dbm[row] - gain + slope * log_range
+        level = level - level[:, heard].mean(1, keepdims=True)
+        off = np.where(heard, level, np.maximum(-level - float(start.threshold_db), 0)) / float(start.level_sigma_db)
+        posterior = np.exp(-(off**2).sum(1) / 2)
+        expected = posterior @ cells / posterior.sum()
+        # Heights (up to 700 m and the earth's curvature) are left out here.
+        np.testing.assert_allclose(found[row].numpy(), expected, atol=1500)
+
+    middle = torch.tensor([AREA.east_min_m + AREA.east_max_m, AREA.north_min_m + AREA.north_max_m]) / 2
+    assert (found - truth).square().mean() < 0.6 * (middle - truth).square().mean()
+
+
+def two_crossings(geometry: SiteGeometry) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two places at least 25 km apart with the very same arrival-time differences at the first three sites, and those
+    differences, (1, 3) metres."""
+    double = SiteGeometry(NORTH_WEST_ITALY, 2.0).double()
+
+    def differences(en_m: np.ndarray) -> np.ndarray:
+        range_m = double.ranges_m(torch.tensor(en_m))[0][:3].numpy()
+        return range_m[1:] - range_m[0]
+
+    for candidate in anywhere(AREA, 200, seed=4).double().numpy():
+        measured = differences(candidate)
+        for guess in anywhere(AREA, 12, seed=5).double().numpy():
+            fit = least_squares(lambda p, m=measured: differences(p) - m, guess, x_scale=1e4, ftol=1e-15, xtol=1e-15)
+            inside = AREA.east_min_m < fit.x[0] < AREA.east_max_m and AREA.north_min_m < fit.x[1] < AREA.north_max_m
+            if inside and np.abs(fit.fun).max() < 0.01 and np.hypot(*(fit.x - candidate)) > 25e3:
+                pair = torch.tensor(np.stack([candidate, fit.x]), dtype=torch.float32)
+                return pair[0], pair[1], torch.tensor([[0.0, *measured]], dtype=torch.float32)
+    raise AssertionError("no pair of crossings found")
+
+
+def test_levels_and_silent_receivers_tell_two_crossings_apart() -> None:
+    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
+    start = RobustStart(geometry, AREA)
+    start.slope_db.fill_(SLOPE_DB)
+    start.level_sigma_db.fill_(6.0)
+    start.threshold_db.fill_(6.0)
+    first, second, differences = two_crossings(geometry)
+    both = torch.stack([first, second])
+    expected_db = -SLOPE_DB * geometry.ranges_m(both)[0].log()
+    heard = torch.tensor([[True] * 3 + [False] * 4])
+    deaf_dbm = 200.0
+
+    def found(power_dbm: torch.Tensor) -> torch.Tensor:
+        toa_m = torch.cat([differences, torch.zeros(1, 4)], 1)
+        inputs = LocatorInputs(heard, power_dbm, power_dbm, heard, toa_m, torch.full((1, 7), 15.0))
+        return start(inputs)[0]
+
+    # Levels: three receivers hear it, the others are deaf and say nothing.
+    for place, levels_db in zip(both, expected_db, strict=True):
+        power_dbm = torch.cat([levels_db[:3], torch.full((4,), deaf_dbm)])[None]
+        assert (found(power_dbm) - place).norm() < 2e3
+
+    # Silence: levels that speak a little for the first place, until the receiver that ought to have heard it says no.
+    # Lenient about levels: against strong ones the robust cost would rather give up an arrival time.
+    start.level_sigma_db.fill_(20.0)
+    relative_db = expected_db - expected_db[:, :3].mean(1, keepdim=True)
+    levels_db = 0.6 * relative_db[0, :3] + 0.4 * relative_db[1, :3]
+    floor_dbm = torch.full((4,), deaf_dbm)
+    assert (found(torch.cat([levels_db, floor_dbm])[None]) - first).norm() < 2e3
+    silent = int((relative_db[0] - relative_db[1])[3:].argmax())
+    floor_dbm[silent] = float(relative_db[0, 3 + silent]) - 30.0
+    assert (found(torch.cat([levels_db, floor_dbm])[None]) - second).norm() < 2e3
+
+
+def test_no_row_of_good_geometry_starts_kilometres_off() -> None:
+    batch = samples(4096, seed=0)
+    off_m = (fitted(spec_for()).start(locator_inputs(batch)) - target_m(batch)).norm(dim=1).numpy()
+    good = batch.gdop < 5
+    assert good.sum() > 3000
+    assert off_m[good].max() < 5e3
+    assert np.median(off_m[good]) < 30.0

@@ -1,0 +1,131 @@
+"""The command line as a person uses it: other processes, what they print and how they exit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from triangulation_pipeline.network import NORTH_WEST_ITALY, read_network
+from triangulation_pipeline_tests.defs.conftest import settings
+
+COMMAND = [sys.executable, "-m", "triangulation_pipeline.cli"]
+
+
+def triangulation(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=240)
+
+
+def small_run(folder: Path, **steps: dict[str, Any]) -> str:
+    path = folder / f"run-{len(list(folder.iterdir()))}.yaml"
+    path.write_text(yaml.safe_dump({"ops": settings(**steps)["ops"]}))
+    return str(path)
+
+
+def test_two_runs_side_by_side_then_what_they_left(home: Path) -> None:
+    """Each trains on its own dataset, they get different versions, and every listing tells the same story."""
+    configs = [small_run(home, synthetic_dataset={"seed": seed}) for seed in (1, 2)]
+    processes = [
+        subprocess.Popen(
+            [*COMMAND, "run", "--json", "--config", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for config in configs
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    results = [json.loads(out) for out, _ in outputs]
+    assert sorted(result["version"] for result in results) == [1, 2]
+    for _, err in outputs:
+        assert "epoch 4/4" in err
+
+    datasets = {row["dataset_id"]: row for row in json.loads(triangulation("datasets", "--json").stdout)}
+    assert len(datasets) == 2
+    models = {row["version"]: row for row in json.loads(triangulation("models", "--json").stdout)}
+    for result in results:
+        row = models[result["version"]]
+        assert (row["job_id"], row["sha256"], row["dataset_id"]) == (
+            result["job_id"],
+            result["sha256"],
+            result["dataset_id"],
+        )
+        history = json.loads(triangulation("metrics", result["job_id"], "--json").stdout)
+        assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4]
+        assert history[row["epoch"] - 1]["val_rmse_m"] == result["metrics"]["val_rmse_m"]
+    assert results[0]["dataset_id"] != results[1]["dataset_id"]
+
+
+def test_page_for_people(home: Path) -> None:
+    done = triangulation("run", "--config", small_run(home))
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "rf-triangulation version 1",
+        "Cramér-Rao bound",
+        "Huber Gauss-Newton",
+        "95 % ellipse",
+        "best_model.pth",
+    ):
+        assert expected in done.stdout
+    assert "Traceback" not in done.stderr
+    table = triangulation("models").stdout
+    assert "rf-triangulation" in table
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("ops: [", "cannot be read as YAML"),
+        ("just words", "must hold Dagster run config"),
+        ("opps: {}", 'Received unexpected config entry "opps"'),
+        ("ops: {trained_model: {config: {epochz: 3}}}", 'Received unexpected config entry "epochz"'),
+        ("ops: {trained_model: {config: {epochs: many}}}", "epochs"),
+        (
+            "ops: {trained_model: {config: {epochs: 0}}}",
+            "trained_model: epochs: Input should be greater than or equal to 1",
+        ),
+        ("ops: {synthetic_dataset: {config: {preset: hills}}}", "preset"),
+        ("ops: 7", "ops"),
+        ("ops: {trained_model: 7}", "trained_model"),
+        ("ops: {trained_model: {config: 7}}", "trained_model"),
+    ],
+)
+def test_bad_run_files_are_refused_in_one_sentence(home: Path, content: str, sentence: str) -> None:
+    (home / "run.yaml").write_text(content)
+    done = triangulation("run", "--config", str(home / "run.yaml"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_bad_environment_is_refused_in_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "mysql://me:hunter2@there/db")
+    done = triangulation("run")
+    assert done.returncode == 1
+    assert "TRIANGULATION_DATABASE_URL" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_away_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    done = triangulation("models", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "DAGSTER_HOME is not set and the current folder has no dagster.yaml" in done.stderr
+
+
+def test_unknown_job(home: Path) -> None:
+    done = triangulation("metrics", "00000000-0000-4000-8000-000000000000")
+    assert done.returncode == 1
+    assert "00000000-0000-4000-8000-000000000000" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_network_prints_a_file_that_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "network.yaml"
+    path.write_text(triangulation("network").stdout)
+    assert read_network(path) == NORTH_WEST_ITALY
+    path.write_text(triangulation("network", "--random-sites", "9", "--seed", "4").stdout)
+    assert len(read_network(path).sites) == 9

@@ -1,0 +1,148 @@
+import io
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triangulation_pipeline.model.inputs import locator_inputs
+from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
+
+from ..model.helpers import fresh, poked, samples, spec_for
+
+
+def some_checkpoint(architecture: Architecture = Architecture.triangulation) -> Checkpoint:
+    spec = spec_for(architecture)
+    return Checkpoint(
+        spec=spec,
+        weights=poked(fresh(spec)).state_dict(),
+        epoch=3,
+        metrics={"val_loss": 1.25, "val_rmse_good_geom_m": None, "epoch": 3},
+        config={"epochs": 4, "min_snr_db": None},
+        dataset={"dataset_id": "x"},
+        code_version="1",
+    )
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return write_checkpoint(some_checkpoint())
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_round_trip(architecture: Architecture) -> None:
+    checkpoint = some_checkpoint(architecture)
+    back = read_checkpoint(write_checkpoint(checkpoint))
+    assert back.weights.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(back.weights[name], tensor) for name, tensor in checkpoint.weights.items())
+    assert replace(back, weights={}) == replace(checkpoint, weights={})
+    inputs = locator_inputs(samples(50))
+    model = poked(fresh(checkpoint.spec))
+    assert np.array_equal(predict(back.locator(), inputs).en_m, predict(model, inputs).en_m)
+
+
+@settings(max_examples=30, deadline=None)
+@given(garbage=st.binary(max_size=200))
+def test_garbage_is_refused(garbage: bytes) -> None:
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        read_checkpoint(garbage)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_file_is_refused(content: bytes, share: float) -> None:
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        read_checkpoint(content[: int(len(content) * share)])
+
+
+def test_damaged_bytes_raise_nothing_but_a_value_error(content: bytes) -> None:
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        # The pickled description lies at the front, the tensors behind it.
+        damaged[rng.integers(0, 8000)] = rng.integers(0, 256)
+        try:
+            read_checkpoint(bytes(damaged))
+        except ValueError:
+            refused += 1
+    assert refused > 10
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="checkpoint format must be 'triangulation-checkpoint/1', this is 'other/2'"):
+        read_checkpoint(dump({"format": "other/2"}))
+    with pytest.raises(ValueError, match="this is None"):
+        read_checkpoint(dump({"state_dict": {}}))
+    buffer = io.BytesIO()
+    torch.save([1, 2], buffer)
+    with pytest.raises(ValueError, match="not a checkpoint: holds a list"):
+        read_checkpoint(buffer.getvalue())
+
+
+class Payload:
+    """Creates a file when unpickled by an unguarded reader."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickled_payload_is_never_executed(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    zipped = dump({"format": FORMAT, "spec": Payload(mark)})
+    bare = pickle.dumps({"format": FORMAT, "spec": Payload(mark)})
+    # The payload does work where nobody guards.
+    pickle.loads(bare)
+    assert mark.exists()
+    mark.unlink()
+    for content in (zipped, bare):
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            read_checkpoint(content)
+        assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["spec", "weights", "epoch", "metrics", "config", "dataset", "code_version"])
+def test_a_missing_key_is_refused(content: bytes, name: str) -> None:
+    document = load(content)
+    del document[name]
+    with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{name}"):
+        read_checkpoint(dump(document))
+
+
+def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
+    document = load(content)
+    with pytest.raises(ValueError, match="surplus"):
+        read_checkpoint(dump(document | {"surplus": 1}))
+    with pytest.raises(ValueError, match="architecture"):
+        read_checkpoint(dump(document | {"spec": document["spec"] | {"architecture": "resnet"}}))
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    checkpoint = some_checkpoint()
+    name = "rounds.0.read.weight"
+    without = {key: tensor for key, tensor in checkpoint.weights.items() if key != name}
+    for weights in (
+        without,
+        checkpoint.weights | {name: torch.zeros(3, 3)},
+        some_checkpoint(Architecture.regression).weights,
+    ):
+        with pytest.raises(ValueError, match="do not fit its architecture"):
+            replace(checkpoint, weights=weights).locator()
+
+
+def test_non_finite_tensors_are_named() -> None:
+    checkpoint = some_checkpoint()
+    assert checkpoint.non_finite() == []
+    weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
+    weights["rounds.0.read.bias"][1] = float("nan")
+    weights["covariance_scale"].fill_(float("inf"))
+    assert set(replace(checkpoint, weights=weights).non_finite()) == {"rounds.0.read.bias", "covariance_scale"}

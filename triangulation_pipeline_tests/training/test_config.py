@@ -1,0 +1,66 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most", "below", "above"),
+    [
+        ("job_name", "a", "a" * 255, "", "a" * 256),
+        ("description", "", "a" * 2000, None, "a" * 2001),
+        ("batch_size", 8, 65_536, 7, 65_537),
+        ("epochs", 1, 5000, 0, 5001),
+        ("learning_rate", 1e-12, 1.0, 0.0, 1.01),
+        ("weight_decay", 0.0, 1.0, -0.1, 1.01),
+        ("dropout_rate", 0.0, 0.9, -0.1, 0.91),
+        ("warmup_epochs", 0, 1000, -1, 1001),
+        ("early_stop_patience", 0, 5000, -1, 5001),
+        ("early_stop_delta", 0.0, 1e6, -0.1, 1.1e6),
+        ("max_grad_norm", 1e-12, 1e6, 0.0, 1.1e6),
+        ("max_gdop", 1e-12, 1e6, 0.0, 1.1e6),
+        ("min_snr_db", -50.0, 100.0, -50.1, 100.1),
+        ("checkpoint_every", 1, 5000, 0, 5001),
+        ("seed", 0, 2**63 - 1, -1, 2**63),
+    ],
+)
+def test_bounds(field: str, least: Any, most: Any, below: Any, above: Any) -> None:
+    beside = {"epochs": 5000} if field == "warmup_epochs" else {"warmup_epochs": 0}
+    for value in (least, most):
+        assert getattr(TrainingConfig(**beside | {field: value}), field) == value
+    for value in (below, above):
+        with pytest.raises(ValidationError, match=field):
+            TrainingConfig(**beside | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_architecture", "resnet"),
+        ("lr_scheduler", "step"),
+        ("accelerator", "tpu"),
+        ("epochs", "many"),
+        ("learning_rate", float("nan")),
+        ("learing_rate", 1e-3),
+    ],
+)
+def test_wrong_choices_types_and_names_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        TrainingConfig(**{field: value})
+
+
+@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 3), (1, 1)])
+def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs: int) -> None:
+    with pytest.raises(ValidationError, match=rf"\({warmup_epochs}\) must be fewer than epochs \({epochs}\)"):
+        TrainingConfig(epochs=epochs, warmup_epochs=warmup_epochs)
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert all(field.description for field in TrainingConfig.model_fields.values())
+
+
+def test_json_round_trip() -> None:
+    config = TrainingConfig(lr_scheduler=Scheduler.one_cycle, accelerator=Accelerator.cpu, min_snr_db=3.0)
+    assert TrainingConfig.model_validate(config.model_dump(mode="json")) == config

@@ -1,0 +1,56 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from triangulation_pipeline.training.metrics import chi_square_2, coverage, distance_statistics, rmse_m
+
+
+def test_rmse_is_over_samples() -> None:
+    assert rmse_m(np.array([3.0, 4.0])) == pytest.approx(math.sqrt(12.5))
+    # Not the mean of two batches' RMSE, which would be 5.
+    assert rmse_m(np.array([0.0, 0.0, 0.0, 10.0])) == pytest.approx(5.0)
+    assert rmse_m(np.array([[0.0], [0.0], [0.0], [10.0]])[:2, 0]) == 0.0
+
+
+def test_statistics_by_hand() -> None:
+    found = distance_statistics(np.arange(101.0))
+    assert found == pytest.approx(
+        {
+            "count": 101,
+            "rmse_m": math.sqrt(100 * 201 / 6),
+            "mean_m": 50.0,
+            "p50_m": 50.0,
+            "p68_m": 68.0,
+            "p95_m": 95.0,
+            "p99_m": 99.0,
+            "max_m": 100.0,
+        }
+    )
+
+
+def test_float32_distances_are_summed_in_double() -> None:
+    assert rmse_m(np.full(1_000_000, 1e5, np.float32)) == pytest.approx(1e5, rel=1e-9)
+
+
+def test_an_empty_subset_has_no_statistics() -> None:
+    nothing = np.zeros(0)
+    assert rmse_m(nothing) is None
+    assert coverage(nothing, 0.95) is None
+    statistics = distance_statistics(nothing)
+    assert statistics.pop("count") == 0
+    assert set(statistics.values()) == {None}
+    assert list(statistics) == [name for name in distance_statistics(np.ones(3)) if name != "count"]
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.683, 0.9, 0.95])
+def test_chi_square_is_scipys(probability: float) -> None:
+    assert chi_square_2(probability) == pytest.approx(chi2(2).ppf(probability))
+
+
+def test_coverage_by_hand_and_of_gaussian_errors() -> None:
+    assert coverage(np.array([0.0, 5.9, 6.0, 100.0]), 0.95) == 0.5
+    nees = (np.random.default_rng(0).normal(size=(20_000, 2)) ** 2).sum(1)
+    for probability in (0.5, 0.683, 0.95):
+        assert coverage(nees, probability) == pytest.approx(probability, abs=0.01)
