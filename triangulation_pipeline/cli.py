@@ -49,14 +49,13 @@ def run(config_file: Path | None, as_json: bool) -> None:
     with sentences():
         run_config = {} if config_file is None else read_run_config(config_file)
         _use_home()
-        from triangulation_pipeline.defs.config import check_run_config
         from triangulation_pipeline.defs.resources import OpenStorage
 
-        check_run_config(run_config)
+        _check(run_config)
         storage = OpenStorage()
         assert storage.objects is not None
         console = Console(stderr=as_json)
-        run_id = _materialize(run_config, console, storage)
+        run_id = _materialize(run_config, console)
         results = _results(storage, run_id)
     if as_json:
         click.echo(json.dumps(results, indent=2, allow_nan=False))
@@ -171,8 +170,24 @@ def _read(query: Any) -> Any:
         return query(open_database(read_settings().database_url))
 
 
-def _materialize(run_config: Mapping[str, Any], console: Console, storage: Any) -> str:
-    """Runs the whole graph in this process; gives the run's id. Raises ValueError with the sentence of a failed step."""
+def _check(run_config: Mapping[str, Any]) -> None:
+    """Refuses bad settings before a run is made: names, types and choices first, then ranges and contradictions."""
+    import dagster as dg
+
+    from triangulation_pipeline.definitions import defs
+    from triangulation_pipeline.defs.config import check_run_config
+
+    try:
+        dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
+    except dg.DagsterInvalidConfigError as error:
+        # Dagster's finding without its list of the whole schema.
+        found = (" ".join(fault.message.split()).split(" Expected: ")[0] for fault in error.errors)
+        raise ValueError("; ".join(found)) from None
+    check_run_config(run_config)
+
+
+def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
+    """Runs the whole graph in this process; gives the run's id. Raises ValueError with a failed step's sentence."""
     import dagster as dg
 
     from triangulation_pipeline.definitions import defs
@@ -180,20 +195,12 @@ def _materialize(run_config: Mapping[str, Any], console: Console, storage: Any) 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.get() as instance, _progress(console):
-        try:
-            result = defs.resolve_job_def(JOB).execute_in_process(
-                instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
-            )
-        except dg.DagsterInvalidConfigError as error:
-            raise ValueError("; ".join(_config_fault(fault.message) for fault in error.errors)) from None
+        result = defs.resolve_job_def(JOB).execute_in_process(
+            instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
+        )
     if not result.success:
         raise ValueError(_failure(result))
     return result.run_id
-
-
-def _config_fault(message: str) -> str:
-    """Dagster's finding without its list of the whole schema."""
-    return " ".join(message.split()).split(" Expected: ")[0]
 
 
 def _failure(result: Any) -> str:

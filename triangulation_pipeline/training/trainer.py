@@ -67,7 +67,9 @@ def choose_device(accelerator: Accelerator) -> torch.device:
 class Trainer:
     """Trains one locator. ``for metrics in trainer.epochs()`` runs it; between epochs ``state()`` is all there is.
 
-    On the CPU it sets PyTorch to one thread, for the whole process. Raises ValueError where a split leaves too few rows.
+    On the CPU it sets PyTorch to one thread, for the whole process.
+
+    Raises ValueError where a split leaves too few rows.
     """
 
     def __init__(
