@@ -190,8 +190,10 @@ class SolverRound(nn.Module):
         features += [torch.tanh(normalised / scale) for scale in RESIDUAL_SCALES_SIGMA]
         features += [grad_e, grad_n, (distance / RANGE_SCALE_M).log()]
         tokens = self.attention(self.encoder(inputs, features), inputs.toa_present_BR)
-        log_weight, delay = self.read(tokens).unbind(-1)
-        weight = robust_weight * log_weight.clamp(-10, 10).exp()
+        preference, delay = self.read(tokens).unbind(-1)
+        # A softmax, for a common factor would not move the position but would drift and take the covariance with it.
+        share = preference.masked_fill(~inputs.toa_present_BR, -1e9).softmax(-1)
+        weight = robust_weight * share * timed.sum(-1, keepdim=True)
         step = gauss_newton_step(residual - delay * inputs.sigma_m_BR, weight, grad_e, grad_n, DAMPING)
         length = step.norm(dim=-1, keepdim=True)
         step = step * (LONGEST_STEP_M / length.clamp_min(LONGEST_STEP_M))
