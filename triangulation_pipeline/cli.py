@@ -225,7 +225,7 @@ class _ProgressHandler(logging.Handler):
         self.task = progress.add_task("working", total=None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.progress.console.print(record.getMessage(), highlight=False, markup=False)
+        self.progress.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
         if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
             self.progress.update(
                 self.task, description="training", completed=record.epochs_done, total=record.epochs_total
@@ -308,7 +308,7 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
     page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
     console.print()
     console.print(page)
-    console.print(results["promotion_reason"], highlight=False)
+    console.print(results["promotion_reason"], highlight=False, soft_wrap=True)
     for label in ("checkpoint", "database", "object_store", "job_id"):
         console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, soft_wrap=True)
 

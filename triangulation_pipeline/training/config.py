@@ -35,7 +35,7 @@ class TrainingConfig(BaseModel):
         description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
     )
     batch_size: int = Field(512, ge=8, le=65_536, description="Rows a step, 8 to 65536.")
-    epochs: int = Field(20, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
+    epochs: int = Field(15, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's highest, above 0 to 1.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's, 0 to 1.")
     dropout_rate: float = Field(0.0, ge=0, le=0.9, description="Within the attention block and encoder, 0 to 0.9.")

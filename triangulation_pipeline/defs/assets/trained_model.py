@@ -74,7 +74,7 @@ def trained_model(
             "best_val_loss": trainer.best_val_loss,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
-            **{f"best_{name}": value for name, value in known(trainer.best_metrics).items() if name.endswith("_m")},
+            "best_metrics": dg.MetadataValue.json(trainer.best_metrics),
             "checkpoint": dg.MetadataValue.path(best.location),
             "sha256": best.sha256,
             "size_bytes": best.size_bytes,
