@@ -195,6 +195,18 @@ def get_job(engine: Engine, job_id: str) -> JobRecord:
         return _get(connection, uuid_text("job_id", job_id))
 
 
+def find_continuable_job(
+    engine: Engine, job_id: str, config: Mapping[str, Any], synthetic_dataset_id: str
+) -> JobRecord | None:
+    """The job of that id, if it ended early and another try with these settings would go on where it stopped."""
+    with engine.connect() as connection:
+        job = _find(connection, uuid_text("job_id", job_id))
+    ended_early = {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
+    if job is None or job.status not in ended_early:
+        return None
+    return job if job.config == config and job.synthetic_dataset_id == synthetic_dataset_id else None
+
+
 def list_jobs(engine: Engine) -> list[JobRecord]:
     """All jobs, the newest first."""
     statement = select(training_jobs).order_by(training_jobs.c.created_at.desc(), training_jobs.c.id)

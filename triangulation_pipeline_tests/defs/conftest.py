@@ -63,7 +63,10 @@ class Run:
 
 
 def execute(
-    config: dict[str, Any], selection: list[str] | None = None, instance: dg.DagsterInstance | None = None
+    config: dict[str, Any],
+    selection: list[str] | None = None,
+    instance: dg.DagsterInstance | None = None,
+    run_id: str | None = None,
 ) -> Run:
     """Runs the shipped job in the environment's home."""
     instance = instance or dg.DagsterInstance.get()
@@ -73,6 +76,7 @@ def execute(
         run_config=config,
         asset_selection=None if selection is None else [dg.AssetKey(name) for name in selection],
         raise_on_error=False,
+        run_id=run_id,
     )
     return Run(result, instance, OpenStorage())
 

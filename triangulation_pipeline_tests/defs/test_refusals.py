@@ -5,11 +5,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from sqlalchemy import text
 
 from triangulation_pipeline.storage.datasets import list_datasets
-from triangulation_pipeline.storage.jobs import get_job, list_jobs
+from triangulation_pipeline.storage.jobs import get_job, list_jobs, read_metrics
 from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.defs.conftest import execute, settings
 
 
@@ -137,6 +139,40 @@ def test_training_that_cannot_save_its_state_leaves_a_failed_job_that_says_why(h
     assert "cannot be stored" in run.failure()
     assert job.current_epoch == 0
     assert list_models(run.engine) == []
+
+
+def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
+    """As `Re-execute from failure` in the UI: the same job, each epoch once, the weights of never having stopped."""
+    instance = dg.DagsterInstance.get()
+    run_id = "6f1c2c5e-3a52-4d8a-8a0c-0d3f7a3a9b11"
+    obstacle = home / ".dagster" / "objects" / "checkpoints" / run_id / "epoch_2.pth" / "a folder in the way"
+    obstacle.mkdir(parents=True)
+    failed = execute(settings(), instance=instance, run_id=run_id)
+    job = get_job(failed.engine, run_id)
+    assert (job.status, job.current_epoch) == ("failed", 2)
+
+    obstacle.rmdir()
+    obstacle.parent.rmdir()
+    pipeline = ReconstructableRepository.for_module("triangulation_pipeline.definitions", "defs")
+    with dg.execute_job(
+        pipeline.get_reconstructable_job("train_locator"),
+        instance,
+        run_config=settings(),
+        reexecution_options=dg.ReexecutionOptions.from_failure(run_id, instance),
+    ) as again:
+        assert again.success
+        assert again.run_id != run_id
+    job = get_job(failed.engine, run_id)
+    assert (job.status, job.current_epoch) == ("completed", 4)
+    assert [job.id for job in list_jobs(failed.engine)] == [run_id]
+    assert list(read_metrics(failed.engine, run_id)["epoch"]) == [1, 2, 3, 4]
+
+    whole = execute(settings(), instance=instance)
+    continued, straight = (get_model_of_job(whole.engine, job_id) for job_id in (run_id, whole.run_id))
+    weights = [
+        read_checkpoint(Path(model.pytorch_model_location).read_bytes()).weights for model in (continued, straight)
+    ]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
 def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:

@@ -15,7 +15,15 @@ from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
-from triangulation_pipeline.storage.jobs import complete_job, fail_job, read_metrics, record_epoch, start_job
+from triangulation_pipeline.storage.jobs import (
+    JobRecord,
+    complete_job,
+    fail_job,
+    find_continuable_job,
+    read_metrics,
+    record_epoch,
+    start_job,
+)
 from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.training.config import TrainingConfig
 
@@ -41,33 +49,24 @@ def trained_model(
     each epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
     preflight(context, storage)
     settings = TrainingConfig.model_validate(config.model_dump())
-    job_id = context.run.run_id
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
-        start_job(
-            storage.engine,
-            job_id=job_id,
-            job_name=settings.job_name,
-            description=settings.description,
-            config=settings.model_dump(mode="json"),
-            synthetic_dataset_id=dataset.id,
-            total_epochs=settings.epochs,
-        )
+        job = _start(context, storage, settings, dataset)
     try:
         with refusals():
-            trainer, best = _train(context, storage, settings, dataset, training_split, validation_split)
+            trainer, best = _train(context, storage, settings, dataset, job, training_split, validation_split)
     except BaseException as error:
-        fail_job(storage.engine, job_id, _cause(error))
+        fail_job(storage.engine, job.id, _cause(error))
         raise
 
     from triangulation_pipeline.evaluation import plots
 
-    history = read_metrics(storage.engine, job_id)
+    history = read_metrics(storage.engine, job.id)
     limit_m = dataset.quality_metrics["crlb_good_geom_rms_m"]
     every = math.ceil(len(history) / TABLE_ROWS)
     rows: list[Any] = history.astype(object).where(history.notna(), None).iloc[::-every][::-1].to_dict("records")
     return dg.MaterializeResult(
-        value=CheckpointReference(job_id=job_id, location=best.location, sha256=best.sha256),
+        value=CheckpointReference(job_id=job.id, location=best.location, sha256=best.sha256),
         metadata={
             "curves": picture(plots.png(plots.training_curves(trainer.history, limit_m)), "training curves"),
             "best_epoch": trainer.best_epoch,
@@ -79,9 +78,27 @@ def trained_model(
             "sha256": best.sha256,
             "size_bytes": best.size_bytes,
             "dataset_id": dataset.id,
+            "job_id": job.id,
             "epochs": table(rows),
         },
         data_version=dg.DataVersion(best.sha256),
+    )
+
+
+def _start(
+    context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig, dataset: DatasetRecord
+) -> JobRecord:
+    """This run's job; a re-execution goes on with its root run's job where that ended early with equal settings."""
+    config, root = settings.model_dump(mode="json"), context.run.root_run_id
+    earlier = None if root is None else find_continuable_job(storage.engine, root, config, dataset.id)
+    return start_job(
+        storage.engine,
+        job_id=context.run.run_id if earlier is None else earlier.id,
+        job_name=settings.job_name,
+        description=settings.description,
+        config=config,
+        synthetic_dataset_id=dataset.id,
+        total_epochs=settings.epochs,
     )
 
 
@@ -90,6 +107,7 @@ def _train(
     storage: Storage,
     settings: TrainingConfig,
     dataset: DatasetRecord,
+    job: JobRecord,
     training_split: StoredSplit,
     validation_split: StoredSplit,
 ) -> tuple["Trainer", StoredObject]:
@@ -97,8 +115,8 @@ def _train(
     from triangulation_pipeline.training.checkpoint import write_checkpoint
     from triangulation_pipeline.training.trainer import Trainer
 
-    job_id, objects = context.run.run_id, storage.objects
-    folder = f"checkpoints/{job_id}"
+    objects = storage.objects
+    folder = f"checkpoints/{job.id}"
     trainer = Trainer(
         _spec(dataset, settings),
         settings,
@@ -106,13 +124,16 @@ def _train(
         validation_split.batch,
         {"id": dataset.id, "sha256": dataset.sha256},
     )
+    if job.state_location is not None and job.state_sha256 is not None:
+        trainer.restore(objects.get(objects.key(job.state_location), job.state_sha256))
+        log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
     every = math.ceil(settings.epochs / OBSERVED_EPOCHS)
     for metrics in trainer.epochs():
         epoch, content = trainer.epoch, trainer.state()
         state = objects.put(f"{folder}/state/{epoch}-{hashlib.sha256(content).hexdigest()[:8]}.pth", content)
         before = record_epoch(
             storage.engine,
-            job_id,
+            job.id,
             metrics,
             best_epoch=trainer.best_epoch,
             best_val_loss=trainer.best_val_loss,
@@ -120,7 +141,7 @@ def _train(
             state_location=state.location,
             state_sha256=state.sha256,
         )
-        if before is not None and before != state.location:
+        if before is not None:
             objects.delete(objects.key(before))
         if epoch % settings.checkpoint_every == 0:
             objects.put(f"{folder}/epoch_{epoch}.pth", write_checkpoint(trainer.last_checkpoint()))
@@ -130,7 +151,7 @@ def _train(
     objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
     trainer.calibrate()
     best = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
-    complete_job(storage.engine, job_id)
+    complete_job(storage.engine, job.id)
     return trainer, best
 
 
