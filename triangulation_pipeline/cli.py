@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import click
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -40,7 +42,7 @@ def main() -> None:
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
     help="Dagster run config (YAML): what differs from the defaults.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on standard output.")
@@ -53,7 +55,7 @@ def run(config_file: Path | None, as_json: bool) -> None:
 
         _check(run_config)
         storage = OpenStorage()
-        assert storage.objects is not None
+        storage.open()
         console = Console(stderr=as_json)
         run_id = _materialize(run_config, console)
         results = _results(storage, run_id)
@@ -129,10 +131,12 @@ def metrics(job_id: str, as_json: bool) -> None:
 
 @main.command()
 @click.option("--random-sites", type=click.IntRange(3, 64), help="A random network of so many sites instead.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random network.")
-def network(random_sites: int | None, seed: int) -> None:
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the random network, 0 if left out.")
+def network(random_sites: int | None, seed: int | None) -> None:
     """Print a network file: the default network, to be edited, or a random one."""
-    described = NORTH_WEST_ITALY if random_sites is None else random_network(random_sites, seed)
+    if seed is not None and random_sites is None:
+        raise click.UsageError("--seed goes with --random-sites")
+    described = NORTH_WEST_ITALY if random_sites is None else random_network(random_sites, seed or 0)
     document = described.model_dump(mode="json", exclude_none=True)
     click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
 
@@ -153,12 +157,18 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 
 def _use_home() -> None:
-    """``DAGSTER_HOME``, or the current folder where that is the project's root."""
-    if "DAGSTER_HOME" in os.environ:
-        return
-    if not Path("dagster.yaml").is_file():
-        raise ValueError("DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it, or change folder")
-    os.environ["DAGSTER_HOME"] = str(Path.cwd())
+    """Works in ``DAGSTER_HOME``, or in the current folder where that is the project's root."""
+    if not os.environ.get("DAGSTER_HOME"):
+        if not Path("dagster.yaml").is_file():
+            raise ValueError(
+                "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it, or change folder"
+            )
+        os.environ["DAGSTER_HOME"] = str(Path.cwd())
+    home = Path(os.environ["DAGSTER_HOME"])
+    if not home.is_absolute() or not home.is_dir():
+        raise ValueError(f"DAGSTER_HOME must be the absolute path of a folder, got {str(home)!r}")
+    # dagster.yaml names its places relative to the folder that Dagster's processes are started in: this one.
+    os.chdir(home)
 
 
 def _read(query: Any) -> Any:
@@ -180,10 +190,16 @@ def _check(run_config: Mapping[str, Any]) -> None:
     try:
         dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
     except dg.DagsterInvalidConfigError as error:
-        # Dagster's finding without its list of the whole schema.
-        found = (" ".join(fault.message.split()).split(" Expected: ")[0] for fault in error.errors)
+        found = (_config_fault(" ".join(fault.message.split())) for fault in error.errors)
         raise ValueError("; ".join(found)) from None
     check_run_config(run_config)
+
+
+def _config_fault(message: str) -> str:
+    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
+    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
+        return f"{unset[1]}: the environment variable {unset[2]} is not set"
+    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]
 
 
 def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
@@ -204,6 +220,9 @@ def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
 
 
 def _failure(result: Any) -> str:
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.blocking:
+            return f"{check.check_name}: {check.description}"
     for event in result.all_events:
         if event.is_step_failure:
             data = event.event_specific_data
@@ -289,12 +308,16 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
         value = values[name]
         return "none" if value is None else f"{value:.1%}"
 
+    def row(label: str, name: str) -> None:
+        if (values[f"{name}_m"], values[f"{name}_good_geom_m"]) != (None, None):
+            page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
+
     page = Table(title=f"{results['model_name']} version {results['version']}", title_justify="left", show_header=True)
     page.add_column("error on")
     page.add_column("all rows", justify="right")
     page.add_column("good geometry", justify="right")
-    page.add_row("validation RMSE", metres("val_rmse_m"), metres("val_rmse_good_geom_m"))
     for label, name in (
+        ("validation RMSE", "val_rmse"),
         ("test RMSE", "test_rmse"),
         ("test median", "test_p50"),
         ("test p95", "test_p95"),
@@ -303,14 +326,20 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
         ("Huber Gauss-Newton p95", "huber_gauss_newton_p95"),
         ("mixture ML RMSE", "mixture_ml_rmse"),
         ("mixture ML p95", "mixture_ml_p95"),
+        ("levels' posterior mean RMSE", "level_posterior_mean_rmse"),
+        ("power-weighted centroid RMSE", "power_weighted_centroid_rmse"),
     ):
-        page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
+        row(label, name)
+    if missing := values["huber_gauss_newton_rows_without_fix"]:
+        page.add_row(
+            "rows no solver locates", str(missing), str(values["huber_gauss_newton_rows_without_fix_good_geom"])
+        )
     page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
     console.print()
     console.print(page)
-    console.print(results["promotion_reason"], highlight=False, soft_wrap=True)
+    console.print(results["promotion_reason"], highlight=False, markup=False, soft_wrap=True)
     for label in ("checkpoint", "database", "object_store", "job_id"):
-        console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, soft_wrap=True)
+        console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_rows(rows: list[dict[str, Any]], as_json: bool, hidden: tuple[str, ...]) -> None:
@@ -325,7 +354,7 @@ def _show_rows(rows: list[dict[str, Any]], as_json: bool, hidden: tuple[str, ...
     for name in shown:
         table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in shown))
+        table.add_row(*(escape(_cell(row[name])) for name in shown))
     # A pipe or a file gets whole lines.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 

@@ -203,10 +203,10 @@ def one_sentence(error: ValidationError) -> str:
     """Pydantic's findings as one line: field, value and what would be right."""
     parts = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "value"
+        where = "".join(f"{part}." for part in item["loc"])[:-1]
         message = item["msg"].removeprefix("Value error, ")
         shown = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
-        parts.append(f"{where}: {message}{shown}")
+        parts.append(f"{where}: {message}{shown}" if where else message)
     return "; ".join(parts)
 
 

@@ -127,6 +127,18 @@ def split_of(sample_id: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return split
 
 
+def split_fault(splits: Sequence[SampleBatch]) -> str | None:
+    """None where no sample is in two splits and together they are a dataset (every index from 0 on, once), or one
+    sentence."""
+    ids = np.concatenate([split.sample_id for split in splits])
+    indices = np.concatenate([split.sample_index for split in splits])
+    if repeated := len(ids) - len(np.unique(ids, axis=0)):
+        return f"{repeated:,} of {len(ids):,} samples are in more than one place"
+    if not np.array_equal(np.sort(indices), np.arange(len(indices))):
+        return f"the indices of the {len(indices):,} samples are not 0 to {len(indices) - 1:,}, each once"
+    return None
+
+
 def _hash_share(sample_id: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(n,) in [0, 1): the first 32 bits of the UUID, which is a SHA-1, as a fraction."""
     return np.ascontiguousarray(sample_id[:, :4]).view(">u4")[:, 0] / 2.0**32

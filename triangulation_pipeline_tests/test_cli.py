@@ -1,6 +1,7 @@
 """The command line as a person uses it: other processes, what they print and how they exit."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, read_network
+from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.defs.conftest import settings
 
 COMMAND = [sys.executable, "-m", "triangulation_pipeline.cli"]
@@ -53,12 +55,16 @@ def test_two_runs_side_by_side_then_what_they_left(home: Path) -> None:
         )
         history = json.loads(triangulation("metrics", result["job_id"], "--json").stdout)
         assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4]
-        assert history[row["epoch"] - 1]["val_rmse_m"] == result["metrics"]["val_rmse_m"]
+        assert history[row["epoch"] - 1]["val_rmse_m"] == pytest.approx(result["metrics"]["val_rmse_m"])
     assert results[0]["dataset_id"] != results[1]["dataset_id"]
 
 
-def test_page_for_people(home: Path) -> None:
-    done = triangulation("run", "--config", small_run(home))
+def test_page_for_people(home: Path, tmp_path: Path) -> None:
+    """From another folder, with the settings as they are shipped: everything lands in DAGSTER_HOME."""
+    shutil.copy(ROOT / "dagster.yaml", home)
+    done = triangulation("run", "--config", small_run(home), cwd=tmp_path)
+    assert (home / ".dagster" / "history").is_dir()
+    assert not (tmp_path / ".dagster").exists()
     assert done.returncode == 0, done.stderr
     for expected in (
         "rf-triangulation version 1",
@@ -87,6 +93,9 @@ def test_page_for_people(home: Path) -> None:
         ),
         ("ops: {synthetic_dataset: {config: {preset: hills}}}", "preset"),
         ("ops: 7", "ops"),
+        ("ops:", "ops"),
+        ("ops: {trained_model: {config: }}", "trained_model"),
+        ("ops: {trained_model: {config: {epochs: {env: NO_SUCH_VARIABLE}}}}", "NO_SUCH_VARIABLE"),
         ("ops: {trained_model: 7}", "trained_model"),
         ("ops: {trained_model: {config: 7}}", "trained_model"),
     ],
@@ -99,6 +108,7 @@ def test_bad_run_files_are_refused_in_one_sentence(home: Path, content: str, sen
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr) < 400
 
 
 def test_bad_environment_is_refused_in_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ does, for all steps at once, first thing in every step.
 import os
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, ValidationError, create_model, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, one_sentence, read_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
@@ -63,6 +63,18 @@ class SyntheticDatasetConfig(dg.Config):
     dataset_id: str | None = Field(
         None, description="Take this dataset as it is, its digest verified; nothing is simulated. Null = simulate."
     )
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        others = ("preset", "scenario", "num_samples", "seed")
+        differing = [
+            name
+            for name in others
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        ]
+        if self.dataset_id is not None and differing:
+            raise ValueError(f"dataset_id takes a dataset as it is: leave out {', '.join(differing)}")
+        return self
 
     @field_validator("dataset_id")
     @classmethod
@@ -118,8 +130,11 @@ STEP_CONFIGS: dict[str, type[dg.Config]] = {
 }
 
 
-def check_run_config(run_config: Mapping[str, Any]) -> None:
-    """Checks the settings of all steps of a run. Raises ValueError with one sentence naming step, field and value."""
+def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True) -> None:
+    """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both.
+
+    Raises ValueError with one sentence naming step, field and value.
+    """
     given = run_config.get("ops") or {}
     checked: dict[str, dg.Config] = {}
     for step, model in STEP_CONFIGS.items():
@@ -134,10 +149,11 @@ def check_run_config(run_config: Mapping[str, Any]) -> None:
     assert isinstance(network_config, ReceiverNetworkConfig)
     assert isinstance(dataset_config, SyntheticDatasetConfig)
     assert isinstance(training, TrainedModelConfig)
-    try:
-        dataset_config.spec(network_config.network())
-    except ValueError as error:
-        raise ValueError(f"synthetic_dataset: {error}") from None
+    if makes_network:
+        try:
+            dataset_config.spec(network_config.network())
+        except ValueError as error:
+            raise ValueError(f"synthetic_dataset: {error}") from None
     if training.accelerator is Accelerator.gpu:
         # PyTorch takes seconds to import, so only who asks for a GPU waits for the answer here.
         from triangulation_pipeline.training.trainer import choose_device

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from triangulation_pipeline.defs.resources import Storage, refusals
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch, Split
-from triangulation_pipeline.storage.datasets import read_samples
+from triangulation_pipeline.storage.datasets import get_dataset, read_samples
 
 if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
@@ -42,8 +42,8 @@ class SplitReference(Reference):
     """One split of a dataset in the database."""
 
     dataset_id: str
+    sha256: str
     split: Split
-    count: int
 
 
 class CheckpointReference(Reference):
@@ -106,16 +106,16 @@ class SplitIOManager(ReferenceIOManager):
     """A split arrives as its rows."""
 
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredSplit:
-        """The rows, in index order. A dataset that has gone, or lost rows, is a failure of one sentence."""
+        """The rows, in index order. A dataset that has gone, or is another one, is a failure of one sentence."""
         split = SplitReference.model_validate(reference)
         with refusals():
-            batch = read_samples(self._places.engine, split.dataset_id, split.split)
-            if len(batch) != split.count:
+            found = get_dataset(self._places.engine, split.dataset_id)
+            if found.sha256 != split.sha256:
                 raise ValueError(
-                    f"the {split.split.name} split of dataset {split.dataset_id} had {split.count} rows when it was "
-                    f"materialised and has {len(batch)} now; materialise the splits again"
+                    f"dataset {split.dataset_id} had the digest {split.sha256} when its {split.split.name} split was "
+                    f"materialised, and has {found.sha256} now; materialise the splits again"
                 )
-            return StoredSplit(split.dataset_id, batch)
+            return StoredSplit(split.dataset_id, read_samples(self._places.engine, split.dataset_id, split.split))
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,10 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
             found = entry.asset_materialization
             if found is not None and found.asset_key == asset_key:
                 return found
+        raise dg.Failure(
+            description=f"run {run_id} did not materialise {asset_key.to_user_string()}, which this step needs of it",
+            allow_retries=False,
+        )
     latest = instance.get_latest_materialization_event(asset_key)
     if latest is None or latest.asset_materialization is None:
         raise dg.Failure(

@@ -2,9 +2,15 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A longer table makes the event unwieldy.
+EPOCH_TABLE_ROWS = 500
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
@@ -15,6 +21,18 @@ def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Rows with the same keys as a table."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """A frame's rows, None for null."""
+    rows: list[Any] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetadataValue]:
+    """The epochs as a table named ``epochs``; of very many only every so manyth and the last, as the name then says."""
+    every = -(-len(history) // EPOCH_TABLE_ROWS)
+    return {"epochs" if every <= 1 else f"epochs_every_{every}": table(history[:: -max(every, 1)][::-1])}
 
 
 def known(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,15 @@ class Storage(dg.ConfigurableResource):
     _opened: "OpenStorage" = PrivateAttr(default_factory=lambda: OpenStorage())
 
     @property
+    def is_checked(self) -> bool:
+        """Whether this run's settings were checked and both places opened."""
+        return self._opened.is_open
+
+    def open(self) -> None:
+        """Opens both places. Raises ValueError and StorageError, one sentence each."""
+        self._opened.open()
+
+    @property
     def engine(self) -> Engine:
         """The database."""
         return self._opened.engine
@@ -54,6 +63,12 @@ class OpenStorage:
         """The object store."""
         return open_store(self.settings.object_store)
 
+    is_open: bool = False
+
+    def open(self) -> None:
+        """Opens both now."""
+        self.is_open = self.engine is not None and self.objects is not None
+
     def close(self) -> None:
         """Closes the database's connections, if any were opened."""
         if "engine" in self.__dict__:
@@ -70,8 +85,14 @@ def refusals() -> Iterator[None]:
 
 
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
-    """First thing in every asset: the settings of the whole run, and that database and object store can be opened."""
+    """First thing in every asset, done by a run's first: the settings of the whole run are checked, and database and
+    object store opened."""
+    if storage.is_checked:
+        return
+    selection = context.run.asset_selection
     with refusals():
-        check_run_config(context.run.run_config)
-        assert storage.engine is not None
-        assert storage.objects is not None
+        check_run_config(
+            context.run.run_config,
+            makes_network=not selection or dg.AssetKey("receiver_network") in selection,
+        )
+        storage.open()

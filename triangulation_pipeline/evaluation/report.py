@@ -16,7 +16,8 @@ SHOWN_RIVALS = (
 
 def headline(summary: Summary) -> dict[str, float | None]:
     """Flat names with units: ``test_rmse_m`` and the like are the model's, ``{estimator}_rmse_m`` a rival's,
-    ``crlb_rms_m`` the bound's; ``..._good_geom_m`` is on good geometry. None where there is no such number."""
+    ``crlb_rms_m`` the bound's; ``..._good_geom_m`` is on good geometry. Each estimator's numbers are over
+    the rows it has a fix on; ``..._rows_without_fix`` counts the others. None where there is no such number."""
     numbers: dict[str, float | None] = {}
     for subset, suffix in ((Subset.all, ""), (Subset.good_geometry, "_good_geom")):
         part = summary[subset]
@@ -25,6 +26,7 @@ def headline(summary: Summary) -> dict[str, float | None]:
             prefix = "test" if estimator is Estimator.model else estimator.value
             for name in ("rmse", "p50", "p95"):
                 numbers[f"{prefix}_{name}{suffix}_m"] = statistics.get(f"{name}_m")
+            numbers[f"{prefix}_rows_without_fix{suffix}"] = statistics.get("rows_without_fix")
         for name in ("crlb_rms", "crlb_p50", "mixture_crlb_rms"):
             numbers[f"{name}{suffix}_m"] = part[f"{name}_m"]
         for name in ("coverage_68", "coverage_95", "nees_p50"):

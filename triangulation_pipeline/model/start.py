@@ -60,12 +60,14 @@ class RobustStart(nn.Module):
         receivers = mask.shape[1]
         log_range = self.geometry.ranges_m(target_en_m_B2)[0].double().log()
         # One unknown gain a receiver and the slope; the common level of each row is removed by centring.
-        design = torch.cat([torch.eye(receivers).double().expand(len(mask), -1, -1), -log_range[..., None]], dim=2)
+        design = torch.cat(
+            [torch.eye(receivers, device=mask.device).double().expand(len(mask), -1, -1), -log_range[..., None]], dim=2
+        )
         count = mask.sum(1).clamp_min(1)
         design = (design - ((mask[..., None] * design).sum(1) / count[:, None])[:, None]) * mask[..., None]
         level = inputs.power_dbm_BR.double()
         level = (level - ((mask * level).sum(1) / count)[:, None]) * mask
-        normal = torch.einsum("bri,brj->ij", design, design) + 1e-6 * torch.eye(receivers + 1)
+        normal = torch.einsum("bri,brj->ij", design, design) + 1e-6 * torch.eye(receivers + 1, device=mask.device)
         solution = torch.linalg.solve(normal, torch.einsum("bri,br->i", design, level))
         freedom = (mask.sum() - len(mask)).clamp_min(1)
         residual = (level - design @ solution) * mask

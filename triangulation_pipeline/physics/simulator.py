@@ -156,7 +156,11 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
                 f"the scenario rejects too many transmitters: {accepted} of {drawn} candidates accepted "
                 f"({few_before} heard by fewer than min_detections = {spec.scenario.min_detections} receivers, "
                 f"{range_before} outside the range of path_loss {spec.scenario.path_loss.value}); "
-                "lower min_detections or area_margin_km, or raise tx_power_w"
+                + (
+                    "take another path_loss or a smaller network"
+                    if range_before > few_before
+                    else "lower min_detections or area_margin_km, or raise tx_power_w"
+                )
             )
         rate = accepted / drawn if drawn else 1.0
         size = int(min((CHUNK_SIZE - accepted) / max(rate, 1 / 16) * 1.05 + 64, 4 * CHUNK_SIZE))

@@ -195,16 +195,16 @@ def get_job(engine: Engine, job_id: str) -> JobRecord:
         return _get(connection, uuid_text("job_id", job_id))
 
 
-def find_continuable_job(
-    engine: Engine, job_id: str, config: Mapping[str, Any], synthetic_dataset_id: str
-) -> JobRecord | None:
-    """The job of that id, if it ended early and another try with these settings would go on where it stopped."""
+def find_job(engine: Engine, job_id: str) -> JobRecord | None:
+    """The job of that id, or None."""
     with engine.connect() as connection:
-        job = _find(connection, uuid_text("job_id", job_id))
-    ended_early = {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
-    if job is None or job.status not in ended_early:
-        return None
-    return job if job.config == config and job.synthetic_dataset_id == synthetic_dataset_id else None
+        return _find(connection, uuid_text("job_id", job_id))
+
+
+def goes_on(job: JobRecord, config: Mapping[str, Any], synthetic_dataset_id: str) -> bool:
+    """Whether the job ended early and another try with these settings is the same training."""
+    ended_early = job.status in {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
+    return ended_early and job.config == config and job.synthetic_dataset_id == synthetic_dataset_id
 
 
 def list_jobs(engine: Engine) -> list[JobRecord]:

@@ -79,8 +79,9 @@ def register_model(
     """Registers a set of weights as the next version of its name, the active one from now on.
 
     Where ``promoted``, the production mark moves to it from the version that had it. Evaluations of the same file are
-    linked to it. All in one transaction. The same file of the same job is registered once: again, it gives the record
-    that exists, unchanged. Raises StorageError where the job or the dataset does not exist.
+    linked to it. All in one transaction. The same file of the same job is one version of a name: registered again, it
+    keeps its version and takes the new metrics and verdict. Raises StorageError where the job or the dataset does not
+    exist.
     """
     values = {
         "model_name": model_name,
@@ -153,10 +154,14 @@ def get_model(engine: Engine, model_name: str, version: int | None = None) -> Mo
 
 
 def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
-    """The model that a job trained. Raises StorageError where none is registered."""
-    statement = select(models).where(models.c.trained_by_job_id == uuid_text("job_id", job_id))
+    """The model that a job trained, as it was registered last. Raises StorageError where none is."""
+    statement = (
+        select(models)
+        .where(models.c.trained_by_job_id == uuid_text("job_id", job_id))
+        .order_by(models.c.created_at.desc())
+    )
     with engine.connect() as connection:
-        row = connection.execute(statement).mappings().one_or_none()
+        row = connection.execute(statement).mappings().first()
     if row is None:
         raise StorageError(f"no model of job {job_id} is registered")
     return ModelRecord(**row)
@@ -184,12 +189,21 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
     _check_origin(connection, values["trained_by_job_id"], values["synthetic_dataset_id"])
     existing = connection.scalar(
         select(models.c.id).where(
-            models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
+            models.c.model_name == values["model_name"],
+            models.c.trained_by_job_id == values["trained_by_job_id"],
+            models.c.sha256 == values["sha256"],
         )
     )
-    if existing is not None:
-        return existing
     same_name = models.c.model_name == values["model_name"]
+    if existing is not None:
+        this = models.c.id == existing
+        if connection.scalar(select(models.c.promoted).where(this)) != values["promoted"]:
+            unmarked = models.c.is_production if values["promoted"] else this
+            connection.execute(update(models).where(same_name, unmarked).values(is_production=False))
+            connection.execute(update(models).where(this).values(is_production=values["promoted"]))
+        verdict = {name: values[name] for name in ("metrics", "promoted", "promotion_reason")}
+        connection.execute(update(models).where(this).values(**verdict))
+        return existing
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
     if values["promoted"]:

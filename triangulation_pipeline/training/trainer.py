@@ -50,6 +50,7 @@ class Rows:
     lat: NDArray[np.float64]
     lon: NDArray[np.float64]
     gdop: NDArray[np.float32]
+    crlb_m: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.lat)
@@ -107,6 +108,10 @@ class Trainer:
         self.best_epoch = 0
         self.best_val_loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
+        # What patience counts from: the last fall of val_loss by more than early_stop_delta.
+        self.progress_epoch = 0
+        self.progress_val_loss = math.inf
+        self.calibrated_metrics: Metrics = {}
 
     @property
     def epoch(self) -> int:
@@ -117,12 +122,12 @@ class Trainer:
     def finished(self) -> bool:
         """All epochs are done, or patience is at an end."""
         patience = self.config.early_stop_patience
-        return self.epoch >= self.config.epochs or 0 < patience <= self.epoch - self.best_epoch
+        return self.epoch >= self.config.epochs or 0 < patience <= self.epoch - self.progress_epoch
 
     @property
-    def best_metrics(self) -> Metrics:
-        """The metrics of the best epoch."""
-        return self.history[self.best_epoch - 1]
+    def limit_m(self) -> float | None:
+        """The rms Cramér-Rao bound of the validation rows with good geometry, metres."""
+        return rmse_m(self.val.crlb_m[self.val.gdop < self.config.max_gdop])
 
     @property
     def covariance_scale(self) -> float:
@@ -138,9 +143,11 @@ class Trainer:
             self.history.append(metrics)
             val_loss = metrics["val_loss"]
             assert val_loss is not None
-            if val_loss < self.best_val_loss - self.config.early_stop_delta:
+            if val_loss < self.best_val_loss:
                 self.best_val_loss, self.best_epoch = float(val_loss), self.epoch
                 self.best_weights = self._weights()
+            if val_loss < self.progress_val_loss - self.config.early_stop_delta:
+                self.progress_val_loss, self.progress_epoch = float(val_loss), self.epoch
             yield metrics
 
     def calibrate(self) -> float:
@@ -151,15 +158,16 @@ class Trainer:
         scale = float(np.quantile(nees, CALIBRATED_COVERAGE)) / chi_square_2(CALIBRATED_COVERAGE)
         self.model.covariance_scale.fill_(scale)
         self.best_weights = self._weights()
+        self.calibrated_metrics = self._validate()
         return scale
 
     def best_checkpoint(self) -> Checkpoint:
-        """The weights of the best epoch."""
-        return self._checkpoint(self.best_weights, self.best_epoch)
+        """The weights of the best epoch; after ``calibrate`` with the validation metrics of the calibrated model."""
+        return self._checkpoint(self.best_weights, self.best_epoch, self.calibrated_metrics)
 
     def last_checkpoint(self) -> Checkpoint:
         """The weights of the last epoch, with the covariances as trained. To be taken before ``calibrate``."""
-        return self._checkpoint(self._weights(), self.epoch)
+        return self._checkpoint(self._weights(), self.epoch, {})
 
     def state(self) -> bytes:
         """Everything that decides how training goes on, as bytes."""
@@ -174,6 +182,8 @@ class Trainer:
                 "best_weights": self.best_weights,
                 "best_epoch": self.best_epoch,
                 "best_val_loss": self.best_val_loss,
+                "progress_epoch": self.progress_epoch,
+                "progress_val_loss": self.progress_val_loss,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "order": self.order.get_state(),
@@ -207,6 +217,7 @@ class Trainer:
         self.model.load_state_dict(state["weights"])
         self.best_weights = {name: tensor.to(self.device) for name, tensor in state["best_weights"].items()}
         self.best_epoch, self.best_val_loss = state["best_epoch"], state["best_val_loss"]
+        self.progress_epoch, self.progress_val_loss = state["progress_epoch"], state["progress_val_loss"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.order.set_state(state["order"])
@@ -226,6 +237,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+            learning_rate = float(self.optimizer.param_groups[0]["lr"])
             self.optimizer.step()
             self.scheduler.step()
             losses.append(loss.detach() * len(rows))
@@ -241,7 +253,7 @@ class Trainer:
         return {
             "train_loss": train_loss,
             "train_rmse_m": rmse_m(self._distance_m(self.train, found_m)),
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
         }
 
@@ -300,18 +312,19 @@ class Trainer:
             lat=batch.tx_lat,
             lon=batch.tx_lon,
             gdop=batch.gdop,
+            crlb_m=batch.crlb_m,
         )
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
-    def _checkpoint(self, weights: dict[str, Tensor], epoch: int) -> Checkpoint:
+    def _checkpoint(self, weights: dict[str, Tensor], epoch: int, remeasured: Metrics) -> Checkpoint:
         config: dict[str, Any] = self.config.model_dump(mode="json")
         return Checkpoint(
             spec=self.spec,
             weights={name: tensor.cpu() for name, tensor in weights.items()},
             epoch=epoch,
-            metrics=self.history[epoch - 1],
+            metrics=self.history[epoch - 1] | remeasured,
             config=config,
             dataset=self.dataset,
             code_version=version("triangulation-pipeline"),

@@ -8,11 +8,13 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from sqlalchemy import text
 
-from triangulation_pipeline.storage.datasets import list_datasets
+from triangulation_pipeline.samples import Split
+from triangulation_pipeline.storage.datasets import list_datasets, read_samples
 from triangulation_pipeline.storage.jobs import get_job, list_jobs, read_metrics
 from triangulation_pipeline.storage.registry import get_model_of_job, list_models
 from triangulation_pipeline.training.checkpoint import read_checkpoint
-from triangulation_pipeline_tests.defs.conftest import execute, settings
+from triangulation_pipeline.training.verify import fault
+from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,7 @@ from triangulation_pipeline_tests.defs.conftest import execute, settings
         ({"trained_model": {"epochs": 0}}, "trained_model: epochs: Input should be greater than or equal to 1 (got 0)"),
         (
             {"trained_model": {"epochs": 3, "warmup_epochs": 3}},
-            "trained_model: value: warmup_epochs (3) must be fewer than epochs (3)",
+            "trained_model: warmup_epochs (3) must be fewer than epochs (3)",
         ),
         ({"trained_model": {"accelerator": "gpu"}}, "trained_model: accelerator: gpu was asked for"),
         ({"synthetic_dataset": {"num_samples": 999}}, "synthetic_dataset: num_samples: Input should be greater than"),
@@ -32,6 +34,10 @@ from triangulation_pipeline_tests.defs.conftest import execute, settings
         (
             {"synthetic_dataset": {"scenario": {"signal_bandwidth_khz": 25.0}}},
             "signal_bandwidth_khz (25) must not exceed noise_bandwidth_khz (12.5)",
+        ),
+        (
+            {"synthetic_dataset": {"dataset_id": "00000000-0000-4000-8000-000000000000", "seed": 99}},
+            "synthetic_dataset: dataset_id takes a dataset as it is: leave out num_samples, seed",
         ),
         ({"synthetic_dataset": {"dataset_id": "seven"}}, "must be the id of a dataset, a UUID, got 'seven'"),
         ({"receiver_network": {"network_file": "/no/such.yaml"}}, "network file /no/such.yaml does not exist"),
@@ -52,6 +58,13 @@ def test_bad_settings_end_the_run_in_its_first_step(home: Path, steps: dict[str,
     assert list_jobs(run.engine) == []
 
 
+def by_reference(made: Run) -> dict[str, Any]:
+    """Run config that takes the dataset another run made."""
+    config = settings()
+    config["ops"]["synthetic_dataset"]["config"] = {"dataset_id": made.metadata("synthetic_dataset")["dataset_id"]}
+    return config
+
+
 @pytest.mark.parametrize(
     ("step", "config"),
     [
@@ -69,7 +82,9 @@ def test_wrong_names_types_and_choices_are_refused_at_launch(home: Path, step: s
 
 
 def test_unknown_dataset(home: Path) -> None:
-    run = execute(settings(synthetic_dataset={"dataset_id": "00000000-0000-4000-8000-000000000000"}))
+    config = settings()
+    config["ops"]["synthetic_dataset"]["config"] = {"dataset_id": "00000000-0000-4000-8000-000000000000"}
+    run = execute(config)
     assert "there is no dataset 00000000-0000-4000-8000-000000000000" in run.failure()
     assert list_jobs(run.engine) == []
 
@@ -81,12 +96,9 @@ def test_dataset_of_another_network(home: Path, tmp_path: Path) -> None:
         "name: three\nsites:\n"
         "  - {name: a, lat: 45.0, lon: 7.0}\n  - {name: b, lat: 45.2, lon: 7.9}\n  - {name: c, lat: 44.6, lon: 8.3}\n"
     )
-    run = execute(
-        settings(
-            receiver_network={"network_file": str(network)},
-            synthetic_dataset={"dataset_id": made.metadata("synthetic_dataset")["dataset_id"]},
-        )
-    )
+    config = by_reference(made)
+    config["ops"]["receiver_network"] = {"config": {"network_file": str(network)}}
+    run = execute(config)
     assert "was made for the network 'north-west-italy'" in run.failure()
 
 
@@ -94,9 +106,10 @@ def test_tampered_dataset_is_refused(home: Path) -> None:
     made = execute(settings(), ["receiver_network", "synthetic_dataset"])
     with made.engine.begin() as connection:
         connection.execute(text("UPDATE synthetic_training_samples SET tx_lat = tx_lat + 0.1 WHERE split = 'test'"))
-    dataset_id = made.metadata("synthetic_dataset")["dataset_id"]
-    run = execute(settings(synthetic_dataset={"dataset_id": dataset_id}))
-    assert "was changed after it was written" in run.failure()
+    for same in (by_reference(made), settings()):
+        run = execute(same)
+        assert "was changed after it was written" in run.failure()
+        assert list_jobs(run.engine) == []
 
 
 @pytest.mark.parametrize("variable", ["TRIANGULATION_DATABASE_URL", "TRIANGULATION_OBJECT_STORE"])
@@ -149,7 +162,7 @@ def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
     obstacle.mkdir(parents=True)
     failed = execute(settings(), instance=instance, run_id=run_id)
     job = get_job(failed.engine, run_id)
-    assert (job.status, job.current_epoch) == ("failed", 2)
+    assert (job.status, job.current_epoch) == ("failed", 1)
 
     obstacle.rmdir()
     obstacle.parent.rmdir()
@@ -177,13 +190,17 @@ def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
 
 def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:
     run = execute(
-        settings(trained_model={"epochs": 40, "early_stop_patience": 2, "early_stop_delta": 0.5, "learning_rate": 1e-4})
+        settings(trained_model={"epochs": 40, "early_stop_patience": 2, "early_stop_delta": 0.0, "learning_rate": 0.02})
     )
     assert run.result.success
     job, model = get_job(run.engine, run.run_id), get_model_of_job(run.engine, run.run_id)
     assert job.status == "completed"
-    assert job.current_epoch == model.epoch + 2
     assert job.current_epoch < 40
+    history = read_metrics(run.engine, run.run_id).set_index("epoch")
+    assert model.epoch == history["val_loss"].idxmin() < job.current_epoch
+    checkpoint = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
+    assert checkpoint.epoch == model.epoch
+    assert fault(checkpoint, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
 
 
 def test_rss_is_honest(home: Path) -> None:

@@ -65,7 +65,7 @@ def test_training_lowers_the_loss_and_tells_of_it(trained: Trainer) -> None:
     assert last["train_loss"] < first["train_loss"]
     assert last["val_rmse_good_geom_m"] < 100
     assert trained.finished
-    assert trained.best_metrics["val_loss"] <= min(m["val_loss"] for m in trained.history) + 0.001
+    assert trained.best_checkpoint().metrics["val_loss"] <= min(m["val_loss"] for m in trained.history) + 0.001
     assert set(first) == {
         *("epoch", "epoch_seconds", "train_loss", "train_rmse_m", "learning_rate", "gradient_norm"),
         *("val_loss", "val_rmse_m", "val_rmse_good_geom_m"),
@@ -130,24 +130,28 @@ def test_restore_refuses_what_it_cannot_continue(trained: Trainer) -> None:
 
 
 def test_patience_stops_and_gives_the_best_epoch_back() -> None:
-    # After the first epoch nothing falls by a million.
-    trainer = run(trainer_of(epochs=10, early_stop_patience=2, early_stop_delta=1e6))
+    # After the first epoch nothing falls by a million, so the third is the last; so high a rate makes it no good one.
+    trainer = run(trainer_of(epochs=10, early_stop_patience=2, early_stop_delta=1e6, learning_rate=0.1))
     assert trainer.finished
-    assert (trainer.epoch, trainer.best_epoch) == (3, 1)
+    val_losses = [metrics["val_loss"] for metrics in trainer.history]
+    assert (trainer.epoch, trainer.best_epoch) == (3, 1 + int(np.argmin(val_losses)))
     best, last = trainer.best_checkpoint(), trainer.last_checkpoint()
-    assert (best.epoch, last.epoch) == (1, 3)
-    assert best.metrics == trainer.history[0]
+    assert best.epoch < last.epoch == 3
+    assert best.metrics == trainer.history[best.epoch - 1]
     assert not same(best.weights, last.weights)
     _, val = splits()
     assert fault(best, val) is None
     assert fault(last, val) is None
     # The weights of one epoch do not pass for those of another.
-    assert "val_rmse_m of epoch 1 is recorded as" in str(fault(replace(last, epoch=1, metrics=best.metrics), val))
+    assert "is recorded as" in str(fault(replace(last, epoch=best.epoch, metrics=best.metrics), val))
+    # Nor does a covariance that was tampered with: positions alone do not make a model.
+    scaled = best.weights | {"covariance_scale": best.weights["covariance_scale"] * 2}
+    assert "val_nees" in str(fault(replace(best, weights=scaled), val))
 
 
 def test_patience_zero_never_stops() -> None:
     trainer = run(trainer_of(epochs=4, early_stop_patience=0, early_stop_delta=1e6))
-    assert (trainer.epoch, trainer.best_epoch) == (4, 1)
+    assert trainer.epoch == 4
 
 
 def test_min_snr_drops_training_rows_only(trained: Trainer) -> None:
@@ -257,6 +261,6 @@ def test_regression_and_levels_alone_are_far_worse_on_the_same_rows(trained: Tra
     regression = run(trainer_of(model_architecture=Architecture.regression, epochs=8))
     levels = run(trainer_of(scenario=PRESETS[Preset.rss], epochs=8))
     name = "val_distance_p50_m"
-    assert trained.best_metrics[name] < 60
-    assert regression.best_metrics[name] > 10 * trained.best_metrics[name]
-    assert levels.best_metrics[name] > 100 * trained.best_metrics[name]
+    assert trained.best_checkpoint().metrics[name] < 60
+    assert regression.best_checkpoint().metrics[name] > 10 * trained.best_checkpoint().metrics[name]
+    assert levels.best_checkpoint().metrics[name] > 100 * trained.best_checkpoint().metrics[name]

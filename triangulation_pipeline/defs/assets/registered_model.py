@@ -6,8 +6,9 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint
-from triangulation_pipeline.defs.metadata import known
+from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.storage.jobs import read_metrics
 from triangulation_pipeline.storage.registry import get_evaluation, register_model
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ def registered_model(
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
     network; promoted to production or not, and why."""
     preflight(context, storage)
+
+    from triangulation_pipeline.evaluation import plots
+
     reference = trained_model.reference
     with refusals():
         checkpoint = trained_model.read()
@@ -51,6 +55,7 @@ def registered_model(
             promoted=evaluation.metrics["promoted"],
             promotion_reason=evaluation.metrics["promotion_reason"],
         )
+    history = records(read_metrics(storage.engine, reference.job_id))
     log.info("registered_model: %s version %d", model.model_name, model.version)
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
@@ -59,6 +64,7 @@ def registered_model(
             "version": model.version,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
+            "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
             **known(headline),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
@@ -66,6 +72,7 @@ def registered_model(
             "dataset_id": model.synthetic_dataset_id,
             "job_id": model.trained_by_job_id,
             "network_digest": model.network_digest,
+            **epoch_table(history),
         },
         data_version=dg.DataVersion(model.sha256),
     )

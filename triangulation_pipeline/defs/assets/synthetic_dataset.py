@@ -76,7 +76,7 @@ def synthetic_dataset(
             "dataset_name": record.name,
             "sha256": record.sha256,
             "reused": reused,
-            "samples_per_second": round(record.num_samples / seconds),
+            **({} if reused else {"samples_per_second": round(record.num_samples / seconds)}),
             **known(quality),
             "scenario": dg.MetadataValue.json(record.config["scenario"]),
         },
@@ -98,8 +98,8 @@ def _simulated(
     config: SyntheticDatasetConfig, storage: Storage, network: ReceiverNetwork
 ) -> tuple[DatasetRecord, bool]:
     spec = config.spec(network)
-    if (record := find_dataset(storage.engine, spec.dataset_id)) is not None:
-        return record, True
+    if find_dataset(storage.engine, spec.dataset_id) is not None:
+        return verify_dataset(storage.engine, spec.dataset_id), True
     # Simulated before the transaction, so that no other writer waits for arithmetic.
     chunks = list(simulate(spec))
     return write_dataset(

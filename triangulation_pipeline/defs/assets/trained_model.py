@@ -3,23 +3,27 @@
 import hashlib
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
-from triangulation_pipeline.defs.metadata import known, picture, table
+from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
+from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
     complete_job,
     fail_job,
-    find_continuable_job,
+    find_job,
+    goes_on,
     read_metrics,
     record_epoch,
     start_job,
@@ -34,7 +38,6 @@ log = logging.getLogger(__name__)
 
 # Dagster plots the last hundred events of an asset, so a run observes about this many; the database has every epoch.
 OBSERVED_EPOCHS = 60
-TABLE_ROWS = 100
 
 
 @dg.asset(io_manager_key="checkpoints", kinds={"pytorch"})
@@ -54,32 +57,41 @@ def trained_model(
         job = _start(context, storage, settings, dataset)
     try:
         with refusals():
-            trainer, best = _train(context, storage, settings, dataset, job, training_split, validation_split)
+            trainer, stored = _train(context, storage, settings, dataset, job, training_split, validation_split)
+            result = _result(storage, job, dataset, trainer, stored)
+            complete_job(storage.engine, job.id)
     except BaseException as error:
-        fail_job(storage.engine, job.id, _cause(error))
+        # Where the database itself is at fault, the first error is the one to be seen.
+        with suppress(StorageError):
+            fail_job(storage.engine, job.id, _cause(error))
         raise
+    return result
 
+
+def _result(
+    storage: Storage, job: JobRecord, dataset: DatasetRecord, trainer: "Trainer", stored: dict[str, StoredObject]
+) -> dg.MaterializeResult[CheckpointReference]:
     from triangulation_pipeline.evaluation import plots
 
-    history = read_metrics(storage.engine, job.id)
-    limit_m = dataset.quality_metrics["crlb_good_geom_rms_m"]
-    every = math.ceil(len(history) / TABLE_ROWS)
-    rows: list[Any] = history.astype(object).where(history.notna(), None).iloc[::-every][::-1].to_dict("records")
+    history = records(read_metrics(storage.engine, job.id))
+    best = stored["best_model"]
     return dg.MaterializeResult(
         value=CheckpointReference(job_id=job.id, location=best.location, sha256=best.sha256),
         metadata={
-            "curves": picture(plots.png(plots.training_curves(trainer.history, limit_m)), "training curves"),
+            "curves": picture(plots.png(plots.training_curves(history, trainer.limit_m)), "training curves"),
             "best_epoch": trainer.best_epoch,
             "best_val_loss": trainer.best_val_loss,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
-            "best_metrics": dg.MetadataValue.json(trainer.best_metrics),
+            "best_metrics": dg.MetadataValue.json(trainer.best_checkpoint().metrics),
             "checkpoint": dg.MetadataValue.path(best.location),
             "sha256": best.sha256,
-            "size_bytes": best.size_bytes,
+            "objects": dg.MetadataValue.json(
+                {name: {"location": found.location, "sha256": found.sha256} for name, found in stored.items()}
+            ),
             "dataset_id": dataset.id,
             "job_id": job.id,
-            "epochs": table(rows),
+            **epoch_table(history),
         },
         data_version=dg.DataVersion(best.sha256),
     )
@@ -90,10 +102,12 @@ def _start(
 ) -> JobRecord:
     """This run's job; a re-execution goes on with its root run's job where that ended early with equal settings."""
     config, root = settings.model_dump(mode="json"), context.run.root_run_id
-    earlier = None if root is None else find_continuable_job(storage.engine, root, config, dataset.id)
+    earlier = None if root is None else find_job(storage.engine, root)
+    same = earlier is not None and goes_on(earlier, config, dataset.id)
     return start_job(
         storage.engine,
-        job_id=context.run.run_id if earlier is None else earlier.id,
+        job_id=earlier.id if earlier is not None and same else context.run.run_id,
+        parent_job_id=None if earlier is None or same else earlier.id,
         job_name=settings.job_name,
         description=settings.description,
         config=config,
@@ -110,8 +124,8 @@ def _train(
     job: JobRecord,
     training_split: StoredSplit,
     validation_split: StoredSplit,
-) -> tuple["Trainer", StoredObject]:
-    """Trains, recording each epoch before it begins the next: saved state, then rows, then the state before deleted."""
+) -> tuple["Trainer", dict[str, StoredObject]]:
+    """Trains, recording each epoch before it begins the next: objects, then rows, then the state before deleted."""
     from triangulation_pipeline.training.checkpoint import write_checkpoint
     from triangulation_pipeline.training.trainer import Trainer
 
@@ -128,8 +142,12 @@ def _train(
         trainer.restore(objects.get(objects.key(job.state_location), job.state_sha256))
         log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
     every = math.ceil(settings.epochs / OBSERVED_EPOCHS)
+    stored: dict[str, StoredObject] = {}
     for metrics in trainer.epochs():
         epoch, content = trainer.epoch, trainer.state()
+        if epoch % settings.checkpoint_every == 0:
+            name = f"epoch_{epoch}"
+            stored[name] = objects.put(f"{folder}/{name}.pth", write_checkpoint(trainer.last_checkpoint()))
         state = objects.put(f"{folder}/state/{epoch}-{hashlib.sha256(content).hexdigest()[:8]}.pth", content)
         before = record_epoch(
             storage.engine,
@@ -143,16 +161,13 @@ def _train(
         )
         if before is not None:
             objects.delete(objects.key(before))
-        if epoch % settings.checkpoint_every == 0:
-            objects.put(f"{folder}/epoch_{epoch}.pth", write_checkpoint(trainer.last_checkpoint()))
         if epoch == 1 or epoch % every == 0 or trainer.finished:
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=known(metrics)))
         log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
-    objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
+    stored["final_model"] = objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
     trainer.calibrate()
-    best = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
-    complete_job(storage.engine, job.id)
-    return trainer, best
+    stored["best_model"] = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
+    return trainer, stored
 
 
 def _dataset_of(storage: Storage, *splits: StoredSplit) -> DatasetRecord:
@@ -186,4 +201,6 @@ def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
 def _cause(error: BaseException) -> str:
     if isinstance(error, dg.Failure) and error.description:
         return error.description
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError):
+        return "interrupted: the run was terminated"
+    return f"{type(error).__name__}: {error}"

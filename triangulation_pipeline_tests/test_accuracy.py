@@ -1,0 +1,45 @@
+"""The promise of the default settings, on a dataset small enough for every test run."""
+
+import numpy as np
+
+from triangulation_pipeline.evaluation.comparison import compare
+from triangulation_pipeline.model.inputs import locator_inputs
+from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.spec import Architecture, LocatorSpec
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline.training.trainer import Trainer
+
+
+def test_beats_the_classical_solver_and_knows_how_well() -> None:
+    scenario = PRESETS[Preset.default]
+    whole = SampleBatch.concatenate(
+        [chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))]
+    )
+    train, val, test = (whole.take(whole.split == split) for split in Split)
+    config = TrainingConfig(epochs=8)
+    spec = LocatorSpec(
+        architecture=Architecture.triangulation,
+        network=NORTH_WEST_ITALY,
+        tx_height_m=scenario.tx_height_m,
+        area_margin_m=scenario.area_margin_m,
+        dropout_rate=config.dropout_rate,
+    )
+    trainer = Trainer(spec, config, train, val, {"id": "none", "sha256": "none"})
+    for _ in trainer.epochs():
+        pass
+    trainer.calibrate()
+    prediction = predict(trainer.best_checkpoint().locator(), locator_inputs(test))
+    good = compare(
+        NORTH_WEST_ITALY, scenario, test, train, prediction.en_m, prediction.covariance_m2, config.max_gdop
+    ).summary()["good_geometry"]
+    model, huber = good["estimators"]["model"], good["estimators"]["huber_gauss_newton"]
+    assert model["rmse_m"] < 100
+    assert model["max_m"] < 5_000
+    assert model["p95_m"] <= 0.75 * huber["p95_m"]
+    assert 0.93 <= good["calibration"]["coverage_95"] <= 0.97
+    assert model["p50_m"] <= 1.1 * good["estimators"]["mixture_ml_from_truth"]["p50_m"]
+    assert np.isfinite(good["crlb_rms_m"])
