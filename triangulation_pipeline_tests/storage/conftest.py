@@ -1,22 +1,26 @@
 """Every database and object store of the room: a second one is one more parameter of ``database_url``, of ``store``.
 
-Tests of one kind alone are in ``test_sqlite.py`` and ``test_folder.py``.
+Tests of one kind alone are in ``test_sqlite.py``, ``test_folder.py`` and ``test_s3.py``.
 """
 
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine
 
 from triangulation_pipeline.samples import SampleBatch, sample_ids
+from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import JobRecord, start_job
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
 
+from triangulation_pipeline.storage.s3 import S3Store
+from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
 
 @pytest.fixture(params=["sqlite"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -31,10 +35,29 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(scope="session")
+def client(s3_endpoint: str) -> Any:
+    """The client that the AWS variables give."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_s3(patch, s3_endpoint)
+        return s3_client()
+
+
+@pytest.fixture
+def bucket(client: Any) -> S3Store:
+    """An empty object store in a bucket of its own."""
+    store = S3Store(client, new_bucket_name(), "some/prefix", deadline_s=5)
+    store.open()
+    return store
+
+
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty object store."""
-    return {"folder": FolderStore(tmp_path / "objects")}[request.param]
+    if request.param == "bucket":
+        found: ObjectStore = request.getfixturevalue("bucket")
+        return found
+    return FolderStore(tmp_path / "objects")
 
 
 def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:
