@@ -56,6 +56,7 @@ _REFUSALS = {
     "InvalidAccessKeyId": "the access key is unknown there (AWS_ACCESS_KEY_ID)",
     "ExpiredToken": "the session token has expired (AWS_SESSION_TOKEN)",
     "InvalidToken": "the session token is wrong (AWS_SESSION_TOKEN)",
+    "InvalidLocationConstraint": "the region is unknown there (AWS_DEFAULT_REGION)",
 } | dict.fromkeys(("AccessDenied", "AllAccessDisabled", "Forbidden", "403"), "these credentials may not do that")
 
 _NO_CREDENTIALS = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -276,6 +275,7 @@ def test_missing_credentials_are_asked_for(s3_endpoint: str, monkeypatch: pytest
         (403, "InvalidAccessKeyId", "the access key is unknown there (AWS_ACCESS_KEY_ID)"),
         (403, "AccessDenied", "these credentials may not do that"),
         (400, "ExpiredToken", "the session token has expired"),
+        (400, "InvalidLocationConstraint", "the region is unknown there (AWS_DEFAULT_REGION)"),
         (501, "NotImplemented", "answers NotImplemented (HTTP status 501)"),
         (400, "no code, but s3cret", "answers an error (HTTP status 400)"),
     ],
@@ -318,12 +318,3 @@ def test_an_overloaded_server_is_asked_again_and_given_up_at_the_deadline(status
         message = refusal(lambda: S3Store(client_of(endpoint), "bucket", deadline_s=1).delete(KEY))
         assert time.monotonic() - began < 5
     assert f"answers {code} (HTTP status {status}), for 1 seconds" in message
-
-
-def test_a_client_of_plain_boto3_serves_as_well(s3_endpoint: str) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=s3_endpoint, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
-    )
-    store = S3Store(client, new_bucket_name())
-    store.open()
-    assert store.get("a", store.put("a", b"data").sha256) == b"data"
