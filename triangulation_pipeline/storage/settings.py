@@ -25,7 +25,9 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default_factory=lambda: f"sqlite:///{home() / '.dagster' / 'triangulation.db'}",
-        description="The database, as in sqlite:////folder/triangulation.db; a relative path is seen from home.",
+        description="The database, as in sqlite:////folder/triangulation.db (a relative path is seen from home) or "
+        "postgresql://user:password@host/triangulation.",
+        repr=False,
     )
     object_store: Annotated[Path | S3Place, NoDecode] = Field(
         default_factory=lambda: home() / ".dagster" / "objects",
@@ -35,12 +37,16 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _database_is_a_file(cls, value: str) -> str:
+    def _database_is_known(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("is empty; unset it for the default, or write it as in sqlite:////folder/triangulation.db")
+            raise ValueError(
+                "is empty; unset it for the default, or write it as in sqlite:////folder/triangulation.db or "
+                "postgresql://user:password@host/triangulation"
+            )
         url = parse_url(value.strip())
-        path = home() / Path(str(url.database)).expanduser()
-        return url.set(database=str(path)).render_as_string(hide_password=False)
+        if url.get_backend_name() == "sqlite":
+            url = url.set(database=str(home() / Path(str(url.database)).expanduser()))
+        return url.render_as_string(hide_password=False)
 
     @field_validator("object_store", mode="before")
     @classmethod

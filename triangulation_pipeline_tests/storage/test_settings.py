@@ -53,10 +53,20 @@ def test_a_bucket_is_a_place_for_objects(monkeypatch: pytest.MonkeyPatch, value:
     assert str(place) == value.strip().lower().rstrip("/")
 
 
+def test_postgresql_is_taken_as_psycopg_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "postgresql://me:s3%40cret@host/db?sslmode=require")
+    settings = read_settings()
+    assert settings.database_url == "postgresql+psycopg://me:s3%40cret@host/db?sslmode=require"
+    assert "s3%40cret" not in repr(settings)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host/db", "'postgresql'"),
+        ("TRIANGULATION_DATABASE_URL", "mysql://me:s3cret@host/db", "'mysql'"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql+psycopg2://me:s3cret@host/db", "'postgresql+psycopg2'"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host", "must name a database"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://host/db?password=s3cret&options=s3cret", "'options', 'password'"),
         ("TRIANGULATION_DATABASE_URL", "sqlite://", "must name a file"),
         ("TRIANGULATION_DATABASE_URL", "sqlite:///:memory:", "must name a file"),
         ("TRIANGULATION_DATABASE_URL", "sqlite:///file:s3cret?mode=memory&uri=true", "parameters"),
