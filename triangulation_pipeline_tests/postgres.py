@@ -54,7 +54,7 @@ class Server:
                 sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(ROLE), self.role_password)
             )
 
-    def create_database(self, template: str = "template1", *, grant: str = "CONNECT, CREATE") -> URL:
+    def create_database(self, template: str = "template0", *, grant: str = "CONNECT, CREATE") -> URL:
         """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone."""
         name = f"test_{secrets.token_hex(6)}"
         database = sql.Identifier(name)
