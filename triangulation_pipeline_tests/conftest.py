@@ -1,6 +1,7 @@
 """Places of their own for tests that run the pipeline."""
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +27,32 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a server that speaks S3 over HTTP."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def use_s3(patch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """The environment of somebody who uses the server of that address."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL"):
+        patch.delenv(name, raising=False)
+    patch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    patch.setenv("AWS_ACCESS_KEY_ID", "AKIATHETESTSKEY")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "the-tests-secret")
+
+
+def new_bucket_name() -> str:
+    """A name that no other test uses."""
+    return f"bucket-{uuid.uuid4().hex}"

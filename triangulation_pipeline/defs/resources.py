@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -61,7 +62,7 @@ class OpenStorage:
     @cached_property
     def objects(self) -> ObjectStore:
         """The object store."""
-        return open_store(self.settings.object_store)
+        return open_store(self.settings.object_store, s3_client)
 
     is_open: bool = False
 
@@ -73,6 +74,18 @@ class OpenStorage:
         """Closes the database's connections, if any were opened."""
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+def s3_client() -> Any:
+    """A boto3 client by the AWS variables (``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ...) and files.
+
+    With an endpoint of one's own, buckets are addressed by path: ``http://host:9000/bucket``, no name in the DNS.
+    """
+    # Seconds that a folder need not wait.
+    from dagster_aws.s3 import S3Resource
+
+    # The store has a deadline of its own; botocore's part is one quick second try of each request.
+    return S3Resource(max_attempts=1).get_client()
 
 
 @contextmanager

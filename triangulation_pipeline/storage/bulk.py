@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +10,11 @@ from sqlalchemy import Connection, insert, select
 
 from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.pgcopy import copy_in, copy_out
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
 
 FIRST_TIMESTAMP = np.datetime64("2000-01-01T00:00:00", "us")
+POSTGRESQL_EPOCH = np.datetime64("2000-01-01T00:00:00", "us")
 ROWS_A_FETCH = 8192
 
 _SPLIT_NAMES = np.array([split.name for split in Split])
@@ -20,14 +23,40 @@ _HEX_PLACES = np.setdiff1d(np.arange(36), _DASHES)
 
 
 def insert_samples(connection: Connection, dataset_id: str, batch: SampleBatch) -> None:
-    """Adds a batch, which must hold at least one sample, to a dataset.
+    """Adds a batch, which must hold at least one sample, to a dataset."""
+    if connection.dialect.name == "sqlite":
+        _insert_into_sqlite(connection, dataset_id, batch)
+        return
+    computed = {
+        "dataset_id": np.full(len(batch), np.void(UUID(dataset_id).bytes)),
+        "timestamp": (_timestamps(batch.sample_index) - POSTGRESQL_EPOCH).astype(np.int64),
+        "id": _row_voids(batch.sample_id),
+        "num_receivers": batch.num_receivers,
+        "split": _SPLIT_NAMES.astype("S5")[batch.split],
+    }
+    copy_in(connection, computed | {name: getattr(batch, name) for name in SAMPLE_DTYPES | RECEIVER_DTYPES})
 
-    Goes to the driver directly, in SQLite's representation of each column type (the tables' types would convert value
-    by value).
+
+def select_samples(connection: Connection, dataset_id: str, split: Split | None = None) -> Iterator[SampleBatch]:
+    """Batches of the dataset's samples (or of one split's) in index order; none for no rows.
+
+    Raises StorageError where the stored values of a batch cannot be samples.
+    """
+    blocks = _select_from_sqlite if connection.dialect.name == "sqlite" else copy_out
+    try:
+        for block in blocks(connection, dataset_id, None if split is None else split.name):
+            yield SampleBatch(sample_id=block.pop("id").view(np.uint8).reshape(-1, 16), **block)
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"dataset {dataset_id} holds damaged samples: {error}") from None
+
+
+def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: SampleBatch) -> None:
+    """Goes to the driver directly, in SQLite's representation of each column type, by which the tables' types would
+    convert value by value.
     """
     values: dict[str, Any] = {
         "dataset_id": [dataset_id] * len(batch),
-        "timestamp": _timestamps(batch.sample_index),
+        "timestamp": np.datetime_as_string(_timestamps(batch.sample_index), unit="us", timezone="UTC").tolist(),
         "id": _uuid_texts(batch.sample_id),
         "num_receivers": batch.num_receivers.tolist(),
         "split": _SPLIT_NAMES[batch.split].tolist(),
@@ -37,45 +66,35 @@ def insert_samples(connection: Connection, dataset_id: str, batch: SampleBatch) 
         column = getattr(batch, name).astype(object)
         column[np.isnan(getattr(batch, name))] = None
         values[name] = column.tolist()
-    values |= {name: _row_bytes(getattr(batch, name)) for name in RECEIVER_DTYPES}
+    values |= {name: _row_voids(getattr(batch, name)).tolist() for name in RECEIVER_DTYPES}
     statement = str(insert(synthetic_training_samples).compile(dialect=connection.dialect))
     in_order = (values[column.name] for column in synthetic_training_samples.columns)
     connection.exec_driver_sql(statement, list(zip(*in_order, strict=True)))
 
 
-def select_samples(connection: Connection, dataset_id: str, split: Split | None = None) -> Iterator[SampleBatch]:
-    """Batches of the dataset's samples (or of one split's) in index order, read-only arrays; none for no rows.
-
-    Raises StorageError where the stored values of a batch cannot be samples.
-    """
+def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, Any]]:
     columns = synthetic_training_samples.columns
     names = ["id", *SAMPLE_DTYPES, *RECEIVER_DTYPES]
     statement = select(*(columns[name] for name in names)).where(columns.dataset_id == dataset_id)
     if split is not None:
-        statement = statement.where(columns.split == split.name)
+        statement = statement.where(columns.split == split)
     cursor = connection.execute(statement.order_by(columns.timestamp)).cursor
     assert cursor is not None
     while rows := cursor.fetchmany(ROWS_A_FETCH):
         stored = dict(zip(names, zip(*rows, strict=True), strict=True))
-        n = len(rows)
-        try:
-            batch = SampleBatch(
-                sample_id=np.frombuffer(bytes.fromhex("".join(stored["id"]).replace("-", "")), np.uint8).reshape(n, 16),
-                **{name: np.array(stored[name], dtype) for name, dtype in SAMPLE_DTYPES.items()},
-                **{
-                    name: np.frombuffer(b"".join(stored[name]), dtype).reshape(n, -1)
-                    for name, dtype in RECEIVER_DTYPES.items()
-                },
-            )
-        except (ValueError, TypeError) as error:
-            raise StorageError(f"dataset {dataset_id} holds damaged samples: {error}") from None
-        yield batch
+        yield {
+            "id": np.frombuffer(bytes.fromhex("".join(stored["id"]).replace("-", "")), "V16"),
+            **{name: np.array(stored[name], dtype) for name, dtype in SAMPLE_DTYPES.items()},
+            **{
+                name: np.frombuffer(b"".join(stored[name]), dtype).reshape(len(rows), -1)
+                for name, dtype in RECEIVER_DTYPES.items()
+            },
+        }
 
 
-def _timestamps(sample_index: NDArray[np.int64]) -> list[str]:
-    """One second a sample, as the UtcDateTime column writes it."""
-    moments = FIRST_TIMESTAMP + sample_index.astype("timedelta64[s]")
-    return np.datetime_as_string(moments, unit="us", timezone="UTC").tolist()
+def _timestamps(sample_index: NDArray[np.int64]) -> NDArray[np.datetime64]:
+    """One second a sample."""
+    return FIRST_TIMESTAMP + sample_index.astype("timedelta64[s]")
 
 
 def _uuid_texts(sample_id: NDArray[np.uint8]) -> list[str]:
@@ -86,7 +105,7 @@ def _uuid_texts(sample_id: NDArray[np.uint8]) -> list[str]:
     return [joined[start : start + 36] for start in range(0, len(joined), 36)]
 
 
-def _row_bytes(column: NDArray[Any]) -> list[bytes]:
-    """Each row of (n, r) as bytes, by viewing a row as one void element."""
+def _row_voids(column: NDArray[Any]) -> NDArray[np.void]:
+    """(n,) each row of (n, r) as one element of so many bytes."""
     rows = np.ascontiguousarray(column)
-    return rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0].tolist()
+    return rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]

@@ -92,7 +92,7 @@ def checked_json(field: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it will be read back from a JSON column (tuples become lists).
 
     Raises ValueError naming the place inside ``field`` that JSON cannot hold: NaN and infinities (no data is null),
-    keys that are no text, and any type JSON does not know.
+    keys that are no text, zero characters (which PostgreSQL does not store), and any type JSON does not know.
     """
     _check_json(field, value)
     return json.loads(json.dumps(value, allow_nan=False))
@@ -110,5 +110,7 @@ def _check_json(place: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_json(f"{place}[{index}]", item)
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{place} must be text without zero characters, got {value!r}")
     elif not (value is None or isinstance(value, str | int | bool)):
         raise ValueError(f"{place} must be null, text, a number, a list or a dict, got {type(value).__name__}")

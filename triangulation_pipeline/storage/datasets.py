@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
-from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets
 
@@ -37,20 +37,20 @@ class DatasetRecord:
 
 def find_dataset(engine: Engine, dataset_id: str) -> DatasetRecord | None:
     """The dataset of that id, which is complete, or None. Raises ValueError where the id is no UUID."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return _find(connection, uuid_text("dataset_id", dataset_id))
 
 
 def get_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
     """The dataset of that id. Raises StorageError where there is none."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return _get(connection, uuid_text("dataset_id", dataset_id))
 
 
 def list_datasets(engine: Engine) -> list[DatasetRecord]:
     """All datasets, the newest first."""
     statement = select(synthetic_datasets).order_by(synthetic_datasets.c.created_at.desc(), synthetic_datasets.c.id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return [DatasetRecord(**row) for row in connection.execute(statement).mappings()]
 
 
@@ -120,7 +120,7 @@ def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) ->
     What is stored is believed: ``verify_dataset`` checks it. Raises StorageError where there is no such dataset.
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         _get(connection, dataset_id)
         batches = list(select_samples(connection, dataset_id, split))
         if not batches:  # the first batch of all knows how many receivers there are
@@ -134,7 +134,7 @@ def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
     Raises StorageError where there is no such dataset, or where the digest over its samples differs from its record.
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         record = _get(connection, dataset_id)
         sha256 = samples_digest(select_samples(connection, dataset_id))
     if sha256 != record.sha256:

@@ -4,41 +4,52 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError
 
+from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
 
 # Longer than any transaction here: a dataset is written in a single one.
 BUSY_TIMEOUT_S = 60.0
+# Each lost race means that somebody else's row went in.
+MOST_TRIES = 10
+
+_Result = TypeVar("_Result")
 
 # Alembic keeps the running migration in a global: one at a time in a process, whatever the database.
 _migrating = threading.Lock()
 
 
 def parse_url(url: str) -> URL:
-    """A database URL, checked: for now a SQLite file.
+    """A database URL, checked: a SQLite file, or PostgreSQL by psycopg 3.
 
-    Raises ValueError with one sentence, free of passwords, for another scheme, a database in memory, or parameters.
+    Raises ValueError with one sentence, free of passwords, for another scheme or driver, a SQLite database in memory, a
+    missing name, or parameters that are not supported.
     """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError("the database URL cannot be read; write it as in sqlite:////folder/triangulation.db") from None
+        raise ValueError(
+            "the database URL cannot be read; write it as in sqlite:////folder/triangulation.db or "
+            "postgresql://user:password@host/triangulation, with %-codes for special characters of the password"
+        ) from None
+    if parsed.drivername.partition("+")[0] == "postgresql":
+        return postgresql.check_url(parsed)
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(
-            f"the database URL must begin with sqlite:///, other databases are not supported yet; "
-            f"got the scheme {parsed.drivername!r}"
+            f"the database URL must begin with sqlite:/// or postgresql://, got the scheme {parsed.drivername!r}"
         )
     if parsed.query:
         raise ValueError(f"the database URL takes no parameters, got {', '.join(map(repr, sorted(parsed.query)))}")
@@ -51,31 +62,24 @@ def parse_url(url: str) -> URL:
 
 
 def open_database(url: str) -> Engine:
-    """An engine for the database at ``url``, created where it is missing and migrated to the newest schema.
+    """An engine for the database at ``url``, migrated to the newest schema; a SQLite file is created where missing.
 
     Any number of processes may open the same database at once. Raises ValueError for a URL that ``parse_url`` refuses
-    and StorageError for a place that cannot be written, a file that is no database, or a database made by a newer
-    version of this package.
+    and StorageError for a place that cannot be written or reached, a file that is no database, a role without the
+    rights it needs, or a database made by a newer version of this package.
     """
     parsed = parse_url(url)
-    path = Path(str(parsed.database))
+    arguments = _sqlite_arguments(parsed) if _is_sqlite(parsed) else postgresql.engine_arguments()
+    engine = create_engine(parsed, json_serializer=partial(json.dumps, allow_nan=False), **arguments)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"database {path} cannot be opened: {error.strerror}: {error.filename}") from None
-    engine = create_engine(
-        parsed,
-        connect_args={"timeout": BUSY_TIMEOUT_S},
-        json_serializer=partial(json.dumps, allow_nan=False),
-    )
-    event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    try:
-        _use_write_ahead_log(engine)
+        if _is_sqlite(parsed):
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            _use_write_ahead_log(engine)
         _migrate(engine)
     except (DBAPIError, sqlite3.Error) as error:
         engine.dispose()
-        raise StorageError(f"database {path} cannot be opened: {_cause(error)}") from None
+        raise StorageError(f"database {_place(parsed)} cannot be opened: {_cause(parsed, error)}") from None
     except StorageError:
         engine.dispose()
         raise
@@ -83,22 +87,73 @@ def open_database(url: str) -> Engine:
 
 
 @contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection to read by. Raises StorageError where the database cannot be reached or does not answer."""
+    with _sentences(engine, "read"), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write: committed at the end, rolled back where anything is raised.
 
     On SQLite it takes the write lock at once: a transaction that begins by reading and then writes fails, without
-    waiting, when another one wrote in between. Raises StorageError where the database cannot be written (locked for
-    longer than BUSY_TIMEOUT_S, disk full, read-only).
+    waiting, when another one wrote in between. PostgreSQL's writers exclude each other only by the rows they touch.
+    Raises StorageError where the database cannot be written (locked for longer than BUSY_TIMEOUT_S, disk full,
+    read-only, unreachable) and ValueError where a value does not fit its column.
     """
+    with (
+        _sentences(engine, "written"),
+        engine.connect().execution_options(takes_write_lock=True) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -> _Result:
+    """What ``write`` returns; tried again where another process took the same unique key first.
+
+    Raises StorageError where that happens MOST_TRIES times on end.
+    """
+    for _ in range(MOST_TRIES):
+        try:
+            with writing(engine) as connection:
+                return write(connection)
+        except IntegrityError as error:
+            lost = error
+    raise StorageError(f"other processes kept writing the same row: {lost.orig}") from lost
+
+
+@contextmanager
+def _sentences(engine: Engine, verb: str) -> Iterator[None]:
     try:
-        with engine.connect().execution_options(takes_write_lock=True) as connection, connection.begin():
-            yield connection
-    except OperationalError as error:
-        raise StorageError(f"database {engine.url.database} cannot be written: {_cause(error)}") from error
+        yield
+    except (OperationalError, psycopg.OperationalError) as error:
+        raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
+    except (DataError, psycopg.DataError) as error:
+        raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from error
 
 
-def _cause(error: DBAPIError | sqlite3.Error) -> str:
-    return str(error.orig if isinstance(error, DBAPIError) else error)
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _place(url: URL) -> str:
+    return str(url.database) if _is_sqlite(url) else postgresql.place(url)
+
+
+def _cause(url: URL, error: BaseException) -> str:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return postgresql.cause(url, original) if isinstance(original, psycopg.Error) else str(original)
+
+
+def _sqlite_arguments(url: URL) -> dict[str, Any]:
+    path = Path(str(url.database))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"database {path} cannot be opened: {error.strerror}: {error.filename}") from None
+    return {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -136,13 +191,19 @@ def _migrate(engine: Engine) -> None:
         script = ScriptDirectory.from_config(config)
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-        if current == script.get_current_head():
-            return  # without the write lock: another process may hold it for long
+            is_newest = current == script.get_current_head()
+            if is_newest and (_is_sqlite(engine.url) or not postgresql.waits_for_hypertables(connection)):
+                return  # without the write lock: another process may hold it for long
         if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
             raise StorageError(
-                f"database {engine.url.database} is at schema revision {current!r}, which this version of "
+                f"database {_place(engine.url)} is at schema revision {current!r}, which this version of "
                 "triangulation_pipeline does not know; use the newer version that wrote it"
             )
         with writing(engine) as connection:
+            if not _is_sqlite(engine.url):
+                postgresql.begin_migration(connection)
+            is_new = MigrationContext.configure(connection).get_current_revision() is None
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if not _is_sqlite(engine.url):
+                postgresql.make_hypertables(connection, is_new=is_new)

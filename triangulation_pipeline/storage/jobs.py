@@ -10,7 +10,7 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
-from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.engine import in_one_transaction, reading, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.tables import (
     METRIC_COLUMNS,
@@ -80,7 +80,8 @@ def start_job(
     config = checked_json("config", config)
     if total_epochs < 1:
         raise ValueError(f"total_epochs must be at least 1, got {total_epochs}")
-    with writing(engine) as connection:
+
+    def start(connection: Connection) -> JobRecord:
         if connection.scalar(select(synthetic_datasets.c.id).where(synthetic_datasets.c.id == dataset_id)) is None:
             raise StorageError(f"there is no dataset {dataset_id} for job {job_id} to train on")
         if parent_id is not None:
@@ -111,6 +112,8 @@ def start_job(
                 _change(connection, job_id, JobStatus.queued, error_message=None, finished_at=None)
             _change(connection, job_id, JobStatus.running, started_at=now())
         return _get(connection, job_id)
+
+    return in_one_transaction(engine, start)
 
 
 def record_epoch(
@@ -184,6 +187,7 @@ def complete_job(engine: Engine, job_id: str) -> JobRecord:
 def fail_job(engine: Engine, job_id: str, error_message: str) -> JobRecord:
     """Marks a pending, queued or running job as failed. Raises IllegalTransition from any other state."""
     job_id = uuid_text("job_id", job_id)
+    error_message = error_message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL would refuse the whole row
     with writing(engine) as connection:
         _change(connection, job_id, JobStatus.failed, error_message=error_message, finished_at=now())
         return _get(connection, job_id)
@@ -191,13 +195,13 @@ def fail_job(engine: Engine, job_id: str, error_message: str) -> JobRecord:
 
 def get_job(engine: Engine, job_id: str) -> JobRecord:
     """The job of that id. Raises StorageError where there is none."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return _get(connection, uuid_text("job_id", job_id))
 
 
 def find_job(engine: Engine, job_id: str) -> JobRecord | None:
     """The job of that id, or None."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return _find(connection, uuid_text("job_id", job_id))
 
 
@@ -210,7 +214,7 @@ def goes_on(job: JobRecord, config: Mapping[str, Any], synthetic_dataset_id: str
 def list_jobs(engine: Engine) -> list[JobRecord]:
     """All jobs, the newest first."""
     statement = select(training_jobs).order_by(training_jobs.c.created_at.desc(), training_jobs.c.id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return [_record(row) for row in connection.execute(statement).mappings()]
 
 
@@ -226,7 +230,7 @@ def read_metrics(engine: Engine, job_id: str) -> pd.DataFrame:
         .where(training_metrics.c.training_job_id == job_id)
         .order_by(training_metrics.c.epoch)
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         _get(connection, job_id)
         rows = [tuple(row) for row in connection.execute(statement)]
     return pd.DataFrame(rows, columns=names).astype({"epoch": "int64"} | dict.fromkeys(METRIC_COLUMNS, "float64"))

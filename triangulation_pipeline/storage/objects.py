@@ -1,18 +1,58 @@
-"""The object store: immutable bytes by key, verified when read. For now a folder."""
+"""The object store: immutable bytes by key, verified when read. Here in a folder; in a bucket, see ``s3.py``."""
 
 import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from triangulation_pipeline.storage.errors import StorageError
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
+
+
+# The rules of the strictest servers; dots side by side are no name, and neither is an address in numbers.
+_BUCKET = re.compile(r"(?!.*\.\.)(?![0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A bucket, and the prefix in it below which a store's objects lie ('' for none)."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def parse_s3_url(url: str) -> S3Place:
+    """The place of ``s3://bucket/prefix``. Raises ValueError, which never quotes the URL: it may hold a secret."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() != "s3":
+        raise ValueError("must be as in s3://bucket/prefix")
+    if "@" in rest:
+        raise ValueError(
+            "must not hold credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and write s3://bucket/prefix"
+        )
+    if "?" in rest or "#" in rest:
+        raise ValueError(
+            "takes no parameters (? and #); write s3://bucket/prefix, and the server in AWS_ENDPOINT_URL_S3"
+        )
+    bucket, _, prefix = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError(
+            "must name a bucket, as in s3://bucket/prefix: 3 to 63 lower-case letters, digits, '-' and '.', "
+            "the first and the last a letter or a digit"
+        )
+    prefix = prefix.removesuffix("/")
+    if prefix and not is_key(prefix):
+        raise ValueError("must have a prefix of names joined by '/', of letters, digits and _ . = - only")
+    return S3Place(bucket, prefix)
 
 
 @dataclass(frozen=True)
@@ -93,10 +133,7 @@ class FolderStore:
             raise StorageError(f"object {key!r}, of digest {sha256}, is missing under {self.root}") from None
         except OSError as error:
             raise StorageError(f"object {key!r} cannot be read under {self.root}: {error.strerror}") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
-            raise StorageError(f"object {key!r} is damaged: its digest is {found}, expected is {sha256}")
-        return data
+        return checked_data(key, data, sha256)
 
     def delete(self, key: str) -> None:
         """See ``ObjectStore``."""
@@ -118,34 +155,57 @@ class FolderStore:
         path = Path(location)
         if not path.is_relative_to(self.root):
             raise ValueError(f"{location!r} is no place in the object store {self.root}")
-        return _checked_key(path.relative_to(self.root).as_posix())
+        return checked_key(path.relative_to(self.root).as_posix())
 
     def _path(self, key: str) -> Path:
-        return self.root / _checked_key(key)
+        return self.root / checked_key(key)
 
     def _keys(self) -> Iterator[str]:
         for path in self.root.rglob("*"):
             key = path.relative_to(self.root).as_posix()
-            if _KEY.fullmatch(key) and path.is_file():
+            if is_key(key) and path.is_file():
                 yield key
 
 
-def open_store(object_store: Path) -> ObjectStore:
-    """The store in a folder, which is created. Raises StorageError where it cannot be."""
+def open_store(place: Path | S3Place, s3_client: Callable[[], Any]) -> ObjectStore:
+    """The store in a folder or in a bucket, either of which is made if it is missing.
+
+    ``s3_client`` makes the boto3 client of a bucket's server; a folder needs none. Raises StorageError where the store
+    cannot be opened.
+    """
+    if isinstance(place, S3Place):
+        # Half a second that a folder need not wait.
+        from triangulation_pipeline.storage.s3 import open_s3
+
+        return open_s3(place, s3_client)
     try:
-        object_store.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"object store {object_store} cannot be opened: {error.strerror}") from None
-    return FolderStore(object_store)
+        raise StorageError(f"object store {place} cannot be opened: {error.strerror}") from None
+    return FolderStore(place)
 
 
-def _checked_key(key: str) -> str:
-    if not _KEY.fullmatch(key):
+def is_key(text: str) -> bool:
+    """Whether a text has the form of an object's key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def checked_key(key: str) -> str:
+    """The key itself. Raises ValueError for one of another form."""
+    if not is_key(key):
         raise ValueError(
             f"an object's key must be names of letters, digits and _ . = - joined by '/', "
             f"none beginning with '.', '=' or '-', got {key!r}"
         )
     return key
+
+
+def checked_data(key: str, data: bytes, sha256: str) -> bytes:
+    """The data itself. Raises StorageError where its digest is another one."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise StorageError(f"object {key!r} is damaged: its digest is {found}, expected is {sha256}")
+    return data
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -1,21 +1,17 @@
 """The model registry: versions of named models, which is in production, and what evaluations found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
-from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.engine import in_one_transaction, reading
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
-
-# Each lost race means that somebody else's row went in.
-MOST_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ def register_model(
         "promoted": promoted,
         "promotion_reason": promotion_reason,
     }
-    model_id = _in_one_transaction(engine, lambda connection: _register(connection, values))
-    with engine.connect() as connection:
+    model_id = in_one_transaction(engine, lambda connection: _register(connection, values))
+    with reading(engine) as connection:
         row = connection.execute(select(models).where(models.c.id == model_id)).mappings().one()
     return ModelRecord(**row)
 
@@ -127,13 +123,13 @@ def record_evaluation(
         "metrics": checked_json("metrics", metrics),
         "visualization_paths": checked_json("visualization_paths", visualization_paths),
     }
-    return _in_one_transaction(engine, lambda connection: _evaluate(connection, values))
+    return in_one_transaction(engine, lambda connection: _evaluate(connection, values))
 
 
 def get_evaluation(engine: Engine, evaluation_id: str) -> EvaluationRecord:
     """The evaluation of that id. Raises StorageError where there is none."""
     evaluation_id = uuid_text("evaluation_id", evaluation_id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         statement = select(model_evaluations).where(model_evaluations.c.id == evaluation_id)
         row = connection.execute(statement).mappings().one_or_none()
     if row is None:
@@ -145,7 +141,7 @@ def get_model(engine: Engine, model_name: str, version: int | None = None) -> Mo
     """That version of a model, or its newest. Raises StorageError where there is none."""
     statement = select(models).where(models.c.model_name == model_name)
     statement = statement.where(models.c.is_active if version is None else models.c.version == version)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         wanted = "" if version is None else f" version {version}"
@@ -160,7 +156,7 @@ def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
         .where(models.c.trained_by_job_id == uuid_text("job_id", job_id))
         .order_by(models.c.created_at.desc())
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         row = connection.execute(statement).mappings().first()
     if row is None:
         raise StorageError(f"no model of job {job_id} is registered")
@@ -170,19 +166,8 @@ def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
 def list_models(engine: Engine) -> list[ModelRecord]:
     """All versions of all models, by name, the newest version first."""
     statement = select(models).order_by(models.c.model_name, models.c.version.desc())
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return [ModelRecord(**row) for row in connection.execute(statement).mappings()]
-
-
-def _in_one_transaction(engine: Engine, write: Callable[[Connection], str]) -> str:
-    """The id of the row that ``write`` makes; tried again where another process took the same unique key first."""
-    for _ in range(MOST_TRIES):
-        try:
-            with writing(engine) as connection:
-                return write(connection)
-        except IntegrityError as error:
-            lost = error
-    raise StorageError(f"other processes kept writing the same row of the registry: {lost.orig}") from lost
 
 
 def _register(connection: Connection, values: dict[str, Any]) -> str:
@@ -245,6 +230,8 @@ def _evaluate(connection: Connection, values: dict[str, Any]) -> str:
     registered_as = (
         select(models.c.id)
         .where(models.c.trained_by_job_id == values["training_job_id"], models.c.sha256 == values["checkpoint_sha256"])
+        .order_by(models.c.created_at.desc())
+        .limit(1)
         .scalar_subquery()
     )
     connection.execute(
@@ -254,7 +241,10 @@ def _evaluate(connection: Connection, values: dict[str, Any]) -> str:
 
 
 def _check_origin(connection: Connection, job_id: str, dataset_id: str) -> None:
-    if connection.scalar(select(training_jobs.c.id).where(training_jobs.c.id == job_id)) is None:
+    # The job's row is locked (SQLite has locked everything already), or a model and an evaluation of the same file that
+    # are written at once would not see, and not link, each other.
+    job = select(training_jobs.c.id).where(training_jobs.c.id == job_id).with_for_update(key_share=True)
+    if connection.scalar(job) is None:
         raise StorageError(f"there is no training job {job_id}")
     if connection.scalar(select(synthetic_datasets.c.id).where(synthetic_datasets.c.id == dataset_id)) is None:
         raise StorageError(f"there is no dataset {dataset_id}")

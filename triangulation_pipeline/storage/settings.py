@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from triangulation_pipeline.storage.engine import parse_url
+from triangulation_pipeline.storage.objects import S3Place, parse_s3_url
 
 
 def home() -> Path:
@@ -23,31 +25,40 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default_factory=lambda: f"sqlite:///{home() / '.dagster' / 'triangulation.db'}",
-        description="The database, as in sqlite:////folder/triangulation.db; a relative path is seen from home.",
+        description="The database, as in sqlite:////folder/triangulation.db (a relative path is seen from home) or "
+        "postgresql://user:password@host/triangulation.",
+        repr=False,
     )
-    object_store: Path = Field(
+    object_store: Annotated[Path | S3Place, NoDecode] = Field(
         default_factory=lambda: home() / ".dagster" / "objects",
-        description="The folder of checkpoints, plots and models; a relative path is seen from home.",
+        description="Where checkpoints, plots and models lie: a folder (a relative path is seen from home), or "
+        "s3://bucket/prefix, whose server and credentials the AWS variables name.",
     )
 
     @field_validator("database_url")
     @classmethod
-    def _database_is_a_file(cls, value: str) -> str:
+    def _database_is_known(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("is empty; unset it for the default, or write it as in sqlite:////folder/triangulation.db")
+            raise ValueError(
+                "is empty; unset it for the default, or write it as in sqlite:////folder/triangulation.db or "
+                "postgresql://user:password@host/triangulation"
+            )
         url = parse_url(value.strip())
-        path = home() / Path(str(url.database)).expanduser()
-        return url.set(database=str(path)).render_as_string(hide_password=False)
+        if url.get_backend_name() == "sqlite":
+            url = url.set(database=str(home() / Path(str(url.database)).expanduser()))
+        return url.render_as_string(hide_password=False)
 
     @field_validator("object_store", mode="before")
     @classmethod
-    def _store_is_a_folder(cls, value: str | Path) -> Path:
+    def _store_is_a_folder_or_bucket(cls, value: str | Path) -> Path | S3Place:
         text = str(value).strip()
         if not text:
-            raise ValueError("is empty; unset it for the default, or write a folder")
-        scheme, is_url, _ = text.partition("://")
-        if is_url:
-            raise ValueError(f"must be a folder, {scheme}:// is not supported yet")
+            raise ValueError("is empty; unset it for the default, or write a folder or s3://bucket/prefix")
+        # One slash or none is a slip of the pen, and no folder.
+        if text.lower().startswith("s3:"):
+            return parse_s3_url(text)
+        if "://" in text:
+            raise ValueError("must be a folder or s3://bucket/prefix, and no other URL")
         return home() / Path(text).expanduser()
 
 

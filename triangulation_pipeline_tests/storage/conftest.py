@@ -1,27 +1,109 @@
 """Every database and object store of the room: a second one is one more parameter of ``database_url``, of ``store``.
 
-Tests of one kind alone are in ``test_sqlite.py`` and ``test_folder.py``.
+Tests of one kind alone are in ``test_sqlite.py``, ``test_folder.py`` and ``test_s3.py``.
 """
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 
+from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.samples import SampleBatch, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import JobRecord, start_job
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
+from triangulation_pipeline.storage.s3 import S3Store
+from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
+from triangulation_pipeline_tests.postgres import (
+    NO_BINARIES,
+    OwnServer,
+    Server,
+    find_binaries,
+    server_at,
+    temporary_server,
+)
 
 
-@pytest.fixture(params=["sqlite"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return {"sqlite": f"sqlite:///{tmp_path / 'folder' / 'test.db'}"}[request.param]
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[OwnServer]:
+    """A server of this session; skips where the machine has no binaries."""
+    if find_binaries() is None:
+        pytest.skip(NO_BINARIES)
+    with temporary_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def timescale_server() -> Server:
+    """The server with the extension timescaledb at TRIANGULATION_TEST_TIMESCALE_URL; skips where none is named."""
+    if (url := os.environ.get("TRIANGULATION_TEST_TIMESCALE_URL")) is None:
+        pytest.skip("TRIANGULATION_TEST_TIMESCALE_URL names no administrator's URL of a server with TimescaleDB")
+    server = server_at(url)
+    server.ensure_role()
+    return server
+
+
+@pytest.fixture
+def new_database() -> Iterator[Callable[..., URL]]:
+    """Makes databases for the pipeline's role on a server (arguments of ``create_database``), dropped at the end."""
+    made: list[tuple[Server, URL]] = []
+
+    def make(server: Server, *args: str, **kwargs: str) -> URL:
+        made.append((server, server.create_database(*args, **kwargs)))
+        return made[-1][1]
+
+    yield make
+    for server, url in made:
+        server.drop_database(url)
+
+
+# The whole suite runs on TimescaleDB too where a server is named.
+DATABASES = ["sqlite", "postgresql"] + ["timescale"] * ("TRIANGULATION_TEST_TIMESCALE_URL" in os.environ)
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database a test runs on."""
+    return request.param
+
+
+@pytest.fixture
+def empty_database_url(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> str:
+    """The URL of a database that was never opened."""
+    if database == "sqlite":
+        return f"sqlite:///{tmp_path / 'folder' / 'test.db'}"
+    server = request.getfixturevalue(f"{database}_server")
+    url = request.getfixturevalue("new_database")(server)
+    if database == "timescale":
+        with server.administrator(url.database) as connection:
+            connection.execute("CREATE EXTENSION timescaledb")
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: OwnServer) -> str:
+    """The name of a database without rows, to copy: a third of the time that migrating takes."""
+    url = postgresql_server.create_database()
+    open_database(url.render_as_string(hide_password=False)).dispose()
+    return str(url.database)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, database: str) -> str:
+    """The URL of a database without rows."""
+    if database != "postgresql":
+        return request.getfixturevalue("empty_database_url")
+    server, template, new_database = map(
+        request.getfixturevalue, ("postgresql_server", "postgresql_template", "new_database")
+    )
+    return new_database(server, template).render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -31,10 +113,29 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(scope="session")
+def client(s3_endpoint: str) -> Any:
+    """The client that the AWS variables give."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_s3(patch, s3_endpoint)
+        return s3_client()
+
+
+@pytest.fixture
+def bucket(client: Any) -> S3Store:
+    """An empty object store in a bucket of its own."""
+    store = S3Store(client, new_bucket_name(), "some/prefix", deadline_s=5)
+    store.open()
+    return store
+
+
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty object store."""
-    return {"folder": FolderStore(tmp_path / "objects")}[request.param]
+    if request.param == "bucket":
+        found: ObjectStore = request.getfixturevalue("bucket")
+        return found
+    return FolderStore(tmp_path / "objects")
 
 
 def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:

@@ -14,6 +14,10 @@ from triangulation_pipeline.storage.objects import FolderStore, open_store
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 
 
+def no_client() -> None:
+    raise AssertionError("a folder asks for no client")
+
+
 def files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
@@ -80,10 +84,10 @@ def test_a_file_still_being_written_is_no_object(folder: FolderStore) -> None:
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/objects cannot be opened: Not a directory"):
-        open_store(tmp_path / "file" / "objects")
+        open_store(tmp_path / "file" / "objects", no_client)
     with pytest.raises(StorageError, match=r"object 'a' cannot be stored .*: Not a directory"):
         FolderStore(tmp_path / "file" / "objects").put("a", b"")
-    store = open_store(tmp_path / "objects")
+    store = open_store(tmp_path / "objects", no_client)
     store.put("a/b", b"")
     with pytest.raises(StorageError, match=r"object 'a' cannot be stored .*: Is a directory"):
         store.put("a", b"")

@@ -1,4 +1,5 @@
 import math
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -189,11 +190,28 @@ def test_of_two_that_end_a_job_one_wins(engine: Engine, make_job: MakeJob) -> No
     assert get_job(engine, job.id).status is (JobStatus.completed if won[0] else JobStatus.failed)
 
 
+def test_of_two_that_start_a_job_one_is_refused(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    job_id = str(uuid.uuid4())
+    both = threading.Barrier(2)
+
+    def start(_: int) -> bool:
+        both.wait()
+        try:
+            again(engine, job, job_id=job_id)
+        except IllegalTransition:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(start, range(2))) == 1
+
+
 def test_a_failed_job_says_why_until_it_runs_again(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     record(engine, job, 1)
-    failed = fail_job(engine, job.id, "out of memory")
-    assert failed.error_message == "out of memory"
+    failed = fail_job(engine, job.id, "out of\0memory")
+    assert failed.error_message == "out of\N{REPLACEMENT CHARACTER}memory"
     assert failed.finished_at is not None
     running = again(engine, job)
     assert running.error_message is running.finished_at is None

@@ -1,3 +1,5 @@
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -6,11 +8,10 @@ import pytest
 from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import IntegrityError
 
-from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.engine import MOST_TRIES, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
-    MOST_TRIES,
     ModelRecord,
     get_evaluation,
     get_model,
@@ -164,6 +165,26 @@ def test_evaluations_and_models_find_each_other(engine: Engine, make_job: MakeJo
     assert get_evaluation(engine, before).model_id == model.id
     assert get_evaluation(engine, after).model_id == model.id
     assert get_evaluation(engine, of_equal_bytes).model_id is None
+
+
+def test_a_model_and_an_evaluation_written_at_once_are_linked(engine: Engine, make_job: MakeJob) -> None:
+    """The evaluation is written while the transaction that registers the model has looked for evaluations already."""
+    job = make_job()
+    looked, evaluating = threading.Event(), threading.Event()
+
+    def after_the_link(_connection, _cursor, statement: str, _parameters, _context, _many) -> None:
+        if statement.startswith("UPDATE model_evaluations SET model_id"):
+            looked.set()
+            assert evaluating.wait(10)
+            time.sleep(0.1)
+
+    event.listen(engine, "after_cursor_execute", after_the_link)
+    with ThreadPoolExecutor(2) as pool:
+        model = pool.submit(register, engine, job)
+        assert looked.wait(10)
+        evaluation = pool.submit(evaluate, engine, job)
+        evaluating.set()
+        assert get_evaluation(engine, evaluation.result()).model_id == model.result().id
 
 
 def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from triangulation_pipeline.storage.objects import S3Place
 from triangulation_pipeline.storage.settings import read_settings
 
 
@@ -38,9 +39,34 @@ def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ("s3://my-bucket/a/prefix", S3Place("my-bucket", "a/prefix")),
+        (" S3://my.bucket/prefix/ ", S3Place("my.bucket", "prefix")),
+        ("s3://bucket", S3Place("bucket", "")),
+        ("s3://bucket/", S3Place("bucket", "")),
+    ],
+)
+def test_a_bucket_is_a_place_for_objects(monkeypatch: pytest.MonkeyPatch, value: str, place: S3Place) -> None:
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", value)
+    assert read_settings().object_store == place
+    assert str(place) == value.strip().lower().rstrip("/")
+
+
+def test_postgresql_is_taken_as_psycopg_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "postgresql://me:s3%40cret@host/db?sslmode=require")
+    settings = read_settings()
+    assert settings.database_url == "postgresql+psycopg://me:s3%40cret@host/db?sslmode=require"
+    assert "s3%40cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host/db", "'postgresql'"),
+        ("TRIANGULATION_DATABASE_URL", "mysql://me:s3cret@host/db", "'mysql'"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql+psycopg2://me:s3cret@host/db", "'postgresql+psycopg2'"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host", "must name a database"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://host/db?password=s3cret&options=s3cret", "'options', 'password'"),
         ("TRIANGULATION_DATABASE_URL", "sqlite://", "must name a file"),
         ("TRIANGULATION_DATABASE_URL", "sqlite:///:memory:", "must name a file"),
         ("TRIANGULATION_DATABASE_URL", "sqlite:///file:s3cret?mode=memory&uri=true", "parameters"),
@@ -48,7 +74,16 @@ def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         ("TRIANGULATION_DATABASE_URL", "postgresql://me:s3cret@host:s3cret/db", "cannot be read"),
         ("TRIANGULATION_DATABASE_URL", " ", "is empty"),
         ("TRIANGULATION_OBJECT_STORE", "", "is empty"),
-        ("TRIANGULATION_OBJECT_STORE", "s3://me:s3cret@bucket/prefix", "s3:// is not supported yet"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://me:s3cret@bucket/prefix", "must not hold credentials"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://bucket/prefix?secret=s3cret", "takes no parameters"),
+        ("TRIANGULATION_OBJECT_STORE", "s3:s3cret", "must be as in s3://bucket/prefix"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://", "must name a bucket"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://S3cret/prefix", "must name a bucket"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://s3cret:9000/prefix", "must name a bucket"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://10.0.0.1/prefix", "must name a bucket"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://bucket/../s3cret", "must have a prefix of names"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://bucket//s3cret", "must have a prefix of names"),
+        ("TRIANGULATION_OBJECT_STORE", "https://host/s3cret", "must be a folder or s3://bucket/prefix"),
     ],
 )
 def test_a_wrong_value_gives_one_sentence_without_secrets(

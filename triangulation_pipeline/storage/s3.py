@@ -1,0 +1,275 @@
+"""The object store in a bucket of anything that speaks S3."""
+
+import hashlib
+import io
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ResponseStreamingError,
+    SSLError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from urllib3.exceptions import NameResolutionError
+
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import S3Place, StoredObject, checked_data, checked_key, is_key
+
+DEADLINE_S = 60.0
+"""How long an operation is tried anew while the server is away or overloaded."""
+
+PART_BYTES = 16 * 2**20
+"""Larger objects are sent in parts of this size."""
+
+_LONGEST_PAUSE_S = 5.0
+_TRANSFER = TransferConfig(
+    multipart_threshold=PART_BYTES,
+    multipart_chunksize=PART_BYTES,
+    max_concurrency=4,
+    preferred_transfer_client="classic",
+)
+_LOG = logging.getLogger(__name__)
+
+# The server is away, overloaded, or lost an upload's parts in a restart: the next try may succeed.
+_PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "OperationAborted", "NoSuchUpload"}
+_PASSING_ERRORS = (BotoConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+
+_REFUSALS = {
+    "SignatureDoesNotMatch": "the secret is wrong (AWS_SECRET_ACCESS_KEY)",
+    "InvalidAccessKeyId": "the access key is unknown there (AWS_ACCESS_KEY_ID)",
+    "ExpiredToken": "the session token has expired (AWS_SESSION_TOKEN)",
+    "InvalidToken": "the session token is wrong (AWS_SESSION_TOKEN)",
+    "InvalidLocationConstraint": "the region is unknown there (AWS_DEFAULT_REGION)",
+} | dict.fromkeys(("AccessDenied", "AllAccessDisabled", "Forbidden", "403"), "these credentials may not do that")
+
+_NO_CREDENTIALS = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+_T = TypeVar("_T")
+
+
+class S3Store:
+    """An ``ObjectStore`` in a bucket, below a prefix; a location is ``s3://bucket/prefix/key``.
+
+    ``client`` is a boto3 S3 client with an endpoint and credentials of its own. While the server cannot be reached, is
+    overloaded or fails, an operation is tried anew, after growing pauses, until ``deadline_s`` have passed (the last
+    try then ends by the client's own timeouts). Nothing that a server or library says about credentials gets into a
+    message.
+    """
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{checked_key(prefix)}/" if prefix else ""
+        self._deadline_s = deadline_s
+
+    @property
+    def root(self) -> str:
+        """The URL that all locations begin with."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def open(self) -> None:
+        """Sees that the bucket answers to these credentials; a missing one is made. Raises StorageError."""
+        # Not HEAD: its answers have no body, so that a wrong secret and a forbidden bucket look the same.
+        missing = self._tried(f"object store {self.root} cannot be opened", self._bucket_is_missing)
+        if missing:
+            self._tried(f"object store {self.root} has no bucket yet, and it cannot be made", self._make_bucket)
+
+    def put(self, key: str, data: bytes) -> StoredObject:
+        """Returns once the server has confirmed size and digest. An upload that fails leaves no object: large ones
+        appear when their last part is there, and the parts of a failed one are dropped."""
+        digest = hashlib.sha256(data).hexdigest()
+        name = self._name(key)
+        failed = f"object {key!r} cannot be stored under {self.root}"
+
+        def upload() -> dict[str, Any]:
+            self._client.upload_fileobj(
+                io.BytesIO(data), self._bucket, name, ExtraArgs={"Metadata": {"sha256": digest}}, Config=_TRANSFER
+            )
+            return self._client.head_object(Bucket=self._bucket, Key=name)
+
+        found = self._tried(failed, upload)
+        if found["ContentLength"] != len(data) or found["Metadata"].get("sha256") != digest:
+            raise StorageError(
+                f"{failed}: sent were {len(data)} bytes of digest {digest}, the server has "
+                f"{found['ContentLength']} bytes of digest {found['Metadata'].get('sha256')}"
+            )
+        return StoredObject(self.location(key), digest, len(data))
+
+    def get(self, key: str, sha256: str) -> bytes:
+        """See ``ObjectStore``."""
+        name = self._name(key)
+
+        def download() -> bytes | None:
+            try:
+                return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+            except ClientError as error:
+                if _code(error) == "NoSuchKey":
+                    return None
+                raise
+            except FlexibleChecksumError:
+                raise StorageError(f"object {key!r} is damaged: its bytes are not those of its checksum") from None
+
+        data = self._tried(f"object {key!r} cannot be read under {self.root}", download)
+        if data is None:
+            raise StorageError(f"object {key!r}, of digest {sha256}, is missing under {self.root}")
+        return checked_data(key, data, sha256)
+
+    def delete(self, key: str) -> None:
+        """See ``ObjectStore``."""
+        name = self._name(key)
+
+        def remove() -> None:
+            try:
+                self._client.delete_object(Bucket=self._bucket, Key=name)
+            except ClientError as error:
+                # S3 calls this a success, some servers do not.
+                if _code(error) != "NoSuchKey":
+                    raise
+
+        self._tried(f"object {key!r} cannot be deleted under {self.root}", remove)
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        """See ``ObjectStore``. Objects of others, whose names are no keys, are left out."""
+
+        def names() -> list[str]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+        found = self._tried(f"objects cannot be listed under {self.root}", names)
+        return sorted(key for key in (name.removeprefix(self._prefix) for name in found) if is_key(key))
+
+    def location(self, key: str) -> str:
+        """See ``ObjectStore``."""
+        return f"{self.root}/{checked_key(key)}"
+
+    def key(self, location: str) -> str:
+        """See ``ObjectStore``."""
+        if not location.startswith(f"{self.root}/"):
+            raise ValueError(f"{location!r} is no place in the object store {self.root}")
+        return checked_key(location.removeprefix(f"{self.root}/"))
+
+    def _name(self, key: str) -> str:
+        return self._prefix + checked_key(key)
+
+    def _bucket_is_missing(self) -> bool:
+        try:
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        except ClientError as error:
+            if _code(error) != "NoSuchBucket":
+                raise
+            return True
+        return False
+
+    def _make_bucket(self) -> None:
+        region = self._client.meta.region_name
+        # us-east-1 is where buckets are made without a constraint, and the one that may not be written into it.
+        constraint = {} if region in (None, "aws-global", "us-east-1") else {"LocationConstraint": region}
+        try:
+            self._client.create_bucket(
+                Bucket=self._bucket, **({"CreateBucketConfiguration": constraint} if constraint else {})
+            )
+        except ClientError as error:
+            # Another process was faster; a bucket of somebody else would not have been missing.
+            if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+
+    def _tried(self, failed: str, act: Callable[[], _T]) -> _T:
+        """What ``act`` returns, tried until the deadline; StorageError beginning with ``failed`` where it cannot."""
+        end = time.monotonic() + self._deadline_s
+        pause_s = 0.1
+        warned = False
+        while True:
+            try:
+                return act()
+            except (ClientError, BotoCoreError) as error:
+                reason = self._reason(error)
+                if not _passes(error):
+                    raise StorageError(f"{failed}: {reason}") from None
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            wait_s = pause_s * random.uniform(0.5, 1.0)  # apart from the others that wait for the same server
+            if time.monotonic() + wait_s > end:
+                raise StorageError(f"{failed}: {reason}, for {self._deadline_s:g} seconds")
+            if not warned:
+                _LOG.warning("%s: %s; trying for %g seconds", failed, reason, self._deadline_s)
+                warned = True
+            time.sleep(wait_s)
+
+    def _reason(self, error: ClientError | BotoCoreError) -> str:
+        """The error in a few words of ours: an error's own may quote URLs, keys and signatures."""
+        server = server_name(self._client.meta.endpoint_url)
+        if isinstance(error, ClientError):
+            code, status = _code(error), _status(error)
+            if code == "NoSuchBucket":
+                return f"there is no bucket {self._bucket!r} at {server}"
+            if code in _REFUSALS:
+                return f"{server} refuses, {_REFUSALS[code]}"
+            said = code if re.fullmatch(r"[A-Za-z0-9.]{1,60}", code) else "an error"
+            return f"{server} answers {said} (HTTP status {status})"
+        if isinstance(error, NoCredentialsError | CredentialRetrievalError):
+            return _NO_CREDENTIALS
+        if isinstance(error, EndpointConnectionError):
+            unknown = isinstance(error.kwargs.get("error"), NameResolutionError)
+            return f"the host of {server} is unknown" if unknown else f"{server} refuses the connection"
+        if isinstance(error, SSLError):
+            return f"no secure connection to {server} can be made"
+        if isinstance(error, ConnectionClosedError | ResponseStreamingError | IncompleteReadError):
+            return f"{server} breaks the connection off"
+        if isinstance(error, BotoConnectionError | HTTPClientError):
+            return f"{server} does not answer"
+        return f"the request cannot be made ({type(error).__name__})"
+
+
+def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
+    """The store in a bucket, which is made if it is missing. Raises StorageError where it cannot be opened."""
+    try:
+        client = make_client()
+    except ValueError:
+        # The library's sentence quotes the address, which may hold a password.
+        raise StorageError("AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000") from None
+    except PartialCredentialsError:
+        raise StorageError(f"object store {place} cannot be opened: {_NO_CREDENTIALS}") from None
+    except ProfileNotFound:
+        raise StorageError("AWS_PROFILE names no profile of this machine's AWS settings") from None
+    store = S3Store(client, place.bucket, place.prefix)
+    store.open()
+    return store
+
+
+def server_name(url: str) -> str:
+    """Scheme, host and port of an address, without the user and password that it may hold."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _passes(error: ClientError | BotoCoreError) -> bool:
+    if isinstance(error, ClientError):
+        status = _status(error)
+        return status == 429 or (status >= 500 and status != 501) or _code(error) in _PASSING_CODES
+    return isinstance(error, _PASSING_ERRORS)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,314 @@
+"""What holds for PostgreSQL alone: the server and its refusals, rights, the pool, one migration, hypertables."""
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import URL, Engine, inspect, text
+
+from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.storage import engine as engine_module
+from triangulation_pipeline.storage import postgresql
+from triangulation_pipeline.storage.bulk import select_samples
+from triangulation_pipeline.storage.datasets import list_datasets, read_samples, verify_dataset, write_dataset
+from triangulation_pipeline.storage.engine import open_database, parse_url, reading, writing
+from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.tables import metadata
+from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
+from triangulation_pipeline_tests.storage.conftest import make_batch
+
+NewDatabase = Callable[..., URL]
+
+
+def written(url: URL, **changes) -> str:
+    return url._replace(**changes).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def url(postgresql_server: OwnServer, new_database: NewDatabase) -> URL:
+    return new_database(postgresql_server)
+
+
+@pytest.fixture
+def engine(url: URL) -> Iterator[Engine]:
+    """In place of the suite's own: PostgreSQL alone."""
+    engine = open_database(written(url))
+    yield engine
+    engine.dispose()
+
+
+def test_urls() -> None:
+    for given in ("postgresql://me@host/db", "postgresql+psycopg://me@host/db"):
+        assert parse_url(given).drivername == "postgresql+psycopg"
+    for given, says in {
+        "postgresql+psycopg2://me:s3cret@host/db": r"psycopg 3.*got the scheme 'postgresql\+psycopg2'",
+        "postgresql://me:s3cret@host": "must name a database",
+        "postgresql://host/db?options=s3cret": "takes only the parameters host, ssl.*got 'options'",
+        "postgres://me:s3cret@host/db": "got the scheme 'postgres'",
+    }.items():
+        with pytest.raises(ValueError, match=says) as caught:
+            open_database(given)
+        assert "s3cret" not in str(caught.value)
+
+
+def test_sessions_are_set_up(engine: Engine) -> None:
+    names = ("search_path", "statement_timeout", "lock_timeout", "application_name", "transaction_isolation")
+    with engine.connect() as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+        assert shown == ["triangulation", "10min", "1min", "triangulation_pipeline", "read committed"]
+
+
+def test_all_tables_lie_in_the_schema(engine: Engine) -> None:
+    found = inspect(engine)
+    assert set(found.get_table_names("triangulation")) == {*metadata.tables, "alembic_version"}
+    assert found.get_table_names("public") == []
+    types = {
+        column["name"]: column["type"].compile(dialect=engine.dialect)
+        for column in found.get_columns("synthetic_training_samples")
+    }
+    assert [types[name] for name in ("id", "toa_ns", "snr_db", "signal_present", "timestamp")] == [
+        "UUID",
+        "DOUBLE PRECISION[]",
+        "REAL[]",
+        "BOOLEAN[]",
+        "TIMESTAMP WITH TIME ZONE",
+    ]
+    assert "JSONB" in {str(column["type"]) for column in found.get_columns("training_jobs")}
+
+
+def test_checks_and_cascades_are_those_of_the_tables(url: URL, engine: Engine) -> None:
+    definitions = text(
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = current_schema()::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+    )
+    with engine.begin() as connection:
+        migrated = set(connection.execute(definitions).all())
+        metadata.drop_all(connection)
+        metadata.create_all(connection)
+        assert set(connection.execute(definitions).all()) == migrated
+
+
+def test_wrong_places_are_one_sentence_without_the_password(
+    url: URL, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setattr(postgresql, "CONNECT_TIMEOUT_S", 2)  # the least that psycopg takes
+    with socket.socket() as unused, socket.socket() as silent:
+        unused.bind(("127.0.0.1", 0))
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for changes, says in [
+            ({"password": "s3cret"}, f"wrong user or password for user '{ROLE}'"),
+            ({"password": None}, f"wrong user or password for user '{ROLE}'"),
+            ({"username": "nobody", "password": "s3cret"}, "wrong user or password for user 'nobody'"),
+            ({"database": "elsewhere"}, "there is no database 'elsewhere' on this server; create it first"),
+            ({"port": unused.getsockname()[1], "password": "s3cret"}, "connection refused; is the server running"),
+            ({"port": silent.getsockname()[1], "password": "s3cret"}, "no answer within 2 s"),
+            ({"host": "database.invalid", "password": "s3cret"}, "the host name is unknown"),
+            ({"database": "postgres", "query": {"sslmode": "require"}}, "server does not support SSL"),
+            ({"host": None, "port": None, "query": {"host": str(tmp_path)}}, "No such file"),
+        ]:
+            with pytest.raises(StorageError, match=f"cannot be opened: .*{says}") as caught:
+                open_database(written(url, **changes))
+            message = str(caught.value)
+            assert message.startswith("database ")
+            assert "\n" not in message
+            assert "s3cret" not in message
+            assert str(url.password) not in message
+
+
+def test_a_role_without_rights_is_told_which(postgresql_server: OwnServer, new_database: NewDatabase, url: URL) -> None:
+    poor = new_database(postgresql_server, grant="CONNECT")
+    with pytest.raises(StorageError, match=f"'{ROLE}' may not create the schema 'triangulation'.*GRANT CREATE ON DAT"):
+        open_database(written(poor))
+    with postgresql_server.administrator(poor.database) as connection:
+        connection.execute("CREATE SCHEMA triangulation")
+    with pytest.raises(StorageError, match=f"'{ROLE}' may not create tables in the schema 'triangulation'"):
+        open_database(written(poor))
+    with postgresql_server.administrator(poor.database) as connection:
+        connection.execute(f"ALTER SCHEMA triangulation OWNER TO {ROLE}")
+    open_database(written(poor)).dispose()  # the schema is its own, CREATE on the database is not needed
+    with postgresql_server.administrator() as connection:
+        connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
+    with pytest.raises(StorageError, match="permission denied for database"):
+        open_database(written(url))
+
+
+def test_the_role_of_the_tests_has_no_other_rights(postgresql_server: OwnServer) -> None:
+    with postgresql_server.administrator() as connection:
+        rights = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
+        assert connection.execute(f"SELECT {rights} FROM pg_roles WHERE rolname = '{ROLE}'").fetchone() == (False,) * 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["orderly", "crash"])
+def test_the_pool_survives_a_restart(
+    engine: Engine, make_dataset, postgresql_server: OwnServer, how: signal.Signals
+) -> None:
+    record = make_dataset()
+    held = [engine.connect() for _ in range(3)]
+    for connection in held:
+        connection.close()  # three idle connections, all of which will be dead
+    postgresql_server.stop(how)
+    with pytest.raises(StorageError, match=r"cannot be read: connection refused; is the server running"):
+        list_datasets(engine)
+    postgresql_server.start()
+    for _ in held:
+        assert verify_dataset(engine, record.id) == record
+    assert make_dataset().num_samples == 20
+
+
+@pytest.mark.parametrize("where", ["between", "in COPY"])
+def test_a_server_that_stops_while_a_dataset_is_written(
+    engine: Engine, make_dataset, postgresql_server: OwnServer, where: str
+) -> None:
+    def batches() -> Iterator[SampleBatch]:
+        yield make_batch(0, 10)
+        postgresql_server.stop()
+        postgresql_server.start()
+        if where == "in COPY":
+            yield make_batch(10, 10)
+
+    with pytest.raises(StorageError, match="cannot be written: ") as caught:
+        make_dataset(batches())
+    assert "\n" not in str(caught.value)
+    assert list_datasets(engine) == []
+    assert make_dataset().num_samples == 20
+
+
+def test_what_takes_too_long_is_ended(url: URL, engine: Engine, make_dataset, monkeypatch) -> None:
+    make_dataset()
+    monkeypatch.setattr(postgresql, "STATEMENT_TIMEOUT_S", 1)
+    monkeypatch.setattr(postgresql, "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(
+        engine_module.postgresql, "engine_arguments", lambda real=postgresql.engine_arguments: in_milliseconds(real())
+    )
+    hasty = open_database(written(url))
+    with pytest.raises(StorageError, match="cannot be read: a statement took longer than 1 s"), reading(hasty) as one:
+        one.execute(text("SELECT pg_sleep(5)"))
+    lock = text("LOCK TABLE synthetic_datasets IN ACCESS EXCLUSIVE MODE")
+    with writing(engine) as first:
+        first.execute(lock)
+        with (
+            pytest.raises(StorageError, match=r"cannot be written: another process held a lock on it .* 0\.2 s"),
+            writing(hasty) as second,
+        ):
+            second.execute(lock)
+    hasty.dispose()
+
+
+def in_milliseconds(arguments: dict) -> dict:
+    """PostgreSQL takes no fractions of seconds."""
+    arguments["connect_args"]["options"] = arguments["connect_args"]["options"].replace("=0.2s", "=200ms")
+    return arguments
+
+
+def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
+    insert = text(
+        "INSERT INTO synthetic_datasets "
+        "SELECT gen_random_uuid(), repeat('x', 256), 0, 0, 0, 0, '{}', '{}', 'n', 'd', 's', now()"
+    )
+    says = r"refuses a value: value too long for type character varying\(255\)"
+    with pytest.raises(ValueError, match=says), writing(engine) as connection:
+        connection.execute(insert)
+
+
+def test_a_migration_waits_for_the_other(url: URL, postgresql_server: OwnServer) -> None:
+    with postgresql_server.administrator(url.database) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [postgresql._MIGRATION_LOCK])
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(open_database, written(url))
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            for _ in range(500):
+                if other.execute(waiting).fetchone() == (1,):
+                    break
+                threading.Event().wait(0.01)
+            assert not opening.done()
+            assert other.execute("SELECT to_regnamespace('triangulation')").fetchone() == (None,)
+            other.execute("SELECT pg_advisory_unlock_all()")
+            opening.result(10).dispose()
+
+
+def test_opening_does_not_wait_for_a_writer(url: URL, engine: Engine, make_dataset) -> None:
+    def batches() -> Iterator[SampleBatch]:
+        yield make_batch(0, 10)
+        open_database(written(url)).dispose()
+
+    make_dataset(batches())
+
+
+def test_plain_tables_are_said_once(url: URL, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "triangulation_pipeline"):
+        for _ in range(2):
+            open_database(written(url)).dispose()
+    (record,) = [record for record in caplog.records if record.name.startswith("triangulation_pipeline")]
+    assert "synthetic_training_samples and training_metrics are plain tables" in record.getMessage()
+
+
+def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monkeypatch) -> None:
+    """Blocks that end in the middle of batches, both ways, and a reader that stops early."""
+    monkeypatch.setattr("triangulation_pipeline.storage.pgcopy.ROWS_A_BLOCK", 7)
+    batches = [make_batch(0, 14), make_batch(14, 1), make_batch(15, 20)]
+    record = make_dataset(batches)
+    assert verify_dataset(engine, record.id) == record
+    with engine.connect() as connection:
+        heap = connection.scalars(text("SELECT sample_index FROM synthetic_training_samples ORDER BY ctid")).all()
+    assert heap == list(range(35))
+    with reading(engine) as connection:
+        assert len(next(select_samples(connection, record.id))) == 8
+    assert len(read_samples(engine, record.id)) == 35
+
+
+@pytest.mark.parametrize("damage", ["snr_db = '{}'", "snr_db[2] = NULL", "snr_db = snr_db || 1::real"])
+@pytest.mark.parametrize("index", [0, 4, 19])
+def test_damaged_arrays_are_found(engine: Engine, make_dataset, damage: str, index: int) -> None:
+    record = make_dataset()
+    with writing(engine) as connection:
+        connection.execute(text(f"UPDATE synthetic_training_samples SET {damage} WHERE sample_index = {index}"))
+    with pytest.raises(StorageError, match=f"dataset {record.id} holds damaged samples"):
+        read_samples(engine, record.id)
+
+
+def hypertables(engine: Engine) -> list[tuple[str, int]]:
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT hypertable_name, num_chunks FROM timescaledb_information.hypertables ORDER BY 1")
+        )
+        return [(name, chunks) for name, chunks in rows]
+
+
+def test_hypertables_from_the_start(timescale_server: Server, new_database: NewDatabase, caplog) -> None:
+    url = new_database(timescale_server)
+    with timescale_server.administrator(url.database) as connection:
+        connection.execute("CREATE EXTENSION timescaledb")
+    engine = open_database(written(url))
+    assert hypertables(engine) == [("synthetic_training_samples", 0), ("training_metrics", 0)]
+    assert not [record for record in caplog.records if record.name.startswith("triangulation_pipeline")]
+    engine.dispose()
+
+
+def test_hypertables_later_with_their_rows(timescale_server: Server, new_database: NewDatabase) -> None:
+    url = new_database(timescale_server)
+    engine = open_database(written(url))
+    record, _ = write_dataset(
+        engine,
+        dataset_id="00000000-0000-0000-0000-000000000001",
+        name="before the extension",
+        config={},
+        network_name="test",
+        network_digest="d" * 64,
+        batches=[make_batch(0, 20)],
+        quality_metrics=dict,
+    )
+    engine.dispose()
+    with timescale_server.administrator(url.database) as connection:
+        connection.execute("CREATE SCHEMA elsewhere; CREATE EXTENSION timescaledb SCHEMA elsewhere")
+        connection.execute("GRANT USAGE ON SCHEMA elsewhere TO PUBLIC")
+    with ThreadPoolExecutor(3) as pool:
+        engines = list(pool.map(open_database, [written(url)] * 3))
+    assert hypertables(engines[0]) == [("synthetic_training_samples", 1), ("training_metrics", 0)]
+    assert verify_dataset(engines[0], record.id) == record
+    for engine in engines:
+        engine.dispose()
