@@ -11,6 +11,7 @@ from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
 from triangulation_pipeline_tests.defs.conftest import execute, settings
+from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
 
 
 def test_a_run_keeps_its_objects_in_the_bucket(home: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,29 @@ def test_a_bucket_without_credentials_ends_the_run_in_its_first_step(
         "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
     assert list_jobs(run.engine) == []
+
+
+@pytest.mark.skipif(find_binaries() is None, reason=NO_BINARIES)
+def test_a_run_on_postgresql_and_a_bucket(home: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of production: a database server and an object store, the same graph, and no password in its log."""
+    use_s3(monkeypatch, s3_endpoint)
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", f"s3://{new_bucket_name()}")
+    with temporary_server() as server:
+        url = server.create_database()
+        assert url.password
+        monkeypatch.setenv("TRIANGULATION_DATABASE_URL", url.render_as_string(hide_password=False))
+        run = execute(settings())
+        assert run.result.success
+        model = get_model_of_job(run.engine, run.run_id)
+        assert run.storage.objects.get(run.storage.objects.key(model.pytorch_model_location), model.sha256)
+        with run.engine.connect() as connection:
+            rows = connection.execute(text("SELECT count(*), count(DISTINCT epoch) FROM training_metrics")).one()
+            samples = connection.execute(text("SELECT count(*) FROM synthetic_training_samples")).scalar_one()
+        assert (tuple(rows), samples) == ((4, 4), 3000)
+        again = execute(settings(), instance=run.instance)
+        assert again.metadata("synthetic_dataset")["reused"] is True
+        assert get_model_of_job(again.engine, again.run_id).version == 2
+        run.storage.close()
+        again.storage.close()
+    for entry in run.instance.all_logs(run.run_id):
+        assert url.password not in str(entry)
