@@ -8,7 +8,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: install run ui test lint bench clean
+.PHONY: install run ui test test-production lint bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,7 +26,10 @@ ui: install
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 -m "not production" $(ARGS)
+
+test-production: install
+	$(BIN)/pytest -n 2 -m production $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

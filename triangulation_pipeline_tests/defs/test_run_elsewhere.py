@@ -13,6 +13,8 @@ from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
 from triangulation_pipeline_tests.defs.conftest import execute, settings
 from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
 
+pytestmark = pytest.mark.production
+
 
 def test_a_run_keeps_its_objects_in_the_bucket(home: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, s3_endpoint)

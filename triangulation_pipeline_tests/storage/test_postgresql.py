@@ -21,6 +21,8 @@ from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
+pytestmark = pytest.mark.production
+
 NewDatabase = Callable[..., URL]
 
 

@@ -22,6 +22,8 @@ from triangulation_pipeline.storage.objects import S3Place, open_store
 from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store
 from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
 
+pytestmark = pytest.mark.production
+
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 SECRETS = ("AKIATHETESTSKEY", "the-tests-secret", "s3cret")
 
