@@ -204,19 +204,32 @@ def _config_fault(message: str) -> str:
 
 def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
     """Runs the whole graph in this process; gives the run's id. Raises ValueError with a failed step's sentence."""
-    import dagster as dg
 
     from triangulation_pipeline.definitions import defs
 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with dg.DagsterInstance.get() as instance, _progress(console):
+    with _instance() as instance, _progress(console):
         result = defs.resolve_job_def(JOB).execute_in_process(
             instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
         )
     if not result.success:
         raise ValueError(_failure(result))
     return result.run_id
+
+
+def _instance() -> Any:
+    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
+    fail."""
+    import dagster as dg
+    from filelock import FileLock
+
+    try:
+        Path(".dagster").mkdir(exist_ok=True)
+        with FileLock(Path(".dagster") / "opening.lock"):
+            return dg.DagsterInstance.get()
+    except OSError as error:
+        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
 
 
 def _failure(result: Any) -> str:
