@@ -16,17 +16,25 @@ from triangulation_pipeline.storage.tables import (
     METRIC_COLUMNS,
     OPTIONAL_METRICS,
     JobStatus,
+    Stop,
     synthetic_datasets,
     training_jobs,
     training_metrics,
 )
 
+# A job that waits for its run, or is at work; and one that ended before it was complete, and may be resumed.
+WAITING = frozenset({JobStatus.pending, JobStatus.queued})
+UNFINISHED = WAITING | {JobStatus.running}
+RESUMABLE = frozenset({JobStatus.failed, JobStatus.cancelled, JobStatus.paused})
+
 # From which states each state can be reached; a job begins as pending, queued or running.
 REACHED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.queued: frozenset({JobStatus.pending, JobStatus.failed, JobStatus.cancelled, JobStatus.paused}),
+    JobStatus.queued: RESUMABLE | {JobStatus.pending},
     JobStatus.running: frozenset({JobStatus.queued}),
     JobStatus.completed: frozenset({JobStatus.running}),
-    JobStatus.failed: frozenset({JobStatus.pending, JobStatus.queued, JobStatus.running}),
+    JobStatus.failed: UNFINISHED,
+    JobStatus.cancelled: UNFINISHED,
+    JobStatus.paused: frozenset({JobStatus.running}),
 }
 
 
@@ -55,12 +63,45 @@ class JobRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    run_id: str | None
+    stop_requested: Stop | None
+    heartbeats: int
+
+
+def announce_job(
+    engine: Engine,
+    *,
+    job_id: str,
+    status: JobStatus,
+    job_name: str,
+    description: str,
+    config: Mapping[str, Any],
+    total_epochs: int,
+) -> JobRecord:
+    """A pending or queued job for a Dagster run that has not begun to train; one that is known stays as it is, but that
+    a pending one may become queued."""
+    job_id = uuid_text("job_id", job_id)
+    config = checked_json("config", config)
+    if status not in WAITING:
+        raise ValueError(f"status must be pending or queued, got {status}")
+
+    def announce(connection: Connection) -> JobRecord:
+        job = _find(connection, job_id)
+        if job is None:
+            values = {"job_name": job_name, "description": description, "config": config, "total_epochs": total_epochs}
+            _insert(connection, job_id, job_id, status, values)
+        elif (job.status, status) == (JobStatus.pending, JobStatus.queued):
+            _change(connection, job_id, JobStatus.queued)
+        return _get(connection, job_id)
+
+    return in_one_transaction(engine, announce)
 
 
 def start_job(
     engine: Engine,
     *,
     job_id: str,
+    run_id: str,
     job_name: str,
     description: str,
     config: Mapping[str, Any],
@@ -68,13 +109,15 @@ def start_job(
     total_epochs: int,
     parent_job_id: str | None = None,
 ) -> JobRecord:
-    """Marks a job as running: a new one, or one that was queued or ended early and is tried again.
+    """Marks a job as running in a Dagster run: a new one, or one that was announced, or one that ended early and is
+    tried again by another run.
 
     A job that is tried again keeps what its epochs recorded; they are replaced as they are trained again. Raises
-    IllegalTransition where it runs or is completed, StorageError where the dataset or the parent job does not exist,
-    and ValueError where a job of that id has another configuration or dataset.
+    IllegalTransition where it runs or is completed, or ended early and this is that run still (somebody cancelled it
+    before it began to train); StorageError where the dataset or the parent job does not exist; and ValueError where it
+    was begun with another configuration or dataset.
     """
-    job_id = uuid_text("job_id", job_id)
+    job_id, run_id = uuid_text("job_id", job_id), uuid_text("run_id", run_id)
     dataset_id = uuid_text("synthetic_dataset_id", synthetic_dataset_id)
     parent_id = None if parent_job_id is None else uuid_text("parent_job_id", parent_job_id)
     config = checked_json("config", config)
@@ -86,31 +129,28 @@ def start_job(
             raise StorageError(f"there is no dataset {dataset_id} for job {job_id} to train on")
         if parent_id is not None:
             _get(connection, parent_id)
+        values = {
+            "job_name": job_name,
+            "description": description,
+            "config": config,
+            "synthetic_dataset_id": dataset_id,
+            "parent_job_id": parent_id,
+            "total_epochs": total_epochs,
+        }
         job = _find(connection, job_id)
         if job is None:
-            moment = now()
-            connection.execute(
-                insert(training_jobs).values(
-                    id=job_id,
-                    job_name=job_name,
-                    description=description,
-                    status=JobStatus.running,
-                    config=config,
-                    synthetic_dataset_id=dataset_id,
-                    parent_job_id=parent_id,
-                    total_epochs=total_epochs,
-                    current_epoch=0,
-                    progress_percent=0.0,
-                    created_at=moment,
-                    started_at=moment,
-                )
-            )
-        else:
+            _insert(connection, job_id, run_id, JobStatus.running, values | {"started_at": now()})
+            return _get(connection, job_id)
+        if job.started_at is not None:  # what was only announced may differ in what only the run could know
             if job.config != config or job.synthetic_dataset_id != dataset_id:
                 raise ValueError(f"job {job_id} exists with another configuration or dataset; start a new job")
-            if job.status in REACHED_FROM[JobStatus.queued]:
-                _change(connection, job_id, JobStatus.queued, error_message=None, finished_at=None)
-            _change(connection, job_id, JobStatus.running, started_at=now())
+            values = {}
+        if job.status in RESUMABLE and job.run_id == run_id:
+            raise IllegalTransition(f"job {job_id} was {job.status} before run {run_id} began to train; resume it")
+        if job.status in REACHED_FROM[JobStatus.queued]:
+            _change(connection, job_id, JobStatus.queued)
+        cleared = {"error_message": None, "finished_at": None, "stop_requested": None}
+        _change(connection, job_id, JobStatus.running, run_id=run_id, started_at=now(), **values, **cleared)
         return _get(connection, job_id)
 
     return in_one_transaction(engine, start)
@@ -178,19 +218,66 @@ def record_epoch(
 
 def complete_job(engine: Engine, job_id: str) -> JobRecord:
     """Marks a running job as completed. Raises IllegalTransition from any other state."""
-    job_id = uuid_text("job_id", job_id)
-    with writing(engine) as connection:
-        _change(connection, job_id, JobStatus.completed, progress_percent=100.0, finished_at=now())
-        return _get(connection, job_id)
+    return _end(engine, job_id, JobStatus.completed, progress_percent=100.0)
 
 
 def fail_job(engine: Engine, job_id: str, error_message: str) -> JobRecord:
     """Marks a pending, queued or running job as failed. Raises IllegalTransition from any other state."""
+    return _end(engine, job_id, JobStatus.failed, error_message=error_message)
+
+
+def cancel_job(engine: Engine, job_id: str, reason: str | None = None) -> JobRecord:
+    """Marks a pending, queued or running job as cancelled. Raises IllegalTransition from any other state."""
+    return _end(engine, job_id, JobStatus.cancelled, error_message=reason)
+
+
+def pause_job(engine: Engine, job_id: str) -> JobRecord:
+    """Marks a running job as paused. Raises IllegalTransition from any other state."""
+    return _end(engine, job_id, JobStatus.paused)
+
+
+def requeue_job(engine: Engine, job_id: str) -> JobRecord:
+    """Marks a job that ended early as queued, before a run is launched to resume it: of two that resume, one is
+    refused. Raises IllegalTransition where it cannot be resumed."""
     job_id = uuid_text("job_id", job_id)
-    error_message = error_message.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL would refuse the whole row
     with writing(engine) as connection:
-        _change(connection, job_id, JobStatus.failed, error_message=error_message, finished_at=now())
+        _change(connection, job_id, JobStatus.queued, finished_at=None, stop_requested=None)
         return _get(connection, job_id)
+
+
+def request_stop(engine: Engine, job_id: str, stop: Stop) -> JobRecord:
+    """Asks a running job to pause, or to be cancelled, at its next batch; one that waits is cancelled at once.
+
+    Raises IllegalTransition where it has ended, or is to be paused before it runs.
+    """
+    job_id = uuid_text("job_id", job_id)
+    with writing(engine) as connection:
+        asked = connection.execute(
+            update(training_jobs)
+            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.running)
+            .values(stop_requested=stop)
+        )
+        if not asked.rowcount:
+            wanted = JobStatus.cancelled if stop is Stop.cancel else JobStatus.paused
+            _change(connection, job_id, wanted, finished_at=now())
+        return _get(connection, job_id)
+
+
+def beat(engine: Engine, job_id: str) -> Stop | None:
+    """One sign of life of a running job's worker; gives what it has been asked for.
+
+    Raises IllegalTransition where the job does not run any more: somebody took the worker for dead.
+    """
+    with writing(engine) as connection:
+        row = connection.execute(
+            update(training_jobs)
+            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.running)
+            .values(heartbeats=training_jobs.c.heartbeats + 1)
+            .returning(training_jobs.c.stop_requested)
+        ).one_or_none()
+        if row is None:
+            raise IllegalTransition(f"job {job_id} is {_get(connection, job_id).status}, and no longer running")
+    return None if row.stop_requested is None else Stop(row.stop_requested)
 
 
 def get_job(engine: Engine, job_id: str) -> JobRecord:
@@ -205,15 +292,27 @@ def find_job(engine: Engine, job_id: str) -> JobRecord | None:
         return _find(connection, uuid_text("job_id", job_id))
 
 
+def find_job_of_run(engine: Engine, run_id: str) -> JobRecord | None:
+    """The job that a Dagster run works on, or worked on last; None where there is none."""
+    statement = select(training_jobs).where(training_jobs.c.run_id == uuid_text("run_id", run_id))
+    with reading(engine) as connection:
+        row = connection.execute(statement.order_by(training_jobs.c.created_at.desc())).mappings().first()
+    return None if row is None else _record(row)
+
+
 def goes_on(job: JobRecord, config: Mapping[str, Any], synthetic_dataset_id: str) -> bool:
-    """Whether the job ended early and another try with these settings is the same training."""
-    ended_early = job.status in {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
-    return ended_early and job.config == config and job.synthetic_dataset_id == synthetic_dataset_id
+    """Whether a run with these settings does what the job was announced for, or goes on with what it began."""
+    if job.status not in RESUMABLE | WAITING:
+        return False
+    return job.started_at is None or (job.config == config and job.synthetic_dataset_id == synthetic_dataset_id)
 
 
-def list_jobs(engine: Engine) -> list[JobRecord]:
-    """All jobs, the newest first."""
-    statement = select(training_jobs).order_by(training_jobs.c.created_at.desc(), training_jobs.c.id)
+def list_jobs(engine: Engine, *statuses: JobStatus) -> list[JobRecord]:
+    """All jobs, or those of some states, the newest first."""
+    statement = select(training_jobs)
+    if statuses:
+        statement = statement.where(training_jobs.c.status.in_(statuses))
+    statement = statement.order_by(training_jobs.c.created_at.desc(), training_jobs.c.id)
     with reading(engine) as connection:
         return [_record(row) for row in connection.execute(statement).mappings()]
 
@@ -257,6 +356,23 @@ def _checked_metrics(metrics: Mapping[str, float | None], total_epochs: int) -> 
     return int(epoch), values
 
 
+def _insert(connection: Connection, job_id: str, run_id: str, status: JobStatus, values: Mapping[str, Any]) -> None:
+    progress = {"current_epoch": 0, "progress_percent": 0.0}
+    connection.execute(
+        insert(training_jobs).values(id=job_id, run_id=run_id, status=status, created_at=now(), **progress, **values)
+    )
+
+
+def _end(engine: Engine, job_id: str, status: JobStatus, **values: Any) -> JobRecord:
+    job_id = uuid_text("job_id", job_id)
+    if values.get("error_message") is not None:
+        # PostgreSQL would refuse the whole row.
+        values["error_message"] = values["error_message"].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    with writing(engine) as connection:
+        _change(connection, job_id, status, finished_at=now(), stop_requested=None, **values)
+        return _get(connection, job_id)
+
+
 def _change(connection: Connection, job_id: str, wanted: JobStatus, **values: Any) -> None:
     """One conditional UPDATE: of two that race, one wins and the other is refused."""
     changed = connection.execute(
@@ -282,4 +398,6 @@ def _get(connection: Connection, job_id: str) -> JobRecord:
 
 
 def _record(row: Mapping[Any, Any]) -> JobRecord:
-    return JobRecord(**{**row, "status": JobStatus(row["status"])})
+    stop = row["stop_requested"]
+    typed = {"status": JobStatus(row["status"]), "stop_requested": None if stop is None else Stop(stop)}
+    return JobRecord(**{**row, **typed})

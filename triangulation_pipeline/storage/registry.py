@@ -38,6 +38,8 @@ class ModelRecord:
     promoted: bool
     promotion_reason: str
     created_at: datetime
+    parent_model_id: str | None
+    production_since: datetime | None
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ def register_model(
     metrics: Mapping[str, Any],
     promoted: bool,
     promotion_reason: str,
+    parent_model_id: str | None = None,
 ) -> ModelRecord:
     """Registers a set of weights as the next version of its name, the active one from now on.
 
     Where ``promoted``, the production mark moves to it from the version that had it. Evaluations of the same file are
     linked to it. All in one transaction. The same file of the same job is one version of a name: registered again, it
-    keeps its version and takes the new metrics and verdict. Raises StorageError where the job or the dataset does not
-    exist.
+    keeps its version and takes the new metrics and verdict. Raises StorageError where the job, the dataset or the
+    parent model (from whose weights the training began) does not exist.
     """
     values = {
         "model_name": model_name,
@@ -93,11 +96,10 @@ def register_model(
         "metrics": checked_json("metrics", metrics),
         "promoted": promoted,
         "promotion_reason": promotion_reason,
+        "parent_model_id": None if parent_model_id is None else uuid_text("parent_model_id", parent_model_id),
     }
     model_id = in_one_transaction(engine, lambda connection: _register(connection, values))
-    with reading(engine) as connection:
-        row = connection.execute(select(models).where(models.c.id == model_id)).mappings().one()
-    return ModelRecord(**row)
+    return get_model_by_id(engine, model_id)
 
 
 def record_evaluation(
@@ -149,6 +151,60 @@ def get_model(engine: Engine, model_name: str, version: int | None = None) -> Mo
     return ModelRecord(**row)
 
 
+def find_production_model(engine: Engine, model_name: str) -> ModelRecord | None:
+    """The version of a model that is in production, or None."""
+    with reading(engine) as connection:
+        return _production(connection, model_name)
+
+
+def get_model_by_id(engine: Engine, model_id: str) -> ModelRecord:
+    """The version of that id. Raises StorageError where there is none."""
+    model_id = uuid_text("model_id", model_id)
+    with reading(engine) as connection:
+        return _get_by_id(connection, model_id)
+
+
+def promote_model(engine: Engine, model_name: str, version: int) -> ModelRecord:
+    """Puts that version into production, in place of the one that is.
+
+    Raises StorageError where it does not exist, or did not pass the checks of a promotion when it was registered.
+    """
+    model = get_model(engine, model_name, version)
+    if not model.promoted:
+        raise StorageError(f"{model_name} version {version} cannot go into production. {model.promotion_reason}")
+    in_one_transaction(engine, lambda connection: _put_into_production(connection, model_name, model.id))
+    return get_model(engine, model_name, version)
+
+
+def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
+    """Puts the version that was in production before back into production: the newest that ever was, below the one that
+    is. Done again it goes back further.
+
+    Raises StorageError where nothing is in production, or nothing was before.
+    """
+
+    def roll_back(connection: Connection) -> int:
+        current = _production(connection, model_name)
+        if current is None:
+            raise StorageError(f"no version of model {model_name!r} is in production")
+        earlier = connection.execute(
+            select(models.c.id, models.c.version)
+            .where(
+                models.c.model_name == model_name,
+                models.c.version < current.version,
+                models.c.production_since.is_not(None),
+            )
+            .order_by(models.c.version.desc())
+            .limit(1)
+        ).one_or_none()
+        if earlier is None:
+            raise StorageError(f"no version of {model_name} before {current.version} was ever in production")
+        _put_into_production(connection, model_name, earlier.id)
+        return earlier.version
+
+    return get_model(engine, model_name, in_one_transaction(engine, roll_back))
+
+
 def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
     """The model that a job trained, as it was registered last. Raises StorageError where none is."""
     statement = (
@@ -172,6 +228,8 @@ def list_models(engine: Engine) -> list[ModelRecord]:
 
 def _register(connection: Connection, values: dict[str, Any]) -> str:
     _check_origin(connection, values["trained_by_job_id"], values["synthetic_dataset_id"])
+    if (parent := values["parent_model_id"]) is not None:
+        _get_by_id(connection, parent)
     existing = connection.scalar(
         select(models.c.id).where(
             models.c.model_name == values["model_name"],
@@ -183,27 +241,23 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
     if existing is not None:
         this = models.c.id == existing
         if connection.scalar(select(models.c.promoted).where(this)) != values["promoted"]:
-            unmarked = models.c.is_production if values["promoted"] else this
-            connection.execute(update(models).where(same_name, unmarked).values(is_production=False))
-            connection.execute(update(models).where(this).values(is_production=values["promoted"]))
+            if values["promoted"]:
+                _put_into_production(connection, values["model_name"], existing)
+            else:
+                connection.execute(update(models).where(this).values(is_production=False))
         verdict = {name: values[name] for name in ("metrics", "promoted", "promotion_reason")}
         connection.execute(update(models).where(this).values(**verdict))
         return existing
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
-    if values["promoted"]:
-        connection.execute(update(models).where(same_name, models.c.is_production).values(is_production=False))
     model_id = str(uuid4())
     connection.execute(
         insert(models).values(
-            **values,
-            id=model_id,
-            version=newest + 1,
-            is_active=True,
-            is_production=values["promoted"],
-            created_at=now(),
+            **values, id=model_id, version=newest + 1, is_active=True, is_production=False, created_at=now()
         )
     )
+    if values["promoted"]:
+        _put_into_production(connection, values["model_name"], model_id)
     connection.execute(
         update(model_evaluations)
         .where(
@@ -213,6 +267,26 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
         .values(model_id=model_id)
     )
     return model_id
+
+
+def _get_by_id(connection: Connection, model_id: str) -> ModelRecord:
+    row = connection.execute(select(models).where(models.c.id == model_id)).mappings().one_or_none()
+    if row is None:
+        raise StorageError(f"there is no model {model_id} in the registry")
+    return ModelRecord(**row)
+
+
+def _production(connection: Connection, model_name: str) -> ModelRecord | None:
+    statement = select(models).where(models.c.model_name == model_name, models.c.is_production)
+    row = connection.execute(statement).mappings().one_or_none()
+    return None if row is None else ModelRecord(**row)
+
+
+def _put_into_production(connection: Connection, model_name: str, model_id: str) -> None:
+    others = models.c.model_name == model_name, models.c.is_production, models.c.id != model_id
+    connection.execute(update(models).where(*others).values(is_production=False))
+    this = models.c.id == model_id, ~models.c.is_production
+    connection.execute(update(models).where(*this).values(is_production=True, production_since=now()))
 
 
 def _evaluate(connection: Connection, values: dict[str, Any]) -> str:

@@ -18,11 +18,19 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeEngine
 
 from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, Split
 from triangulation_pipeline.storage.columns import Json, ReceiverArray, UtcDateTime, UuidText
+
+
+class Stop(StrEnum):
+    """What a running job can be asked for."""
+
+    pause = "pause"
+    cancel = "cancel"
 
 
 class JobStatus(StrEnum):
@@ -136,7 +144,13 @@ training_jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("run_id", UuidText),  # the Dagster run that works on it, or did last; it may name no table's row
+    Column("stop_requested", String(6)),
+    Column("heartbeats", BigInteger, nullable=False, server_default=text("0")),  # rises while its worker is alive
     _one_of("status", list(JobStatus)),
+    _one_of("stop_requested", list(Stop)),
+    Index(None, "run_id"),
+    Index(None, "status"),
 )
 
 # A hypertable's keys must hold the time column, so (job, epoch) cannot be unique here: ``record_epoch`` sees to it.
@@ -172,8 +186,20 @@ models = Table(
     Column("promoted", Boolean, nullable=False),
     Column("promotion_reason", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("parent_model_id", UuidText, ForeignKey("models.id")),
+    Column("production_since", UtcDateTime),
     UniqueConstraint("model_name", "version"),
     UniqueConstraint("trained_by_job_id", "sha256"),
+    *(
+        Index(
+            f"uq_models_model_name_{mark}",
+            "model_name",
+            unique=True,
+            sqlite_where=text(mark),
+            postgresql_where=text(mark),
+        )
+        for mark in ("is_active", "is_production")
+    ),
 )
 
 model_evaluations = Table(

@@ -196,9 +196,11 @@ def make_job(engine: Engine, make_dataset: Callable[..., DatasetRecord]) -> Call
     """Starts a job of a new id on a dataset of its own."""
 
     def make() -> JobRecord:
+        job_id = str(uuid.uuid4())
         return start_job(
             engine,
-            job_id=str(uuid.uuid4()),
+            job_id=job_id,
+            run_id=job_id,
             job_name="test",
             description="a job of the tests",
             config={"learning_rate": 0.003, "layers": [1, 2]},

@@ -1,21 +1,59 @@
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
 
 from triangulation_pipeline.storage.engine import open_database, writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.jobs import get_job
+from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
 
 
 def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database as revision 0001 left it, with a job and a model in production in it."""
+    with monkeypatch.context() as patch:
+        upgrade = command.upgrade
+        patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0001"))
+        engine = open_database(empty_database_url)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    dataset_id, job_id, model_id = ids
+    moment = "2026-11-01T12:00:00.000000Z"
+    with writing(engine) as connection:
+        for statement in (
+            f"INSERT INTO synthetic_datasets VALUES ('{dataset_id}', 'd', 1, 1, 0, 0, '{{}}', '{{}}', 'n', 'x', 'y', "
+            f"'{moment}')",
+            "INSERT INTO training_jobs (id, job_name, description, status, config, synthetic_dataset_id, total_epochs, "
+            f"current_epoch, progress_percent, created_at) VALUES ('{job_id}', 'j', '', 'completed', '{{}}', "
+            f"'{dataset_id}', 1, 1, 100, '{moment}')",
+            "INSERT INTO models (id, model_name, version, model_architecture, pytorch_model_location, sha256, epoch, "
+            "trained_by_job_id, synthetic_dataset_id, network_name, network_digest, hyperparameters, metrics, "
+            f"is_active, is_production, promoted, promotion_reason, created_at) VALUES ('{model_id}', 'm', 1, 'a', "
+            f"'/b', 'c', 1, '{job_id}', '{dataset_id}', 'n', 'x', '{{}}', '{{}}', true, true, true, '', '{moment}')",
+        ):
+            connection.execute(text(statement.replace(":", "\\:")))
+    engine.dispose()
+
+    engine = open_database(empty_database_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    job = get_job(engine, job_id)
+    assert (job.run_id, job.stop_requested, job.heartbeats) == (job_id, None, 0)
+    model = get_model(engine, "m")
+    assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
+    engine.dispose()
 
 
 def test_opening_again_keeps_everything(database_url: str, engine: Engine, make_dataset) -> None:
@@ -62,7 +100,7 @@ def test_processes_may_migrate_at_once(database: str, empty_database_url: str, t
     assert len("".join(said).splitlines()) == len(notices)
     engine = open_database(empty_database_url)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0001",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0002",)]
     engine.dispose()
 
 

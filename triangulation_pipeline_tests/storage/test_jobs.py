@@ -11,16 +11,25 @@ from sqlalchemy import Engine, event, update
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
+    WAITING,
     JobRecord,
+    announce_job,
+    beat,
+    cancel_job,
     complete_job,
     fail_job,
+    find_job_of_run,
     get_job,
+    goes_on,
     list_jobs,
+    pause_job,
     read_metrics,
     record_epoch,
+    request_stop,
+    requeue_job,
     start_job,
 )
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, JobStatus, training_jobs
+from triangulation_pipeline.storage.tables import METRIC_COLUMNS, JobStatus, Stop, training_jobs
 
 MakeJob = Callable[[], JobRecord]
 
@@ -45,7 +54,8 @@ def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: float | Non
 def again(engine: Engine, job: JobRecord, **changes) -> JobRecord:
     """Starts the same job once more."""
     names = ("job_name", "description", "config", "synthetic_dataset_id", "total_epochs")
-    return start_job(engine, **{"job_id": job.id, **{name: getattr(job, name) for name in names}, **changes})
+    same = {"job_id": job.id, **{name: getattr(job, name) for name in names}}
+    return start_job(engine, **{**same, "run_id": str(uuid.uuid4()), **changes})
 
 
 def set_status(engine: Engine, job: JobRecord, status: JobStatus) -> None:
@@ -149,6 +159,9 @@ LEGAL = {
     "start": {JobStatus.pending, JobStatus.queued, JobStatus.failed, JobStatus.cancelled, JobStatus.paused},
     "complete": {JobStatus.running},
     "fail": {JobStatus.pending, JobStatus.queued, JobStatus.running},
+    "cancel": {JobStatus.pending, JobStatus.queued, JobStatus.running},
+    "pause": {JobStatus.running},
+    "requeue": {JobStatus.pending, JobStatus.failed, JobStatus.cancelled, JobStatus.paused},
     "record": {JobStatus.running},
 }
 
@@ -162,6 +175,9 @@ def test_transitions(engine: Engine, make_job: MakeJob, action: str, status: Job
         "start": (lambda: again(engine, job), JobStatus.running),
         "complete": (lambda: complete_job(engine, job.id), JobStatus.completed),
         "fail": (lambda: fail_job(engine, job.id, "it broke"), JobStatus.failed),
+        "cancel": (lambda: cancel_job(engine, job.id), JobStatus.cancelled),
+        "pause": (lambda: pause_job(engine, job.id), JobStatus.paused),
+        "requeue": (lambda: requeue_job(engine, job.id), JobStatus.queued),
         "record": (lambda: record(engine, job, 1), JobStatus.running),
     }[action]
     if status in LEGAL[action]:
@@ -172,6 +188,72 @@ def test_transitions(engine: Engine, make_job: MakeJob, action: str, status: Job
         with pytest.raises(IllegalTransition, match=f"job {job.id} is {status}.* {wanted}"):
             act()
         assert get_job(engine, job.id) == before
+
+
+@pytest.mark.parametrize("status", JobStatus)
+@pytest.mark.parametrize("stop", Stop)
+def test_asking_a_job_to_stop(engine: Engine, make_job: MakeJob, stop: Stop, status: JobStatus) -> None:
+    job = make_job()
+    set_status(engine, job, status)
+    if status is JobStatus.running:
+        assert beat(engine, job.id) is None
+        assert request_stop(engine, job.id, stop).status is JobStatus.running
+        assert beat(engine, job.id) is stop
+        assert get_job(engine, job.id).heartbeats == 2
+        record(engine, job, 1)  # an epoch that was nearly done does not take the wish back
+        assert beat(engine, job.id) is stop
+        ended = (pause_job if stop is Stop.pause else cancel_job)(engine, job.id)
+        assert ended.stop_requested is None
+        assert ended.finished_at is not None
+        assert ended.state_location == "/store/1"
+    elif stop is Stop.cancel and status in WAITING:
+        assert request_stop(engine, job.id, stop).status is JobStatus.cancelled
+    else:
+        with pytest.raises(IllegalTransition, match=f"job {job.id} is {status} and cannot become"):
+            request_stop(engine, job.id, stop)
+        assert get_job(engine, job.id).status is status
+
+
+def test_a_worker_that_was_taken_for_dead_learns_it(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    fail_job(engine, job.id, "no sign of life")
+    with pytest.raises(IllegalTransition, match=f"job {job.id} is failed, and no longer running"):
+        beat(engine, job.id)
+
+
+def announce(engine: Engine, job_id: str, status: JobStatus = JobStatus.queued) -> JobRecord:
+    return announce_job(
+        engine, job_id=job_id, status=status, job_name="test", description="", config={"seed": 1}, total_epochs=2
+    )
+
+
+def test_an_announced_job_takes_what_its_run_brings(engine: Engine, make_job: MakeJob) -> None:
+    other, job_id = make_job(), str(uuid.uuid4())
+    assert announce(engine, job_id, JobStatus.pending).status is JobStatus.pending
+    queued = announce(engine, job_id)
+    assert (queued.status, queued.run_id, queued.synthetic_dataset_id) == (JobStatus.queued, job_id, None)
+    assert announce(engine, job_id) == announce(engine, job_id, JobStatus.pending) == queued
+    assert goes_on(queued, {"seed": 2}, other.synthetic_dataset_id or "")
+    running = again(engine, other, job_id=job_id, run_id=job_id)
+    assert (running.status, running.config, running.total_epochs) == (JobStatus.running, other.config, 4)
+    assert running.synthetic_dataset_id == other.synthetic_dataset_id
+    assert announce(engine, job_id) == running
+    assert find_job_of_run(engine, job_id) == running
+    with pytest.raises(ValueError, match="pending or queued, got failed"):
+        announce(engine, str(uuid.uuid4()), JobStatus.failed)
+
+
+def test_a_job_cancelled_before_its_run_began_does_not_run(engine: Engine, make_job: MakeJob) -> None:
+    other, job_id = make_job(), str(uuid.uuid4())
+    announce(engine, job_id)
+    request_stop(engine, job_id, Stop.cancel)
+    with pytest.raises(IllegalTransition, match=f"job {job_id} was cancelled before run {job_id} began to train"):
+        again(engine, other, job_id=job_id, run_id=job_id)
+    resumed = again(engine, other, job_id=job_id)
+    assert resumed.status is JobStatus.running
+    assert resumed.run_id != job_id
+    assert find_job_of_run(engine, str(resumed.run_id)) == resumed
+    assert find_job_of_run(engine, job_id) is None
 
 
 def test_of_two_that_end_a_job_one_wins(engine: Engine, make_job: MakeJob) -> None:

@@ -18,6 +18,7 @@ from triangulation_pipeline.storage.datasets import list_datasets, read_samples,
 from triangulation_pipeline.storage.engine import open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import metadata
+from triangulation_pipeline.storage.views import VIEWS
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
@@ -85,10 +86,14 @@ def test_all_tables_lie_in_the_schema(engine: Engine) -> None:
 def test_checks_and_cascades_are_those_of_the_tables(url: URL, engine: Engine) -> None:
     definitions = text(
         "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
-        "WHERE connamespace = current_schema()::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+        "WHERE connamespace = current_schema()::regnamespace AND conrelid::regclass::text <> 'alembic_version' "
+        "UNION SELECT tablename, indexname, indexdef FROM pg_indexes "
+        "WHERE schemaname = current_schema() AND tablename <> 'alembic_version'"
     )
     with engine.begin() as connection:
         migrated = set(connection.execute(definitions).all())
+        for view in VIEWS:
+            connection.execute(text(f"DROP VIEW {view.name}"))
         metadata.drop_all(connection)
         metadata.create_all(connection)
         assert set(connection.execute(definitions).all()) == migrated

@@ -13,11 +13,15 @@ from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
     ModelRecord,
+    find_production_model,
     get_evaluation,
     get_model,
+    get_model_by_id,
     list_models,
+    promote_model,
     record_evaluation,
     register_model,
+    rollback_model,
 )
 from triangulation_pipeline.storage.tables import models
 
@@ -207,3 +211,57 @@ def test_numbers_that_are_none_are_refused(engine: Engine, make_job: MakeJob) ->
     with pytest.raises(ValueError, match=r"metrics\.test_rmse_m must be a finite number or null"):
         register(engine, job, metrics={"test_rmse_m": float("nan")})
     assert list_models(engine) == []
+
+
+def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> None:
+    def version() -> int | None:
+        model = find_production_model(engine, "locator")
+        return None if model is None else model.version
+
+    with pytest.raises(StorageError, match="no version of model 'locator' is in production"):
+        rollback_model(engine, "locator")
+    register(engine, make_job(), promoted=True)
+    with pytest.raises(StorageError, match="no version of locator before 1 was ever in production"):
+        rollback_model(engine, "locator")
+    register(engine, make_job(), promoted=False, promotion_reason="Not promoted: too wide.")
+    register(engine, make_job(), promoted=True)
+    register(engine, make_job(), promoted=True)
+    register(engine, make_job(), promoted=True, model_name="other")
+    assert version() == 4
+    assert rollback_model(engine, "locator").version == version() == 3
+    assert rollback_model(engine, "locator").version == version() == 1  # 2 never was in production
+    assert promote_model(engine, "locator", 4).version == version() == 4
+    since = get_model(engine, "locator", 4).production_since
+    assert promote_model(engine, "locator", 4).production_since == since
+    with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):
+        promote_model(engine, "locator", 2)
+    with pytest.raises(StorageError, match="there is no model 'locator' version 9"):
+        promote_model(engine, "locator", 9)
+    assert version() == 4
+    assert [model.model_name for model in list_models(engine) if model.is_production] == ["locator", "other"]
+
+
+def test_the_database_keeps_one_version_in_production(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job(), promoted=True)
+    second = register(engine, make_job())
+    for mark in ("is_production", "is_active"):
+        first = models.c.version == 1
+        with pytest.raises(IntegrityError), writing(engine) as connection:
+            connection.execute(update(models).where(first | (models.c.id == second.id)).values({mark: True}))
+
+
+def test_promoting_at_once_leaves_one_in_production(engine: Engine, make_job: MakeJob) -> None:
+    for _ in range(4):
+        register(engine, make_job(), promoted=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda version: promote_model(engine, "locator", version), (1, 2, 3, 4) * 3))
+    assert sum(model.is_production for model in list_models(engine)) == 1
+
+
+def test_a_fine_tuned_model_names_its_parent(engine: Engine, make_job: MakeJob) -> None:
+    parent = register(engine, make_job())
+    child = register(engine, make_job(), parent_model_id=parent.id)
+    assert get_model_by_id(engine, child.id).parent_model_id == parent.id
+    unknown = str(uuid.uuid4())
+    with pytest.raises(StorageError, match=f"there is no model {unknown} in the registry"):
+        register(engine, make_job(), parent_model_id=unknown)

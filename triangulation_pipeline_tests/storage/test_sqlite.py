@@ -16,11 +16,21 @@ def database() -> str:
     return "sqlite"
 
 
-def schema(engine: Engine) -> dict[str, str]:
-    """What SQLite keeps of each table and index."""
+def schema(engine: Engine) -> dict[str, set[object]]:
+    """Columns, keys, indexes and checks of each table, in no order: columns that came later stand last."""
+    found: dict[str, set[object]] = {}
     with engine.connect() as connection:
-        rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
-    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
+        statement = text("SELECT name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'view'")
+        for name, table, sql in connection.execute(statement).all():
+            facts = found.setdefault(table, set())
+            if name != table:
+                facts.add(sql)
+                continue
+            facts |= {row[1:] for row in connection.execute(text(f"PRAGMA table_info({table})"))}
+            facts |= {row[2:] for row in connection.execute(text(f"PRAGMA foreign_key_list({table})"))}
+            facts |= set(re.findall(r"CONSTRAINT \w+ CHECK \(.*?\)\)", sql))
+            facts |= {"WITHOUT ROWID"} if "WITHOUT ROWID" in sql else set()
+    return {name: facts for name, facts in found.items() if name != "alembic_version"}
 
 
 def test_migrations_make_the_same_checks_and_cascades_too(engine: Engine, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def _start(
     return start_job(
         storage.engine,
         job_id=earlier.id if earlier is not None and same else context.run.run_id,
+        run_id=context.run.run_id,
         parent_job_id=None if earlier is None or same else earlier.id,
         job_name=settings.job_name,
         description=settings.description,
