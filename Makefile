@@ -23,6 +23,7 @@ run: install
 	$(BIN)/triangulation run $(ARGS)
 
 ui: install
+	$(BIN)/dagster instance concurrency set training 1
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install

@@ -14,6 +14,7 @@ from triangulation_pipeline.defs.assets.splits import (
 from triangulation_pipeline.defs.assets.synthetic_dataset import synthetic_dataset
 from triangulation_pipeline.defs.assets.trained_model import trained_model
 from triangulation_pipeline.defs.io_managers import CheckpointIOManager, ReferenceIOManager, SplitIOManager
+from triangulation_pipeline.defs.reconcile import job_reconciler
 from triangulation_pipeline.defs.resources import Storage
 
 storage = Storage()
@@ -37,6 +38,7 @@ defs = dg.Definitions(
     ],
     asset_checks=[splits_disjoint_and_complete, checkpoint_is_sound],
     jobs=[train_locator],
+    sensors=[job_reconciler],
     resources={
         "storage": storage,
         "references": ReferenceIOManager(storage=storage),
@@ -46,3 +48,8 @@ defs = dg.Definitions(
     # One process a run: steps start thirty times faster, and nothing survives a killed worker.
     executor=dg.in_process_executor,
 )
+
+
+def train_locator_job() -> dg.JobDefinition:
+    """The job by a name that Dagster finds again: it re-executes no other."""
+    return defs.resolve_job_def(train_locator.name)

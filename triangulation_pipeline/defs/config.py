@@ -5,7 +5,6 @@ does, for all steps at once, first thing in every step.
 """
 
 import os
-import uuid
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationError, create_model, field_validator, mode
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, one_sentence, read_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec
+from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 
 
@@ -79,12 +79,7 @@ class SyntheticDatasetConfig(dg.Config):
     @field_validator("dataset_id")
     @classmethod
     def _is_a_uuid(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                uuid.UUID(value)
-            except ValueError:
-                raise ValueError(f"must be the id of a dataset, a UUID, got {value!r}") from None
-        return value
+        return None if value is None else uuid_text("the id of a dataset", value)
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
@@ -130,17 +125,20 @@ STEP_CONFIGS: dict[str, type[dg.Config]] = {
 }
 
 
+def training_settings(run_config: Mapping[str, Any]) -> TrainedModelConfig:
+    """The training settings of a run. Raises pydantic's ValidationError where they are wrong."""
+    return TrainedModelConfig(**_settings_of("trained_model", run_config))
+
+
 def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True) -> None:
     """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both.
 
     Raises ValueError with one sentence naming step, field and value.
     """
-    given = run_config.get("ops") or {}
     checked: dict[str, dg.Config] = {}
     for step, model in STEP_CONFIGS.items():
-        settings = _without_environment((given.get(step) or {}).get("config") or {})
         try:
-            checked[step] = model(**settings)
+            checked[step] = model(**_settings_of(step, run_config))
         except ValidationError as error:
             raise ValueError(f"{step}: {one_sentence(error)}") from None
     network_config, dataset_config, training = (
@@ -162,6 +160,11 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
             choose_device(training.accelerator)
         except ValueError as error:
             raise ValueError(f"trained_model: {error}") from None
+
+
+def _settings_of(step: str, run_config: Mapping[str, Any]) -> dict[str, Any]:
+    given = (run_config.get("ops") or {}).get(step) or {}
+    return _without_environment(given.get("config") or {})
 
 
 def _without_environment(value: Any) -> Any:

@@ -9,10 +9,11 @@ import dagster as dg
 from pydantic import PrivateAttr
 from sqlalchemy import Engine
 
-from triangulation_pipeline.defs.config import check_run_config
+from triangulation_pipeline.defs.config import check_run_config, training_settings
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
+from triangulation_pipeline.storage.registry import get_model_by_id
 from triangulation_pipeline.storage.settings import Settings, read_settings
 
 
@@ -98,8 +99,8 @@ def refusals() -> Iterator[None]:
 
 
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
-    """First thing in every asset, done by a run's first: the settings of the whole run are checked, and database and
-    object store opened."""
+    """First thing in every asset, done by a run's first: the settings of the whole run are checked, database and object
+    store opened, and the model to begin from looked up."""
     if storage.is_checked:
         return
     selection = context.run.asset_selection
@@ -109,3 +110,5 @@ def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
             makes_network=not selection or dg.AssetKey("receiver_network") in selection,
         )
         storage.open()
+        if (parent_model_id := training_settings(context.run.run_config).parent_model_id) is not None:
+            get_model_by_id(storage.engine, parent_model_id)

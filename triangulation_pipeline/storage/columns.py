@@ -2,7 +2,6 @@
 
 import json
 import math
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -78,14 +77,6 @@ class ReceiverArray(TypeDecorator[NDArray[Any]]):
 def now() -> datetime:
     """The present, in UTC."""
     return datetime.now(UTC)
-
-
-def uuid_text(field: str, value: str) -> str:
-    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError naming the field where it is none."""
-    try:
-        return str(uuid.UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"{field} must be a UUID, got {value!r}") from None
 
 
 def checked_json(field: str, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from triangulation_pipeline.storage.columns import checked_json, now, uuid_text
+from triangulation_pipeline.samples import uuid_text
+from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.tables import (

@@ -16,7 +16,8 @@ from sqlalchemy import (
     select,
 )
 
-from triangulation_pipeline.storage.columns import UtcDateTime, UuidText, uuid_text
+from triangulation_pipeline.samples import uuid_text
+from triangulation_pipeline.storage.columns import UtcDateTime, UuidText
 from triangulation_pipeline.storage.engine import reading
 from triangulation_pipeline.storage.tables import METRIC_COLUMNS
 

@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.samples import uuid_text
 
 
 class Scheduler(StrEnum):
@@ -48,9 +49,19 @@ class TrainingConfig(BaseModel):
     min_snr_db: float | None = Field(
         None, ge=-50, le=100, description="Training rows of lower mean SNR are left out, dB, -50 to 100; null = all."
     )
+    parent_model_id: str | None = Field(
+        None,
+        description="Id of a registered model of the same network and architecture, from whose weights the training "
+        "begins (fine-tuning); null = from random weights.",
+    )
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows.")
+
+    @field_validator("parent_model_id")
+    @classmethod
+    def _is_a_uuid(cls, value: str | None) -> str | None:
+        return None if value is None else uuid_text("the id of a model", value)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

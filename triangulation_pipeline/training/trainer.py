@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -40,6 +40,10 @@ class TrainingDiverged(ArithmeticError):
     """A loss that is not a finite number."""
 
 
+class TrainingStopped(Exception):
+    """Somebody asked the training to stop; what its epochs left is complete."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """A split as tensors on the training device, with what its metrics need."""
@@ -68,14 +72,23 @@ def choose_device(accelerator: Accelerator) -> torch.device:
 class Trainer:
     """Trains one locator. ``for metrics in trainer.epochs()`` runs it; between epochs ``state()`` is all there is.
 
-    On the CPU it sets PyTorch to one thread, for the whole process.
+    On the CPU it sets PyTorch to one thread, for the whole process. ``parent`` is the checkpoint of
+    ``config.parent_model_id``: its weights, site biases and input scaling are where the training begins.
 
-    Raises ValueError where a split leaves too few rows.
+    Raises ValueError where a split leaves too few rows, or the parent is another kind of model.
     """
 
     def __init__(
-        self, spec: LocatorSpec, config: TrainingConfig, train: SampleBatch, val: SampleBatch, dataset: dict[str, str]
+        self,
+        spec: LocatorSpec,
+        config: TrainingConfig,
+        train: SampleBatch,
+        val: SampleBatch,
+        dataset: dict[str, str],
+        parent: Checkpoint | None = None,
     ) -> None:
+        if (parent is None) != (config.parent_model_id is None):
+            raise ValueError("a training has a parent's checkpoint exactly where its config names parent_model_id")
         self.spec, self.config, self.dataset = spec, config, dataset
         self.device = choose_device(config.accelerator)
         if self.device.type == "cpu":
@@ -90,13 +103,15 @@ class Trainer:
                 f"calibration, it has {(~reserved).sum()} and {reserved.sum()}: raise num_samples"
             )
         self.model: Locator = build_locator(spec).to(self.device)
-        site_bias_m = fit_site_biases_ns(spec.network, train, spec.tx_height_m) * SPEED_OF_LIGHT_M_PER_NS
-        inputs = locator_inputs(train)
-        self.model.fit(
-            inputs.to(self.device),
-            self._target_m(train).to(self.device),
-            torch.as_tensor(site_bias_m, dtype=torch.float32, device=self.device),
-        )
+        if parent is None:
+            site_bias_m = fit_site_biases_ns(spec.network, train, spec.tx_height_m) * SPEED_OF_LIGHT_M_PER_NS
+            self.model.fit(
+                locator_inputs(train).to(self.device),
+                self._target_m(train).to(self.device),
+                torch.as_tensor(site_bias_m, dtype=torch.float32, device=self.device),
+            )
+        else:
+            self._begin_from(parent)
         self.train, self.val, self.calibration = (
             self._rows(batch) for batch in (train, val.take(~reserved), val.take(reserved))
         )
@@ -134,11 +149,15 @@ class Trainer:
         """What the covariances are multiplied by: 1 before ``calibrate``."""
         return float(self.model.covariance_scale)
 
-    def epochs(self) -> Iterator[Metrics]:
-        """Trains epoch by epoch and gives the metrics of each. Raises TrainingDiverged."""
+    def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Metrics]:
+        """Trains epoch by epoch and gives the metrics of each.
+
+        Raises TrainingDiverged, and TrainingStopped at the first batch at which ``should_stop``: that epoch is lost,
+        and ``restore`` of the state before it trains it again to the same weights.
+        """
         while not self.finished:
             started = time.perf_counter()
-            metrics = self._train_epoch() | self._validate()
+            metrics = self._train_epoch(should_stop) | self._validate()
             metrics |= {"epoch": self.epoch + 1, "epoch_seconds": time.perf_counter() - started}
             self.history.append(metrics)
             val_loss = metrics["val_loss"]
@@ -226,12 +245,25 @@ class Trainer:
             torch.cuda.set_rng_state(state["device_random"])
         self.history = state["history"]
 
-    def _train_epoch(self) -> Metrics:
+    def _begin_from(self, parent: Checkpoint) -> None:
+        for name in ("architecture", "network", "tx_height_m", "area_margin_m"):
+            mine, its = getattr(self.spec, name), getattr(parent.spec, name)
+            if mine != its:
+                mine, its = (value.name if name == "network" else value for value in (mine, its))
+                raise ValueError(
+                    f"parent_model_id: that model's {name} is {its!r}, and must be this training's, {mine!r}"
+                )
+        self.model.load_state_dict(parent.weights)
+        self.model.covariance_scale.fill_(1.0)
+
+    def _train_epoch(self, should_stop: Callable[[], bool]) -> Metrics:
         self.model.train()
         permutation = torch.randperm(len(self.train), generator=self.order).to(self.device)
         found_m = torch.empty_like(self.train.target_m)
         losses, norms = [], []
         for rows in permutation.split(self.config.batch_size):
+            if should_stop():
+                raise TrainingStopped
             located = self.model(self.train.inputs.take(rows), self.train.start_m[rows])
             loss = locator_loss(located, self.train.target_m[rows]).mean()
             self.optimizer.zero_grad(set_to_none=True)

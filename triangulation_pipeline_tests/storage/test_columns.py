@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql, sqlite
 
-from triangulation_pipeline.storage.columns import ReceiverArray, UtcDateTime, checked_json, uuid_text
+from triangulation_pipeline.storage.columns import ReceiverArray, UtcDateTime, checked_json
 
 DIALECTS = [sqlite.dialect(), postgresql.dialect()]
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -61,9 +61,3 @@ def test_json_is_given_back_as_it_will_be_read() -> None:
 def test_what_json_cannot_hold_is_refused(value: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         checked_json("config", value)
-
-
-def test_uuids_are_canonical() -> None:
-    assert uuid_text("id", "0000000000000000000000000000000A") == "00000000-0000-0000-0000-00000000000a"
-    with pytest.raises(ValueError, match="job_id must be a UUID, got 'seven'"):
-        uuid_text("job_id", "seven")

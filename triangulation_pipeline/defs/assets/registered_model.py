@@ -54,6 +54,7 @@ def registered_model(
             metrics={**checkpoint.metrics, **headline},
             promoted=evaluation.metrics["promoted"],
             promotion_reason=evaluation.metrics["promotion_reason"],
+            parent_model_id=checkpoint.config["parent_model_id"],
         )
     history = records(read_metrics(storage.engine, reference.job_id))
     log.info("registered_model: %s version %d", model.model_name, model.version)

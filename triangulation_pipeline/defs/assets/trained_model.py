@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,26 @@ from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
+    cancel_job,
     complete_job,
     fail_job,
     find_job,
+    find_job_of_run,
+    get_job,
     goes_on,
+    pause_job,
     read_metrics,
     record_epoch,
     start_job,
 )
 from triangulation_pipeline.storage.objects import StoredObject
+from triangulation_pipeline.storage.pulse import Pulse
+from triangulation_pipeline.storage.registry import get_model_by_id
+from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.training.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from triangulation_pipeline.training.checkpoint import Checkpoint
     from triangulation_pipeline.training.trainer import Metrics, Trainer
 
 log = logging.getLogger(__name__)
@@ -39,8 +48,11 @@ log = logging.getLogger(__name__)
 # Dagster plots the last hundred events of an asset, so a run observes about this many; the database has every epoch.
 OBSERVED_EPOCHS = 60
 
+# One training at a time on an instance: the pool's limit is in its settings (dagster.yaml).
+TRAINING_POOL = "training"
 
-@dg.asset(io_manager_key="checkpoints", kinds={"pytorch"})
+
+@dg.asset(io_manager_key="checkpoints", kinds={"pytorch"}, pool=TRAINING_POOL)
 def trained_model(
     context: dg.AssetExecutionContext,
     config: TrainedModelConfig,
@@ -51,15 +63,28 @@ def trained_model(
     """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
     each epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
     preflight(context, storage)
+
+    from triangulation_pipeline.training.trainer import TrainingStopped
+
     settings = TrainingConfig.model_validate(config.model_dump())
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
+        parent = _parent(storage, settings)
         job = _start(context, storage, settings, dataset)
+    pulse = Pulse(storage.engine, job.id)
     try:
-        with refusals():
-            trainer, stored = _train(context, storage, settings, dataset, job, training_split, validation_split)
+        with refusals(), pulse:
+            trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
+            stored = _train(context, storage, settings, job, trainer, lambda: pulse.should_stop)
             result = _result(storage, job, dataset, trainer, stored)
             complete_job(storage.engine, job.id)
+    except TrainingStopped:
+        with refusals():
+            raise _stopped(storage, job.id, pulse) from None
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        with suppress(StorageError):
+            cancel_job(storage.engine, job.id, "the run was terminated")
+        raise
     except BaseException as error:
         # Where the database itself is at fault, the first error is the one to be seen.
         with suppress(StorageError):
@@ -100,14 +125,19 @@ def _result(
 def _start(
     context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig, dataset: DatasetRecord
 ) -> JobRecord:
-    """This run's job; a re-execution goes on with its root run's job where that ended early with equal settings."""
-    config, root = settings.model_dump(mode="json"), context.run.root_run_id
-    earlier = None if root is None else find_job(storage.engine, root)
+    """This run's job: the one announced for it, or the one that the run it re-executes left behind, where that is the
+    same training; else a new one."""
+    config, run, engine = settings.model_dump(mode="json"), context.run, storage.engine
+    earlier = find_job_of_run(engine, run.run_id)
+    if earlier is None and run.parent_run_id is not None and run.root_run_id is not None:
+        earlier = find_job_of_run(engine, run.parent_run_id) or find_job(engine, run.root_run_id)
+    if earlier is not None and earlier.status is JobStatus.running and _has_ended(context.instance, earlier.run_id):
+        earlier = fail_job(engine, earlier.id, "its worker died")
     same = earlier is not None and goes_on(earlier, config, dataset.id)
     return start_job(
-        storage.engine,
-        job_id=earlier.id if earlier is not None and same else context.run.run_id,
-        run_id=context.run.run_id,
+        engine,
+        job_id=earlier.id if earlier is not None and same else run.run_id,
+        run_id=run.run_id,
         parent_job_id=None if earlier is None or same else earlier.id,
         job_name=settings.job_name,
         description=settings.description,
@@ -117,34 +147,75 @@ def _start(
     )
 
 
-def _train(
-    context: dg.AssetExecutionContext,
+def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:
+    run = None if run_id is None else instance.get_run_by_id(run_id)
+    return run is not None and run.is_finished
+
+
+def _stopped(storage: Storage, job_id: str, pulse: Pulse) -> dg.Failure:
+    """Writes down that the job stopped as it was asked to; the sentence that its run ends with."""
+    if pulse.lost is not None:
+        return dg.Failure(description=f"stopped: {pulse.lost}", allow_retries=False)
+    job = get_job(storage.engine, job_id)
+    where = f"at epoch {job.current_epoch} of {job.total_epochs}"
+    if pulse.asked is Stop.pause:
+        pause_job(storage.engine, job_id)
+        told = f"paused {where}; `triangulation resume {job_id}` goes on from there"
+    else:
+        cancel_job(storage.engine, job_id, f"cancelled {where}")
+        told = f"cancelled {where}"
+    return dg.Failure(description=told, metadata={"job_id": job_id, "epoch": job.current_epoch}, allow_retries=False)
+
+
+def _parent(storage: Storage, settings: TrainingConfig) -> "Checkpoint | None":
+    """The checkpoint of the model that the training begins from."""
+    if settings.parent_model_id is None:
+        return None
+    from triangulation_pipeline.training.checkpoint import read_checkpoint
+
+    model = get_model_by_id(storage.engine, settings.parent_model_id)
+    return read_checkpoint(storage.objects.get(storage.objects.key(model.pytorch_model_location), model.sha256))
+
+
+def _trainer(
     storage: Storage,
     settings: TrainingConfig,
     dataset: DatasetRecord,
-    job: JobRecord,
     training_split: StoredSplit,
     validation_split: StoredSplit,
-) -> tuple["Trainer", dict[str, StoredObject]]:
-    """Trains, recording each epoch before it begins the next: objects, then rows, then the state before deleted."""
-    from triangulation_pipeline.training.checkpoint import write_checkpoint
+    parent: "Checkpoint | None",
+) -> "Trainer":
     from triangulation_pipeline.training.trainer import Trainer
 
-    objects = storage.objects
-    folder = f"checkpoints/{job.id}"
-    trainer = Trainer(
+    return Trainer(
         _spec(dataset, settings),
         settings,
         training_split.batch,
         validation_split.batch,
         {"id": dataset.id, "sha256": dataset.sha256},
+        parent,
     )
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    storage: Storage,
+    settings: TrainingConfig,
+    job: JobRecord,
+    trainer: "Trainer",
+    should_stop: Callable[[], bool],
+) -> dict[str, StoredObject]:
+    """Trains, recording each epoch before it begins the next: objects, then rows, then the state before deleted."""
+    from triangulation_pipeline.training.checkpoint import write_checkpoint
+
+    objects = storage.objects
+    folder = f"checkpoints/{job.id}"
     if job.state_location is not None and job.state_sha256 is not None:
         trainer.restore(objects.get(objects.key(job.state_location), job.state_sha256))
         log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
     every = math.ceil(settings.epochs / OBSERVED_EPOCHS)
     stored: dict[str, StoredObject] = {}
-    for metrics in trainer.epochs():
+    for metrics in trainer.epochs(should_stop):
         epoch, content = trainer.epoch, trainer.state()
         if epoch % settings.checkpoint_every == 0:
             name = f"epoch_{epoch}"
@@ -168,7 +239,7 @@ def _train(
     stored["final_model"] = objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
     trainer.calibrate()
     stored["best_model"] = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
-    return trainer, stored
+    return stored
 
 
 def _dataset_of(storage: Storage, *splits: StoredSplit) -> DatasetRecord:
@@ -202,6 +273,4 @@ def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
 def _cause(error: BaseException) -> str:
     if isinstance(error, dg.Failure) and error.description:
         return error.description
-    if isinstance(error, KeyboardInterrupt | DagsterExecutionInterruptedError):
-        return "interrupted: the run was terminated"
     return f"{type(error).__name__}: {error}"

@@ -1,0 +1,315 @@
+"""Jobs that are paused, cancelled, resumed, retried, fine-tuned, and whose workers die."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import torch
+from sqlalchemy import Engine
+
+from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
+from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.storage import pulse
+from triangulation_pipeline.storage.jobs import (
+    JobRecord,
+    beat,
+    fail_job,
+    find_job,
+    find_job_of_run,
+    get_job,
+    list_jobs,
+    read_metrics,
+    record_epoch,
+    request_stop,
+    start_job,
+)
+from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline.training.checkpoint import read_checkpoint
+from triangulation_pipeline_tests.conftest import make_home
+from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+
+
+@contextmanager
+def when_epochs_are_done(engine: Engine, run_id: str, epochs: int, act: Callable[[], object]) -> Iterator[None]:
+    """Acts, once, as soon as the run's job has so many epochs."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            job = find_job_of_run(engine, run_id)
+            if job is not None and job.current_epoch >= epochs:
+                act()
+                return
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    watcher.join()
+
+
+def resume(run: Run) -> Run:
+    """Re-executes a run from its failure, in this process, as the command line does."""
+    options = dg.ReexecutionOptions.from_failure(run.run_id, run.instance)
+    with dg.execute_job(dg.reconstructable(train_locator_job), run.instance, reexecution_options=options) as result:
+        return Run(result, run.instance, run.storage)
+
+
+def weights(run: Run, job: JobRecord) -> dict[str, torch.Tensor]:
+    """Those of the job's registered model."""
+    model = get_model_of_job(run.engine, job.id)
+    return read_checkpoint(
+        run.storage.objects.get(run.storage.objects.key(model.pytorch_model_location), model.sha256)
+    ).weights
+
+
+def timeless(run: Run, job: JobRecord) -> list[dict[str, Any]]:
+    return read_metrics(run.engine, job.id).drop(columns="epoch_seconds").to_dict("records")
+
+
+LONG = settings(
+    synthetic_dataset={"num_samples": 1000}, trained_model={"epochs": 9, "early_stop_patience": 0, "batch_size": 64}
+)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The same training, left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(make_home(tmp_path_factory.mktemp("whole") / "home")))
+        run = execute(LONG)
+        assert run.result.success
+        run.storage.open()
+    yield run
+    run.storage.close()
+    run.instance.dispose()
+
+
+@pytest.mark.parametrize("stop", Stop)
+def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
+    never_stopped: Run, home: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop
+) -> None:
+    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    engine, run_id = OpenStorage().engine, str(uuid.uuid4())
+    with when_epochs_are_done(engine, run_id, 3, lambda: request_stop(engine, run_id, stop)):
+        run = execute(LONG, run_id=run_id)
+    job = get_job(engine, run_id)
+    assert 3 <= job.current_epoch < 9
+    done = f"{'paused' if stop is Stop.pause else 'cancelled'} at epoch {job.current_epoch} of 9"
+    assert run.failed_step() == "trained_model"
+    assert run.failure().startswith(done)
+    assert job.status is (JobStatus.paused if stop is Stop.pause else JobStatus.cancelled)
+    assert job.stop_requested is None
+    assert list_models(engine) == []
+
+    again = resume(run)
+    assert again.result.success
+    resumed = get_job(engine, run_id)
+    assert (resumed.status, resumed.run_id, resumed.current_epoch) == (JobStatus.completed, again.run_id, 9)
+    assert resumed.error_message is None
+    assert [row.id for row in list_jobs(engine)] == [run_id]
+
+    other = get_job(never_stopped.engine, never_stopped.run_id)
+    assert timeless(again, resumed) == timeless(never_stopped, other)
+    mine, its = weights(again, resumed), weights(never_stopped, other)
+    assert mine.keys() == its.keys()
+    assert all(torch.equal(mine[name], its[name]) for name in its)
+
+
+def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    engine, run_id = OpenStorage().engine, str(uuid.uuid4())
+    with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, run_id, "no sign of life")):
+        run = execute(LONG, run_id=run_id)
+    assert "no longer running" in run.failure() or "can only be recorded while it is running" in run.failure()
+    job = get_job(engine, run_id)
+    assert (job.status, job.error_message) == (JobStatus.failed, "no sign of life")
+
+
+def test_a_terminated_run_leaves_a_cancelled_job(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triangulation_pipeline.defs.assets import trained_model as asset
+
+    def terminated(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asset, "record_epoch", terminated)
+    run = execute(settings())
+    assert not run.result.success
+    job = get_job(run.engine, run.run_id)
+    assert (job.status, job.error_message) == (JobStatus.cancelled, "the run was terminated")
+
+
+def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row still says running: nobody came to write down that the worker was killed."""
+    from triangulation_pipeline.defs.assets import trained_model as asset
+
+    class Killed(BaseException):
+        pass
+
+    def recorded_until_2(engine: Engine, job_id: str, metrics: Any, **rest: Any) -> str | None:
+        if metrics["epoch"] == 3:
+            raise Killed
+        return record_epoch(engine, job_id, metrics, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asset, "record_epoch", recorded_until_2)
+        patch.setattr(asset, "fail_job", lambda *_: None)
+        instance, run_id = dg.DagsterInstance.get(), str(uuid.uuid4())
+        assert not execute(settings(), instance=instance, run_id=run_id).result.success
+    storage = OpenStorage()
+    assert get_job(storage.engine, run_id).status is JobStatus.running
+    options = dg.ReexecutionOptions.from_failure(run_id, instance)
+    with dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result:
+        assert result.success
+    job = get_job(storage.engine, run_id)
+    assert (job.status, job.current_epoch, job.run_id) == (JobStatus.completed, 4, result.run_id)
+    assert read_metrics(storage.engine, run_id)["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
+    parent = get_model_of_job(whole_run.engine, whole_run.run_id)
+    tuned = {"epochs": 2, "parent_model_id": parent.id, "learning_rate": 1e-4}
+    run = execute(settings(trained_model=tuned), instance=whole_run.instance)
+    assert run.result.success
+    model = get_model_of_job(run.engine, run.run_id)
+    assert (model.parent_model_id, model.version) == (parent.id, parent.version + 1)
+    first = read_metrics(run.engine, run.run_id)["val_rmse_good_geom_m"][0]
+    assert first < read_metrics(run.engine, whole_run.run_id)["val_rmse_good_geom_m"][0]
+
+    other = execute(settings(trained_model=tuned | {"model_architecture": "regression"}), instance=whole_run.instance)
+    assert other.failure() == (
+        "parent_model_id: that model's architecture is <Architecture.triangulation: 'triangulation'>, and must be this "
+        "training's, <Architecture.regression: 'regression'>"
+    )
+    unknown = str(uuid.uuid4())
+    missing = execute(settings(trained_model={"parent_model_id": unknown}), instance=whole_run.instance)
+    assert (missing.failed_step(), missing.failure()) == (
+        "receiver_network",
+        f"there is no model {unknown} in the registry",
+    )
+
+
+@pytest.fixture
+def waiting(home: Path) -> Iterator[tuple[dg.DagsterInstance, Engine]]:
+    instance, storage = dg.DagsterInstance.get(), OpenStorage()
+    yield instance, storage.engine
+    storage.close()
+    instance.dispose()
+
+
+def new_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, **more: Any) -> dg.DagsterRun:
+    return instance.create_run_for_job(train_locator_job(), status=status, run_config=settings(), **more)
+
+
+def running_job(engine: Engine, run: dg.DagsterRun | None) -> JobRecord:
+    from triangulation_pipeline.network import NORTH_WEST_ITALY
+    from triangulation_pipeline.physics.scenario import PRESETS, Preset
+    from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+    from triangulation_pipeline.storage.datasets import write_dataset
+
+    spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], num_samples=1000, seed=0)
+    record, _ = write_dataset(
+        engine,
+        dataset_id=spec.dataset_id,
+        name="d",
+        config=spec.description(),
+        network_name="n",
+        network_digest="d" * 64,
+        batches=[chunk.batch for chunk in simulate(spec)],
+        quality_metrics=dict,
+    )
+    run_id = str(uuid.uuid4()) if run is None else run.run_id
+    return start_job(
+        engine,
+        job_id=run_id,
+        run_id=run_id,
+        job_name="j",
+        description="",
+        config={},
+        synthetic_dataset_id=record.id,
+        total_epochs=3,
+    )
+
+
+def test_runs_that_wait_are_announced(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
+    instance, engine = waiting
+    # Dagster makes no run queued without a code server; one that starts is listed alike.
+    queued = new_run(instance, dg.DagsterRunStatus.STARTING)
+    fresh = new_run(instance, dg.DagsterRunStatus.NOT_STARTED)
+    new_run(instance, dg.DagsterRunStatus.STARTING, asset_selection=frozenset({dg.AssetKey("receiver_network")}))
+    new_run(instance, dg.DagsterRunStatus.SUCCESS)
+    wrong = instance.create_run_for_job(
+        train_locator_job(), status=dg.DagsterRunStatus.STARTING, run_config=settings(trained_model={"epochs": 0})
+    )
+    _, done = reconcile(instance, engine, {})
+    assert len(done) == 2
+    jobs = {job.id: job for job in list_jobs(engine)}
+    assert {job.id: job.status for job in jobs.values()} == {
+        queued.run_id: JobStatus.queued,
+        fresh.run_id: JobStatus.pending,
+    }
+    assert (jobs[queued.run_id].total_epochs, jobs[queued.run_id].config["checkpoint_every"]) == (4, 2)
+    assert find_job(engine, wrong.run_id) is None
+    assert reconcile(instance, engine, {})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "becomes"),
+    [
+        (dg.DagsterRunStatus.FAILURE, JobStatus.failed),
+        (dg.DagsterRunStatus.SUCCESS, JobStatus.failed),
+        (dg.DagsterRunStatus.CANCELED, JobStatus.cancelled),
+        (dg.DagsterRunStatus.STARTED, JobStatus.running),
+    ],
+)
+def test_jobs_end_with_their_runs(
+    waiting: tuple[dg.DagsterInstance, Engine], status: dg.DagsterRunStatus, becomes: JobStatus
+) -> None:
+    instance, engine = waiting
+    job = running_job(engine, new_run(instance, status))
+    reconcile(instance, engine, {})
+    assert get_job(engine, job.id).status is becomes
+    if becomes is not JobStatus.running:
+        assert get_job(engine, job.id).error_message
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_silent_worker_is_dead(waiting: tuple[dg.DagsterInstance, Engine], is_known: bool) -> None:
+    instance, engine = waiting
+    run = new_run(instance, dg.DagsterRunStatus.STARTED) if is_known else None
+    job = running_job(engine, run)
+    seen: Any = {}
+    for _ in range(SILENT_LOOKS + 2):
+        beat(engine, job.id)
+        seen, done = reconcile(instance, engine, seen)
+        assert done == []
+    for _ in range(SILENT_LOOKS):
+        assert get_job(engine, job.id).status is JobStatus.running
+        seen, done = reconcile(instance, engine, seen)
+    assert done == [f"job {job.id} failed: no sign of life from its worker for 120 s"]
+    assert get_job(engine, job.id).status is JobStatus.failed
+    if run is not None:
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        assert found.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_the_sensor_remembers_what_it_saw(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
+    instance, engine = waiting
+    job = running_job(engine, None)
+    cursor = None
+    for _ in range(SILENT_LOOKS + 1):
+        with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"storage": Storage()}) as context:
+            told = job_reconciler(context)
+            assert isinstance(told, dg.SkipReason)
+            cursor = context.cursor
+    assert get_job(engine, job.id).status is JobStatus.failed
+    assert "no sign of life" in str(told.skip_message)
