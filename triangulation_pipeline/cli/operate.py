@@ -1,0 +1,249 @@
+"""``triangulation launch | status | pause | cancel | resume | promote | rollback``.
+
+Runs are Dagster's and reached by its webserver; jobs and models are rows of the database.
+"""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from triangulation_pipeline.cli.home import (
+    config_option,
+    get_job_named,
+    json_option,
+    match_job,
+    open_engine,
+    sentences,
+    url_option,
+)
+from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.tables import show_json, show_rows
+from triangulation_pipeline.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from triangulation_pipeline.client import Run, Webserver
+    from triangulation_pipeline.storage.jobs import JobRecord
+
+WAIT_POLL_S = 1.0
+
+wait_option = click.option("--wait", is_flag=True, help="Return when it has stopped, and not when it is asked to.")
+
+
+@click.command()
+@config_option
+@click.option("--watch", "watched", is_flag=True, help="Follow the run, as `triangulation watch` does.")
+@json_option
+@url_option
+def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | None) -> None:
+    """Launch the whole graph on Dagster's webserver, and print the run's id."""
+    from triangulation_pipeline.client import Webserver
+
+    with sentences():
+        run_config = {} if config_file is None else read_run_config(config_file)
+        engine = open_engine()
+        from triangulation_pipeline.cli.watch import follow
+        from triangulation_pipeline.defs.config import TrainedModelConfig
+        from triangulation_pipeline.storage.jobs import announce_job
+        from triangulation_pipeline.storage.tables import JobStatus
+
+        settings = TrainedModelConfig(**check(run_config)["ops"]["trained_model"]["config"])
+        webserver = Webserver(url)
+        run = webserver.launch(run_config)
+        job = announce_job(
+            engine,
+            job_id=run.run_id,
+            status=JobStatus.queued,
+            job_name=settings.job_name,
+            description=settings.description,
+            config=settings.model_dump(mode="json"),
+            total_epochs=settings.epochs,
+        )
+        if as_json:
+            show_json({"run_id": run.run_id, "job_id": job.id})
+        else:
+            click.echo(run.run_id)
+        if watched:
+            follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
+
+
+@click.command()
+@click.argument("job", required=False)
+@json_option
+@url_option
+def status(job: str | None, as_json: bool, url: str | None) -> None:
+    """How JOB stands, and its run in Dagster; without JOB, all that are waiting or at work."""
+    from triangulation_pipeline.client import Webserver
+
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.jobs import UNFINISHED, list_jobs
+
+        webserver = Webserver(url)
+        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job)]
+        rows = [_standing(engine, webserver, record) for record in found]
+    if job is not None and as_json:
+        show_json(rows[0])
+        return
+    shown = ("job_id", "job_name", "status", "stop_requested", "run_status", "current_epoch", "total_epochs")
+    show_rows(rows, as_json, (*shown, "val_rmse_m", "error_message"))
+
+
+@click.command()
+@click.argument("job")
+@wait_option
+@url_option
+def pause(job: str, wait: bool, url: str | None) -> None:
+    """Ask the running JOB to stop at its next batch and keep its state; `resume` goes on from there."""
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.jobs import request_stop
+        from triangulation_pipeline.storage.tables import JobStatus, Stop
+
+        asked = request_stop(engine, get_job_named(engine, job).id, Stop.pause)
+        click.echo(f"job {asked.id} pauses at its next batch")
+        if wait:
+            _wait(engine, url, asked.id, JobStatus.paused)
+
+
+@click.command()
+@click.argument("job")
+@wait_option
+@url_option
+def cancel(job: str, wait: bool, url: str | None) -> None:
+    """Cancel JOB: at its next batch, or at once if it does not train yet. The id of a run without a job serves too."""
+    from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError
+
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.jobs import request_stop
+        from triangulation_pipeline.storage.tables import JobStatus, Stop
+
+        found = match_job(engine, job)
+        if found is None:
+            webserver = Webserver(url)
+            run = run_named(webserver, job)
+            webserver.terminate(run.run_id)
+            click.echo(f"run {run.run_id} is cancelled")
+            while wait and not webserver.run(run.run_id).is_finished:
+                time.sleep(WAIT_POLL_S)
+            return
+        asked = request_stop(engine, found.id, Stop.cancel)
+        if asked.status is JobStatus.cancelled:
+            # It did not train yet; a run that comes to it later is refused, but need not come that far.
+            try:
+                webserver = Webserver(url)
+                with suppress(RunNotFound):
+                    run = latest_run(webserver, found)
+                    if not run.is_finished:
+                        webserver.terminate(run.run_id)
+            except WebserverError as error:
+                raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
+            click.echo(f"job {asked.id} is cancelled")
+        else:
+            click.echo(f"job {asked.id} is cancelled at its next batch")
+        if wait:
+            _wait(engine, url, asked.id, JobStatus.cancelled)
+
+
+@click.command()
+@click.argument("job")
+@url_option
+def resume(job: str, url: str | None) -> None:
+    """Go on with the failed, cancelled or paused JOB: launch its run again and print the new run's id."""
+    from triangulation_pipeline.client import Webserver, WebserverError
+
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.jobs import RESUMABLE, fail_job, requeue_job
+
+        found = get_job_named(engine, job)
+        webserver = Webserver(url)
+        run = webserver.run(found.run_id or found.id)
+        if found.status in RESUMABLE and not run.is_finished:
+            raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
+        requeue_job(engine, found.id)
+        try:
+            again = webserver.reexecute(run)
+        except WebserverError as error:
+            fail_job(engine, found.id, f"resume failed: {error}")
+            raise
+    click.echo(again.run_id)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+def promote(name: str, version: int) -> None:
+    """Put VERSION of the model NAME into production, if it passed its checks."""
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.registry import promote_model
+
+        model = promote_model(engine, name, version)
+    click.echo(f"{model.model_name} version {model.version} is in production")
+
+
+@click.command()
+@click.argument("name")
+def rollback(name: str) -> None:
+    """Put the version of the model NAME that was in production before back into production."""
+    with sentences():
+        engine = open_engine()
+        from triangulation_pipeline.storage.registry import rollback_model
+
+        model = rollback_model(engine, name)
+    click.echo(f"{model.model_name} version {model.version} is in production")
+
+
+def run_named(webserver: "Webserver", name: str) -> "Run":
+    """The run of that id. Raises StorageError where neither the database nor Dagster knows it."""
+    from triangulation_pipeline.client import RunNotFound
+
+    try:
+        return webserver.run(name)
+    except RunNotFound:
+        raise StorageError(f"there is no training job and no run {name}") from None
+
+
+def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":
+    """The run that works on a job, or will, or did last: a resumed job names the run before until it trains."""
+    from triangulation_pipeline.storage.jobs import WAITING
+
+    run_id = job.run_id or job.id
+    again = webserver.reexecutions(run_id) if job.status in WAITING else []
+    return again[0] if again else webserver.run(run_id)
+
+
+def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dict[str, Any]:
+    """The job's row of ``job_overview``, with its latest run and that run's ``run_status`` in Dagster."""
+    from triangulation_pipeline.client import RunNotFound
+    from triangulation_pipeline.storage.views import job_overview, read_view
+
+    (row,) = read_view(engine, job_overview, job_id=job.id)
+    try:
+        run = latest_run(webserver, job)
+    except RunNotFound:
+        return row | {"run_status": None}
+    return row | {"run_id": run.run_id, "run_status": run.status}
+
+
+def _wait(engine: "Engine", url: str | None, job_id: str, wanted: str) -> None:
+    """Until a job and its run have ended. Raises ValueError where the job ended otherwise than it was asked to."""
+    from triangulation_pipeline.client import RunNotFound, Webserver
+    from triangulation_pipeline.storage.jobs import UNFINISHED, get_job
+
+    webserver = Webserver(url)
+    while (job := get_job(engine, job_id)).status in UNFINISHED:
+        time.sleep(WAIT_POLL_S)
+    with suppress(RunNotFound):
+        while not latest_run(webserver, job).is_finished:
+            time.sleep(WAIT_POLL_S)
+    if job.status != wanted:
+        raise ValueError(f"job {job_id} is {job.status}, and not {wanted}")
+    click.echo(f"job {job_id} is {job.status}")

@@ -1,0 +1,190 @@
+"""``triangulation run``: the whole graph in this process."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from triangulation_pipeline.cli.home import JOB, config_option, json_option, sentences, use_home
+from triangulation_pipeline.cli.run_config import check, read_run_config
+
+
+@click.command()
+@config_option
+@json_option
+def run(config_file: Path | None, as_json: bool) -> None:
+    """Materialise everything: network, dataset, splits, model, evaluation, registry."""
+    with sentences():
+        run_config = {} if config_file is None else read_run_config(config_file)
+        use_home()
+        from triangulation_pipeline.defs.resources import OpenStorage
+
+        check(run_config)
+        storage = OpenStorage()
+        storage.open()
+        console = Console(stderr=as_json)
+        run_id = _materialize(run_config, console)
+        results = _results(storage, run_id)
+    if as_json:
+        click.echo(json.dumps(results, indent=2, allow_nan=False))
+    else:
+        _show_results(console, results)
+
+
+def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
+    """Runs the whole graph in this process; gives the run's id. Raises ValueError with a failed step's sentence."""
+    from triangulation_pipeline.definitions import defs
+
+    # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with _instance() as instance, _progress(console):
+        result = defs.resolve_job_def(JOB).execute_in_process(
+            instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
+        )
+    if not result.success:
+        raise ValueError(_failure(result))
+    return result.run_id
+
+
+def _instance() -> Any:
+    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
+    fail."""
+    import dagster as dg
+    from filelock import FileLock
+
+    try:
+        Path(".dagster").mkdir(exist_ok=True)
+        with FileLock(Path(".dagster") / "opening.lock"):
+            return dg.DagsterInstance.get()
+    except OSError as error:
+        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
+
+
+def _failure(result: Any) -> str:
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.blocking:
+            return f"{evaluation.check_name}: {evaluation.description}"
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.event_specific_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return f"{event.step_key}: {data.user_failure_data.description}"
+            cause = data.error
+            while cause.cause is not None:
+                cause = cause.cause
+            return f"{event.step_key}: {' '.join(cause.message.split())}"
+    return f"run {result.run_id} failed"
+
+
+class _ProgressHandler(logging.Handler):
+    """Prints our log lines above the bar and moves the bar with the epochs."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.INFO)
+        self.progress = progress
+        self.task = progress.add_task("working", total=None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+        if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
+            self.progress.update(
+                self.task, description="training", completed=record.epochs_done, total=record.epochs_total
+            )
+        else:
+            self.progress.update(self.task, description="working", completed=0, total=None)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[None]:
+    logger = logging.getLogger("triangulation_pipeline")
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        handler = _ProgressHandler(progress)
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def _results(storage: Any, run_id: str) -> dict[str, Any]:
+    """What the final page shows."""
+    from triangulation_pipeline.storage.registry import get_model_of_job
+
+    model = get_model_of_job(storage.engine, run_id)
+    return {
+        "model_name": model.model_name,
+        "version": model.version,
+        "promoted": model.promoted,
+        "promotion_reason": model.promotion_reason,
+        "job_id": run_id,
+        "dataset_id": model.synthetic_dataset_id,
+        "metrics": model.metrics,
+        "checkpoint": model.pytorch_model_location,
+        "sha256": model.sha256,
+        "database": storage.engine.url.render_as_string(hide_password=True),
+        "object_store": str(storage.settings.object_store),
+    }
+
+
+def _show_results(console: Console, results: Mapping[str, Any]) -> None:
+    values = results["metrics"]
+
+    def metres(name: str) -> str:
+        value = values[name]
+        return "none" if value is None else f"{value:,.1f} m"
+
+    def share(name: str) -> str:
+        value = values[name]
+        return "none" if value is None else f"{value:.1%}"
+
+    def row(label: str, name: str) -> None:
+        if (values[f"{name}_m"], values[f"{name}_good_geom_m"]) != (None, None):
+            page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
+
+    page = Table(title=f"{results['model_name']} version {results['version']}", title_justify="left", show_header=True)
+    page.add_column("error on")
+    page.add_column("all rows", justify="right")
+    page.add_column("good geometry", justify="right")
+    for label, name in (
+        ("validation RMSE", "val_rmse"),
+        ("test RMSE", "test_rmse"),
+        ("test median", "test_p50"),
+        ("test p95", "test_p95"),
+        ("Cramér-Rao bound, rms", "crlb_rms"),
+        ("Huber Gauss-Newton RMSE", "huber_gauss_newton_rmse"),
+        ("Huber Gauss-Newton p95", "huber_gauss_newton_p95"),
+        ("mixture ML RMSE", "mixture_ml_rmse"),
+        ("mixture ML p95", "mixture_ml_p95"),
+        ("levels' posterior mean RMSE", "level_posterior_mean_rmse"),
+        ("power-weighted centroid RMSE", "power_weighted_centroid_rmse"),
+    ):
+        row(label, name)
+    if missing := values["huber_gauss_newton_rows_without_fix"]:
+        page.add_row(
+            "rows no solver locates", str(missing), str(values["huber_gauss_newton_rows_without_fix_good_geom"])
+        )
+    page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
+    console.print()
+    console.print(page)
+    console.print(results["promotion_reason"], highlight=False, markup=False, soft_wrap=True)
+    for label in ("checkpoint", "database", "object_store", "job_id"):
+        console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,49 @@
+"""Run config: read from a file, and checked before a run is made of it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from triangulation_pipeline.cli.home import JOB
+
+
+def read_run_config(path: Path) -> dict[str, Any]:
+    """Dagster run config from YAML. Raises ValueError with one sentence."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ValueError(
+            f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
+        )
+    return document
+
+
+def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run config with its defaults and variables filled in. Raises ValueError where it is bad: names, types and
+    choices first, then ranges and contradictions."""
+    import dagster as dg
+
+    from triangulation_pipeline.definitions import defs
+    from triangulation_pipeline.defs.config import check_run_config
+
+    try:
+        resolved = dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
+    except dg.DagsterInvalidConfigError as error:
+        found = (_config_fault(" ".join(fault.message.split())) for fault in error.errors)
+        raise ValueError("; ".join(found)) from None
+    check_run_config(run_config)
+    return dict(resolved)
+
+
+def _config_fault(message: str) -> str:
+    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
+    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
+        return f"{unset[1]}: the environment variable {unset[2]} is not set"
+    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]

@@ -1,0 +1,96 @@
+"""``triangulation watch``: a run's progress and its curve, live."""
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from triangulation_pipeline.cli.curve import curve
+from triangulation_pipeline.cli.home import match_job, open_engine, sentences, url_option
+from triangulation_pipeline.cli.operate import latest_run, run_named
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from triangulation_pipeline.client import Webserver
+
+POLL_S = 1.0
+CURVE_ROWS = 8
+CURVE_COLUMNS = 80
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("job")
+@url_option
+def watch(job: str, url: str | None) -> None:
+    """Follow JOB, or the run of that id, to its end: 0 where it succeeds, 1 with the reason where it fails.
+
+    Ctrl-C leaves it alone.
+    """
+    from triangulation_pipeline.client import Webserver
+
+    with sentences():
+        engine = open_engine()
+        webserver = Webserver(url)
+        found = match_job(engine, job)
+        run = run_named(webserver, job) if found is None else latest_run(webserver, found)
+        follow(engine, webserver, run.run_id, found.total_epochs if found else None, Console())
+
+
+def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: int | None, console: Console) -> None:
+    """Shows a run until it ends. Raises ValueError with the reason where it does not succeed."""
+    from triangulation_pipeline.storage.jobs import find_job_of_run
+
+    cursor, failure, val_rmse_m = None, None, dict[int, float]()
+    try:
+        with Live(console=console, refresh_per_second=4) as live:
+            while True:
+                # The status first, so that all events of a run that has ended are in what comes next.
+                run, events = webserver.run(run_id), webserver.events(run_id, cursor)
+                cursor, failure = events.cursor, failure or events.failure
+                if total_epochs is None and (job := find_job_of_run(engine, run_id)) is not None:
+                    total_epochs = job.total_epochs
+                for epoch in events.epochs:
+                    val_rmse_m[int(epoch["epoch"])] = epoch["val_rmse_m"]
+                    live.console.print(_line(epoch, total_epochs), highlight=False, soft_wrap=True)
+                live.update(_page(run.status, val_rmse_m, total_epochs, console.width))
+                if run.is_finished:
+                    break
+                time.sleep(POLL_S)
+        if not console.is_terminal:
+            console.line()  # which Live leaves out there
+    except KeyboardInterrupt:
+        click.echo(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again", err=True)
+        sys.exit(INTERRUPTED)
+    if run.status == "CANCELED":
+        raise ValueError(f"run {run_id} was cancelled")
+    if run.status != "SUCCESS":
+        raise ValueError(failure or f"run {run_id} failed")
+    console.print(f"run {run_id} succeeded", highlight=False, soft_wrap=True)
+
+
+def _line(epoch: dict[str, float], total_epochs: int | None) -> str:
+    done = f"epoch {epoch['epoch']:.0f}" + ("" if total_epochs is None else f"/{total_epochs}")
+    return f"{done}: val RMSE {epoch['val_rmse_m']:,.1f} m, val loss {epoch['val_loss']:.4f}"
+
+
+def _page(status: str, val_rmse_m: dict[int, float], total_epochs: int | None, width: int) -> Group:
+    """The progress bar and, under it, the curve."""
+    done = max(val_rmse_m, default=0)
+    bar = Table.grid(padding=(0, 1))
+    # Without an epoch yet the bar only shows that something is going on.
+    bar.add_row(
+        status,
+        ProgressBar(total=total_epochs if done else None, completed=done, width=40, pulse=not done),
+        f"epoch {done}/{total_epochs or '?'}" if done else "",
+    )
+    lines = curve(val_rmse_m, total_epochs or done, min(width, CURVE_COLUMNS), CURVE_ROWS)
+    title = [Text("val RMSE, m (logarithmic), by epoch", style="dim")] if lines else []
+    return Group(bar, *title, *(Text(line, no_wrap=True) for line in lines))

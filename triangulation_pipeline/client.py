@@ -1,0 +1,230 @@
+"""A client of Dagster's webserver: launch, follow, stop and resume runs, and read what Dagster knows of the assets.
+
+The requests are the files in ``graphql/``, for other programs to use as they are::
+
+    from triangulation_pipeline.client import Webserver
+
+    webserver = Webserver("http://localhost:3000")
+    run = webserver.launch({"ops": {"trained_model": {"config": {"epochs": 5}}}})
+    for epoch in webserver.events(run.run_id).epochs:
+        print(epoch["epoch"], epoch["val_rmse_m"])
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
+DEFAULT_URL = "http://localhost:3000"
+
+# A launch waits for the code server, which may be busy.
+TIMEOUT_S = 60
+FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+PARENT_RUN_TAG = "dagster/parent_run_id"
+
+
+class WebserverError(Exception):
+    """The webserver is away, or refuses what was asked; the message is one sentence for a person."""
+
+
+class RunNotFound(WebserverError):
+    """Dagster knows no run of that id."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. ``status`` is Dagster's: QUEUED, STARTING, STARTED, SUCCESS, FAILURE, CANCELING, CANCELED."""
+
+    run_id: str
+    status: str
+    job_name: str
+    parent_run_id: str | None
+    root_run_id: str | None
+    start_time_s: float | None
+    end_time_s: float | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will happen in it."""
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True)
+class Events:
+    """What happened in a run since the cursor of the call before: the metrics of epochs, and a failure's sentence."""
+
+    epochs: list[dict[str, float]]
+    failure: str | None
+    cursor: str
+
+
+@dataclass(frozen=True)
+class AssetEvent:
+    """A materialisation or observation of an asset; ``metadata`` holds its numbers, texts, paths and JSON."""
+
+    run_id: str
+    timestamp_s: float
+    metadata: dict[str, Any]
+
+
+class Webserver:
+    """Dagster's webserver at a URL; without one, at that of ``TRIANGULATION_WEBSERVER_URL`` or on this machine."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+        parts = urlsplit(self.url)
+        # Shown without a user and password.
+        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}, got {self._shown!r}")
+        self._session = requests.Session()
+
+    def launch(self, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
+        """Launches the whole graph. Dagster checks names, types and choices of the run config, but not ranges."""
+        listed = [{"key": key, "value": value} for key, value in (tags or {}).items()]
+        return _run(self._ask("launch_run", runConfig=run_config, tags=listed)["run"])
+
+    def reexecute(self, run: Run) -> Run:
+        """Runs again what a failed run did not finish, or the whole of one that was cancelled."""
+        strategy = "FROM_FAILURE" if run.status == "FAILURE" else "ALL_STEPS"
+        return _run(self._ask("reexecute_run", runId=run.run_id, strategy=strategy)["run"])
+
+    def terminate(self, run_id: str) -> None:
+        """Cancels a run that is queued or at work."""
+        self._ask("terminate_run", runId=run_id)
+
+    def run(self, run_id: str) -> Run:
+        """The run of that id."""
+        return _run(self._ask("run", runId=run_id))
+
+    def reexecutions(self, run_id: str) -> list[Run]:
+        """The runs that were launched to finish that run, the newest first."""
+        wanted = {"tags": [{"key": PARENT_RUN_TAG, "value": run_id}]}
+        return [_run(found) for found in self._ask("runs", filter=wanted)["results"]]
+
+    def events(self, run_id: str, after: str | None = None) -> Events:
+        """What happened in a run after a cursor, or from its beginning."""
+        epochs: list[dict[str, float]] = []
+        failure = None
+        while True:
+            page = self._ask("run_events", runId=run_id, after=after)
+            for event in page["events"]:
+                if event["__typename"] == "ObservationEvent":
+                    epochs.append(_metadata(event))
+                failure = failure or _failure(event)
+            after = str(page["cursor"])
+            if not page["hasMore"]:
+                return Events(epochs, failure, after)
+
+    def materializations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
+        """What runs left of an asset, the newest first."""
+        found = self._ask("asset_materializations", asset=[asset], limit=limit)
+        return [_asset_event(event) for event in found["assetMaterializations"]]
+
+    def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
+        """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
+        found = self._ask("asset_observations", asset=[asset], limit=limit)
+        return [_asset_event(event) for event in found["assetObservations"]]
+
+    def _ask(self, name: str, **variables: Any) -> Any:
+        """The answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError with one sentence."""
+        body: Any = {"query": query(name), "variables": variables}
+        try:
+            response = self._session.post(f"{self.url}/graphql", json=body, timeout=TIMEOUT_S)
+        except requests.Timeout:
+            raise WebserverError(f"the webserver at {self._shown} did not answer within {TIMEOUT_S} s") from None
+        except (requests.RequestException, UnicodeError):
+            raise WebserverError(
+                f"the webserver at {self._shown} cannot be reached; start it with `make ui`, "
+                f"or name another with --url or {URL_VARIABLE}"
+            ) from None
+        # Dagster answers faults of the code server with HTTP 500 and the reason in the body.
+        try:
+            answer = response.json()
+            faults = [fault["message"] for fault in answer.get("errors") or []]
+            found: Any = None if faults else next(iter(answer["data"].values()))
+        except (requests.JSONDecodeError, AttributeError, KeyError, TypeError, StopIteration):
+            raise WebserverError(
+                f"{self._shown} answered HTTP {response.status_code}, and not as Dagster's webserver does"
+            ) from None
+        if faults:
+            raise WebserverError(f"the webserver refused {name}: {one_line(faults[0])}")
+        if (refusal := _refusal(found)) is not None:
+            raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
+        return found
+
+
+def query(name: str) -> str:
+    """The text of ``graphql/{name}.graphql``."""
+    return files("triangulation_pipeline").joinpath("graphql", f"{name}.graphql").read_text(encoding="utf-8")
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks."""
+    return " ".join(text.split())
+
+
+def _refusal(found: Mapping[str, Any]) -> str | None:
+    """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
+    kind = found["__typename"]
+    if kind == "RunConfigValidationInvalid":
+        return "; ".join(one_line(error["message"]) for error in found["errors"])
+    if kind.endswith(("Error", "Failure", "Conflict")):
+        return one_line(found.get("message") or kind)
+    return None
+
+
+def _failure(event: Mapping[str, Any]) -> str | None:
+    """The sentence of an event that makes a run fail."""
+    kind = event["__typename"]
+    if kind == "AssetCheckEvaluationEvent":
+        check = event["evaluation"]
+        if check["success"] or check["severity"] != "ERROR":
+            return None
+        return f"{check['checkName']}: {check['description']}"
+    if kind == "ExecutionStepFailureEvent":
+        described = (event["failureMetadata"] or {}).get("description")
+        error = event["error"] or {"message": "failed", "errorChain": []}
+        cause = [error["message"], *(link["error"]["message"] for link in error["errorChain"])][-1]
+        return f"{event['stepKey']}: {one_line(described or cause)}"
+    if kind == "RunFailureEvent":
+        return one_line((event["error"] or event)["message"])
+    return None
+
+
+def _run(found: Mapping[str, Any]) -> Run:
+    return Run(
+        run_id=found["runId"],
+        status=found["status"],
+        job_name=found["jobName"],
+        parent_run_id=found["parentRunId"],
+        root_run_id=found["rootRunId"],
+        start_time_s=found["startTime"],
+        end_time_s=found["endTime"],
+    )
+
+
+def _asset_event(found: Mapping[str, Any]) -> AssetEvent:
+    return AssetEvent(found["runId"], float(found["timestamp"]) / 1000, _metadata(found))
+
+
+def _metadata(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Label to value; entries of other kinds (pictures, tables) are left out."""
+    found = {}
+    for entry in event["metadataEntries"]:
+        label = entry["label"]
+        values = {name: value for name, value in entry.items() if name not in {"__typename", "label"}}
+        for name, value in values.items():
+            if name == "intRepr":
+                found[label] = int(value)
+            elif name == "jsonString":
+                found[label] = json.loads(value)
+            else:
+                found[label] = value
+    return found
