@@ -2,25 +2,35 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from triangulation_pipeline.cli.home import JOB, config_option, json_option, sentences, use_home
+from triangulation_pipeline.cli.home import config_option, get_job_named, json_option, sentences, use_home
 from triangulation_pipeline.cli.run_config import check, read_run_config
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from triangulation_pipeline.defs.resources import OpenStorage
+    from triangulation_pipeline.storage.jobs import JobRecord
 
 
 @click.command()
 @config_option
+@click.option("--resume", "resumed", metavar="JOB", help="Go on with this failed, cancelled, paused or killed job.")
 @json_option
-def run(config_file: Path | None, as_json: bool) -> None:
+def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     """Materialise everything: network, dataset, splits, model, evaluation, registry."""
+    if config_file is not None and resumed is not None:
+        raise click.UsageError("--resume goes on with the job's own settings: leave out --config")
     with sentences():
         run_config = {} if config_file is None else read_run_config(config_file)
         use_home()
@@ -30,22 +40,26 @@ def run(config_file: Path | None, as_json: bool) -> None:
         storage = OpenStorage()
         storage.open()
         console = Console(stderr=as_json)
-        run_id = _materialize(run_config, console)
-        results = _results(storage, run_id)
+        with _instance() as instance:
+            if resumed is None:
+                job_id = _materialize(instance, run_config, console)
+            else:
+                job_id = _resume(instance, storage, get_job_named(storage.engine, resumed), console)
+        results = _results(storage, job_id)
     if as_json:
         click.echo(json.dumps(results, indent=2, allow_nan=False))
     else:
         _show_results(console, results)
 
 
-def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
-    """Runs the whole graph in this process; gives the run's id. Raises ValueError with a failed step's sentence."""
-    from triangulation_pipeline.definitions import defs
+def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], console: Console) -> str:
+    """Runs the whole graph in this process; gives the job's id. Raises ValueError with a failed step's sentence."""
+    from triangulation_pipeline.definitions import train_locator_job
 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with _instance() as instance, _progress(console):
-        result = defs.resolve_job_def(JOB).execute_in_process(
+    with _progress(console):
+        result = train_locator_job().execute_in_process(
             instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
         )
     if not result.success:
@@ -53,7 +67,45 @@ def _materialize(run_config: Mapping[str, Any], console: Console) -> str:
     return result.run_id
 
 
-def _instance() -> Any:
+def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRecord", console: Console) -> str:
+    """Goes on in this process with what the job's last run did not finish; gives the job's id.
+
+    Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's
+    sentence, and StorageError where the job cannot be resumed.
+    """
+    import dagster as dg
+
+    from triangulation_pipeline.definitions import train_locator_job
+    from triangulation_pipeline.storage.jobs import RESUMABLE, fail_job, find_job_of_run, get_job, requeue_job
+    from triangulation_pipeline.storage.pulse import EVERY_S
+    from triangulation_pipeline.storage.tables import JobStatus
+
+    if job.status is JobStatus.running:
+        time.sleep(5 * EVERY_S)
+        if get_job(storage.engine, job.id).heartbeats != job.heartbeats:
+            raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
+        job = fail_job(storage.engine, job.id, "its worker died")
+    last = instance.get_run_by_id(job.run_id or job.id)
+    if last is None:
+        raise ValueError(f"job {job.id} was trained by run {job.run_id}, which this DAGSTER_HOME does not know")
+    if last.is_success:
+        raise ValueError(f"job {job.id} is {job.status}, and its run has succeeded: there is nothing to go on with")
+    if not last.is_finished:
+        instance.report_run_failed(last, "its worker died")
+    if job.status in RESUMABLE:
+        requeue_job(storage.engine, job.id)
+    options = dg.ReexecutionOptions.from_failure(last.run_id, instance)
+    with (
+        _progress(console),
+        dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result,
+    ):
+        if not result.success:
+            raise ValueError(_failure(result))
+        again = find_job_of_run(storage.engine, result.run_id)
+    return job.id if again is None else again.id
+
+
+def _instance() -> "dg.DagsterInstance":
     """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
     fail."""
     import dagster as dg
