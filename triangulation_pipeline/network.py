@@ -207,7 +207,8 @@ def one_sentence(error: ValidationError) -> str:
         message = item["msg"].removeprefix("Value error, ")
         shown = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
         parts.append(f"{where}: {message}{shown}" if where else message)
-    return "; ".join(parts)
+    # A name out of a file may hold line breaks.
+    return " ".join("; ".join(parts).split())
 
 
 def read_network(path: str | Path) -> ReceiverNetwork:

@@ -81,7 +81,7 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
     from triangulation_pipeline.storage.tables import JobStatus
 
     if job.status is JobStatus.running:
-        time.sleep(5 * EVERY_S)
+        time.sleep(3 * EVERY_S)
         if get_job(storage.engine, job.id).heartbeats != job.heartbeats:
             raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
         job = fail_job(storage.engine, job.id, "its worker died")

@@ -1,0 +1,62 @@
+"""Worker processes that really die, and what must hold of a home at any moment."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from triangulation_pipeline.storage.datasets import list_datasets, verify_dataset
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.jobs import JobRecord, list_jobs, read_metrics
+from triangulation_pipeline.storage.objects import FolderStore
+from triangulation_pipeline.storage.registry import list_models
+from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.training.checkpoint import load, read_checkpoint
+
+COMMAND = [sys.executable, "-m", "triangulation_pipeline.cli"]
+
+
+def write_config(folder: Path, name: str = "run.yaml", **steps: dict[str, Any]) -> Path:
+    """A run.yaml with these settings by step."""
+    path = folder / name
+    path.write_text(yaml.safe_dump({"ops": {step: {"config": config} for step, config in steps.items()}}))
+    return path
+
+
+def worker(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """``triangulation`` with these arguments, in a process of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a worker printed, once it has ended well."""
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+    return printed
+
+
+def jobs_of_a_sound_home() -> list[JobRecord]:
+    """All jobs of the environment's home, the newest first, after looking at everything that a kill may have torn:
+    rows that point to objects, digests, epochs without a gap, datasets without a missing row."""
+    settings = read_settings()
+    assert isinstance(settings.object_store, Path)
+    engine, objects = open_database(settings.database_url), FolderStore(settings.object_store)
+    try:
+        for dataset in list_datasets(engine):
+            verify_dataset(engine, dataset.id)
+        for model in list_models(engine):
+            read_checkpoint(objects.get(objects.key(model.pytorch_model_location), model.sha256))
+        jobs = list_jobs(engine)
+        for job in jobs:
+            assert read_metrics(engine, job.id)["epoch"].tolist() == list(range(1, job.current_epoch + 1))
+            assert (job.state_location is None) == (job.current_epoch == 0)
+            if job.state_location is not None:
+                state = load(objects.get(objects.key(job.state_location), str(job.state_sha256)))
+                assert len(state["history"]) == job.current_epoch
+        return jobs
+    finally:
+        engine.dispose()

@@ -1,0 +1,108 @@
+"""Thousands of bad inputs: each is taken, or refused with one sentence; nothing else comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.defs.config import STEP_CONFIGS
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, read_network
+
+pytestmark = pytest.mark.faults
+
+EVERY_TIME = settings(
+    max_examples=2000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, 1, -1, 2**31, 2**63, 2**64, 1e308, 5e-324, float("nan"), float("inf")]),
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=20), st.sampled_from(["gpu", "rss", "cosine"]))
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=5,
+)
+FIELDS = {step: sorted(model.model_fields) for step, model in STEP_CONFIGS.items()}
+
+
+@st.composite
+def run_configs(draw: st.DrawFn) -> Any:
+    """Run config: mostly of the right shape, with fields of the right names and values of any kind."""
+    if draw(st.integers(0, 19)) == 0:
+        return draw(VALUES)
+    ops: dict[str, Any] = {}
+    for step in draw(st.lists(st.sampled_from(sorted(FIELDS)), unique=True, max_size=3)):
+        names = (
+            st.sampled_from(FIELDS[step]) | st.text(max_size=12)
+            if draw(st.booleans())
+            else st.sampled_from(FIELDS[step])
+        )
+        ops[step] = {"config": draw(st.dictionaries(names, VALUES | NUMBERS, max_size=3))}
+    return {"ops": ops}
+
+
+def in_one_sentence(error: ValueError) -> None:
+    told = str(error)
+    assert told.strip()
+    assert "\n" not in told
+    assert "Traceback" not in told
+    assert "pydantic.dev" not in told
+
+
+@given(run_configs())
+@EVERY_TIME
+def test_run_configs(tmp_path: Path, config: Any) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    try:
+        check(read_run_config(path))
+    except ValueError as error:
+        in_one_sentence(error)
+
+
+@st.composite
+def network_documents(draw: st.DrawFn) -> Any:
+    """The default network with a few places replaced, left out or added."""
+    document: Any = json.loads(NORTH_WEST_ITALY.model_dump_json(exclude_none=True))
+    for _ in range(draw(st.integers(1, 3))):
+        site = draw(st.sampled_from([document, *document["sites"]]))
+        name = draw(st.sampled_from(sorted(site)) | st.text(max_size=10))
+        match draw(st.integers(0, 3)):
+            case 0 if name != "sites":
+                site.pop(name, None)
+            case 1 if name == "sites":
+                document["sites"] = document["sites"][: draw(st.integers(0, 3))] or [{}]
+            case _ if name != "sites":
+                site[name] = draw(VALUES)
+    return document
+
+
+@given(network_documents() | VALUES)
+@EVERY_TIME
+def test_network_files(tmp_path: Path, document: Any) -> None:
+    path = tmp_path / "network.yaml"
+    path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    try:
+        assert isinstance(read_network(path), ReceiverNetwork)
+    except ValueError as error:
+        in_one_sentence(error)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@EVERY_TIME
+def test_files_that_are_no_yaml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(content)
+    for read in (read_network, read_run_config):
+        try:
+            read(path)
+        except ValueError as error:
+            in_one_sentence(error)

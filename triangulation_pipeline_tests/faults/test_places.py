@@ -1,0 +1,232 @@
+"""Full disks, damaged and poisoned objects, clocks that go back, rows that go away, runs side by side."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, delete, update
+from sqlalchemy.exc import IntegrityError
+
+from triangulation_pipeline.storage.engine import open_database, writing
+from triangulation_pipeline.storage.jobs import JobRecord
+from triangulation_pipeline.storage.registry import list_models
+from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.tables import (
+    JobStatus,
+    synthetic_datasets,
+    synthetic_training_samples,
+    training_jobs,
+)
+from triangulation_pipeline_tests.faults.conftest import finish, jobs_of_a_sound_home, worker, write_config
+
+pytestmark = pytest.mark.faults
+
+DATASET = {"num_samples": 2000}
+TRAINING = {"epochs": 6, "early_stop_patience": 0, "batch_size": 256}
+
+
+@contextmanager
+def small_disk(folder: Path, size_kib: int) -> Iterator[Callable[[int], None]]:
+    """A disk of so many KiB; what it gives resizes it."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"a small disk can be mounted by root alone: {done.stderr.strip()}")
+    try:
+        yield lambda kib: subprocess.run(["mount", "-o", f"remount,size={kib}k", str(folder)], check=True) and None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def refused(*arguments: str) -> str:
+    """The sentence, and nothing else, that a command ends with."""
+    process = worker(*arguments)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 1, printed
+    assert "Traceback" not in printed
+    return printed.strip().splitlines()[-1]
+
+
+@contextmanager
+def database() -> Iterator[Engine]:
+    engine = open_database(read_settings().database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_a_full_disk_under_the_objects(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING | {"checkpoint_every": 1})
+    with small_disk(home / "objects", 2048) as resize:
+        monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", str(home / "objects"))
+        assert "cannot be stored" in (told := refused("run", "--config", str(config)))
+        assert "No space left on device" in told
+        (job,) = jobs_of_a_sound_home()
+        assert job.status is JobStatus.failed
+        assert 1 <= job.current_epoch < 6
+        assert "No space left on device" in str(job.error_message)
+        assert not list((home / "objects").rglob(".*.tmp"))
+        resize(65_536)
+        finish(worker("run", "--resume", job.id))
+        (job,) = jobs_of_a_sound_home()
+        assert (job.status, job.current_epoch) == (JobStatus.completed, 6)
+
+
+def test_a_full_disk_under_the_database(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(home, synthetic_dataset={"num_samples": 20_000}, trained_model={"epochs": 2})
+    with small_disk(home / "disk", 2048) as resize:
+        monkeypatch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{home}/disk/some.db")
+        told = refused("run", "--config", str(config))
+        assert "cannot be written: " in told
+        assert "full" in told
+        assert jobs_of_a_sound_home() == []
+        with database() as engine, engine.connect() as connection:
+            assert connection.execute(synthetic_datasets.select()).all() == []
+            assert connection.execute(synthetic_training_samples.select()).all() == []
+        resize(262_144)
+        finish(worker("run", "--config", str(config)))
+        (job,) = jobs_of_a_sound_home()
+        assert job.status is JobStatus.completed
+
+
+@pytest.fixture
+def interrupted(home: Path) -> JobRecord:
+    """A job whose worker was killed after its second epoch."""
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING)
+    process = worker("run", "--config", str(config))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2"):
+            break
+    process.kill()
+    process.communicate()
+    (job,) = jobs_of_a_sound_home()
+    return job
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "poisoned", "poisoned, digest and all"])
+def test_a_damaged_state_is_refused_and_never_executed(home: Path, interrupted: JobRecord, damage: str) -> None:
+    path, trap = Path(str(interrupted.state_location)), home / "executed"
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "truncated":
+            content = content[: len(content) // 2]
+        case "one bit":
+            content[len(content) // 3] ^= 4
+        case _:
+            content = bytearray(pickle.dumps(Payload(trap)))
+    path.write_bytes(content)
+    if damage == "poisoned, digest and all":
+        digest = hashlib.sha256(content).hexdigest()
+        with database() as engine, writing(engine) as connection:
+            connection.execute(update(training_jobs).values(state_sha256=digest))
+    told = refused("run", "--resume", interrupted.id)
+    assert ("not a readable checkpoint" if "digest" in damage else "is damaged: its digest is") in told
+    assert not trap.exists()
+    with database() as engine, engine.connect() as connection:
+        row = connection.execute(training_jobs.select()).one()
+        assert (row.status, row.current_epoch) == ("failed", interrupted.current_epoch)
+        assert list_models(engine) == []
+
+
+def test_a_clock_that_goes_back(home: Path) -> None:
+    """By an hour in the middle of the training, and by a day before the job is resumed."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("the clock is moved by libfaketime; install the package faketime")
+    clock = home / "clock"
+    clock.write_text("+0\n")
+    shown = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING)
+    process = worker("run", "--config", str(config), env={**os.environ, **shown})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1"):
+            clock.write_text("-3600\n")
+        if line.startswith("epoch 4"):
+            break
+    process.kill()
+    process.communicate()
+    (job,) = jobs_of_a_sound_home()
+    clock.write_text("-86400\n")
+    finish(worker("run", "--resume", job.id, env={**os.environ, **shown}))
+    (job,) = jobs_of_a_sound_home()
+    assert (job.status, job.current_epoch) == (JobStatus.completed, 6)
+    assert job.finished_at is not None
+    assert job.finished_at < job.created_at  # the clock did go back
+    clock.write_text("-172800\n")
+    finish(worker("run", "--config", str(config), env={**os.environ, **shown}))
+    with database() as engine:
+        assert [(model.version, model.is_active) for model in list_models(engine)] == [(2, True), (1, False)]
+
+
+def test_two_runs_at_once_on_one_dataset_and_name(home: Path) -> None:
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING)
+    for process in [worker("run", "--config", str(config)) for _ in range(2)]:
+        finish(process)
+    jobs = jobs_of_a_sound_home()
+    assert [job.status for job in jobs] == [JobStatus.completed] * 2
+    assert len({job.synthetic_dataset_id for job in jobs}) == 1
+    with database() as engine:
+        models = list_models(engine)
+        assert [model.version for model in models] == [2, 1]
+        assert {model.trained_by_job_id for model in models} == {job.id for job in jobs}
+        assert sum(model.is_production for model in models) <= 1
+
+
+def test_a_dataset_deleted_while_training_on_it(home: Path) -> None:
+    """The dataset is kept while a job refers to it; its samples, deleted by force, are missed with one sentence."""
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING)
+    process = worker("run", "--config", str(config))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1"):
+            with database() as engine:
+                with pytest.raises(IntegrityError), writing(engine) as connection:
+                    connection.execute(delete(synthetic_datasets))
+                with writing(engine) as connection:
+                    connection.execute(delete(synthetic_training_samples))
+            break
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "Traceback" not in printed
+    assert "holds no samples" in printed
+    with database() as engine:
+        assert list_models(engine) == []
+
+
+def test_a_worker_that_is_asked_to_end_ends_well(home: Path) -> None:
+    """SIGTERM, as a machine that shuts down sends it: the job is cancelled, and can be resumed."""
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING | {"epochs": 50})
+    process = worker("run", "--config", str(config))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2"):
+            process.terminate()
+            break
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert "Traceback" not in printed
+    (job,) = jobs_of_a_sound_home()
+    assert (job.status, job.error_message) == (JobStatus.cancelled, "the run was terminated")
