@@ -91,7 +91,7 @@ def not_worse_than_production(
     return PromotionCheck(
         NOT_WORSE,
         passed,
-        f"the p95 of {mine_m:,.1f} m is {'' if passed else 'not '}within {MOST_P95_OVER_PRODUCTION - 1:.0%} of the "
+        f"the p95 of {mine_m:,.1f} m is {'at most' if passed else 'above'} {MOST_P95_OVER_PRODUCTION:g} times the "
         f"{theirs_m:,.1f} m of version {version} in production",
         numbers,
     )
