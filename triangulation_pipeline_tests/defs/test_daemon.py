@@ -40,7 +40,7 @@ class Daemon:
     def start(self) -> None:
         with (self.folder / "daemon.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dagster", "daemon", "run", "-w", str(ROOT / "workspace.yaml")],
+                [Path(sys.executable).with_name("dagster-daemon"), "run", "-w", ROOT / "workspace.yaml"],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -71,6 +71,14 @@ class Daemon:
 
     def runs(self) -> list[dg.DagsterRun]:
         return list(self.instance.get_runs(ascending=True))
+
+    def wait_for_queued(self, count: int) -> dg.DagsterRun:
+        """The run that is the ``count``-th, once it is queued."""
+        wait_for(
+            lambda: len(self.runs()) == count and self.runs()[-1].status is dg.DagsterRunStatus.QUEUED,
+            f"run {count} in the queue",
+        )
+        return self.runs()[-1]
 
 
 def launcher(run: dg.DagsterRun) -> str:
@@ -119,9 +127,7 @@ def test_each_launches_once_also_over_a_killed_daemon(folder: Path, daemon: Daem
     new = add_dataset(storage.engine, OTHER)
     storage.close()
     for count in (1, 2):
-        wait_for(lambda count=count: len(daemon.runs()) == count, f"run {count}")
-        run = daemon.runs()[-1]
-        assert run.status is dg.DagsterRunStatus.QUEUED
+        run = daemon.wait_for_queued(count)
         if count == 1:
             daemon.wait_for_ticks(1, *sensors)  # the other waits for it
             assert len(daemon.runs()) == 1
@@ -137,9 +143,7 @@ def test_each_launches_once_also_over_a_killed_daemon(folder: Path, daemon: Daem
     assert len(daemon.runs()) == 2
 
     daemon.turn_on("schedule", "periodic_retraining")
-    wait_for(lambda: len(daemon.runs()) == 3, "the schedule's run")
-    run = daemon.runs()[-1]
-    assert launcher(run) == "periodic_retraining"
+    assert launcher(daemon.wait_for_queued(3)) == "periodic_retraining"
     daemon.kill()
     daemon.start()
     daemon.wait_for_ticks(1, "periodic_retraining")  # the next minute's, which leaves it at that
