@@ -116,7 +116,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     untrained = list_untrained_datasets(storage.engine)
     if not context.cursor:
         return dg.SensorResult(
-            skip_reason=f"from now on: the {len(untrained)} datasets without a training that exist are left alone",
+            skip_reason=f"from now on: datasets without a training that exist are left alone ({len(untrained)})",
             cursor=json.dumps([dataset.id for dataset in untrained]),
         )
     if busy := training_under_way(context.instance):

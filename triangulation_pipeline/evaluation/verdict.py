@@ -6,8 +6,8 @@ import numpy as np
 
 from triangulation_pipeline.evaluation.comparison import Estimator, Float, Subset, Summary
 
-# Two models that are equally good differ by as much in the p95 of some thousand rows, which is what sampling noise does
-# to it: a fair challenger is not to be refused for that.
+# The noise of the sample: on the test split of a default dataset (6,600 rows with good geometry) a p95 has a standard
+# error of about 4 %. Both models meet the same rows, which leaves a part of it between two that are equally good.
 MOST_P95_OVER_PRODUCTION = 1.02
 NOT_WORSE = "not_worse_than_production"
 

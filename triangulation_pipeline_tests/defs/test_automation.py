@@ -1,4 +1,4 @@
-"""What the sensors and the schedule decide, seen as the functions they are; ``test_daemon`` sees them launch."""
+"""What the sensors and the schedule decide, seen as the functions they are; ``test_launches_once`` sees them launch."""
 
 import subprocess
 import sys
@@ -94,7 +94,7 @@ def test_dataset_written_after_the_sensor_was_turned_on_is_trained_on_once(
 ) -> None:
     add_dataset(engine)
     requests, cursor, reason = tick(automation.new_dataset, instance, None)
-    assert (requests, reason) == ([], "from now on: the 1 datasets without a training that exist are left alone")
+    assert (requests, reason) == ([], "from now on: datasets without a training that exist are left alone (1)")
     assert tick(automation.new_dataset, instance, cursor)[2] == "there is no new dataset"
 
     first, second = add_dataset(engine), add_dataset(engine)

@@ -41,8 +41,8 @@ def test_graph_is_the_designed_one() -> None:
 
 
 def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
-    found = {sensor.name: sensor.default_status.value for sensor in defs.sensors or []}
-    found |= {schedule.name: schedule.default_status.value for schedule in defs.schedules or []}
+    repository = defs.get_repository_def()
+    found = {found.name: found.default_status.value for found in (*repository.sensor_defs, *repository.schedule_defs)}
     assert found == dict.fromkeys(
         ("new_dataset", "network_file_changed", "evaluate_and_register", "periodic_retraining"), "STOPPED"
     )
