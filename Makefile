@@ -33,7 +33,7 @@ test-production: install
 	$(BIN)/pytest -n 2 -m production $(ARGS)
 
 test-stack: install
-	$(BIN)/pytest -m stack $(ARGS)
+	$(BIN)/pytest -n 2 -m stack $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -13,17 +13,18 @@ from triangulation_pipeline.defs.assets.splits import (
 )
 from triangulation_pipeline.defs.assets.synthetic_dataset import synthetic_dataset
 from triangulation_pipeline.defs.assets.trained_model import trained_model
+from triangulation_pipeline.defs.automation import (
+    evaluate_and_register,
+    network_file_changed,
+    new_dataset,
+    periodic_retraining,
+)
 from triangulation_pipeline.defs.io_managers import CheckpointIOManager, ReferenceIOManager, SplitIOManager
+from triangulation_pipeline.defs.jobs import train_locator
 from triangulation_pipeline.defs.reconcile import job_reconciler
 from triangulation_pipeline.defs.resources import Storage
 
 storage = Storage()
-
-train_locator = dg.define_asset_job(
-    "train_locator",
-    selection=dg.AssetSelection.all(),
-    description="From the receiver network to a registered model.",
-)
 
 defs = dg.Definitions(
     assets=[
@@ -38,7 +39,8 @@ defs = dg.Definitions(
     ],
     asset_checks=[splits_disjoint_and_complete, checkpoint_is_sound],
     jobs=[train_locator],
-    sensors=[job_reconciler],
+    sensors=[job_reconciler, new_dataset, network_file_changed, evaluate_and_register],
+    schedules=[periodic_retraining],
     resources={
         "storage": storage,
         "references": ReferenceIOManager(storage=storage),

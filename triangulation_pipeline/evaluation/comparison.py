@@ -238,7 +238,7 @@ def compare(
         ceiling=ceiling,
         truth_en_m=truth_en_m,
         distance_m={
-            estimator: None if en_m is None else _distance_m(network, test, altitude_m, en_m)
+            estimator: None if en_m is None else distance_m(network, test, altitude_m, en_m)
             for estimator, en_m in found.items()
         },
         nees=normalised_squared_error(truth_en_m - predicted_en_m, covariance_m2),
@@ -267,8 +267,8 @@ def _predicted_rms_m(covariance_m2: Float) -> Float:
     return np.sqrt(np.where(trace > 0, trace, np.nan))
 
 
-def _distance_m(network: ReceiverNetwork, batch: SampleBatch, altitude_m: float, en_m: Float) -> Float:
-    """(n,) from the truth; NaN for a position that is not a number or lies off the earth."""
+def distance_m(network: ReceiverNetwork, batch: SampleBatch, altitude_m: float, en_m: Float) -> Float:
+    """(n,) of positions (n, 2) from the truth; NaN for one that is not a number or lies off the earth."""
     # Beyond the earth's radius the frame has no surface.
     with np.errstate(invalid="ignore", over="ignore"):
         lat, lon = network.frame.geodetic(en_m, altitude_m)

@@ -1,17 +1,25 @@
 """Whether a model is good enough to be promoted, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from triangulation_pipeline.evaluation.comparison import Estimator, Subset, Summary
+import numpy as np
+
+from triangulation_pipeline.evaluation.comparison import Estimator, Float, Subset, Summary
+
+# The noise of the sample: on the test split of a default dataset (6,600 rows with good geometry) a p95 has a standard
+# error of about 4 %. Both models meet the same rows, which leaves a part of it between two that are equally good.
+MOST_P95_OVER_PRODUCTION = 1.02
+NOT_WORSE = "not_worse_than_production"
 
 
 @dataclass(frozen=True)
 class PromotionCheck:
-    """One thing a model must be, and what was found."""
+    """One thing a model must be, and what was found, with the numbers it was decided by."""
 
     name: str
     passed: bool
     description: str
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 def promotion_checks(
@@ -58,6 +66,35 @@ def promotion_checks(
         ),
         PromotionCheck("better_than_classical", better, beside),
     ]
+
+
+def not_worse_than_production(
+    challenger_m: Float, champion_m: Float, good_geometry: np.ndarray, version: int
+) -> PromotionCheck:
+    """Whether the model that would go into production is no worse than version ``version``, which is there.
+
+    By the 95th percentile of their errors (n,) on the same rows: those with good geometry, or all where none has, on
+    which both have a fix (NaN is none). Fails where the challenger's is above MOST_P95_OVER_PRODUCTION times the
+    champion's, or no such row exists.
+    """
+    rows = good_geometry if good_geometry.any() else np.ones(len(good_geometry), bool)
+    rows = rows & np.isfinite(challenger_m) & np.isfinite(champion_m)
+    if not rows.any():
+        reason = f"there is no test row that both it and version {version} in production locate"
+        return PromotionCheck(NOT_WORSE, False, reason)
+    numbers: dict[str, float] = {"champion_version": version, "compared_rows": int(rows.sum())}
+    for who, distance_m in (("challenger", challenger_m), ("champion", champion_m)):
+        p50_m, p95_m = np.percentile(distance_m[rows], (50, 95))
+        numbers |= {f"{who}_p50_m": float(p50_m), f"{who}_p95_m": float(p95_m)}
+    mine_m, theirs_m = numbers["challenger_p95_m"], numbers["champion_p95_m"]
+    passed = mine_m <= MOST_P95_OVER_PRODUCTION * theirs_m
+    return PromotionCheck(
+        NOT_WORSE,
+        passed,
+        f"the p95 of {mine_m:,.1f} m is {'at most' if passed else 'above'} {MOST_P95_OVER_PRODUCTION:g} times the "
+        f"{theirs_m:,.1f} m of version {version} in production",
+        numbers,
+    )
 
 
 def promotion_verdict(summary: Summary, checks: list[PromotionCheck]) -> tuple[bool, str]:

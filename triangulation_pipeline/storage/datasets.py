@@ -14,7 +14,7 @@ from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets
+from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets, training_jobs
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,18 @@ def get_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
 def list_datasets(engine: Engine) -> list[DatasetRecord]:
     """All datasets, the newest first."""
     statement = select(synthetic_datasets).order_by(synthetic_datasets.c.created_at.desc(), synthetic_datasets.c.id)
+    with reading(engine) as connection:
+        return [DatasetRecord(**row) for row in connection.execute(statement).mappings()]
+
+
+def list_untrained_datasets(engine: Engine) -> list[DatasetRecord]:
+    """The datasets that no training job was started on, the oldest first."""
+    trained = select(training_jobs.c.id).where(training_jobs.c.synthetic_dataset_id == synthetic_datasets.c.id)
+    statement = (
+        select(synthetic_datasets)
+        .where(~trained.exists())
+        .order_by(synthetic_datasets.c.created_at, synthetic_datasets.c.id)
+    )
     with reading(engine) as connection:
         return [DatasetRecord(**row) for row in connection.execute(statement).mappings()]
 

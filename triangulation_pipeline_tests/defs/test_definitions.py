@@ -26,7 +26,7 @@ def test_graph_is_the_designed_one() -> None:
         "test_split": ["synthetic_dataset"],
         "trained_model": ["training_split", "validation_split"],
         "model_evaluation": ["test_split", "trained_model", "training_split"],
-        "registered_model": ["model_evaluation", "trained_model"],
+        "registered_model": ["model_evaluation", "test_split", "trained_model"],
     }
     checks = {key.name: graph.get_check_spec(key).blocking for key in graph.asset_check_keys}
     assert checks == {
@@ -36,7 +36,16 @@ def test_graph_is_the_designed_one() -> None:
         "accuracy": False,
         "calibration": False,
         "better_than_classical": False,
+        "not_worse_than_production": False,
     }
+
+
+def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
+    repository = defs.get_repository_def()
+    found = {found.name: found.default_status.value for found in (*repository.sensor_defs, *repository.schedule_defs)}
+    assert found == dict.fromkeys(
+        ("new_dataset", "network_file_changed", "evaluate_and_register", "periodic_retraining"), "STOPPED"
+    )
 
 
 def test_every_setting_has_a_description() -> None:

@@ -1,10 +1,16 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 
 from triangulation_pipeline.evaluation.comparison import Comparison, Summary
-from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
+from triangulation_pipeline.evaluation.verdict import (
+    MOST_P95_OVER_PRODUCTION,
+    not_worse_than_production,
+    promotion_checks,
+    promotion_verdict,
+)
 
 
 def verdict(summary: Summary, *limits: float) -> tuple[bool, str]:
@@ -100,3 +106,41 @@ def test_each_check_has_its_own_result(summary: Summary) -> None:
     summary["good_geometry"]["calibration"]["coverage_95"] = 0.5
     found = {check.name: check.passed for check in promotion_checks(summary, 10.0)}
     assert found == {"accuracy": False, "calibration": False, "better_than_classical": True}
+
+
+ERRORS_M = np.arange(1.0, 102.0)  # p50 51 m, p95 96 m
+EVERYWHERE = np.ones(101, bool)
+
+
+def test_challenger_may_be_worse_by_the_noise_of_the_sample() -> None:
+    limit = MOST_P95_OVER_PRODUCTION
+    assert not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, 3).passed
+    worse = not_worse_than_production(ERRORS_M * (limit + 0.001), ERRORS_M, EVERYWHERE, 3)
+    assert not worse.passed
+    assert worse.description == "the p95 of 98.0 m is above 1.02 times the 96.0 m of version 3 in production"
+    assert worse.numbers == pytest.approx(
+        {
+            "champion_version": 3,
+            "compared_rows": 101,
+            "challenger_p50_m": 51 * 1.021,
+            "challenger_p95_m": 96 * 1.021,
+            "champion_p50_m": 51,
+            "champion_p95_m": 96,
+        }
+    )
+
+
+def test_both_are_compared_on_good_geometry_or_else_on_all_rows() -> None:
+    good = ERRORS_M < 50
+    challenger_m = np.where(good, ERRORS_M, 10 * ERRORS_M)
+    assert not_worse_than_production(challenger_m, ERRORS_M, good, 1).passed
+    assert not not_worse_than_production(challenger_m, ERRORS_M, ~EVERYWHERE, 1).passed
+
+
+def test_both_are_compared_where_both_have_a_fix() -> None:
+    challenger_m, champion_m = ERRORS_M.copy(), ERRORS_M.copy()
+    challenger_m[0], champion_m[-1] = np.nan, np.nan
+    assert not_worse_than_production(challenger_m, champion_m, EVERYWHERE, 1).numbers["compared_rows"] == 99
+    nothing = not_worse_than_production(np.full(101, np.nan), champion_m, EVERYWHERE, 1)
+    assert (nothing.passed, nothing.numbers) == (False, {})
+    assert nothing.description == "there is no test row that both it and version 1 in production locate"

@@ -14,12 +14,14 @@ from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
     find_dataset,
     list_datasets,
+    list_untrained_datasets,
     read_samples,
     verify_dataset,
     write_dataset,
 )
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.tables import synthetic_datasets, synthetic_training_samples
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
@@ -263,3 +265,12 @@ def test_samples_go_with_their_dataset(engine: Engine, make_dataset: MakeDataset
     with writing(engine) as connection:
         connection.execute(delete(synthetic_datasets).where(synthetic_datasets.c.id == record.id))
     assert rows(engine) == (1, 3)
+
+
+def test_datasets_without_a_job_are_untrained(
+    engine: Engine, make_dataset: MakeDataset, make_job: Callable[[], JobRecord]
+) -> None:
+    first = make_dataset()
+    make_job()  # on a dataset of its own
+    second = make_dataset()
+    assert list_untrained_datasets(engine) == [first, second]

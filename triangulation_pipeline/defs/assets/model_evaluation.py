@@ -5,6 +5,7 @@ import logging
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
+from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.metadata import known, picture, table
@@ -41,6 +42,7 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
 @dg.asset(
     io_manager_key="references",
     kinds={"numpy", "sqlalchemy"},
+    automation_condition=AFTER_TRAINED_MODEL,
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
     check_specs=[

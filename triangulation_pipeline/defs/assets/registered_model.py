@@ -1,32 +1,58 @@
 """The registry."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
 
+from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
-from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint
+from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import read_metrics
-from triangulation_pipeline.storage.registry import get_evaluation, register_model
+from triangulation_pipeline.storage.registry import find_production_model, get_evaluation, register_model
+
+if TYPE_CHECKING:
+    from triangulation_pipeline.evaluation.verdict import PromotionCheck
+    from triangulation_pipeline.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
 
-@dg.asset(io_manager_key="references", kinds={"sqlalchemy"})
+@dg.asset(
+    io_manager_key="references",
+    kinds={"sqlalchemy"},
+    automation_condition=AFTER_TRAINED_MODEL,
+    # The return annotation of a step with checks cannot name the type of its value.
+    dagster_type=dg.PythonObjectDagsterType(ModelReference),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "not_worse_than_production",
+            asset="registered_model",
+            description="The p95 error is at most 2 % above that of the version in production, on the same test rows.",
+        )
+    ],
+)
 def registered_model(
     context: dg.AssetExecutionContext,
     config: RegisteredModelConfig,
     storage: Storage,
     trained_model: StoredCheckpoint,
     model_evaluation: EvaluationReference,
-) -> dg.MaterializeResult[ModelReference]:
+    test_split: StoredSplit,
+) -> dg.MaterializeResult:
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
-    network; promoted to production or not, and why."""
+    network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
+    version in production on the same test rows."""
     preflight(context, storage)
 
     from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
 
     reference = trained_model.reference
     with refusals():
@@ -38,7 +64,14 @@ def registered_model(
                 f"the evaluation is of weights {evaluation.checkpoint_sha256[:12]}, the trained model's are "
                 f"{reference.sha256[:12]}; evaluate and register in one run"
             )
-        headline = evaluation.metrics["headline"]
+        if evaluation.synthetic_dataset_id != test_split.dataset_id:
+            raise ValueError(
+                f"the evaluation is on dataset {evaluation.synthetic_dataset_id}, the test split of "
+                f"{test_split.dataset_id}; materialise them in one run"
+            )
+        summary, headline = evaluation.metrics, evaluation.metrics["headline"]
+        not_worse = _not_worse_than_production(storage, config.model_name, trained_model, checkpoint, test_split.batch)
+        promoted, reason = promotion_verdict(summary, [*promotion_checks(summary, summary["max_rmse_m"]), not_worse])
         model = register_model(
             storage.engine,
             model_name=config.model_name,
@@ -52,8 +85,8 @@ def registered_model(
             network_digest=network.digest,
             hyperparameters=checkpoint.config,
             metrics={**checkpoint.metrics, **headline},
-            promoted=evaluation.metrics["promoted"],
-            promotion_reason=evaluation.metrics["promotion_reason"],
+            promoted=promoted,
+            promotion_reason=reason,
             parent_model_id=checkpoint.config["parent_model_id"],
         )
     history = records(read_metrics(storage.engine, reference.job_id))
@@ -65,6 +98,7 @@ def registered_model(
             "version": model.version,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
+            **not_worse.numbers,
             "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
             **known(headline),
             "epoch": model.epoch,
@@ -76,4 +110,56 @@ def registered_model(
             **epoch_table(history),
         },
         data_version=dg.DataVersion(model.sha256),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=not_worse.name,
+                passed=not_worse.passed,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=not_worse.description,
+                metadata=not_worse.numbers,
+            )
+        ],
     )
+
+
+def _not_worse_than_production(
+    storage: Storage, model_name: str, trained_model: StoredCheckpoint, challenger: "Checkpoint", test: SampleBatch
+) -> "PromotionCheck":
+    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, not_worse_than_production
+    from triangulation_pipeline.training.checkpoint import read_checkpoint
+
+    production, reference = find_production_model(storage.engine, model_name), trained_model.reference
+    if production is None:
+        return PromotionCheck(NOT_WORSE, True, f"no version of {model_name} was in production")
+    if (production.trained_by_job_id, production.sha256) == (reference.job_id, reference.sha256):
+        return PromotionCheck(NOT_WORSE, True, f"it is version {production.version}, which was in production")
+    if production.network_digest != challenger.spec.network.digest:
+        return PromotionCheck(
+            NOT_WORSE,
+            True,
+            f"version {production.version} in production cannot be compared, being for the network "
+            f"{production.network_name} ({production.network_digest[:8]})",
+        )
+    try:
+        objects = storage.objects
+        content = objects.get(objects.key(production.pytorch_model_location), production.sha256)
+        champion_m = _errors_m(read_checkpoint(content), test)
+    except (ValueError, StorageError) as error:
+        return PromotionCheck(
+            NOT_WORSE,
+            False,
+            f"version {production.version} in production cannot be compared, as its weights cannot be read "
+            f"({error}; restore them, or roll back)",
+        )
+    good_geometry = test.gdop < challenger.config["max_gdop"]
+    return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
+
+
+def _errors_m(checkpoint: "Checkpoint", test: SampleBatch) -> NDArray[np.float64]:
+    from triangulation_pipeline.evaluation.comparison import distance_m
+    from triangulation_pipeline.model.inputs import locator_inputs
+    from triangulation_pipeline.model.predict import predict
+
+    spec = checkpoint.spec
+    prediction = predict(checkpoint.locator(), locator_inputs(test))
+    return distance_m(spec.network, test, spec.tx_height_m, prediction.en_m)

@@ -1,0 +1,228 @@
+"""What launches runs by itself, each off until somebody turns it on: two sensors, a schedule, and the conditions under
+which a model trained by hand is evaluated and registered.
+
+Nothing is launched twice: a run key names what a run is for, a cursor what was seen, and Dagster keeps both over a
+restart of its daemon. While a training is queued or in progress, none is launched.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._utils.schedules import is_valid_cron_string
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from triangulation_pipeline.defs.config import ReceiverNetworkConfig, RegisteredModelConfig
+from triangulation_pipeline.defs.jobs import train_locator
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.storage.datasets import list_untrained_datasets
+from triangulation_pipeline.storage.registry import find_production_model
+from triangulation_pipeline.storage.settings import home
+
+MINIMUM_INTERVAL_S = 30
+REASON_TAG = "triangulation/reason"
+
+
+class AutomationSettings(BaseSettings):
+    """``TRIANGULATION_NETWORK_FILE``, ``TRIANGULATION_RETRAIN_CRON`` and ``TRIANGULATION_RETRAIN_TIMEZONE``; made by
+    ``read_automation_settings``."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIANGULATION_", env_ignore_empty=True, frozen=True)
+
+    network_file: Path | None = Field(
+        None,
+        description="The network that automatic runs train on, a path seen from home; unset = the default network.",
+    )
+    retrain_cron: str = Field("0 3 * * 0", description="When periodic_retraining launches, five cron fields.")
+    retrain_timezone: str = Field("UTC", description="The time zone of retrain_cron, as in Europe/Rome.")
+
+    @field_validator("network_file")
+    @classmethod
+    def _is_seen_from_home(cls, value: Path | None) -> Path | None:
+        return None if value is None else home() / value.expanduser()
+
+    @field_validator("retrain_cron")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        if not is_valid_cron_string(value):
+            raise ValueError(f"must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), got {value!r}")
+        return value
+
+    @field_validator("retrain_timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, KeyError):
+            raise ValueError(f"must be the name of a time zone, as in Europe/Rome, got {value!r}") from None
+        return value
+
+    def network(self) -> ReceiverNetwork:
+        """The network of automatic runs. Raises ValueError where the file does not describe one."""
+        return ReceiverNetworkConfig(**self._network_config()).network()
+
+    def run_config(self, **steps: Mapping[str, Any]) -> dict[str, Any]:
+        """Run config of an automatic run: the network, and what else is given by step."""
+        given = {"receiver_network": self._network_config(), **steps}
+        return {"ops": {step: {"config": dict(config)} for step, config in given.items() if config}}
+
+    def _network_config(self) -> dict[str, str]:
+        return {} if self.network_file is None else {"network_file": str(self.network_file)}
+
+
+def read_automation_settings() -> AutomationSettings:
+    """The settings of this process's environment. Raises ValueError with one sentence naming each variable that is
+    wrong."""
+    try:
+        return AutomationSettings()
+    except ValidationError as error:
+        faults = (
+            f"TRIANGULATION_{str(item['loc'][0]).upper()} {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_url=False)
+        )
+        raise ValueError("; ".join(faults)) from None
+
+
+def training_under_way(instance: dg.DagsterInstance) -> str | None:
+    """None, or one sentence on a run that trains, or will, and has not ended."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        # Materialised from the asset graph, a run is of Dagster's own job and says what it makes.
+        trains = (
+            run.job_name == train_locator.name
+            if run.asset_selection is None
+            else dg.AssetKey("trained_model") in run.asset_selection
+        )
+        if trains:
+            return f"run {run.run_id} trains a model ({run.status.value.lower()}): one at a time"
+    return None
+
+
+@dg.sensor(
+    job=train_locator,
+    minimum_interval_seconds=MINIMUM_INTERVAL_S,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+)
+def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
+    """Trains on each dataset that was written, or expanded, after the sensor was turned on, that no run has trained
+    on, and that is of the network of automatic runs (TRIANGULATION_NETWORK_FILE)."""
+    # The datasets first: one that a training made is seen only while its run is under way, or has its job.
+    untrained = list_untrained_datasets(storage.engine)
+    if not context.cursor:
+        return dg.SensorResult(
+            skip_reason=f"from now on: datasets without a training that exist are left alone ({len(untrained)})",
+            cursor=json.dumps([dataset.id for dataset in untrained]),
+        )
+    if busy := training_under_way(context.instance):
+        return dg.SkipReason(busy)
+    settings = read_automation_settings()
+    try:
+        network = settings.network()
+    except ValueError as error:
+        return dg.SkipReason(str(error))
+    known = set(json.loads(context.cursor)) & {dataset.id for dataset in untrained}
+    new = [dataset for dataset in untrained if dataset.id not in known]
+    of_network = [dataset for dataset in new if dataset.network_digest == network.digest]
+    if not of_network:
+        others = ", ".join(f"{dataset.name} of {dataset.network_name}" for dataset in new)
+        return dg.SkipReason(
+            f"new datasets are of another network than {network.name} ({network.digest[:8]}): {others}"
+            if new
+            else "there is no new dataset"
+        )
+    dataset = of_network[0]
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"dataset:{dataset.id}",
+                run_config=settings.run_config(synthetic_dataset={"dataset_id": dataset.id}),
+                tags={REASON_TAG: f"new dataset {dataset.name}"},
+            )
+        ],
+        # Of those with a training since nothing need be remembered: they are no longer asked for.
+        cursor=json.dumps(sorted(known | {dataset.id})),
+    )
+
+
+@dg.sensor(
+    job=train_locator,
+    minimum_interval_seconds=MINIMUM_INTERVAL_S,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+)
+def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
+    """Trains when what TRIANGULATION_NETWORK_FILE describes has changed; when first turned on, where the model in
+    production is for another network."""
+    settings = read_automation_settings()
+    if settings.network_file is None:
+        return dg.SkipReason(
+            "TRIANGULATION_NETWORK_FILE is not set: automatic runs train on the default network, which does not change"
+        )
+    try:
+        # The time before the content: a file replaced in between has a newer time at most.
+        modified_ns = settings.network_file.stat().st_mtime_ns if settings.network_file.exists() else 0
+        network = settings.network()
+    except (ValueError, OSError) as error:
+        return dg.SkipReason(str(error))
+    before = context.cursor
+    if not before:
+        production = find_production_model(storage.engine, RegisteredModelConfig.model_validate({}).model_name)
+        before = network.digest if production is None else production.network_digest
+    if before == network.digest:
+        return dg.SensorResult(skip_reason=f"{network.name} ({before[:8]}) has not changed", cursor=before)
+    if busy := training_under_way(context.instance):
+        return dg.SkipReason(busy)
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                # With its time, as a file may be changed, and changed back.
+                run_key=f"network:{network.digest}:{modified_ns}",
+                run_config=settings.run_config(),
+                tags={REASON_TAG: f"network {network.name} is {network.digest[:8]}, was {before[:8]}"},
+            )
+        ],
+        cursor=network.digest,
+    )
+
+
+_settings = read_automation_settings()
+
+
+@dg.schedule(
+    job=train_locator,
+    cron_schedule=_settings.retrain_cron,
+    execution_timezone=_settings.retrain_timezone,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+def periodic_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Trains by the clock (TRIANGULATION_RETRAIN_CRON, TRIANGULATION_RETRAIN_TIMEZONE) on a dataset simulated with a
+    new seed, the scheduled minute; left out while a training is queued or in progress."""
+    if busy := training_under_way(context.instance):
+        return dg.SkipReason(busy)
+    # In UTC no minute comes twice.
+    minute = context.scheduled_execution_time.astimezone(UTC)
+    return dg.RunRequest(
+        run_key=minute.isoformat(),
+        run_config=read_automation_settings().run_config(synthetic_dataset={"seed": int(f"{minute:%Y%m%d%H%M}")}),
+        tags={REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
+    )
+
+
+# The splits are not looked at: a new dataset alone makes no evaluation of a model that was trained on another.
+AFTER_TRAINED_MODEL = (
+    dg.AutomationCondition.eager().ignore(dg.AssetSelection.assets("training_split", "test_split"))
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
+evaluate_and_register = dg.AutomationConditionSensorDefinition(
+    "evaluate_and_register",
+    target=dg.AssetSelection.assets("model_evaluation", "registered_model"),
+    minimum_interval_seconds=MINIMUM_INTERVAL_S,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Evaluates and registers a model that was trained alone, once its checkpoint is found sound.",
+)
