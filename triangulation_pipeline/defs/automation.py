@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from triangulation_pipeline.defs.config import ReceiverNetworkConfig, RegisteredModelConfig
-from triangulation_pipeline.defs.jobs import train_locator
+from triangulation_pipeline.defs.jobs import train_locator, trains
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
@@ -93,13 +93,7 @@ def read_automation_settings() -> AutomationSettings:
 def training_under_way(instance: dg.DagsterInstance) -> str | None:
     """None, or one sentence on a run that trains, or will, and has not ended."""
     for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
-        # Materialised from the asset graph, a run is of Dagster's own job and says what it makes.
-        trains = (
-            run.job_name == train_locator.name
-            if run.asset_selection is None
-            else dg.AssetKey("trained_model") in run.asset_selection
-        )
-        if trains:
+        if trains(run):
             return f"run {run.run_id} trains a model ({run.status.value.lower()}): one at a time"
     return None
 

@@ -7,3 +7,11 @@ train_locator = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     description="From the receiver network to a registered model.",
 )
+
+
+def trains(run: dg.DagsterRun) -> bool:
+    """Whether a run trains a model. Materialised from the asset graph, it is of Dagster's own job and says what it
+    makes."""
+    if run.asset_selection is None:
+        return run.job_name == train_locator.name
+    return dg.AssetKey("trained_model") in run.asset_selection

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from triangulation_pipeline.defs.config import training_settings
+from triangulation_pipeline.defs.jobs import trains
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
@@ -76,8 +77,7 @@ def reconcile(
 
 def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
     """A row for a run that will train; a re-execution finds the row of the run before it when it begins."""
-    trains = run.asset_selection is None or dg.AssetKey("trained_model") in run.asset_selection
-    if not trains or run.parent_run_id is not None or find_job(engine, run.run_id) is not None:
+    if not trains(run) or run.parent_run_id is not None or find_job(engine, run.run_id) is not None:
         return []
     try:
         settings = training_settings(run.run_config)
