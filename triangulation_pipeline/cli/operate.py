@@ -66,7 +66,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         )
         if as_json:
             show_json({"run_id": run.run_id, "job_id": job.id})
-        else:
+        elif not watched:
             click.echo(run.run_id)
         if watched:
             follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
