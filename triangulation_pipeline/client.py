@@ -12,6 +12,7 @@ The requests are the files in ``graphql/``, for other programs to use as they ar
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,6 +28,7 @@ DEFAULT_URL = "http://localhost:3000"
 TIMEOUT_S = 60
 FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 PARENT_RUN_TAG = "dagster/parent_run_id"
+ROOT_RUN_TAG = "dagster/root_run_id"
 
 
 class WebserverError(Exception):
@@ -48,6 +50,8 @@ class Run:
     root_run_id: str | None
     start_time_s: float | None
     end_time_s: float | None
+    run_config: dict[str, Any]
+    is_launched: bool  # by the webserver or the daemon, and not within a process of `triangulation run`
 
     @property
     def is_finished(self) -> bool:
@@ -92,6 +96,12 @@ class Webserver:
 
     def reexecute(self, run: Run) -> Run:
         """Runs again what a failed run did not finish, or the whole of one that was cancelled."""
+        if not run.is_launched:
+            parent, root = run.run_id, run.root_run_id or run.run_id
+            # Of its own Dagster writes these tags only where it knows the run.
+            tags = [{"key": PARENT_RUN_TAG, "value": parent}, {"key": ROOT_RUN_TAG, "value": root}]
+            again = {"runConfig": run.run_config, "tags": tags, "parentRunId": parent, "rootRunId": root}
+            return _run(self._ask("launch_run", **again)["run"])
         strategy = "FROM_FAILURE" if run.status == "FAILURE" else "ALL_STEPS"
         return _run(self._ask("reexecute_run", runId=run.run_id, strategy=strategy)["run"])
 
@@ -165,6 +175,14 @@ def query(name: str) -> str:
     return files("triangulation_pipeline").joinpath("graphql", f"{name}.graphql").read_text(encoding="utf-8")
 
 
+def config_fault(message: str) -> str:
+    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
+    message = one_line(message)
+    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
+        return f"{unset[1]}: the environment variable {unset[2]} is not set"
+    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]
+
+
 def one_line(text: str) -> str:
     """A text without line breaks."""
     return " ".join(text.split())
@@ -174,7 +192,7 @@ def _refusal(found: Mapping[str, Any]) -> str | None:
     """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
     kind = found["__typename"]
     if kind == "RunConfigValidationInvalid":
-        return "; ".join(one_line(error["message"]) for error in found["errors"])
+        return "; ".join(config_fault(error["message"]) for error in found["errors"])
     if kind.endswith(("Error", "Failure", "Conflict")):
         return one_line(found.get("message") or kind)
     return None
@@ -207,6 +225,8 @@ def _run(found: Mapping[str, Any]) -> Run:
         root_run_id=found["rootRunId"],
         start_time_s=found["startTime"],
         end_time_s=found["endTime"],
+        run_config=found["runConfig"],
+        is_launched=found["repositoryOrigin"] is not None,
     )
 
 

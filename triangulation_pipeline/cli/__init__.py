@@ -2,11 +2,7 @@
 
 import click
 
-from triangulation_pipeline.cli.listing import datasets, evaluations, jobs, metrics, models
-from triangulation_pipeline.cli.network import network
-from triangulation_pipeline.cli.operate import cancel, launch, pause, promote, resume, rollback, status
-from triangulation_pipeline.cli.run import run
-from triangulation_pipeline.cli.watch import watch
+from triangulation_pipeline.cli import listing, network, operate, run, watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,20 +12,20 @@ def main() -> None:
 
 
 for command in (
-    run,
-    launch,
-    status,
-    watch,
-    pause,
-    cancel,
-    resume,
-    jobs,
-    metrics,
-    datasets,
-    models,
-    evaluations,
-    promote,
-    rollback,
-    network,
+    run.run,
+    operate.launch,
+    operate.status,
+    watch.watch,
+    operate.pause,
+    operate.cancel,
+    operate.resume,
+    listing.jobs,
+    listing.metrics,
+    listing.datasets,
+    listing.models,
+    listing.evaluations,
+    operate.promote,
+    operate.rollback,
+    network.network,
 ):
     main.add_command(command)

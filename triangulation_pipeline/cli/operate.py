@@ -66,7 +66,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         )
         if as_json:
             show_json({"run_id": run.run_id, "job_id": job.id})
-        else:
+        elif not watched:
             click.echo(run.run_id)
         if watched:
             follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
@@ -100,15 +100,18 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
 @url_option
 def pause(job: str, wait: bool, url: str | None) -> None:
     """Ask the running JOB to stop at its next batch and keep its state; `resume` goes on from there."""
+    from triangulation_pipeline.client import Webserver
+
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.jobs import request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
-        asked = request_stop(engine, get_job_named(engine, job).id, Stop.pause)
-        click.echo(f"job {asked.id} pauses at its next batch")
+        found = get_job_named(engine, job)
+        request_stop(engine, found.id, Stop.pause)
+        click.echo(f"job {found.id} pauses at its next batch")
         if wait:
-            _wait(engine, url, asked.id, JobStatus.paused)
+            _wait(engine, Webserver(url), found, JobStatus.paused)
 
 
 @click.command()
@@ -124,31 +127,29 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.jobs import request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
+        webserver = Webserver(url)
         found = match_job(engine, job)
         if found is None:
-            webserver = Webserver(url)
             run = run_named(webserver, job)
             webserver.terminate(run.run_id)
             click.echo(f"run {run.run_id} is cancelled")
-            while wait and not webserver.run(run.run_id).is_finished:
-                time.sleep(WAIT_POLL_S)
+            if wait:
+                _wait_for_run(webserver, run.run_id)
             return
-        asked = request_stop(engine, found.id, Stop.cancel)
-        if asked.status is JobStatus.cancelled:
+        if request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
             # It did not train yet; a run that comes to it later is refused, but need not come that far.
             try:
-                webserver = Webserver(url)
                 with suppress(RunNotFound):
                     run = latest_run(webserver, found)
                     if not run.is_finished:
                         webserver.terminate(run.run_id)
             except WebserverError as error:
                 raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
-            click.echo(f"job {asked.id} is cancelled")
+            click.echo(f"job {found.id} is cancelled")
         else:
-            click.echo(f"job {asked.id} is cancelled at its next batch")
+            click.echo(f"job {found.id} is cancelled at its next batch")
         if wait:
-            _wait(engine, url, asked.id, JobStatus.cancelled)
+            _wait(engine, webserver, found, JobStatus.cancelled)
 
 
 @click.command()
@@ -165,7 +166,11 @@ def resume(job: str, url: str | None) -> None:
         found = get_job_named(engine, job)
         webserver = Webserver(url)
         run = webserver.run(found.run_id or found.id)
-        if found.status in RESUMABLE and not run.is_finished:
+        if found.status not in RESUMABLE:
+            raise ValueError(
+                f"job {found.id} is {found.status}; one that is failed, cancelled or paused can be resumed"
+            )
+        if not run.is_finished:
             raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
         requeue_job(engine, found.id)
         try:
@@ -233,17 +238,21 @@ def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dic
     return row | {"run_id": run.run_id, "run_status": run.status}
 
 
-def _wait(engine: "Engine", url: str | None, job_id: str, wanted: str) -> None:
-    """Until a job and its run have ended. Raises ValueError where the job ended otherwise than it was asked to."""
-    from triangulation_pipeline.client import RunNotFound, Webserver
+def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: str) -> None:
+    """Until a job, as it was before it was asked to stop, and its run have ended. Raises ValueError where the job ended
+    otherwise."""
+    from triangulation_pipeline.client import RunNotFound
     from triangulation_pipeline.storage.jobs import UNFINISHED, get_job
 
-    webserver = Webserver(url)
-    while (job := get_job(engine, job_id)).status in UNFINISHED:
+    while (status := get_job(engine, job.id).status) in UNFINISHED:
         time.sleep(WAIT_POLL_S)
     with suppress(RunNotFound):
-        while not latest_run(webserver, job).is_finished:
-            time.sleep(WAIT_POLL_S)
-    if job.status != wanted:
-        raise ValueError(f"job {job_id} is {job.status}, and not {wanted}")
-    click.echo(f"job {job_id} is {job.status}")
+        _wait_for_run(webserver, latest_run(webserver, job).run_id)
+    if status != wanted:
+        raise ValueError(f"job {job.id} is {status}, and not {wanted}")
+    click.echo(f"job {job.id} has stopped")
+
+
+def _wait_for_run(webserver: "Webserver", run_id: str) -> None:
+    while not webserver.run(run_id).is_finished:
+        time.sleep(WAIT_POLL_S)

@@ -1,6 +1,5 @@
 """Run config: read from a file, and checked before a run is made of it."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,20 +29,13 @@ def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
     choices first, then ranges and contradictions."""
     import dagster as dg
 
+    from triangulation_pipeline.client import config_fault
     from triangulation_pipeline.definitions import defs
     from triangulation_pipeline.defs.config import check_run_config
 
     try:
         resolved = dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
     except dg.DagsterInvalidConfigError as error:
-        found = (_config_fault(" ".join(fault.message.split())) for fault in error.errors)
-        raise ValueError("; ".join(found)) from None
+        raise ValueError("; ".join(config_fault(fault.message) for fault in error.errors)) from None
     check_run_config(run_config)
     return dict(resolved)
-
-
-def _config_fault(message: str) -> str:
-    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
-        return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]

@@ -50,6 +50,7 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
 
     cursor, failure, val_rmse_m = None, None, dict[int, float]()
     try:
+        console.print(f"run {run_id}", highlight=False, soft_wrap=True)
         with Live(console=console, refresh_per_second=4) as live:
             while True:
                 # The status first, so that all events of a run that has ended are in what comes next.

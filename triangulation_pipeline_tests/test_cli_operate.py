@@ -1,0 +1,380 @@
+"""Operating jobs from the command line, with a stand-in for the webserver (the real one is in ``test_stack.py``)."""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine
+
+from triangulation_pipeline import client
+from triangulation_pipeline.cli import main
+from triangulation_pipeline.client import Events, Run, RunNotFound, WebserverError
+from triangulation_pipeline.storage.datasets import write_dataset
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.jobs import (
+    JobRecord,
+    announce_job,
+    beat,
+    complete_job,
+    get_job,
+    pause_job,
+    start_job,
+)
+from triangulation_pipeline.storage.registry import register_model
+from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline.storage.views import (
+    dataset_overview,
+    epoch_overview,
+    evaluation_overview,
+    job_overview,
+    model_overview,
+)
+from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.test_jobs import record
+
+
+def make_run(run_id: str, status: str, parent_run_id: str | None = None) -> Run:
+    return Run(run_id, status, "train_locator", parent_run_id, parent_run_id, None, None, {}, True)
+
+
+class StandIn:
+    """Answers as the webserver does, and remembers what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.launched: list[Any] = []
+        self.terminated: list[str] = []
+        self.refusal: str | None = None
+        self.story: list[Events] = []
+
+    def __call__(self, url: str | None) -> "StandIn":
+        return self
+
+    def run(self, run_id: str) -> Run:
+        if run_id not in self.runs:
+            raise RunNotFound(f"Run {run_id} could not be found.")
+        return self.runs[run_id]
+
+    def reexecutions(self, run_id: str) -> list[Run]:
+        return [run for run in reversed(self.runs.values()) if run.parent_run_id == run_id]
+
+    def launch(self, run_config: Any) -> Run:
+        self.launched.append(run_config)
+        return self._new(None)
+
+    def reexecute(self, run: Run) -> Run:
+        return self._new(run.run_id)
+
+    def terminate(self, run_id: str) -> None:
+        self.terminated.append(run_id)
+        self.runs[run_id] = make_run(run_id, "CANCELED", self.run(run_id).parent_run_id)
+
+    def events(self, run_id: str, after: str | None) -> Events:
+        return self.story.pop(0)
+
+    def _new(self, parent_run_id: str | None) -> Run:
+        if self.refusal is not None:
+            raise WebserverError(self.refusal)
+        run = make_run(str(uuid.uuid4()), "QUEUED", parent_run_id)
+        self.runs[run.run_id] = run
+        return run
+
+
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(client, "Webserver", stand_in)
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.WAIT_POLL_S", 0.02)
+    monkeypatch.setattr("triangulation_pipeline.cli.watch.POLL_S", 0.02)
+    return stand_in
+
+
+@pytest.fixture
+def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.chdir(home)
+    engine = open_database(read_settings().database_url)
+    yield engine
+    engine.dispose()
+
+
+def triangulation(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def said(*arguments: str) -> str:
+    done = triangulation(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout.strip()
+
+
+def refusal(*arguments: str) -> str:
+    """The one sentence of a command that is refused."""
+    done = triangulation(*arguments)
+    assert done.exit_code == 1, done.output
+    assert done.stderr.startswith("Error: ")
+    (line,) = done.stderr.strip().splitlines()
+    return line.removeprefix("Error: ")
+
+
+def announced(engine: Engine, webserver: StandIn, job_id: str | None = None) -> JobRecord:
+    job_id = job_id or str(uuid.uuid4())
+    webserver.runs[job_id] = make_run(job_id, "QUEUED")
+    names = {"job_name": "night", "description": "", "config": {}}
+    return announce_job(engine, job_id=job_id, status=JobStatus.queued, total_epochs=4, **names)
+
+
+def running(engine: Engine, webserver: StandIn) -> JobRecord:
+    job = announced(engine, webserver)
+    webserver.runs[job.id] = make_run(job.id, "STARTED")
+    dataset, _ = write_dataset(
+        engine,
+        dataset_id=str(uuid.uuid4()),
+        name=f"of {job.id}",
+        config={},
+        network_name="n",
+        network_digest="d" * 64,
+        batches=[make_batch(0, 20)],
+        quality_metrics=dict,
+    )
+    return start_job(
+        engine,
+        job_id=job.id,
+        run_id=job.id,
+        job_name="night",
+        description="",
+        config={},
+        synthetic_dataset_id=dataset.id,
+        total_epochs=4,
+    )
+
+
+@pytest.fixture
+def paused(engine: Engine, webserver: StandIn) -> JobRecord:
+    job = pause_job(engine, running(engine, webserver).id)
+    webserver.runs[job.id] = make_run(job.id, "FAILURE")
+    return job
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: StandIn) -> None:
+    ids = [f"{start}-0000-4000-8000-000000000000" for start in ("abcd0000", "abcd1111", "ffff0000")]
+    for job_id in ids:
+        announced(engine, webserver, job_id)
+    assert json.loads(said("status", "ffff", "--json"))["job_id"] == ids[2]
+    assert json.loads(said("status", ids[0].upper(), "--json"))["job_id"] == ids[0]
+    ambiguous = refusal("status", "abcd")
+    assert ambiguous.startswith("abcd is the beginning of 2 jobs' ids (abcd")
+    assert ambiguous.endswith("); give more of it")
+    assert refusal("status", "fff") == "a job is named by its id or the first 4 characters or more, got 'fff'"
+    assert refusal("metrics", "dddd") == "there is no training job dddd"
+    assert refusal("watch", "dddd") == "there is no training job and no run dddd"
+    assert refusal("cancel", "dddd") == "there is no training job and no run dddd"
+
+
+def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn, home: Path) -> None:
+    config = {"ops": {"trained_model": {"config": {"epochs": 7, "job_name": "mine", "lr_scheduler": "one_cycle"}}}}
+    (home / "run.yaml").write_text(json.dumps(config))
+    printed = json.loads(said("launch", "--config", "run.yaml", "--json"))
+    assert webserver.launched == [config]
+    job = get_job(engine, printed["job_id"])
+    assert printed["run_id"] == job.id
+    assert (job.status, job.job_name, job.total_epochs) == (JobStatus.queued, "mine", 7)
+    assert (job.config["lr_scheduler"], job.config["batch_size"]) == ("one_cycle", 512)
+    assert said("launch") in webserver.runs
+
+    (home / "run.yaml").write_text(json.dumps({"ops": {"trained_model": {"config": {"epochs": 0}}}}))
+    assert refusal("launch", "--config", "run.yaml").startswith("trained_model: epochs: Input should be greater")
+    webserver.refusal = "no code location"
+    assert refusal("launch") == "no code location"
+    assert len(json.loads(said("jobs", "--json"))) == 2
+
+
+def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    shown = json.loads(said("status", job.id, "--json"))
+    assert list(shown) == [*(column.name for column in job_overview.columns), "run_status"]
+    assert (shown["status"], shown["run_status"]) == ("running", "STARTED")
+    del webserver.runs[job.id]
+    (row,) = json.loads(said("status", "--json"))
+    assert row["run_status"] is None
+    assert job.id in said("status")
+    complete_job(engine, job.id)
+    assert said("status") == "none"
+
+
+@pytest.mark.parametrize(("command", "stop"), [("pause", Stop.pause), ("cancel", Stop.cancel)])
+def test_a_running_job_is_asked_to_stop(engine: Engine, webserver: StandIn, command: str, stop: Stop) -> None:
+    job = running(engine, webserver)
+    assert said(command, job.id[:8]).startswith(f"job {job.id} ")
+    assert beat(engine, job.id) is stop
+    assert webserver.terminated == []
+
+
+def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+
+    def work() -> None:
+        while beat(engine, job.id) is not Stop.pause:
+            time.sleep(0.02)
+        pause_job(engine, job.id)
+        time.sleep(0.1)
+        webserver.runs[job.id] = make_run(job.id, "FAILURE")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert said("pause", "--wait", job.id).endswith(f"job {job.id} has stopped")
+    assert webserver.run(job.id).is_finished
+    worker.join()
+
+
+def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+
+    def work() -> None:
+        while beat(engine, job.id) is None:
+            time.sleep(0.02)
+        complete_job(engine, job.id)
+        webserver.runs[job.id] = make_run(job.id, "SUCCESS")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert refusal("pause", "--wait", job.id) == f"job {job.id} is completed, and not paused"
+    worker.join()
+
+
+def test_a_job_that_waits_is_cancelled_with_its_run(engine: Engine, webserver: StandIn) -> None:
+    job = announced(engine, webserver)
+    assert refusal("pause", job.id) == f"job {job.id} is queued and cannot become paused"
+    assert said("cancel", job.id) == f"job {job.id} is cancelled"
+    assert get_job(engine, job.id).status is JobStatus.cancelled
+    assert webserver.terminated == [job.id]
+
+
+def test_a_run_without_a_job_is_cancelled(engine: Engine, webserver: StandIn) -> None:
+    run_id = str(uuid.uuid4())
+    webserver.runs[run_id] = make_run(run_id, "STARTED")
+    assert said("cancel", "--wait", run_id) == f"run {run_id} is cancelled"
+    assert webserver.terminated == [run_id]
+
+
+def test_resume_and_cancel_again(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    again = said("resume", paused.id[:6])
+    assert webserver.run(again).parent_run_id == paused.run_id
+    assert get_job(engine, paused.id).status is JobStatus.queued
+    assert refusal("resume", paused.id).startswith(f"job {paused.id} is queued; ")
+    assert json.loads(said("status", paused.id, "--json"))["run_id"] == again
+    said("cancel", "--wait", paused.id)
+    assert webserver.terminated == [again]
+
+
+def test_of_two_that_resume_one_launches(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    """Both see it paused; the second finds it queued when it changes it."""
+    before = webserver.run
+
+    def meanwhile(run_id: str) -> Run:
+        webserver.run = before  # type: ignore[method-assign]
+        said("resume", paused.id)
+        return before(run_id)
+
+    webserver.run = meanwhile  # type: ignore[method-assign]
+    assert refusal("resume", paused.id) == f"job {paused.id} is queued and cannot become queued"
+    assert len(webserver.reexecutions(paused.id)) == 1
+
+
+def test_a_resume_that_is_refused_leaves_the_job_resumable(
+    engine: Engine, webserver: StandIn, paused: JobRecord
+) -> None:
+    webserver.refusal = "no code location"
+    assert refusal("resume", paused.id) == "no code location"
+    job = get_job(engine, paused.id)
+    assert (job.status, job.error_message) == (JobStatus.failed, "resume failed: no code location")
+    webserver.refusal = None
+    said("resume", paused.id)
+
+
+def test_a_job_whose_run_has_not_ended_is_not_resumed(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    webserver.runs[paused.id] = make_run(paused.id, "STARTED")
+    assert refusal("resume", paused.id) == f"job {paused.id} is paused, but its run is still STARTED; try again"
+    assert get_job(engine, paused.id).status is JobStatus.paused
+
+
+def epoch(number: int, val_rmse_m: float) -> dict[str, float]:
+    return {"epoch": number, "val_rmse_m": val_rmse_m, "val_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("end", "failure", "sentence"),
+    [
+        ("SUCCESS", None, None),
+        ("FAILURE", "trained_model: it diverged", "trained_model: it diverged"),
+        ("FAILURE", None, "failed"),
+        ("CANCELED", None, "was cancelled"),
+    ],
+)
+def test_watch(engine: Engine, webserver: StandIn, end: str, failure: str | None, sentence: str | None) -> None:
+    job = running(engine, webserver)
+    webserver.story = [Events([], None, "1"), Events([epoch(1, 900.0), epoch(2, 90.0)], failure, "2")]
+    statuses = iter(["STARTED", "STARTED", end])
+    webserver.run = lambda run_id: make_run(run_id, next(statuses))  # type: ignore[method-assign]
+    done = triangulation("watch", job.id[:8])
+    assert "epoch 2/4: val RMSE 90.0 m, val loss 1.0000\n" in done.stdout
+    assert "900 ┤" in done.stdout
+    assert " 90 ┤" in done.stdout
+    if sentence is None:
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout.endswith(f"\nrun {job.id} succeeded\n")
+    else:
+        assert done.exit_code == 1
+        assert done.stderr.startswith("Error: ")
+        assert done.stderr.endswith(f"{sentence}\n")
+
+
+def test_listings_are_the_views(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    record(engine, job, 1)
+    for command, view in (
+        (["jobs"], job_overview),
+        (["metrics", job.id[:8]], epoch_overview),
+        (["datasets"], dataset_overview),
+    ):
+        (row,) = json.loads(said(*command, "--json"))
+        assert list(row) == [column.name for column in view.columns]
+        assert said(*command)
+    for command, view in (("models", model_overview), ("evaluations", evaluation_overview)):
+        assert said(command, "--json") == "[]", view
+        assert said(command) == "none"
+
+
+def test_promote_and_roll_back(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    for digest, promoted in (("a", True), ("b", True), ("c", False)):
+        register_model(
+            engine,
+            model_name="locator",
+            model_architecture="triangulation",
+            pytorch_model_location="/store/best_model.pth",
+            sha256=digest * 64,
+            epoch=1,
+            trained_by_job_id=job.id,
+            synthetic_dataset_id=str(job.synthetic_dataset_id),
+            network_name="n",
+            network_digest="d" * 64,
+            hyperparameters={},
+            metrics={"test_rmse_m": 64.5},
+            promoted=promoted,
+            promotion_reason="Promoted." if promoted else "It is worse.",
+        )
+    assert said("rollback", "locator") == "locator version 1 is in production"
+    assert said("promote", "locator", "2") == "locator version 2 is in production"
+    assert refusal("promote", "locator", "3") == "locator version 3 cannot go into production. It is worse."
+    assert refusal("promote", "other", "1").startswith("there is no model 'other'")
+    rows = json.loads(said("models", "--json"))
+    assert [(row["version"], row["is_production"]) for row in rows] == [(3, False), (2, True), (1, False)]
+    assert list(rows[0]) == [column.name for column in model_overview.columns]
+    assert "locator" in said("models")

@@ -1,0 +1,195 @@
+"""What the client makes of the webserver's answers, and that its requests fit the Dagster that is installed."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from graphql import build_schema, parse, validate
+
+from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError, query
+from triangulation_pipeline_tests.conftest import ROOT
+
+REQUESTS = {path.stem for path in (ROOT / "triangulation_pipeline" / "graphql").iterdir()}
+
+Answer = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def answer() -> Iterator[Answer]:
+    """A server that answers each request with what it is given; the address, then what it was asked."""
+    answers: list[tuple[int, str]] = []
+    asked: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status, body = answers.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def give(*bodies: Any, status: int = 200) -> list[Any]:
+        answers.extend((status, body if isinstance(body, str) else json.dumps(body)) for body in bodies)
+        return [Webserver(f"http://127.0.0.1:{server.server_port}"), asked]
+
+    yield give
+    server.shutdown()
+    server.server_close()
+
+
+def data(**found: Any) -> dict[str, Any]:
+    return {"data": {"it": found}}
+
+
+def test_requests_fit_the_installed_dagster() -> None:
+    from dagster_graphql.schema import create_schema
+
+    schema = build_schema(str(create_schema()))
+    for name in REQUESTS:
+        assert validate(schema, parse(query(name))) == [], name
+
+
+def test_the_documented_requests_are_those_of_the_client() -> None:
+    documented = {path.stem: path.read_text() for path in (ROOT / "docs" / "graphql").glob("*.graphql")}
+    assert documented == {name: query(name) for name in REQUESTS}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sentence"),
+    [
+        (200, data(__typename="RunNotFoundError", message="Run x could not be found."), "Run x could not be found."),
+        (500, data(__typename="PythonError", message="ValueError: it\n  broke\n"), "ValueError: it broke"),
+        (400, {"errors": [{"message": "Syntax Error"}], "data": None}, "the webserver refused run: Syntax Error"),
+        (404, "not here", "answered HTTP 404, and not as Dagster's webserver does"),
+        (200, {"something": "else"}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, [], "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, data(__typename="InvalidStepError"), "InvalidStepError"),
+        (
+            200,
+            data(
+                __typename="RunConfigValidationInvalid",
+                errors=[{"message": 'Unknown "a" at root. Expected: "{ a list }".'}, {"message": "And b"}],
+            ),
+            'Unknown "a" at root; And b',
+        ),
+    ],
+)
+def test_refusals_are_one_sentence(answer: Answer, status: int, body: Any, sentence: str) -> None:
+    webserver, _ = answer(body, status=status)
+    with pytest.raises(WebserverError) as raised:
+        webserver.run("x")
+    assert str(raised.value).endswith(sentence)
+    assert isinstance(raised.value, RunNotFound) == ("could not be found" in sentence)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("ftp://me:secret@there", "the webserver's URL must be as in http://localhost:3000, got 'ftp://there'"),
+        ("there:3000", "the webserver's URL must be as in http://localhost:3000"),
+        ("http://me:secret@127.0.0.1:9/x", "the webserver at http://127.0.0.1:9/x cannot be reached"),
+    ],
+)
+def test_away_and_no_secret_shown(url: str, sentence: str) -> None:
+    with pytest.raises(WebserverError) as raised:
+        Webserver(url).run("x")
+    assert str(raised.value).startswith(sentence)
+    assert "secret" not in str(raised.value)
+
+
+def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIANGULATION_WEBSERVER_URL", raising=False)
+    assert Webserver().url == "http://localhost:3000"
+    monkeypatch.setenv("TRIANGULATION_WEBSERVER_URL", "https://dagster.example/prefix/")
+    assert Webserver().url == "https://dagster.example/prefix"
+    assert Webserver("http://other:1").url == "http://other:1"
+
+
+def entry(label: str, **value: Any) -> dict[str, Any]:
+    return {"label": label, **value}
+
+
+def test_events_are_read_page_by_page(answer: Answer) -> None:
+    epochs = [
+        {
+            "__typename": "ObservationEvent",
+            "metadataEntries": [entry("epoch", intRepr=str(n)), entry("val_rmse_m", floatValue=10.5 / n)],
+        }
+        for n in (1, 2)
+    ]
+    noise = {"__typename": "LogMessageEvent"}
+    webserver, asked = answer(
+        data(__typename="EventConnection", cursor="1", hasMore=True, events=[noise, epochs[0]]),
+        data(__typename="EventConnection", cursor="2", hasMore=False, events=[epochs[1], noise]),
+    )
+    events = webserver.events("r", "0")
+    assert events.epochs == [{"epoch": 1, "val_rmse_m": 10.5}, {"epoch": 2, "val_rmse_m": 5.25}]
+    assert (events.cursor, events.failure) == ("2", None)
+    assert [request["variables"]["after"] for request in asked] == ["0", "1"]
+
+
+def check(severity: str, success: bool) -> dict[str, Any]:
+    evaluation = {"checkName": "sound", "severity": severity, "success": success, "description": "it is not"}
+    return {"__typename": "AssetCheckEvaluationEvent", "evaluation": evaluation}
+
+
+def step_failure(description: str | None, *causes: str) -> dict[str, Any]:
+    return {
+        "__typename": "ExecutionStepFailureEvent",
+        "stepKey": "trained_model",
+        "error": {"message": "outer\n", "errorChain": [{"error": {"message": cause}} for cause in causes]},
+        "failureMetadata": None if description is None else {"description": description},
+    }
+
+
+RUN_FAILURE = {"__typename": "RunFailureEvent", "message": "Execution failed", "error": None}
+
+
+@pytest.mark.parametrize(
+    ("events", "sentence"),
+    [
+        ([step_failure("It diverged\nat epoch 7."), RUN_FAILURE], "trained_model: It diverged at epoch 7."),
+        ([step_failure(None, "middle", "ValueError: inner"), RUN_FAILURE], "trained_model: ValueError: inner"),
+        ([step_failure(None), RUN_FAILURE], "trained_model: outer"),
+        ([check("WARN", False), check("ERROR", True), check("ERROR", False), step_failure("x")], "sound: it is not"),
+        ([RUN_FAILURE], "Execution failed"),
+        ([check("WARN", False)], None),
+    ],
+)
+def test_the_sentence_of_a_failure(answer: Answer, events: list[Any], sentence: str | None) -> None:
+    webserver, _ = answer(data(__typename="EventConnection", cursor="1", hasMore=False, events=events))
+    assert webserver.events("r").failure == sentence
+
+
+def test_metadata_of_all_kinds(answer: Answer) -> None:
+    entries = [
+        entry("version", intRepr="3"),
+        entry("rmse_m", floatValue=1.5),
+        entry("promoted", boolValue=False),
+        entry("reason", text="why"),
+        entry("checkpoint", path="s3://b/best_model.pth"),
+        entry("best", jsonString='{"epoch": 2}'),
+        entry("curves"),
+    ]
+    event = {"runId": "r", "timestamp": "1500", "metadataEntries": entries}
+    webserver, asked = answer(data(__typename="Asset", assetMaterializations=[event]))
+    (found,) = webserver.materializations("registered_model", limit=1)
+    assert (found.run_id, found.timestamp_s) == ("r", 1.5)
+    assert found.metadata == {
+        "version": 3,
+        "rmse_m": 1.5,
+        "promoted": False,
+        "reason": "why",
+        "checkpoint": "s3://b/best_model.pth",
+        "best": {"epoch": 2},
+    }
+    assert asked[0]["variables"] == {"asset": ["registered_model"], "limit": 1}

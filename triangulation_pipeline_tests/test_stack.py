@@ -1,0 +1,228 @@
+"""Runs operated from outside, on a webserver, a daemon and a code server of their own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from triangulation_pipeline.client import Webserver
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.jobs import announce_job, fail_job
+from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline_tests.conftest import ROOT, make_home
+from triangulation_pipeline_tests.defs.conftest import settings
+from triangulation_pipeline_tests.test_cli import COMMAND
+from triangulation_pipeline_tests.test_cli_operate import refusal, said
+
+pytestmark = pytest.mark.stack
+
+READY_S = 120
+PATIENCE_S = 300
+
+
+@pytest.fixture(scope="module")
+def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
+    """`dagster dev` in a home of its own, and the environment of somebody who uses it."""
+    home = make_home(tmp_path_factory.mktemp("stack") / "home")
+    shutil.copy(ROOT / "workspace.yaml", home)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("DAGSTER_HOME", str(home))
+        patch.setenv("TRIANGULATION_WEBSERVER_URL", f"http://127.0.0.1:{port}")
+        patch.delenv("TRIANGULATION_DATABASE_URL", raising=False)
+        patch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
+        with (home / "log").open("w") as log:
+            stack = subprocess.Popen(
+                [Path(sys.executable).parent / "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)],
+                cwd=home,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # Dagster stops on the signal that pytest may have been told to ignore.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+        found = Webserver()
+        try:
+            until(lambda: _answers(found.url), READY_S, lambda: (home / "log").read_text())
+            yield found
+        finally:
+            stack.send_signal(signal.SIGINT)
+            try:
+                stack.wait(20)
+            except subprocess.TimeoutExpired:
+                stack.kill()
+            # Runs that are still at work keep their code server alive.
+            _kill_session(stack.pid)
+
+
+def until(
+    is_so: Callable[[], bool], seconds: float = PATIENCE_S, explain: Callable[[], str] = lambda: "waited in vain"
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/server_info", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _kill_session(session: int) -> None:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Callable[..., str]:
+    """Writes the run config of a small run."""
+
+    def write(num_samples: int = 3000, **trained_model: Any) -> str:
+        path = tmp_path / "run.yaml"
+        steps = settings(synthetic_dataset={"num_samples": num_samples}, trained_model=trained_model)
+        path.write_text(yaml.safe_dump({"ops": steps["ops"]}))
+        return str(path)
+
+    return write
+
+
+def standing(job: str) -> tuple[str, str]:
+    row = json.loads(said("status", job, "--json"))
+    return row["status"], row["run_status"]
+
+
+def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) -> None:
+    launch = [*COMMAND, "launch", "--watch", "--json", "--config", run_file(job_name="watched")]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    launched = json.loads(done.stdout)
+    for expected in ("epoch 4/4: val RMSE", "SUCCESS", "┤", f"run {launched['run_id']} succeeded"):
+        assert expected in done.stderr
+    job = launched["job_id"]
+    assert standing(job[:8]) == ("completed", "SUCCESS")
+    assert [row["epoch"] for row in json.loads(said("metrics", job[:8], "--json"))] == [1, 2, 3, 4]
+    assert said("status") == "none"
+    # What Dagster knows of it.
+    (left,) = webserver.materializations("registered_model")
+    assert (left.run_id, left.metadata["version"]) == (launched["run_id"], 1)
+    seen = [event.metadata["epoch"] for event in webserver.observations("trained_model")]
+    assert seen == [4, 3, 2, 1]
+    events = webserver.events(launched["run_id"])
+    assert [epoch["epoch"] for epoch in events.epochs] == [1, 2, 3, 4]
+    assert webserver.events(launched["run_id"], events.cursor).epochs == []
+    # It is done, and nothing can be done about it any more.
+    for command in ("pause", "cancel", "resume"):
+        assert refusal(command, job).startswith(f"job {job} is completed")
+
+
+def test_failed_run(webserver: Webserver) -> None:
+    """Its sentence is shown, and a job of it is resumed from the step that failed."""
+    run = webserver.launch({"ops": {"trained_model": {"config": {"epochs": 0}}}}, {"asked": "for trouble"})
+    sentence = refusal("watch", run.run_id)
+    assert sentence.startswith("receiver_network: trained_model: epochs: Input should be greater than or equal")
+
+    engine = open_database(read_settings().database_url)
+    announced = {"job_name": "trouble", "description": "", "config": {}, "total_epochs": 1}
+    announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
+    fail_job(engine, run.run_id, "trouble")
+    again = said("resume", run.run_id[:8])
+    assert webserver.run(again).parent_run_id == run.run_id
+    until(lambda: webserver.run(again).is_finished)
+    assert standing(run.run_id) == ("queued", "FAILURE")
+    assert refusal("watch", run.run_id) == sentence
+    # As if `triangulation run` had made it, in a process that the webserver does not know.
+    (earlier,) = webserver.reexecutions(run.run_id)
+    relaunched = webserver.reexecute(replace(webserver.run(run.run_id), is_launched=False))
+    assert (relaunched.parent_run_id, relaunched.root_run_id) == (run.run_id, run.run_id)
+    assert webserver.reexecutions(run.run_id) == [webserver.run(relaunched.run_id), earlier]
+    engine.dispose()
+
+
+def test_cancelled_before_it_trains(webserver: Webserver, run_file: Callable[..., str]) -> None:
+    """The run is stopped too, be it the job's first or one that resumes it; watching it leaves it alone."""
+    job = said("launch", "--config", run_file(num_samples=2_000_000))
+    watching = subprocess.Popen([*COMMAND, "watch", job], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == f"run {job}\n"
+    until(lambda: webserver.run(job).status == "STARTED")
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=30)
+    assert (watching.returncode, err) == (130, f"run {job} goes on; `triangulation watch {job}` shows it again\n")
+    assert standing(job) == ("queued", "STARTED")
+    assert refusal("pause", job) == f"job {job} is queued and cannot become paused"
+    said("cancel", "--wait", job[:8])
+    assert standing(job) == ("cancelled", "CANCELED")
+
+    again = said("resume", job)
+    assert refusal("resume", job).startswith(f"job {job} is queued; ")
+    (row,) = json.loads(said("status", "--json"))
+    assert (row["job_id"], row["run_id"], row["status"]) == (job, again, "queued")
+    said("cancel", "--wait", job)
+    assert webserver.run(again).status == "CANCELED"
+
+
+def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callable[..., str]) -> None:
+    job = said("launch", "--config", run_file(epochs=600, early_stop_patience=0))
+    until(lambda: len(webserver.events(job).epochs) > 1)
+    webserver.terminate(job)
+    until(lambda: webserver.run(job).is_finished)
+    assert refusal("watch", job) == f"run {job} was cancelled"
+    again = said("resume", job)
+    until(lambda: bool(webserver.events(again).epochs))
+    assert webserver.events(again).epochs[0]["epoch"] > 10
+    row = json.loads(said("status", job, "--json"))
+    assert (row["status"], row["run_id"], row["run_status"]) == ("running", again, "STARTED")
+    webserver.terminate(again)
+    until(lambda: webserver.run(again).is_finished)
+
+
+def test_the_documented_requests(webserver: Webserver) -> None:
+    """The page's blocks, run as they stand."""
+    if shutil.which("curl") is None or shutil.which("jq") is None:
+        pytest.skip("curl or jq is not installed")
+    folder = ROOT / "docs" / "graphql"
+    page = (folder / "README.md").read_text()
+    used = set(re.findall(r"ask (\w+)", page))
+    assert used == {path.stem for path in folder.glob("*.graphql")}
+    script = "\n".join(["set -eu", *re.findall(r"```bash\n(.*?)```", page, re.DOTALL), "echo $RUN >&2"])
+    script = script.replace("http://localhost:3000", webserver.url)
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    answers = [next(iter(json.loads(line)["data"].values())) for line in re.split(r"(?<=\})(?=\{\"data)", done.stdout)]
+    assert [answer["__typename"] for answer in answers] == [
+        "Run",
+        "EventConnection",
+        "TerminateRunSuccess",
+        "LaunchRunSuccess",
+        "Runs",
+        "Runs",
+        "Asset",
+        "Asset",
+        "Asset",
+    ]
+    again = answers[3]["run"]["runId"]
+    said("cancel", "--wait", again)
+    assert webserver.run(again).status == "CANCELED"
