@@ -8,7 +8,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: install run ui test test-production lint bench clean
+COMPOSE := docker compose -f docker/compose.yaml
+
+.PHONY: install run ui test test-production lint bench docker-up docker-run docker-down docker-test clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -39,6 +41,24 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# Secrets of its own, the first time: the volumes remember them.
+docker/.env: | docker/.env.example
+	umask 077; $(PYTHON) -c 'import re, secrets, sys; \
+	print(re.sub(r"(?m)^\w+=$$", lambda line: line[0] + secrets.token_hex(24), sys.stdin.read()), end="")' \
+	< docker/.env.example > $@
+
+docker-up: docker/.env
+	$(COMPOSE) up --build --wait
+
+docker-run:
+	$(COMPOSE) exec daemon dagster job launch -w workspace.yaml -j train_locator $(ARGS)
+
+docker-down:
+	$(COMPOSE) down
+
+docker-test:
+	docker/smoke-test $(ARGS)
 
 clean:
 	rm -rf $(VENV) .dagster
