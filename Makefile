@@ -61,4 +61,4 @@ docker-test:
 	docker/smoke-test $(ARGS)
 
 clean:
-	rm -rf $(VENV) .dagster
+	rm -rf $(VENV) .dagster docker/wheels
