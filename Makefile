@@ -8,7 +8,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: install run ui test test-production test-stack lint bench clean
+COMPOSE := docker compose -f docker/compose.yaml
+
+.PHONY: install run ui test test-production test-stack test-faults lint audit bench docker-up docker-run docker-down docker-test clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,13 +29,21 @@ ui: install
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install
-	$(BIN)/pytest -n 2 -m "not production and not stack" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not production and not stack and not faults" $(ARGS)
 
 test-production: install
 	$(BIN)/pytest -n 2 -m production $(ARGS)
 
 test-stack: install
 	$(BIN)/pytest -n 2 -m stack $(ARGS)
+
+# TRIANGULATION_TEST_KILLS=100 is the long target.
+test-faults: install
+	$(BIN)/pytest -n 2 --dist load -m faults $(ARGS)
+
+audit: install
+	$(BIN)/pip install -q pip-audit==2.10.1
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
 
 lint: install
 	$(BIN)/ruff check .
@@ -44,5 +54,23 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks
 
+# Secrets of its own, the first time: the volumes remember them.
+docker/.env: | docker/.env.example
+	umask 077; $(PYTHON) -c 'import re, secrets, sys; \
+	print(re.sub(r"(?m)^\w+=$$", lambda line: line[0] + secrets.token_hex(24), sys.stdin.read()), end="")' \
+	< docker/.env.example > $@
+
+docker-up: docker/.env
+	$(COMPOSE) up --build --wait
+
+docker-run:
+	$(COMPOSE) exec daemon dagster job launch -w workspace.yaml -j train_locator $(ARGS)
+
+docker-down:
+	$(COMPOSE) down
+
+docker-test:
+	docker/smoke-test $(ARGS)
+
 clean:
-	rm -rf $(VENV) .dagster
+	rm -rf $(VENV) .dagster docker/wheels
