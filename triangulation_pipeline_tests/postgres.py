@@ -134,15 +134,17 @@ class OwnServer(Server):
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(self.command, stdout=output, stderr=output, cwd="/")
         deadline = time.monotonic() + 30
         while True:
+            # After SIGKILL it does not start while processes of the one before end.
+            if self.process is None or self.process.poll() is not None:
+                with self.log.open("ab") as output:
+                    self.process = subprocess.Popen(self.command, stdout=output, stderr=output, cwd="/")
             try:
                 with self.administrator():
                     return
             except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()}") from None
                 time.sleep(0.02)
 

@@ -167,6 +167,12 @@ def cause(url: URL, error: psycopg.Error) -> str:
     return first_line.replace(url.password, "***") if url.password else first_line
 
 
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a connection that could not be made may be made later: all that is not said to be final."""
+    final = r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|SSL"
+    return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
+
+
 def place(url: URL) -> str:
     """The database and its server, for messages."""
     host = url.host or url.query.get("host") or "the local socket"

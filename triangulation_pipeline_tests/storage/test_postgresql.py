@@ -4,12 +4,13 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import URL, Engine, inspect, text
+from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.samples import SampleBatch
@@ -24,7 +25,7 @@ from triangulation_pipeline.storage.datasets import (
     verify_dataset,
     write_dataset,
 )
-from triangulation_pipeline.storage.engine import open_database, parse_url, reading, writing
+from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import read_metrics, record_epoch, start_job
 from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
@@ -174,19 +175,86 @@ def test_the_role_of_the_tests_has_no_other_rights(server: Server) -> None:
         assert connection.execute(f"SELECT {rights} FROM pg_roles WHERE rolname = '{ROLE}'").fetchone() == (False,) * 5
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["orderly", "crash"])
-def test_the_pool_survives_a_restart(engine: Engine, make_dataset, own_server: OwnServer, how: signal.Signals) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["orderly", "crash"])
+def test_a_server_that_comes_back_in_time_is_waited_for(
+    engine: Engine, make_dataset, own_server: OwnServer, how: signal.Signals, monkeypatch, caplog
+) -> None:
     record = make_dataset()
     held = [engine.connect() for _ in range(3)]
     for connection in held:
         connection.close()  # three idle connections, all of which will be dead
     own_server.stop(how)
-    with pytest.raises(StorageError, match=r"cannot be read: connection refused; is the server running"):
-        list_datasets(engine)
-    own_server.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "DEADLINE_S", 0.5)
+        with pytest.raises(StorageError) as caught:
+            list_datasets(engine)
+    assert str(caught.value).endswith(
+        "cannot be read: connection refused; is the server running there?, for 0.5 seconds"
+    )
+    caplog.clear()
+    began = time.monotonic()
+    timer = threading.Timer(1.5, own_server.start)
+    timer.start()
+    assert make_dataset().num_samples == 20
+    assert time.monotonic() - began > 1.5
+    timer.join()
     for _ in held:
         assert verify_dataset(engine, record.id) == record
-    assert make_dataset().num_samples == 20
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("triangulation"))
+    assert warning.endswith("trying for 60 seconds")
+    assert str(engine.url.password) not in caplog.text
+
+
+def test_refusals_are_not_waited_for(url: URL, engine: Engine, server: Server) -> None:
+    engine.dispose()
+    with server.administrator() as connection:
+        connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"cannot be read: .*permission denied for database"):
+        list_datasets(engine)
+    assert time.monotonic() - began < 5
+
+
+def lose(connection: Connection, server: Server) -> None:
+    """Ends the connection's session."""
+    with server.administrator() as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.scalar(text("SELECT pg_backend_pid()"))])
+
+
+INSERT = text(
+    "INSERT INTO synthetic_datasets SELECT gen_random_uuid(), 'a', 0, 0, 0, 0, '{}', '{}', 'n', 'd', 's', now()"
+)
+
+
+def test_a_transaction_lost_before_its_end_is_tried_again(engine: Engine, server: Server) -> None:
+    tries = []
+
+    def write(connection: Connection) -> int:
+        connection.execute(INSERT)
+        tries.append(1)
+        if len(tries) < 3:
+            lose(connection, server)
+        return connection.scalar(text("SELECT count(*) FROM synthetic_datasets"))
+
+    assert in_one_transaction(engine, write) == 1
+    assert len(tries) == 3
+
+
+def test_a_transaction_lost_at_its_end_is_not_tried_again(engine: Engine, server: Server) -> None:
+    tries = []
+
+    def write(connection: Connection) -> None:
+        connection.execute(INSERT)
+        tries.append(1)
+        lose(connection, server)
+
+    with pytest.raises(
+        StorageError, match=r"cannot be written: .*; whether it was written before is not known"
+    ) as caught:
+        in_one_transaction(engine, write)
+    assert "\n" not in str(caught.value)
+    assert len(tries) == 1
+    assert list_datasets(engine) == []
 
 
 @pytest.mark.parametrize("where", ["between", "in COPY"])
