@@ -24,7 +24,7 @@ from triangulation_pipeline.storage.patience import DEADLINE_S, tried
 
 # Longer than any transaction here: a dataset is written in a single one.
 BUSY_TIMEOUT_S = 60.0
-# Each lost race means that somebody else's row went in, each lost connection that the server was started anew.
+# Each lost race means that somebody else's row went in, each lost connection that the server began anew.
 MOST_TRIES = 10
 
 _Result = TypeVar("_Result")
@@ -114,15 +114,15 @@ def writing(engine: Engine) -> Iterator[Connection]:
             with connection.begin():
                 yield connection
                 commits = True
-    except _ConnectionLost as error:
+    except _Undone as error:
         if commits:
             raise StorageError(f"{error}; whether it was written before is not known") from error.__cause__
         raise
 
 
 def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -> _Result:
-    """What ``write`` returns; tried again where another process took the same unique key first, or where the connection
-    was lost before the transaction could be committed.
+    """What ``write`` returns; tried again where another process took the same unique key first, or where the server
+    undid the transaction: the connection was lost before it could be committed, or two waited for each other.
 
     Raises StorageError where that happens MOST_TRIES times on end, or where the connection is lost while it commits.
     """
@@ -133,13 +133,13 @@ def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -
         except IntegrityError as error:
             lost: Exception = StorageError(f"other processes kept writing the same row: {error.orig}")
             lost.__cause__ = error
-        except _ConnectionLost as error:
+        except _Undone as error:
             lost = error
     raise lost
 
 
-class _ConnectionLost(StorageError):
-    """The connection broke, and the transaction with it."""
+class _Undone(StorageError):
+    """The server rolled the transaction back; it may be tried again as it is."""
 
 
 def _connect(engine: Engine, verb: str) -> Connection:
@@ -158,8 +158,10 @@ def _sentences(engine: Engine, verb: str) -> Iterator[None]:
     try:
         yield
     except (OperationalError, psycopg.OperationalError) as error:
-        lost = isinstance(error, OperationalError) and error.connection_invalidated
-        kind = _ConnectionLost if lost else StorageError
+        undone = isinstance(error, OperationalError) and (
+            error.connection_invalidated or isinstance(error.orig, psycopg.errors.DeadlockDetected)
+        )
+        kind = _Undone if undone else StorageError
         raise kind(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
     except (DataError, psycopg.DataError) as error:
         raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from error

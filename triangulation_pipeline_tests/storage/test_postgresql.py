@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -392,7 +392,7 @@ def hypertables(engine: Engine) -> list[tuple[str, int]]:
         return [(name, chunks) for name, chunks in rows]
 
 
-def write(engine: Engine, batches: list[SampleBatch], number: int = 1) -> DatasetRecord:
+def write(engine: Engine, batches: Iterable[SampleBatch], number: int = 1) -> DatasetRecord:
     record, _ = write_dataset(
         engine,
         dataset_id=f"00000000-0000-0000-0000-{number:012}",
@@ -462,6 +462,37 @@ def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -
         counts = "SELECT (SELECT count(*) FROM training_metrics), (SELECT count(*) FROM synthetic_training_samples)"
         assert connection.execute(text(counts)).one() == (0, 60)
     assert verify_dataset(timescale, other.id) == other
+
+
+def test_writers_of_different_datasets_may_begin_a_chunk_at_once(timescale: Engine) -> None:
+    def batches() -> Iterator[SampleBatch]:
+        time.sleep(0.2)  # by now, both would hold the row of their dataset
+        yield make_batch(0, 20)
+
+    with ThreadPoolExecutor(3) as pool:
+        records = list(pool.map(lambda number: write(timescale, batches(), number), range(3)))
+    assert [verify_dataset(timescale, record.id) for record in records] == records
+    assert hypertables(timescale)[0] == ("synthetic_training_samples", 1)
+
+
+def test_of_two_that_wait_for_each_other_one_is_tried_again(engine: Engine) -> None:
+    both = threading.Barrier(2)
+
+    def write(order: list[str]) -> None:
+        def locked(connection: Connection) -> None:
+            tries.append(order)
+            connection.execute(text(f"LOCK TABLE {order[0]}"))
+            if len(tries) <= 2:
+                both.wait(10)
+            connection.execute(text(f"LOCK TABLE {order[1]}"))
+
+        in_one_transaction(engine, locked)
+
+    tries: list[list[str]] = []
+    names = ["models", "training_jobs"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, [names, names[::-1]]))
+    assert len(tries) == 3
 
 
 def test_hypertables_later_with_their_rows(timescale_server: Server, new_database: NewDatabase) -> None:
