@@ -161,7 +161,7 @@ def _has_frame(template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
     is_frame = np.where(template.view(np.uint8) == values_set.view(np.uint8), 0xFF, 0).astype(np.uint8)
     # Eight rows are a whole number of words whatever the length of one, and words are compared eight times as fast.
     even = len(rows) // 8 * 8
-    for part, rows_a_line, kind in ((rows[:even], 8, np.uint64), (rows[even:], 1, np.uint8)):
+    for part, rows_a_line, kind in ((rows[:even], 8, np.dtype(np.uint64)), (rows[even:], 1, np.dtype(np.uint8))):
         expected, mask = (np.tile(line.view(np.uint8), rows_a_line).view(kind) for line in (template, is_frame))
         lines = part.view(np.uint8).view(kind).reshape(-1, len(expected))
         if ((lines ^ expected) & mask).any():
