@@ -1,9 +1,10 @@
-"""How fast samples go into a database and come out, SQLite and PostgreSQL; COPY against the same bytes ready-made."""
+"""How fast samples go into a database and come out, by SQLite, PostgreSQL and TimescaleDB; COPY against the same bytes
+ready-made, and against the same bytes thrown away."""
 
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,16 +12,23 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, delete
 
+from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage import pgcopy
-from triangulation_pipeline.storage.bulk import insert_samples
+from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.datasets import read_samples, write_dataset
 from triangulation_pipeline.storage.engine import open_database, writing
 from triangulation_pipeline.storage.tables import synthetic_training_samples
-from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
+from triangulation_pipeline_tests.postgres import (
+    NO_BINARIES,
+    NO_TIMESCALEDB,
+    find_binaries,
+    find_timescaledb,
+    temporary_server,
+)
 
 SAMPLES = 50_000
 TURNS = 5
@@ -32,12 +40,19 @@ def measure() -> dict[str, str]:
     batches = [chunk.batch for chunk in simulate(spec)]
     with tempfile.TemporaryDirectory() as folder:
         numbers = _write_and_read("SQLite", open_database(f"sqlite:///{Path(folder) / 'bench.db'}"), batches)
-    if find_binaries() is None:
-        return numbers | {f"PostgreSQL: {NO_BINARIES}": "skipped"}
-    with temporary_server() as server:
-        engine = open_database(server.create_database().render_as_string(hide_password=False))
-        numbers |= _write_and_read("PostgreSQL", engine, batches) | _against_raw_copy(engine, batches)
-        engine.dispose()
+    for name, found, missing in (
+        ("PostgreSQL", find_binaries(), NO_BINARIES),
+        ("TimescaleDB", find_timescaledb(), NO_TIMESCALEDB),
+    ):
+        if found is None:
+            numbers[f"{name}: {missing}"] = "skipped"
+            continue
+        timescaledb = name == "TimescaleDB"
+        with temporary_server(timescaledb=timescaledb) as server:
+            url = server.create_database(timescaledb=timescaledb)
+            engine = open_database(url.render_as_string(hide_password=False))
+            numbers |= _write_and_read(name, engine, batches) | _against_raw_copy(name, engine, batches)
+            engine.dispose()
     return numbers
 
 
@@ -46,11 +61,14 @@ def _write_and_read(name: str, engine: Engine, batches: list[SampleBatch]) -> di
     started = time.perf_counter()
     record = _write(engine, batches)
     middle = time.perf_counter()
-    read_samples(engine, record)
+    batch = read_samples(engine, record)
+    read = time.perf_counter()
+    locator_inputs(batch)
     ended = time.perf_counter()
     return {
         f"{name}, writing {SAMPLES:,} x {sites} with digest, s": f"{middle - started:.2f}",
-        f"{name}, reading {SAMPLES:,} x {sites} as a batch, s": f"{ended - middle:.2f}",
+        f"{name}, reading {SAMPLES:,} x {sites} as a batch, s": f"{read - middle:.2f}",
+        f"{name}, reading them into tensors, s (under 1)": f"{ended - middle:.2f}",
     }
 
 
@@ -68,49 +86,71 @@ def _write(engine: Engine, batches: list[SampleBatch]) -> str:
     return record.id
 
 
-def _against_raw_copy(engine: Engine, batches: list[SampleBatch]) -> dict[str, str]:
-    """In turns, into the same empty dataset: our writer, and a bare COPY of the bytes that it sent."""
+def _against_raw_copy(name: str, engine: Engine, batches: list[SampleBatch]) -> dict[str, str]:
+    """In turns, into the same empty dataset and out of it: ours, and a bare COPY of the same bytes."""
     dataset_id = _write(engine, [batches[0].take(slice(0, 1))])
-    sent = [_recorded(engine, dataset_id, batch) for batch in batches]
+    going_in = [
+        _recorded(engine, lambda connection, b=batch: insert_samples(connection, dataset_id, b)) for batch in batches
+    ]
+    coming_out = _recorded(engine, lambda connection: list(select_samples(connection, dataset_id)))
 
-    def ours(connection: Connection) -> None:
+    def write(connection: Connection) -> None:
         for batch in batches:
             insert_samples(connection, dataset_id, batch)
 
-    def raw(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        for statement, parts in sent:
-            with driver.cursor() as cursor, cursor.copy(statement) as copy:
-                for part in parts:
+    def bare_write(connection: Connection) -> None:
+        for recorded in going_in:
+            with _driver(connection).cursor() as cursor, cursor.copy(recorded.statement) as copy:
+                for part in recorded.parts:
                     copy.write(part)
 
-    def seconds(work: Callable[[Connection], None]) -> float:
-        with writing(engine) as connection:
-            connection.execute(delete(synthetic_training_samples))
+    def read(connection: Connection) -> None:
+        if sum(map(len, select_samples(connection, dataset_id))) != SAMPLES:
+            raise ArithmeticError("not all samples came back")
+
+    def bare_read(connection: Connection) -> None:
+        with _driver(connection).cursor() as cursor, cursor.copy(coming_out.statement) as copy:
+            for _ in copy:
+                pass
+
+    def seconds(work: Callable[[Connection], None], *, into_empty: bool) -> float:
+        if into_empty:
+            with writing(engine) as connection:
+                connection.execute(delete(synthetic_training_samples))
         started = time.perf_counter()
         with writing(engine) as connection:
             work(connection)
         return time.perf_counter() - started
 
-    durations = [(seconds(ours), seconds(raw)) for _ in range(TURNS + 1)][1:]
-    ours_s, raw_s = np.median(durations, axis=0)
-    return {
-        "  insert_samples alone, rows/s": f"{SAMPLES / ours_s:,.0f}",
-        "  bare COPY of the same bytes, rows/s": f"{SAMPLES / raw_s:,.0f}",
-        "  insert_samples' time / bare COPY's (at most 1.20)": f"{median(a / b for a, b in durations):.2f}",
-    }
+    numbers = {}
+    for verb, ours, bare, into_empty in (("write", write, bare_write, True), ("read", read, bare_read, False)):
+        # The first turn is to warm up.
+        durations = [
+            (seconds(ours, into_empty=into_empty), seconds(bare, into_empty=into_empty)) for _ in range(TURNS + 1)
+        ][1:]
+        ours_s, bare_s = np.median(durations, axis=0)
+        numbers |= {
+            f"  {name}, {verb}: rows/s": f"{SAMPLES / ours_s:,.0f}",
+            f"  {name}, {verb}: bare COPY of the same bytes, rows/s": f"{SAMPLES / bare_s:,.0f}",
+            f"  {name}, {verb}: time / bare COPY's (at most 1.20)": f"{median(a / b for a, b in durations):.2f}",
+        }
+    return numbers
 
 
-def _recorded(engine: Engine, dataset_id: str, batch: SampleBatch) -> tuple[Any, list[bytes]]:
-    """The statement and the bytes of one ``insert_samples``, which is undone."""
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _recorded(engine: Engine, work: Callable[[Connection], object]) -> "_Recorder":
+    """The statement of one COPY, and the bytes that it sent, none of which reached the server."""
     recorder = _Recorder()
     with engine.connect() as connection:
         original, pgcopy._cursor = pgcopy._cursor, lambda _: recorder  # type: ignore[assignment, return-value]
         try:
-            insert_samples(connection, dataset_id, batch)
+            work(connection)
         finally:
             pgcopy._cursor = original
-    return recorder.statement, recorder.parts
+    return recorder
 
 
 class _Recorder:
@@ -132,3 +172,7 @@ class _Recorder:
 
     def write(self, part: Any) -> None:
         self.parts.append(bytes(part))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What the server sends of no rows."""
+        return iter([pgcopy._HEADER + pgcopy._TRAILER])

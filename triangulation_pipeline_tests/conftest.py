@@ -1,13 +1,26 @@
 """Places of their own for tests that run the pipeline."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+# The keys of the S3 server that the tests use; any will do for one of this process.
+S3_ACCESS_KEY_ID = os.environ.get("TRIANGULATION_TEST_S3_ACCESS_KEY_ID", "AKIATHETESTSKEY")
+S3_SECRET = os.environ.get("TRIANGULATION_TEST_S3_SECRET_ACCESS_KEY", "the-tests-secret")
+
+
+def cannot_run(why: str) -> NoReturn:
+    """Skips the test, which lacks something of this machine; fails it in CI, which has everything."""
+    if os.environ.get("CI"):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
 
 
 def make_home(folder: Path) -> Path:
@@ -31,7 +44,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """The address of a server that speaks S3 over HTTP."""
+    """The address of a server that speaks S3 over HTTP: TRIANGULATION_TEST_S3_ENDPOINT, or one of this process."""
+    if endpoint := os.environ.get("TRIANGULATION_TEST_S3_ENDPOINT"):
+        yield endpoint
+        return
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -49,8 +65,8 @@ def use_s3(patch: pytest.MonkeyPatch, endpoint: str) -> None:
     patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     patch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    patch.setenv("AWS_ACCESS_KEY_ID", "AKIATHETESTSKEY")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "the-tests-secret")
+    patch.setenv("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY_ID)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
 
 
 def new_bucket_name() -> str:

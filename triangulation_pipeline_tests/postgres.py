@@ -19,16 +19,63 @@ from psycopg import sql
 from sqlalchemy import URL, make_url
 
 NO_BINARIES = "no PostgreSQL server binaries on the PATH or in /usr/lib/postgresql; install the package postgresql"
+NO_TIMESCALEDB = (
+    "no PostgreSQL with the extension timescaledb; install one, or have root run .ci/install-timescaledb, or name an "
+    "administrator's URL of a server that has it in TRIANGULATION_TEST_TIMESCALE_URL"
+)
 # What an administrator gives the role of the pipeline, and nothing else.
 ROLE = "pipeline"
 
 
-def find_binaries() -> Path | None:
-    """The folder of ``postgres`` and ``initdb``, of the newest version found; None where there are none."""
-    on_path = shutil.which("postgres")
+@dataclass(frozen=True)
+class Binaries:
+    """The folder of ``postgres`` and ``initdb``, as it is called below ``root``: another root is another system's,
+    whose programs run by chroot, which only root may do."""
+
+    folder: Path
+    root: Path = Path("/")
+
+    @property
+    def exist(self) -> bool:
+        """Whether both programs are there."""
+        return all((self.inside(self.folder) / name).exists() for name in ("postgres", "initdb"))
+
+    @property
+    def have_timescaledb(self) -> bool:
+        """Whether the extension is there, where Debian's packages or an installation of its own would have it."""
+        version = self.folder.parent
+        shared = (Path("/usr/share/postgresql") / version.name, version / "share", version / "share" / "postgresql")
+        return any((self.inside(folder) / "extension" / "timescaledb.control").exists() for folder in shared)
+
+    def inside(self, path: Path) -> Path:
+        """What the programs call ``path``, as this process calls it."""
+        return self.root / path.relative_to("/")
+
+
+def find_binaries() -> Binaries | None:
+    """The newest PostgreSQL of this machine; None where there is none."""
+    return next(iter(_installed()), None)
+
+
+def find_timescaledb() -> Binaries | None:
+    """A PostgreSQL with the extension timescaledb, of this machine or by ``.ci/install-timescaledb``; None for none."""
+    found = _installed()
+    if os.geteuid() == 0:
+        found += _installed(
+            Path(os.environ.get("TRIANGULATION_TIMESCALEDB_ROOT") or "/var/lib/triangulation-timescaledb")
+        )
+    return next((binaries for binaries in found if binaries.have_timescaledb), None)
+
+
+def _installed(root: Path = Path("/")) -> list[Binaries]:
+    on_path = shutil.which("postgres") if root == Path("/") else None
     folders = [Path(on_path).resolve().parent] if on_path else []
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: -float(folder.parent.name))
-    return next((folder for folder in folders if (folder / "postgres").exists() and (folder / "initdb").exists()), None)
+    debian = root / "usr/lib/postgresql"
+    folders += sorted(
+        (Path("/") / folder.relative_to(root) for folder in debian.glob("*/bin")),
+        key=lambda folder: -float(folder.parent.name),
+    )
+    return [binaries for binaries in (Binaries(folder, root) for folder in folders) if binaries.exist]
 
 
 @dataclass
@@ -54,7 +101,9 @@ class Server:
                 sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(ROLE), self.role_password)
             )
 
-    def create_database(self, template: str = "template0", *, grant: str = "CONNECT, CREATE") -> URL:
+    def create_database(
+        self, template: str = "template0", *, grant: str = "CONNECT, CREATE", timescaledb: bool = False
+    ) -> URL:
         """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone."""
         name = f"test_{secrets.token_hex(6)}"
         database = sql.Identifier(name)
@@ -64,6 +113,9 @@ class Server:
             connection.execute(
                 sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(grant), database, sql.Identifier(ROLE))
             )
+        if timescaledb:
+            with self.administrator(name) as connection:
+                connection.execute("CREATE EXTENSION timescaledb")
         return self.admin.set(drivername="postgresql", database=name, username=ROLE, password=self.role_password)
 
     def drop_database(self, url: URL) -> None:
@@ -77,58 +129,60 @@ class OwnServer(Server):
     """A server of this process, which can stop and start it."""
 
     command: list[str]
-    user: str | None
+    log: Path
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        log = Path(self.command[2]).with_name("log")
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(self.command, stdout=output, stderr=output, cwd="/", **_as_user(self.user))
         deadline = time.monotonic() + 30
         while True:
+            # After SIGKILL it does not start while processes of the one before end.
+            if self.process is None or self.process.poll() is not None:
+                with self.log.open("ab") as output:
+                    self.process = subprocess.Popen(self.command, stdout=output, stderr=output, cwd="/")
             try:
                 with self.administrator():
                     return
             except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from None
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()}") from None
                 time.sleep(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends all sessions and the server (SIGQUIT: without a checkpoint)."""
+        """Ends all sessions and the server (SIGQUIT: without a checkpoint; SIGKILL: as a crash would)."""
         assert self.process is not None
         self.process.send_signal(how)
         self.process.wait(30)
 
 
 @contextmanager
-def temporary_server() -> Iterator[OwnServer]:
+def temporary_server(binaries: Binaries | None = None, *, timescaledb: bool = False) -> Iterator[OwnServer]:
     """A server of its own, with the role of the pipeline; it and its data are gone at the end.
 
     It listens on 127.0.0.1 and in a folder of its own, and asks everybody for a password. As PostgreSQL refuses to run
     as root, root starts it as another user. Raises FileNotFoundError where there are no binaries.
     """
-    binaries = find_binaries()
+    binaries = binaries or (find_timescaledb() if timescaledb else find_binaries())
     if binaries is None:
-        raise FileNotFoundError(NO_BINARIES)
-    user = _unprivileged_user() if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="triangulation-pg-"))
+        raise FileNotFoundError(NO_TIMESCALEDB if timescaledb else NO_BINARIES)
+    user = _unprivileged_user(binaries) if os.geteuid() == 0 else None
+    # To the root "/" chroot changes nothing but the user.
+    run = [] if user is None else ["chroot", f"--userspec={user.pw_uid}:{user.pw_gid}", "--groups=", str(binaries.root)]
+    folder = Path(tempfile.mkdtemp(prefix="triangulation-pg-", dir=binaries.inside(Path(tempfile.gettempdir()))))
+    inside = Path("/") / folder.relative_to(binaries.root)
     password = secrets.token_hex(8)
     try:
         folder.chmod(0o755)
         (folder / "password").write_text(password)
         for path in (folder, folder / "password"):
             if user is not None:
-                shutil.chown(path, user)
-        data = folder / "data"
-        initdb = [binaries / "initdb", "-D", data, "--no-sync", "-U", "administrator", "--encoding=UTF8", "--locale=C"]
+                os.chown(path, user.pw_uid, user.pw_gid)
+        initdb = [*run, binaries.folder / "initdb", "-D", inside / "data", "--no-sync", "-U", "administrator"]
         made = subprocess.run(
-            [*initdb, "--auth=scram-sha-256", f"--pwfile={folder / 'password'}"],
+            [*initdb, "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--pwfile={inside / 'password'}"],
             cwd="/",
             capture_output=True,
             text=True,
-            **_as_user(user),
         )
         if made.returncode:
             raise RuntimeError(f"initdb failed:\n{made.stderr}")
@@ -138,15 +192,18 @@ def temporary_server() -> Iterator[OwnServer]:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": port,
-            "unix_socket_directories": folder,
+            "unix_socket_directories": inside,
             "fsync": "off",
             "max_connections": 50,
         }
+        if timescaledb:
+            settings |= {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
+        postgres = [*run, str(binaries.folder / "postgres"), "-D", str(inside / "data")]
         server = OwnServer(
             admin=URL.create("postgresql", "administrator", password, "127.0.0.1", port, "postgres"),
             role_password=secrets.token_hex(8),
-            command=[str(binaries / "postgres"), "-D", str(data), *(f"--{k}={v}" for k, v in settings.items())],
-            user=user,
+            command=[*postgres, *(f"--{name}={value}" for name, value in settings.items())],
+            log=folder / "log",
         )
         server.start()
         try:
@@ -163,13 +220,7 @@ def server_at(url: str) -> Server:
     return Server(admin=make_url(url), role_password=secrets.token_hex(8))
 
 
-def _unprivileged_user() -> str:
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in known else "nobody"
-
-
-def _as_user(user: str | None) -> dict:
-    if user is None:
-        return {}
-    entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+def _unprivileged_user(binaries: Binaries) -> pwd.struct_passwd:
+    """Of another system only ``nobody`` is known by its number."""
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return known["postgres"] if "postgres" in known and binaries.root == Path("/") else known["nobody"]

@@ -14,6 +14,7 @@ from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.postgresql import queue_for_chunks
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets, training_jobs
 
 
@@ -100,6 +101,8 @@ def write_dataset(
     # The row comes first, as the samples refer to it and as it makes a second writer wait; nobody sees it unfinished.
     unfinished = dict.fromkeys(("num_samples", "train_count", "val_count", "test_count"), 0)
     with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            queue_for_chunks(connection, synthetic_datasets.name)
         try:
             connection.execute(insert(synthetic_datasets).values(**row, **unfinished, quality_metrics={}, sha256=""))
         except IntegrityError:

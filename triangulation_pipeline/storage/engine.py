@@ -20,10 +20,11 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.patience import DEADLINE_S, tried
 
 # Longer than any transaction here: a dataset is written in a single one.
 BUSY_TIMEOUT_S = 60.0
-# Each lost race means that somebody else's row went in.
+# Each lost race means that somebody else's row went in, each lost connection that the server began anew.
 MOST_TRIES = 10
 
 _Result = TypeVar("_Result")
@@ -88,8 +89,11 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by. Raises StorageError where the database cannot be reached or does not answer."""
-    with _sentences(engine, "read"), engine.connect() as connection:
+    """A connection to read by. Raises StorageError where the database cannot be reached or does not answer.
+
+    A server that is away is waited for up to DEADLINE_S.
+    """
+    with _sentences(engine, "read"), _connect(engine, "read") as connection:
         yield connection
 
 
@@ -98,30 +102,55 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write: committed at the end, rolled back where anything is raised.
 
     On SQLite it takes the write lock at once: a transaction that begins by reading and then writes fails, without
-    waiting, when another one wrote in between. PostgreSQL's writers exclude each other only by the rows they touch.
+    waiting, when another one wrote in between. PostgreSQL's writers exclude each other only by the rows they touch; a
+    server that is away before the transaction begins is waited for up to DEADLINE_S.
     Raises StorageError where the database cannot be written (locked for longer than BUSY_TIMEOUT_S, disk full,
     read-only, unreachable) and ValueError where a value does not fit its column.
     """
-    with (
-        _sentences(engine, "written"),
-        engine.connect().execution_options(takes_write_lock=True) as connection,
-        connection.begin(),
-    ):
-        yield connection
+    commits = False
+    try:
+        with _sentences(engine, "written"), _connect(engine, "written") as connection:
+            connection.execution_options(takes_write_lock=True)
+            with connection.begin():
+                yield connection
+                commits = True
+    except _Undone as error:
+        if commits:
+            raise StorageError(f"{error}; whether it was written before is not known") from error.__cause__
+        raise
 
 
 def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -> _Result:
-    """What ``write`` returns; tried again where another process took the same unique key first.
+    """What ``write`` returns; tried again where another process took the same unique key first, or where the server
+    undid the transaction: the connection was lost before it could be committed, or two waited for each other.
 
-    Raises StorageError where that happens MOST_TRIES times on end.
+    Raises StorageError where that happens MOST_TRIES times on end, or where the connection is lost while it commits.
     """
     for _ in range(MOST_TRIES):
         try:
             with writing(engine) as connection:
                 return write(connection)
         except IntegrityError as error:
+            lost: Exception = StorageError(f"other processes kept writing the same row: {error.orig}")
+            lost.__cause__ = error
+        except _Undone as error:
             lost = error
-    raise StorageError(f"other processes kept writing the same row: {lost.orig}") from lost
+    raise lost
+
+
+class _Undone(StorageError):
+    """The server rolled the transaction back; it may be tried again as it is."""
+
+
+def _connect(engine: Engine, verb: str) -> Connection:
+    """A connection. Unlike opening, where a wrong place is the likelier cause, it waits for a server that is away."""
+
+    def why(error: Exception) -> str | None:
+        passes = isinstance(error, OperationalError) and postgresql.may_pass(error.orig)
+        return _cause(engine.url, error) if passes else None
+
+    failed = f"database {_place(engine.url)} cannot be {verb}"
+    return engine.connect() if _is_sqlite(engine.url) else tried(engine.connect, failed, why, DEADLINE_S)
 
 
 @contextmanager
@@ -129,7 +158,11 @@ def _sentences(engine: Engine, verb: str) -> Iterator[None]:
     try:
         yield
     except (OperationalError, psycopg.OperationalError) as error:
-        raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
+        undone = isinstance(error, OperationalError) and (
+            error.connection_invalidated or isinstance(error.orig, psycopg.errors.DeadlockDetected)
+        )
+        kind = _Undone if undone else StorageError
+        raise kind(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
     except (DataError, psycopg.DataError) as error:
         raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from error
 

@@ -146,6 +146,16 @@ def make_hypertables(connection: Connection, *, is_new: bool) -> None:
         )
 
 
+def queue_for_chunks(connection: Connection, referred_to: str) -> None:
+    """To come first in a transaction that writes to a table and then to a hypertable with a foreign key to it.
+
+    The first row of a chunk takes this very lock on the table, which two transactions that have written to it would
+    wait for without end.
+    """
+    if connection.scalar(text("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")):
+        connection.execute(text(f"LOCK TABLE {referred_to} IN SHARE ROW EXCLUSIVE MODE"))
+
+
 def cause(url: URL, error: psycopg.Error) -> str:
     """Why it failed, in words, on one line and without the password."""
     text_of = str(error)
@@ -165,6 +175,12 @@ def cause(url: URL, error: psycopg.Error) -> str:
             return words
     first_line = (error.diag.message_primary or text_of).strip().partition("\n")[0]
     return first_line.replace(url.password, "***") if url.password else first_line
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a connection that could not be made may be made later: all that is not said to be final."""
+    final = r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|SSL"
+    return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
 
 
 def place(url: URL) -> str:

@@ -2,10 +2,7 @@
 
 import hashlib
 import io
-import logging
-import random
 import re
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,21 +28,17 @@ from urllib3.exceptions import NameResolutionError
 
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import S3Place, StoredObject, checked_data, checked_key, is_key
-
-DEADLINE_S = 60.0
-"""How long an operation is tried anew while the server is away or overloaded."""
+from triangulation_pipeline.storage.patience import DEADLINE_S, tried
 
 PART_BYTES = 16 * 2**20
 """Larger objects are sent in parts of this size."""
 
-_LONGEST_PAUSE_S = 5.0
 _TRANSFER = TransferConfig(
     multipart_threshold=PART_BYTES,
     multipart_chunksize=PART_BYTES,
     max_concurrency=4,
     preferred_transfer_client="classic",
 )
-_LOG = logging.getLogger(__name__)
 
 # The server is away, overloaded, or lost an upload's parts in a restart: the next try may succeed.
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "OperationAborted", "NoSuchUpload"}
@@ -105,10 +98,12 @@ class S3Store:
             return self._client.head_object(Bucket=self._bucket, Key=name)
 
         found = self._tried(failed, upload)
-        if found["ContentLength"] != len(data) or found["Metadata"].get("sha256") != digest:
+        # They are headers, and some servers write headers in capitals.
+        confirmed = {name.lower(): value for name, value in found["Metadata"].items()}.get("sha256")
+        if found["ContentLength"] != len(data) or confirmed != digest:
             raise StorageError(
                 f"{failed}: sent were {len(data)} bytes of digest {digest}, the server has "
-                f"{found['ContentLength']} bytes of digest {found['Metadata'].get('sha256')}"
+                f"{found['ContentLength']} bytes of digest {confirmed}"
             )
         return StoredObject(self.location(key), digest, len(data))
 
@@ -183,10 +178,15 @@ class S3Store:
         region = self._client.meta.region_name
         # us-east-1 is where buckets are made without a constraint, and the one that may not be written into it.
         constraint = {} if region in (None, "aws-global", "us-east-1") else {"LocationConstraint": region}
+        place = {"CreateBucketConfiguration": constraint} if constraint else {}
         try:
-            self._client.create_bucket(
-                Bucket=self._bucket, **({"CreateBucketConfiguration": constraint} if constraint else {})
-            )
+            try:
+                self._client.create_bucket(Bucket=self._bucket, **place)
+            except ClientError as error:
+                # A server of one's own may have no regions.
+                if not place or _code(error) != "InvalidLocationConstraint":
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
         except ClientError as error:
             # Another process was faster; a bucket of somebody else would not have been missing.
             if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
@@ -194,24 +194,15 @@ class S3Store:
 
     def _tried(self, failed: str, act: Callable[[], _T]) -> _T:
         """What ``act`` returns, tried until the deadline; StorageError beginning with ``failed`` where it cannot."""
-        end = time.monotonic() + self._deadline_s
-        pause_s = 0.1
-        warned = False
-        while True:
-            try:
-                return act()
-            except (ClientError, BotoCoreError) as error:
-                reason = self._reason(error)
-                if not _passes(error):
-                    raise StorageError(f"{failed}: {reason}") from None
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            wait_s = pause_s * random.uniform(0.5, 1.0)  # apart from the others that wait for the same server
-            if time.monotonic() + wait_s > end:
-                raise StorageError(f"{failed}: {reason}, for {self._deadline_s:g} seconds")
-            if not warned:
-                _LOG.warning("%s: %s; trying for %g seconds", failed, reason, self._deadline_s)
-                warned = True
-            time.sleep(wait_s)
+
+        def why(error: Exception) -> str | None:
+            if not isinstance(error, ClientError | BotoCoreError):
+                return None
+            if not _passes(error):
+                raise StorageError(f"{failed}: {self._reason(error)}") from None
+            return self._reason(error)
+
+        return tried(act, failed, why, self._deadline_s)
 
     def _reason(self, error: ClientError | BotoCoreError) -> str:
         """The error in a few words of ours: an error's own may quote URLs, keys and signatures."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableRepository
 from sqlalchemy import Engine
 
 from triangulation_pipeline.definitions import defs
@@ -79,6 +80,18 @@ def execute(
         run_id=run_id,
     )
     return Run(result, instance, OpenStorage())
+
+
+def reexecute(run: Run) -> None:
+    """As `Re-execute from failure` in the UI, with the same settings; it succeeds."""
+    job = ReconstructableRepository.for_module("triangulation_pipeline.definitions", "defs")
+    with dg.execute_job(
+        job.get_reconstructable_job("train_locator"),
+        run.instance,
+        run_config=settings(),
+        reexecution_options=dg.ReexecutionOptions.from_failure(run.run_id, run.instance),
+    ) as again:
+        assert again.success
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,14 @@ from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import JobRecord, start_job
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
 from triangulation_pipeline.storage.s3 import S3Store
-from triangulation_pipeline_tests.conftest import new_bucket_name, use_s3
+from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import (
     NO_BINARIES,
+    NO_TIMESCALEDB,
     OwnServer,
     Server,
     find_binaries,
+    find_timescaledb,
     server_at,
     temporary_server,
 )
@@ -33,21 +35,26 @@ from triangulation_pipeline_tests.postgres import (
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[OwnServer]:
-    """A server of this session; skips where the machine has no binaries."""
+    """A server of this session, without TimescaleDB."""
     if find_binaries() is None:
-        pytest.skip(NO_BINARIES)
+        cannot_run(NO_BINARIES)
     with temporary_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def timescale_server() -> Server:
-    """The server with the extension timescaledb at TRIANGULATION_TEST_TIMESCALE_URL; skips where none is named."""
-    if (url := os.environ.get("TRIANGULATION_TEST_TIMESCALE_URL")) is None:
-        pytest.skip("TRIANGULATION_TEST_TIMESCALE_URL names no administrator's URL of a server with TimescaleDB")
-    server = server_at(url)
-    server.ensure_role()
-    return server
+def timescale_server() -> Iterator[Server]:
+    """A server with TimescaleDB: the one at TRIANGULATION_TEST_TIMESCALE_URL, else one of this session, of the licence
+    that its packages were built for."""
+    if url := os.environ.get("TRIANGULATION_TEST_TIMESCALE_URL"):
+        server = server_at(url)
+        server.ensure_role()
+        yield server
+        return
+    if find_timescaledb() is None:
+        cannot_run(NO_TIMESCALEDB)
+    with temporary_server(timescaledb=True) as server:
+        yield server
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def new_database() -> Iterator[Callable[..., URL]]:
     """Makes databases for the pipeline's role on a server (arguments of ``create_database``), dropped at the end."""
     made: list[tuple[Server, URL]] = []
 
-    def make(server: Server, *args: str, **kwargs: str) -> URL:
+    def make(server: Server, *args: str, **kwargs: Any) -> URL:
         made.append((server, server.create_database(*args, **kwargs)))
         return made[-1][1]
 
@@ -64,11 +71,7 @@ def new_database() -> Iterator[Callable[..., URL]]:
         server.drop_database(url)
 
 
-# The whole suite runs on TimescaleDB too where a server is named.
-DATABASES = ["sqlite", "postgresql"] + ["timescale"] * ("TRIANGULATION_TEST_TIMESCALE_URL" in os.environ)
-
-
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("timescale", marks=pytest.mark.production)])
 def database(request: pytest.FixtureRequest) -> str:
     """Which database a test runs on."""
     return request.param
@@ -79,12 +82,8 @@ def empty_database_url(request: pytest.FixtureRequest, database: str, tmp_path: 
     """The URL of a database that was never opened."""
     if database == "sqlite":
         return f"sqlite:///{tmp_path / 'folder' / 'test.db'}"
-    server = request.getfixturevalue(f"{database}_server")
-    url = request.getfixturevalue("new_database")(server)
-    if database == "timescale":
-        with server.administrator(url.database) as connection:
-            connection.execute("CREATE EXTENSION timescaledb")
-    return url.render_as_string(hide_password=False)
+    server, new_database = map(request.getfixturevalue, (f"{database}_server", "new_database"))
+    return new_database(server, timescaledb=database == "timescale").render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

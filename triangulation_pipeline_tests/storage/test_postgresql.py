@@ -4,20 +4,31 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import URL, Engine, inspect, text
+from sqlalchemy import URL, Connection, Engine, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage import engine as engine_module
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.bulk import select_samples
-from triangulation_pipeline.storage.datasets import list_datasets, read_samples, verify_dataset, write_dataset
-from triangulation_pipeline.storage.engine import open_database, parse_url, reading, writing
+from triangulation_pipeline.storage.columns import now
+from triangulation_pipeline.storage.datasets import (
+    DatasetRecord,
+    list_datasets,
+    read_samples,
+    verify_dataset,
+    write_dataset,
+)
+from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.tables import metadata
+from triangulation_pipeline.storage.jobs import read_metrics, record_epoch, start_job
+from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
 from triangulation_pipeline.storage.views import VIEWS
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
 from triangulation_pipeline_tests.storage.conftest import make_batch
@@ -31,9 +42,28 @@ def written(url: URL, **changes) -> str:
     return url._replace(**changes).render_as_string(hide_password=False)
 
 
+@pytest.fixture(params=["postgresql", "timescale"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Without the extension and with it."""
+    return request.param
+
+
 @pytest.fixture
-def url(postgresql_server: OwnServer, new_database: NewDatabase) -> URL:
-    return new_database(postgresql_server)
+def server(request: pytest.FixtureRequest, kind: str) -> Server:
+    return request.getfixturevalue(f"{kind}_server")
+
+
+@pytest.fixture
+def own_server(server: Server) -> OwnServer:
+    """A server that may be stopped."""
+    if not isinstance(server, OwnServer):
+        pytest.skip("the server that the environment names is not to be stopped")
+    return server
+
+
+@pytest.fixture
+def url(server: Server, kind: str, new_database: NewDatabase) -> URL:
+    return new_database(server, timescaledb=kind == "timescale")
 
 
 @pytest.fixture
@@ -127,54 +157,119 @@ def test_wrong_places_are_one_sentence_without_the_password(
             assert str(url.password) not in message
 
 
-def test_a_role_without_rights_is_told_which(postgresql_server: OwnServer, new_database: NewDatabase, url: URL) -> None:
-    poor = new_database(postgresql_server, grant="CONNECT")
+def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDatabase, url: URL) -> None:
+    poor = new_database(server, grant="CONNECT")
     with pytest.raises(StorageError, match=f"'{ROLE}' may not create the schema 'triangulation'.*GRANT CREATE ON DAT"):
         open_database(written(poor))
-    with postgresql_server.administrator(poor.database) as connection:
+    with server.administrator(poor.database) as connection:
         connection.execute("CREATE SCHEMA triangulation")
     with pytest.raises(StorageError, match=f"'{ROLE}' may not create tables in the schema 'triangulation'"):
         open_database(written(poor))
-    with postgresql_server.administrator(poor.database) as connection:
+    with server.administrator(poor.database) as connection:
         connection.execute(f"ALTER SCHEMA triangulation OWNER TO {ROLE}")
     open_database(written(poor)).dispose()  # the schema is its own, CREATE on the database is not needed
-    with postgresql_server.administrator() as connection:
+    with server.administrator() as connection:
         connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
     with pytest.raises(StorageError, match="permission denied for database"):
         open_database(written(url))
 
 
-def test_the_role_of_the_tests_has_no_other_rights(postgresql_server: OwnServer) -> None:
-    with postgresql_server.administrator() as connection:
+def test_the_role_of_the_tests_has_no_other_rights(server: Server) -> None:
+    with server.administrator() as connection:
         rights = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
         assert connection.execute(f"SELECT {rights} FROM pg_roles WHERE rolname = '{ROLE}'").fetchone() == (False,) * 5
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["orderly", "crash"])
-def test_the_pool_survives_a_restart(
-    engine: Engine, make_dataset, postgresql_server: OwnServer, how: signal.Signals
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["orderly", "crash"])
+def test_a_server_that_comes_back_in_time_is_waited_for(
+    engine: Engine, make_dataset, own_server: OwnServer, how: signal.Signals, monkeypatch, caplog
 ) -> None:
     record = make_dataset()
     held = [engine.connect() for _ in range(3)]
     for connection in held:
         connection.close()  # three idle connections, all of which will be dead
-    postgresql_server.stop(how)
-    with pytest.raises(StorageError, match=r"cannot be read: connection refused; is the server running"):
-        list_datasets(engine)
-    postgresql_server.start()
+    own_server.stop(how)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "DEADLINE_S", 0.5)
+        with pytest.raises(StorageError) as caught:
+            list_datasets(engine)
+    assert str(caught.value).endswith(
+        "cannot be read: connection refused; is the server running there?, for 0.5 seconds"
+    )
+    caplog.clear()
+    began = time.monotonic()
+    timer = threading.Timer(1.5, own_server.start)
+    timer.start()
+    assert make_dataset().num_samples == 20
+    assert time.monotonic() - began > 1.5
+    timer.join()
     for _ in held:
         assert verify_dataset(engine, record.id) == record
-    assert make_dataset().num_samples == 20
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("triangulation"))
+    assert warning.endswith("trying for 60 seconds")
+    assert str(engine.url.password) not in caplog.text
+
+
+def test_refusals_are_not_waited_for(url: URL, engine: Engine, server: Server) -> None:
+    engine.dispose()
+    with server.administrator() as connection:
+        connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"cannot be read: .*permission denied for database"):
+        list_datasets(engine)
+    assert time.monotonic() - began < 5
+
+
+def lose(connection: Connection, server: Server) -> None:
+    """Ends the connection's session."""
+    with server.administrator() as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.scalar(text("SELECT pg_backend_pid()"))])
+
+
+INSERT = text(
+    "INSERT INTO synthetic_datasets SELECT gen_random_uuid(), 'a', 0, 0, 0, 0, '{}', '{}', 'n', 'd', 's', now()"
+)
+
+
+def test_a_transaction_lost_before_its_end_is_tried_again(engine: Engine, server: Server) -> None:
+    tries = []
+
+    def write(connection: Connection) -> int:
+        connection.execute(INSERT)
+        tries.append(1)
+        if len(tries) < 3:
+            lose(connection, server)
+        return connection.scalar(text("SELECT count(*) FROM synthetic_datasets"))
+
+    assert in_one_transaction(engine, write) == 1
+    assert len(tries) == 3
+
+
+def test_a_transaction_lost_at_its_end_is_not_tried_again(engine: Engine, server: Server) -> None:
+    tries = []
+
+    def write(connection: Connection) -> None:
+        connection.execute(INSERT)
+        tries.append(1)
+        lose(connection, server)
+
+    with pytest.raises(
+        StorageError, match=r"cannot be written: .*; whether it was written before is not known"
+    ) as caught:
+        in_one_transaction(engine, write)
+    assert "\n" not in str(caught.value)
+    assert len(tries) == 1
+    assert list_datasets(engine) == []
 
 
 @pytest.mark.parametrize("where", ["between", "in COPY"])
 def test_a_server_that_stops_while_a_dataset_is_written(
-    engine: Engine, make_dataset, postgresql_server: OwnServer, where: str
+    engine: Engine, make_dataset, own_server: OwnServer, where: str
 ) -> None:
     def batches() -> Iterator[SampleBatch]:
         yield make_batch(0, 10)
-        postgresql_server.stop()
-        postgresql_server.start()
+        own_server.stop()
+        own_server.start()
         if where == "in COPY":
             yield make_batch(10, 10)
 
@@ -222,8 +317,8 @@ def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
         connection.execute(insert)
 
 
-def test_a_migration_waits_for_the_other(url: URL, postgresql_server: OwnServer) -> None:
-    with postgresql_server.administrator(url.database) as other:
+def test_a_migration_waits_for_the_other(url: URL, server: Server) -> None:
+    with server.administrator(url.database) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [postgresql._MIGRATION_LOCK])
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_database, written(url))
@@ -246,7 +341,10 @@ def test_opening_does_not_wait_for_a_writer(url: URL, engine: Engine, make_datas
     make_dataset(batches())
 
 
-def test_plain_tables_are_said_once(url: URL, caplog: pytest.LogCaptureFixture) -> None:
+def test_plain_tables_are_said_once(
+    postgresql_server: OwnServer, new_database: NewDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = new_database(postgresql_server)
     with caplog.at_level(logging.INFO, "triangulation_pipeline"):
         for _ in range(2):
             open_database(written(url)).dispose()
@@ -278,7 +376,20 @@ def test_damaged_arrays_are_found(engine: Engine, make_dataset, damage: str, ind
         read_samples(engine, record.id)
 
 
+@pytest.fixture
+def timescale_url(timescale_server: Server, new_database: NewDatabase) -> URL:
+    return new_database(timescale_server, timescaledb=True)
+
+
+@pytest.fixture
+def timescale(timescale_url: URL) -> Iterator[Engine]:
+    engine = open_database(written(timescale_url))
+    yield engine
+    engine.dispose()
+
+
 def hypertables(engine: Engine) -> list[tuple[str, int]]:
+    """Name and number of chunks of each."""
     with engine.connect() as connection:
         rows = connection.execute(
             text("SELECT hypertable_name, num_chunks FROM timescaledb_information.hypertables ORDER BY 1")
@@ -286,36 +397,131 @@ def hypertables(engine: Engine) -> list[tuple[str, int]]:
         return [(name, chunks) for name, chunks in rows]
 
 
-def test_hypertables_from_the_start(timescale_server: Server, new_database: NewDatabase, caplog) -> None:
-    url = new_database(timescale_server)
-    with timescale_server.administrator(url.database) as connection:
-        connection.execute("CREATE EXTENSION timescaledb")
-    engine = open_database(written(url))
-    assert hypertables(engine) == [("synthetic_training_samples", 0), ("training_metrics", 0)]
+def write(engine: Engine, batches: Iterable[SampleBatch], number: int = 1) -> DatasetRecord:
+    record, _ = write_dataset(
+        engine,
+        dataset_id=f"00000000-0000-0000-0000-{number:012}",
+        name=f"number {number}",
+        config={},
+        network_name="test",
+        network_digest="d" * 64,
+        batches=batches,
+        quality_metrics=dict,
+    )
+    return record
+
+
+def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
+    """Records these epochs of the dataset's one job."""
+    if epochs.start == 1:
+        start_job(
+            engine,
+            job_id=dataset.id,
+            run_id=dataset.id,
+            job_name="test",
+            description="",
+            config={},
+            synthetic_dataset_id=dataset.id,
+            total_epochs=9,
+        )
+    for epoch in epochs:
+        record_epoch(
+            engine,
+            dataset.id,
+            {"epoch": epoch} | dict.fromkeys(METRIC_COLUMNS, float(epoch)),
+            best_epoch=1,
+            best_val_loss=1.0,
+            total_epochs=9,
+            state_location=f"/state/{epoch}",
+            state_sha256="e" * 64,
+        )
+
+
+def test_hypertables_from_the_start(timescale: Engine, caplog) -> None:
+    assert hypertables(timescale) == [("synthetic_training_samples", 0), ("training_metrics", 0)]
     assert not [record for record in caplog.records if record.name.startswith("triangulation_pipeline")]
-    engine.dispose()
+
+
+def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of samples, one of which is a second, and of training; what spans chunks reads, changes and goes as one."""
+    week = 7 * 24 * 3600
+    ours, other = (
+        write(timescale, [make_batch(first, 20) for first in (0, week, 2 * week)], number) for number in (1, 2)
+    )
+    assert hypertables(timescale)[0] == ("synthetic_training_samples", 3)
+    assert verify_dataset(timescale, ours.id) == ours
+    assert len(read_samples(timescale, ours.id)) == 60
+
+    began = now()
+    train(timescale, ours, range(1, 3))
+    monkeypatch.setattr("triangulation_pipeline.storage.jobs.now", lambda: began + timedelta(days=8))
+    train(timescale, ours, range(2, 5))
+    assert hypertables(timescale)[1] == ("training_metrics", 2)
+    assert read_metrics(timescale, ours.id)["epoch"].tolist() == [1, 2, 3, 4]
+
+    with timescale.begin() as connection:
+        orphan = "UPDATE training_metrics SET training_job_id = gen_random_uuid()"
+        with pytest.raises(IntegrityError, match="foreign key"), connection.begin_nested():
+            connection.execute(text(orphan))
+        connection.execute(text("DELETE FROM training_jobs"))
+        connection.execute(text("DELETE FROM synthetic_datasets WHERE id = :id"), {"id": ours.id})
+        counts = "SELECT (SELECT count(*) FROM training_metrics), (SELECT count(*) FROM synthetic_training_samples)"
+        assert connection.execute(text(counts)).one() == (0, 60)
+    assert verify_dataset(timescale, other.id) == other
+
+
+def test_writers_of_different_datasets_may_begin_a_chunk_at_once(timescale: Engine) -> None:
+    def batches() -> Iterator[SampleBatch]:
+        time.sleep(0.2)  # by now, both would hold the row of their dataset
+        yield make_batch(0, 20)
+
+    with ThreadPoolExecutor(3) as pool:
+        records = list(pool.map(lambda number: write(timescale, batches(), number), range(3)))
+    assert [verify_dataset(timescale, record.id) for record in records] == records
+    assert hypertables(timescale)[0] == ("synthetic_training_samples", 1)
+
+
+def test_of_two_that_wait_for_each_other_one_is_tried_again(engine: Engine) -> None:
+    both = threading.Barrier(2)
+
+    def write(order: list[str]) -> None:
+        def locked(connection: Connection) -> None:
+            tries.append(order)
+            connection.execute(text(f"LOCK TABLE {order[0]}"))
+            if len(tries) <= 2:
+                both.wait(10)
+            connection.execute(text(f"LOCK TABLE {order[1]}"))
+
+        in_one_transaction(engine, locked)
+
+    tries: list[list[str]] = []
+    names = ["models", "training_jobs"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, [names, names[::-1]]))
+    assert len(tries) == 3
 
 
 def test_hypertables_later_with_their_rows(timescale_server: Server, new_database: NewDatabase) -> None:
     url = new_database(timescale_server)
     engine = open_database(written(url))
-    record, _ = write_dataset(
-        engine,
-        dataset_id="00000000-0000-0000-0000-000000000001",
-        name="before the extension",
-        config={},
-        network_name="test",
-        network_digest="d" * 64,
-        batches=[make_batch(0, 20)],
-        quality_metrics=dict,
-    )
+    record = write(engine, [make_batch(0, 20)])
+    train(engine, record, range(1, 4))
+    metrics = read_metrics(engine, record.id)
     engine.dispose()
     with timescale_server.administrator(url.database) as connection:
         connection.execute("CREATE SCHEMA elsewhere; CREATE EXTENSION timescaledb SCHEMA elsewhere")
         connection.execute("GRANT USAGE ON SCHEMA elsewhere TO PUBLIC")
     with ThreadPoolExecutor(3) as pool:
         engines = list(pool.map(open_database, [written(url)] * 3))
-    assert hypertables(engines[0]) == [("synthetic_training_samples", 1), ("training_metrics", 0)]
+    assert hypertables(engines[0]) == [("synthetic_training_samples", 1), ("training_metrics", 1)]
     assert verify_dataset(engines[0], record.id) == record
+    assert read_metrics(engines[0], record.id).equals(metrics)
+    with engines[0].begin() as connection:
+        for table in postgresql.HYPERTABLES:
+            assert connection.scalar(text(f"SELECT count(*) FROM ONLY {table}")) == 0  # all rows lie in chunks
+        connection.execute(text("DELETE FROM training_jobs"))
+        connection.execute(text("DELETE FROM synthetic_datasets"))
+        for table in postgresql.HYPERTABLES:
+            assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
     for engine in engines:
         engine.dispose()
