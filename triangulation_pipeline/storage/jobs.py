@@ -180,7 +180,8 @@ def record_epoch(
     epoch, values = _checked_metrics(metrics, total_epochs)
     if not math.isfinite(best_val_loss):
         raise ValueError(f"best_val_loss must be a finite number, got {best_val_loss}")
-    with writing(engine) as connection:
+
+    def record(connection: Connection) -> str | None:
         # This comes first, as it makes any other writer of the job wait. It does not touch the state yet, so what it
         # returns is the state before.
         before = connection.execute(
@@ -214,7 +215,9 @@ def record_epoch(
         connection.execute(
             insert(training_metrics).values(training_job_id=job_id, epoch=epoch, timestamp=now(), **values)
         )
-    return before.state_location if before.state_location != state_location else None
+        return before.state_location if before.state_location != state_location else None
+
+    return in_one_transaction(engine, record)
 
 
 def complete_job(engine: Engine, job_id: str) -> JobRecord:
@@ -369,9 +372,12 @@ def _end(engine: Engine, job_id: str, status: JobStatus, **values: Any) -> JobRe
     if values.get("error_message") is not None:
         # PostgreSQL would refuse the whole row.
         values["error_message"] = values["error_message"].replace("\0", "\N{REPLACEMENT CHARACTER}")
-    with writing(engine) as connection:
+
+    def end(connection: Connection) -> JobRecord:
         _change(connection, job_id, status, finished_at=now(), stop_requested=None, **values)
         return _get(connection, job_id)
+
+    return in_one_transaction(engine, end)
 
 
 def _change(connection: Connection, job_id: str, wanted: JobStatus, **values: Any) -> None:
