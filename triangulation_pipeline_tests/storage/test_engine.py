@@ -4,18 +4,36 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, select, text
 
+from triangulation_pipeline.storage import migrations
 from triangulation_pipeline.storage.engine import open_database, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
+
+MIGRATIONS = ScriptDirectory(str(Path(migrations.__file__).parent))
 
 
 def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@pytest.mark.parametrize("revision", [revision.revision for revision in MIGRATIONS.walk_revisions()])
+def test_a_database_of_any_revision_is_migrated(empty_database_url: str, revision: str, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _, to=command.upgrade: to(config, revision))
+        open_database(empty_database_url).dispose()
+    engine = open_database(empty_database_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() == MIGRATIONS.get_current_head()
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
 
 
 def test_opening_again_keeps_everything(database_url: str, engine: Engine, make_dataset) -> None:
