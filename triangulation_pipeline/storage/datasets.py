@@ -101,8 +101,7 @@ def write_dataset(
     # The row comes first, as the samples refer to it and as it makes a second writer wait; nobody sees it unfinished.
     unfinished = dict.fromkeys(("num_samples", "train_count", "val_count", "test_count"), 0)
     with writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            queue_for_chunks(connection, synthetic_datasets.name)
+        queue_for_chunks(connection, synthetic_datasets.name)
         try:
             connection.execute(insert(synthetic_datasets).values(**row, **unfinished, quality_metrics={}, sha256=""))
         except IntegrityError:

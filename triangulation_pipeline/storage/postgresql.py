@@ -147,12 +147,15 @@ def make_hypertables(connection: Connection, *, is_new: bool) -> None:
 
 
 def queue_for_chunks(connection: Connection, referred_to: str) -> None:
-    """To come first in a transaction that writes to a table and then to a hypertable with a foreign key to it.
+    """To come first in a transaction that writes to a table and then to a hypertable with a foreign key to it; on other
+    databases it does nothing.
 
     The first row of a chunk takes this very lock on the table, which two transactions that have written to it would
     wait for without end.
     """
-    if connection.scalar(text("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")):
+    if connection.dialect.name == "postgresql" and connection.scalar(
+        text("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
+    ):
         connection.execute(text(f"LOCK TABLE {referred_to} IN SHARE ROW EXCLUSIVE MODE"))
 
 

@@ -8,13 +8,17 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, select, text
 
+from triangulation_pipeline.storage import migrations
 from triangulation_pipeline.storage.engine import open_database, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.jobs import get_job
 from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
+
+MIGRATIONS = ScriptDirectory(str(Path(migrations.__file__).parent))
 
 
 def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
@@ -53,6 +57,19 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     assert (job.run_id, job.stop_requested, job.heartbeats) == (job_id, None, 0)
     model = get_model(engine, "m")
     assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("revision", [revision.revision for revision in MIGRATIONS.walk_revisions()])
+def test_a_database_of_any_revision_is_migrated(empty_database_url: str, revision: str, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _, to=command.upgrade: to(config, revision))
+        open_database(empty_database_url).dispose()
+    engine = open_database(empty_database_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert context.get_current_revision() == MIGRATIONS.get_current_head()
+        assert compare_metadata(context, metadata) == []
     engine.dispose()
 
 
@@ -100,7 +117,9 @@ def test_processes_may_migrate_at_once(database: str, empty_database_url: str, t
     assert len("".join(said).splitlines()) == len(notices)
     engine = open_database(empty_database_url)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0002",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [
+            (MIGRATIONS.get_current_head(),)
+        ]
     engine.dispose()
 
 
