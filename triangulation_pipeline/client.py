@@ -13,6 +13,7 @@ The requests are the files in ``graphql/``, for other programs to use as they ar
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +27,7 @@ DEFAULT_URL = "http://localhost:3000"
 
 # A launch waits for the code server, which may be busy.
 TIMEOUT_S = 60
+STARTING_POLL_S = 0.5
 FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 PARENT_RUN_TAG = "dagster/parent_run_id"
 ROOT_RUN_TAG = "dagster/root_run_id"
@@ -106,7 +108,10 @@ class Webserver:
         return _run(self._ask("reexecute_run", runId=run.run_id, strategy=strategy)["run"])
 
     def terminate(self, run_id: str) -> None:
-        """Cancels a run that is queued or at work."""
+        """Cancels a run that is queued or at work; one that is starting has to start first, or Dagster calls it
+        cancelled and starts it all the same."""
+        while self.run(run_id).status == "STARTING":
+            time.sleep(STARTING_POLL_S)
         self._ask("terminate_run", runId=run_id)
 
     def run(self, run_id: str) -> Run:
