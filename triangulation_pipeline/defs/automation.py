@@ -90,9 +90,11 @@ def read_automation_settings() -> AutomationSettings:
         raise ValueError("; ".join(faults)) from None
 
 
-def training_under_way(instance: dg.DagsterInstance) -> str | None:
-    """None, or one sentence on a run that trains, or will, and has not ended."""
+def training_under_way(instance: dg.DagsterInstance, but_for: str | None = None) -> str | None:
+    """None, or one sentence on a run that trains, or will, and has not ended, but for that of a run key."""
     for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+        if but_for is not None and run.tags.get("dagster/run_key") == but_for:
+            continue
         if trains(run):
             return f"run {run.run_id} trains a model ({run.status.value.lower()}): one at a time"
     return None
@@ -196,12 +198,14 @@ _settings = read_automation_settings()
 def periodic_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Trains by the clock (TRIANGULATION_RETRAIN_CRON, TRIANGULATION_RETRAIN_TIMEZONE) on a dataset simulated with a
     new seed, the scheduled minute; left out while a training is queued or in progress."""
-    if busy := training_under_way(context.instance):
-        return dg.SkipReason(busy)
     # In UTC no minute comes twice.
     minute = context.scheduled_execution_time.astimezone(UTC)
+    run_key = f"scheduled:{minute.isoformat()}"
+    # A daemon that was killed between making the run and queueing it asks anew, and goes on with it.
+    if busy := training_under_way(context.instance, but_for=run_key):
+        return dg.SkipReason(busy)
     return dg.RunRequest(
-        run_key=minute.isoformat(),
+        run_key=run_key,
         run_config=read_automation_settings().run_config(synthetic_dataset={"seed": int(f"{minute:%Y%m%d%H%M}")}),
         tags={REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
     )

@@ -22,8 +22,8 @@ from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
 
-# Longer than any transaction here: a dataset is written in a single one.
-BUSY_TIMEOUT_S = 60.0
+# Longer than any transaction here: a dataset of millions of samples is written in a single one.
+BUSY_TIMEOUT_S = 600.0
 # Each lost race means that somebody else's row went in, each lost connection that the server began anew.
 MOST_TRIES = 10
 

@@ -13,6 +13,7 @@ from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
+from triangulation_pipeline.storage.postgresql import queue_for_chunks
 from triangulation_pipeline.storage.tables import (
     METRIC_COLUMNS,
     OPTIONAL_METRICS,
@@ -182,6 +183,7 @@ def record_epoch(
         raise ValueError(f"best_val_loss must be a finite number, got {best_val_loss}")
 
     def record(connection: Connection) -> str | None:
+        queue_for_chunks(connection, training_jobs.name)
         # This comes first, as it makes any other writer of the job wait. It does not touch the state yet, so what it
         # returns is the state before.
         before = connection.execute(
@@ -246,6 +248,19 @@ def requeue_job(engine: Engine, job_id: str) -> JobRecord:
     job_id = uuid_text("job_id", job_id)
     with writing(engine) as connection:
         _change(connection, job_id, JobStatus.queued, finished_at=None, stop_requested=None)
+        return _get(connection, job_id)
+
+
+def assign_run(engine: Engine, job_id: str, run_id: str) -> JobRecord:
+    """Says which run will resume a queued job. One that has left the queue meanwhile, for that run or by its end, stays
+    as it is."""
+    job_id, run_id = uuid_text("job_id", job_id), uuid_text("run_id", run_id)
+    with writing(engine) as connection:
+        connection.execute(
+            update(training_jobs)
+            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.queued)
+            .values(run_id=run_id)
+        )
         return _get(connection, job_id)
 
 

@@ -242,12 +242,21 @@ def test_each_retraining_has_a_seed_of_its_own(instance: dg.DagsterInstance) -> 
     assert [request.run_config for request in requests] == [
         {"ops": {"synthetic_dataset": {"config": {"seed": seed}}}} for seed in (202610250030, 202610250130)
     ]
-    assert [request.run_key for request in requests] == ["2026-10-25T00:30:00+00:00", "2026-10-25T01:30:00+00:00"]
+    assert [request.run_key for request in requests] == [
+        f"scheduled:2026-10-25T{hour}:30:00+00:00" for hour in ("00", "01")
+    ]
 
     run = create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.STARTING)
     found = automation.periodic_retraining(dg.build_schedule_context(instance, scheduled_execution_time=times[0]))
     assert isinstance(found, dg.SkipReason)
     assert found.skip_message == f"run {run.run_id} trains a model (starting): one at a time"
+
+    # But its own run, where the daemon was killed between making and queueing it.
+    instance.report_run_canceled(run)
+    tags = {"dagster/run_key": str(requests[0].run_key)}
+    create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.NOT_STARTED, tags=tags)
+    found = automation.periodic_retraining(dg.build_schedule_context(instance, scheduled_execution_time=times[0]))
+    assert found == requests[0]
 
 
 def test_retraining_takes_cron_and_time_zone_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

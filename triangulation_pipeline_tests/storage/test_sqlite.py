@@ -46,7 +46,7 @@ def test_connections_are_durable_and_keep_references(engine: Engine) -> None:
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 60_000}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 600_000}
 
 
 def test_opening_does_not_wait_for_a_writer(database_url: str, engine: Engine) -> None:
