@@ -88,7 +88,7 @@ def test_service_area_is_the_sites_box_and_margin() -> None:
     assert 110e3 < inner.north_max_m - inner.north_min_m < 130e3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lat0=st.floats(-80, 80),
     lon0=st.floats(-179, 179),

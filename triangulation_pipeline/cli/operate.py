@@ -161,7 +161,7 @@ def resume(job: str, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import RESUMABLE, fail_job, requeue_job
+        from triangulation_pipeline.storage.jobs import RESUMABLE, assign_run, fail_job, requeue_job
 
         found = get_job_named(engine, job)
         webserver = Webserver(url)
@@ -178,6 +178,7 @@ def resume(job: str, url: str | None) -> None:
         except WebserverError as error:
             fail_job(engine, found.id, f"resume failed: {error}")
             raise
+        assign_run(engine, found.id, again.run_id)
     click.echo(again.run_id)
 
 
@@ -217,25 +218,20 @@ def run_named(webserver: "Webserver", name: str) -> "Run":
 
 
 def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":
-    """The run that works on a job, or will, or did last: a resumed job names the run before until it trains."""
-    from triangulation_pipeline.storage.jobs import WAITING
-
-    run_id = job.run_id or job.id
-    again = webserver.reexecutions(run_id) if job.status in WAITING else []
-    return again[0] if again else webserver.run(run_id)
+    """The run that works on a job, or will, or did last."""
+    return webserver.run(job.run_id or job.id)
 
 
 def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dict[str, Any]:
-    """The job's row of ``job_overview``, with its latest run and that run's ``run_status`` in Dagster."""
+    """The job's row of ``job_overview``, with its run's ``run_status`` in Dagster."""
     from triangulation_pipeline.client import RunNotFound
     from triangulation_pipeline.storage.views import job_overview, read_view
 
     (row,) = read_view(engine, job_overview, job_id=job.id)
     try:
-        run = latest_run(webserver, job)
+        return row | {"run_status": latest_run(webserver, job).status}
     except RunNotFound:
         return row | {"run_status": None}
-    return row | {"run_id": run.run_id, "run_status": run.status}
 
 
 def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: str) -> None:

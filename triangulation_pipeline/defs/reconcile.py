@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 
 import dagster as dg
-from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
@@ -100,12 +99,8 @@ def _settle(instance: dg.DagsterInstance, engine: Engine, job: JobRecord, *, sil
     if run is not None and run.status is dg.DagsterRunStatus.CANCELED:
         cancel_job(engine, job.id, "the run was terminated")
         return [f"job {job.id} was cancelled with its run"]
-    if run is not None and run.is_finished and job.status is not JobStatus.running:
-        # It is to be resumed, by a run that is in the queue or about to be launched.
-        again = instance.get_runs(dg.RunsFilter(tags={PARENT_RUN_ID_TAG: run.run_id}))
-        if not silent or any(not other.is_finished for other in again):
-            return []
-    if run is not None and run.is_finished:
+    # One that is to be resumed is queued before the run that will do so is there.
+    if run is not None and run.is_finished and (job.status is JobStatus.running or silent):
         fail_job(engine, job.id, f"its run {run.run_id} ended without a word of it: the worker died")
         return [f"job {job.id} failed: its run had ended"]
     if job.status is JobStatus.running and silent:

@@ -43,6 +43,7 @@ def test_graph_is_the_designed_one() -> None:
 def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
     repository = defs.get_repository_def()
     found = {found.name: found.default_status.value for found in (*repository.sensor_defs, *repository.schedule_defs)}
+    assert found.pop("job_reconciler") == "RUNNING"  # which launches nothing
     assert found == dict.fromkeys(
         ("new_dataset", "network_file_changed", "evaluate_and_register", "periodic_retraining"), "STOPPED"
     )

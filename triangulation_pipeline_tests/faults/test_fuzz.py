@@ -15,9 +15,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, re
 
 pytestmark = pytest.mark.faults
 
-EVERY_TIME = settings(
-    max_examples=2000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+MANY = settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 NUMBERS = st.one_of(
     st.integers(),
@@ -58,7 +56,7 @@ def in_one_sentence(error: ValueError) -> None:
 
 
 @given(run_configs())
-@EVERY_TIME
+@MANY
 def test_run_configs(tmp_path: Path, config: Any) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -86,7 +84,7 @@ def network_documents(draw: st.DrawFn) -> Any:
 
 
 @given(network_documents() | VALUES)
-@EVERY_TIME
+@MANY
 def test_network_files(tmp_path: Path, document: Any) -> None:
     path = tmp_path / "network.yaml"
     path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
@@ -97,7 +95,7 @@ def test_network_files(tmp_path: Path, document: Any) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-@EVERY_TIME
+@MANY
 def test_files_that_are_no_yaml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(content)

@@ -34,7 +34,7 @@ def test_ranges_gradients_are_their_derivatives() -> None:
         )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), receivers=st.integers(3, 12))
 def test_the_step_is_the_weighted_least_squares_solution(seed: int, receivers: int) -> None:
     rng = np.random.default_rng(seed)

@@ -63,7 +63,7 @@ def test_answers_do_not_depend_on_order_or_batch_size(case: Case, monkeypatch: p
         )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), mixed=st.booleans())
 def test_numbers_of_absent_receivers_never_matter(seed: int, mixed: bool) -> None:
     spec, scenario = CASES["mixed"] if mixed else (spec_for(), VALLEY)

@@ -38,7 +38,7 @@ def negative_log_likelihood(located: Located, target: torch.Tensor) -> np.ndarra
     return (locator_loss(located, target).numpy() - position_term(located, target)) / NLL_WEIGHT
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_nees_against_numpy(seed: int) -> None:
     located, target = some_rows(5, seed)

@@ -50,7 +50,7 @@ def test_haversine() -> None:
     assert haversine_m(10.0, 179.5, 10.0, -179.5) == pytest.approx(haversine_m(10.0, 0.0, 10.0, 1.0))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_dilution_is_the_inverse_of_h_transposed_h(seed: int) -> None:
     gradient = gradients(seed)
@@ -77,7 +77,7 @@ def test_differencing_needs_the_correlated_covariance() -> None:
     assert (np.abs(np.sqrt(np.trace(naive, axis1=1, axis2=2)) / hdop - 1) > 0.01).any()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(SEEDS)
 def test_another_receiver_never_makes_it_worse(seed: int) -> None:
     gradient = gradients(seed)

@@ -65,10 +65,10 @@ def test_models_refuse_what_they_do_not_cover(scenario: Scenario, parts: list[st
     assert all(part in str(caught.value) for part in parts), caught.value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-5, 20), st.floats(0, 5))
 def test_knife_edge_loss_falls_as_clearance_grows(v: float, more: float) -> None:
-    assert knife_edge_loss_db(v + more) >= knife_edge_loss_db(v) >= 0
+    assert knife_edge_loss_db(v + more) + 1e-12 >= knife_edge_loss_db(v) >= 0
 
 
 def test_knife_edge_values() -> None:

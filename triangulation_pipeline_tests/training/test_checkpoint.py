@@ -48,7 +48,7 @@ def test_round_trip(architecture: Architecture) -> None:
     assert np.array_equal(predict(back.locator(), inputs).en_m, predict(model, inputs).en_m)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(garbage=st.binary(max_size=200))
 def test_garbage_is_refused(garbage: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable checkpoint"):
