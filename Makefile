@@ -8,7 +8,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
-.PHONY: install run ui test test-production lint bench clean
+.PHONY: install run ui test test-production test-ui screenshots lint bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,10 +26,16 @@ ui: install
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install
-	$(BIN)/pytest -n 2 -m "not production" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not production and not ui" $(ARGS)
 
 test-production: install
 	$(BIN)/pytest -n 2 -m production $(ARGS)
+
+test-ui: install
+	$(BIN)/pytest -m ui $(ARGS)
+
+screenshots: install
+	UI_SCREENSHOTS=docs/images $(BIN)/pytest -m ui $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
