@@ -30,7 +30,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 # A folder: the pictures of the README are written there (make screenshots).
 SCREENSHOTS = os.environ.get("UI_SCREENSHOTS")
 # Long enough for two cores that have other things to do; nothing waits longer than it has to.
-SECONDS = 30
+SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Stack:
         return data
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """Status and times of a run."""
-        run: dict[str, Any] = self.query(
-            "query($id: ID!) { runOrError(runId: $id) { ... on Run { status startTime endTime } } }", id=run_id
-        )["runOrError"]
+        """Status, times and steps of a run."""
+        fields = "status startTime endTime stepStats { stepKey status }"
+        answer = self.query(f"query($id: ID!) {{ runOrError(runId: $id) {{ ... on Run {{ {fields} }} }} }}", id=run_id)
+        run: dict[str, Any] = answer["runOrError"]
         return run
 
 
