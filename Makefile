@@ -10,7 +10,8 @@ export DAGSTER_HOME ?= $(CURDIR)
 
 COMPOSE := docker compose -f docker/compose.yaml
 
-.PHONY: install run ui test test-production test-stack test-faults lint audit bench docker-up docker-run docker-down docker-test clean
+.PHONY: install run ui test test-production test-stack test-faults test-ui screenshots lint audit bench \
+	docker-up docker-run docker-down docker-test clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -29,7 +30,7 @@ ui: install
 	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 test: install
-	$(BIN)/pytest -n 2 -m "not production and not stack and not faults" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not production and not stack and not faults and not ui" $(ARGS)
 
 # The servers are started by the tests. Root on Debian gets their TimescaleDB; others name one (see the README).
 test-production: install
@@ -47,6 +48,12 @@ test-faults: install
 audit: install
 	$(BIN)/pip install -q pip-audit==2.10.1
 	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+
+test-ui: install
+	$(BIN)/pytest -m ui $(ARGS)
+
+screenshots: install
+	UI_SCREENSHOTS=docs/images $(BIN)/pytest -m ui $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ class SyntheticDatasetConfig(dg.Config):
     )
     scenario: ScenarioOverrides = Field(default_factory=ScenarioOverrides, description="What differs from the preset.")
     num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws; the same seed gives the same bytes.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws, 0 or more; equal seeds give equal bytes.")
     dataset_id: str | None = Field(
         None, description="Take this dataset as it is, its digest verified; nothing is simulated. Null = simulate."
     )

@@ -29,6 +29,12 @@ def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return rows
 
 
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers to five digits, for reading: a table of all digits is wider than the page, and pushes out what is
+    beside it."""
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
 def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetadataValue]:
     """The epochs as a table named ``epochs``; of very many only every so manyth and the last, as the name then says."""
     every = -(-len(history) // EPOCH_TABLE_ROWS)

@@ -152,7 +152,7 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
     whole.set_xlim(0, 1)
     whole.set_ylim(0, 1)
     whole.yaxis.set_major_formatter(PercentFormatter(1))
-    whole.legend(loc="upper left", fontsize=8.5, frameon=False)
+    whole.legend(loc="best", fontsize=8.5, frameon=False)
     difference.fill_between(
         nominal, -100 * half_band, 100 * half_band, color=GREY, alpha=0.3, lw=0, label="chance (95 % band)"
     )
@@ -288,7 +288,7 @@ def training_curves(history: Sequence[Mapping[str, float | int | None]], limit_m
         for axes in (loss, error, rate):
             axes.axvline(best, color=BLACK, lw=0.8, ls=":", zorder=0)
         _title(loss, f"Training, {_count(len(history), 'epoch')}: lowest validation loss in epoch {best:.0f} (dotted)")
-    loss.legend(fontsize=8.5, frameon=False, loc="upper right", ncols=2)
+    loss.legend(fontsize=8.5, frameon=False, loc="best", ncols=2)
     error.legend(fontsize=8.5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (loss, error, rate):
         _plain(axes)

@@ -45,7 +45,13 @@ class TrainingConfig(BaseModel):
     early_stop_patience: int = Field(10, ge=0, le=5000, description="Epochs without improvement; 0 = never stop early.")
     early_stop_delta: float = Field(0.001, ge=0, le=1e6, description="val_loss must fall by more than this, 0 to 1e6.")
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm, above 0 to 1e6.")
-    max_gdop: float = Field(5.0, gt=0, le=1e6, description="Good geometry: the subset of val_rmse_good_geom_m only.")
+    max_gdop: float = Field(
+        5.0,
+        gt=0,
+        le=1e6,
+        description="Rows of lower GDOP are the good geometry that errors are reported on and promotion is decided by, "
+        "above 0 to 1e6; all rows are trained on.",
+    )
     min_snr_db: float | None = Field(
         None, ge=-50, le=100, description="Training rows of lower mean SNR are left out, dB, -50 to 100; null = all."
     )
@@ -56,7 +62,7 @@ class TrainingConfig(BaseModel):
     )
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows, 0 or more.")
 
     @field_validator("parent_model_id")
     @classmethod

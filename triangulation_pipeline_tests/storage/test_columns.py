@@ -14,7 +14,7 @@ zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 moments = st.datetimes(datetime(1970, 1, 2), datetime(2900, 1, 1), timezones=zones)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(moments, moments)
 def test_times_come_back_in_utc_and_sort_as_stored(first: datetime, second: datetime) -> None:
     column = UtcDateTime()

@@ -94,7 +94,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert files(tmp_path / "objects") == [tmp_path / "objects" / "a" / "b"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(alphabet="./a-~\\ \0", max_size=12))
 def test_no_key_leads_out_of_the_folder(key: str) -> None:
     store = FolderStore(Path("/root-of-the-store"))

@@ -1,0 +1,180 @@
+"""What a person sees in Dagster's UI, in the order in which one looks at it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from triangulation_pipeline_tests.ui.conftest import SECONDS, Stack, open_launchpad, write_config
+
+pytestmark = pytest.mark.ui
+
+ASSETS = (
+    "receiver_network",
+    "synthetic_dataset",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "trained_model",
+    "model_evaluation",
+    "registered_model",
+)
+# More than a quick machine trains while it is watched; few enough for each to be observed.
+EPOCHS = 60
+
+# The points that each chart of the page draws, by the chart's name.
+DRAWN_POINTS = """() => {
+  const charts = {};
+  for (const canvas of document.querySelectorAll('canvas')) {
+    let fiber = canvas[Object.keys(canvas).find(key => key.startsWith('__reactFiber'))];
+    while (fiber && !fiber.memoizedProps?.data?.datasets) fiber = fiber.return;
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    if (fiber && pixels.some(value => value))
+      for (const {label, data} of fiber.memoizedProps.data.datasets)
+        charts[label] = data.filter(point => Number.isFinite(point.y)).length;
+  }
+  return charts;
+}"""
+
+# The newest epoch whose line the page shows.
+NEWEST_EPOCH = f"""() => Math.max(
+  0, ...[...document.body.innerText.matchAll(/epoch (\\d+)\\/{EPOCHS}:/g)].map(line => +line[1])
+)"""
+
+
+def test_the_graph_and_the_run_made_before(page: Page, stack: Stack, screenshot: Callable[[Page, str], None]) -> None:
+    page.goto(f"/runs/{stack.seeded['job_id']}")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    page.goto("/runs")
+    expect(page.get_by_text(stack.seeded["job_id"][:8])).to_be_visible()
+    expect(page.get_by_text("train_locator")).to_be_visible()
+    page.goto("/asset-groups")
+    for asset in ASSETS:
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    page.get_by_text("Hide navigation").click()
+    page.set_viewport_size({"width": 1280, "height": 480})
+    page.reload()
+    expect(page.get_by_text("registered_model", exact=True)).to_have_count(2)
+    page.get_by_placeholder("Jump to").locator("xpath=following::button[1]").click()
+    expect(page.get_by_text("registered_model", exact=True)).to_have_count(1)
+    page.set_viewport_size({"width": 1040, "height": 480})
+    screenshot(page, "asset_graph")
+
+
+@pytest.mark.parametrize(
+    ("asset", "pictures"),
+    [
+        ("synthetic_dataset", ("map", "histograms")),
+        ("trained_model", ("curves",)),
+        ("model_evaluation", ("error_cdf", "calibration_curve", "error_map")),
+        ("registered_model", ("curves",)),
+    ],
+)
+def test_pictures_are_rendered(page: Page, asset: str, pictures: tuple[str, ...]) -> None:
+    page.goto(f"/assets/{asset}")
+    for name in pictures:
+        row = page.locator("tr").filter(has=page.get_by_text(name, exact=True))
+        row.get_by_text("[Show Markdown]").click()
+        image = page.get_by_role("dialog").get_by_role("img").last
+        expect(image).to_be_visible()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 700
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_launchpad_explains_the_fields(page: Page) -> None:
+    launchpad = open_launchpad(page)
+    launchpad.locator(".CodeMirror-line", has_text="learning_rate").click()
+    expect(launchpad.get_by_text("AdamW's highest, above 0 to 1.")).to_be_visible()
+
+
+def test_the_launchpad_refuses_a_wrong_choice_type_or_name(page: Page) -> None:
+    launchpad = open_launchpad(page)
+    for wrong, refusal in (
+        ({"epochs": "many"}, 'config:epochs. Value "many" of type'),
+        ({"epochz": 3}, 'Received unexpected config entry "epochz"'),
+        ({"lr_scheduler": "steps"}, "config:lr_scheduler not in enum type Scheduler got steps"),
+    ):
+        write_config(page, launchpad, {"trained_model": wrong})
+        expect(launchpad.get_by_text(refusal)).to_be_visible()
+        expect(launchpad.get_by_role("button", name="Materialize")).to_be_disabled()
+
+
+def test_a_value_out_of_range_ends_the_run_in_its_first_second(page: Page, stack: Stack) -> None:
+    run_id = launch(page, {"trained_model": {"epochs": 0}})
+    expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+    sentence = "trained_model: epochs: Input should be greater than or equal to 1 (got 0)"
+    expect(page.get_by_text(sentence).first).to_be_visible()
+    run = stack.run(run_id)
+    # A second; on a machine with other things to do, a few.
+    assert run["endTime"] - run["startTime"] < 5
+    assert [step["stepKey"] for step in run["stepStats"] if step["status"] != "SKIPPED"] == ["receiver_network"]
+
+
+def test_a_failed_check_refuses_promotion(page: Page) -> None:
+    launch(
+        page,
+        {
+            "synthetic_dataset": {"num_samples": 3000},
+            "trained_model": {"epochs": 2, "accelerator": "cpu"},
+            "model_evaluation": {"max_rmse_m": 1.0},
+        },
+    )
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=3 * SECONDS * 1000)
+    page.goto("/assets/model_evaluation?view=checks&checkDetail=accuracy")
+    expect(page.get_by_text("is above 1.0 m").first).to_be_visible()
+    expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    page.goto("/assets/registered_model")
+    for key, value in (("promoted", "false"), ("promotion_reason", "is above 1.0 m")):
+        row = page.locator("tr").filter(has=page.get_by_text(key, exact=True))
+        expect(row.get_by_text(value)).to_be_visible()
+
+
+def test_curves_grow_while_it_trains_until_it_is_terminated(
+    page: Page, context: BrowserContext, stack: Stack, screenshot: Callable[[Page, str], None]
+) -> None:
+    run_id = launch(
+        page,
+        {
+            "synthetic_dataset": {"num_samples": 8000},
+            "trained_model": {"epochs": EPOCHS, "early_stop_patience": 0, "accelerator": "cpu"},
+        },
+    )
+    # The run's page goes on by itself.
+    for epoch in (1, 3):
+        page.wait_for_function(f"() => ({NEWEST_EPOCH})() >= {epoch}")
+        assert stack.run(run_id)["status"] == "STARTED"
+
+    # The plots have what there is whenever the page is opened.
+    model = context.new_page()
+    lengths: set[int] = set()
+    while len(lengths) < 3:
+        lengths.add(drawn_points(model)["val_loss"])
+        assert stack.run(run_id)["status"] == "STARTED", f"the curve had {lengths} points while it trained"
+    model.set_viewport_size({"width": 1280, "height": 560})
+    model.get_by_text("val_distance_p95_m", exact=True).first.evaluate("title => title.scrollIntoView()")
+    screenshot(model, "live_curves")
+
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
+
+
+def launch(page: Page, ops: dict[str, dict[str, Any]]) -> str:
+    """Materialises everything from the graph page; gives the run's id, with its page open."""
+    launchpad = open_launchpad(page)
+    write_config(page, launchpad, ops)
+    expect(launchpad.get_by_text("No errors")).to_be_visible()
+    launchpad.get_by_role("button", name="Materialize").click()
+    page.wait_for_url("**/runs/*")
+    return page.url.rsplit("/", 1)[-1].split("?")[0]
+
+
+def drawn_points(page: Page) -> dict[str, int]:
+    """How many points each chart of the model's page draws, the page opened anew."""
+    page.goto("/assets/trained_model")
+    page.get_by_role("button", name="Plots").click()
+    page.wait_for_function(f"() => ({DRAWN_POINTS})().val_loss > 0")
+    points: dict[str, int] = page.evaluate(DRAWN_POINTS)
+    return points
