@@ -44,3 +44,10 @@ def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetad
 def known(values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that have a value; Dagster shows None as a null entry of no type, which breaks its plots."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def plotted(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Those that Dagster draws from evaluation to evaluation: the model's, the bound's, and the rival's it has to beat;
+    the tables have all."""
+    shown = ("test_", "crlb_", "huber_gauss_newton_")
+    return {name: value for name, value in numbers.items() if name.startswith(shown) and "without_fix" not in name}

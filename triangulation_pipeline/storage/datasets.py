@@ -138,7 +138,10 @@ def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) ->
         _get(connection, dataset_id)
         batches = list(select_samples(connection, dataset_id, split))
         if not batches:  # the first batch of all knows how many receivers there are
-            batches = [next(select_samples(connection, dataset_id)).take(slice(0, 0))]
+            first = next(select_samples(connection, dataset_id), None)
+            if first is None:
+                raise StorageError(f"dataset {dataset_id} holds no samples any more")
+            batches = [first.take(slice(0, 0))]
     return SampleBatch.concatenate(batches)
 
 

@@ -1,7 +1,10 @@
 """Worker processes that really die, and what must hold of a home at any moment."""
 
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,22 @@ def write_config(folder: Path, name: str = "run.yaml", **steps: dict[str, Any]) 
 def worker(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """``triangulation`` with these arguments, in a process of its own."""
     return subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
     )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the worker, and then to what copied its output, which may not notice."""
+    process.kill()
+    process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def finish(process: subprocess.Popen[str]) -> str:

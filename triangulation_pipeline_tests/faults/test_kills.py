@@ -16,7 +16,7 @@ from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import make_home
-from triangulation_pipeline_tests.faults.conftest import finish, jobs_of_a_sound_home, worker, write_config
+from triangulation_pipeline_tests.faults.conftest import finish, jobs_of_a_sound_home, kill, worker, write_config
 
 pytestmark = pytest.mark.faults
 
@@ -48,8 +48,7 @@ def kill_after(process: subprocess.Popen[str], says: str, times: int, seconds: f
         if times <= 0:
             break
     time.sleep(seconds)
-    process.kill()
-    process.communicate()
+    kill(process)
 
 
 @pytest.fixture
@@ -67,10 +66,10 @@ def test_killed_at_random_moments(never_killed: dict[str, torch.Tensor], home: P
     moments = random.Random(seed)
     config = write_config(home, **SETTINGS)
     kills, before = KILLS // 3 + 1, 0
-    for kill in range(kills):
+    for number in range(kills):
         jobs = jobs_of_a_sound_home()
         process = worker("run", *(["--resume", jobs[0].id] if jobs else ["--config", str(config)]))
-        if kill == 0:
+        if number == 0:
             kill_after(process, "", 1, moments.uniform(0, 0.5))  # the dataset is there, or nearly
         else:
             kill_after(process, "epoch", moments.randint(1, EPOCHS // kills), moments.uniform(0, 0.5))
@@ -92,7 +91,7 @@ def test_killed_while_it_ends(home: Path) -> None:
     """After the last epoch: calibration, checks, evaluation, registration."""
     moments = random.Random(3)
     config = write_config(home, synthetic_dataset={"num_samples": 2000}, trained_model={"epochs": 2})
-    for kill in range(KILLS // 3):
+    for number in range(KILLS // 3):
         process = worker("run", "--config", str(config))
         kill_after(process, "epoch", 2, moments.uniform(0, 3))
         job = jobs_of_a_sound_home()[0]
@@ -103,6 +102,6 @@ def test_killed_while_it_ends(home: Path) -> None:
         engine = open_database(read_settings().database_url)
         models = list_models(engine)
         engine.dispose()
-        assert [model.version for model in models] == list(range(kill + 1, 0, -1))
-        assert len({model.trained_by_job_id for model in models}) == kill + 1
+        assert [model.version for model in models] == list(range(number + 1, 0, -1))
+        assert len({model.trained_by_job_id for model in models}) == number + 1
         assert sum(model.is_active for model in models) == 1

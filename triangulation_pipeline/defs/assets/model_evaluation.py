@@ -8,7 +8,7 @@ from triangulation_pipeline.defs.assets.trained_model import trained_model
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
-from triangulation_pipeline.defs.metadata import known, picture, rounded, table
+from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import get_dataset
@@ -130,7 +130,7 @@ def model_evaluation(
             "promotion_reason": reason,
             "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
             "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
-            **rounded(known(_plotted(numbers))),
+            **rounded(known(plotted(numbers))),
             "evaluation_id": evaluation_id,
             "summary": dg.MetadataValue.json(summary),
         },
@@ -144,10 +144,3 @@ def model_evaluation(
             for check in checks
         ],
     )
-
-
-def _plotted(numbers: dict[str, float | None]) -> dict[str, float | None]:
-    """Those that Dagster draws from evaluation to evaluation: the model's, the bound's, and the rival's it has to beat;
-    the tables have all."""
-    shown = ("test_", "crlb_", "huber_gauss_newton_")
-    return {name: value for name, value in numbers.items() if name.startswith(shown) and "without_fix" not in name}

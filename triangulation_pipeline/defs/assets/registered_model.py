@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
+from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import StorageError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
+
+# As many as fit beside the reason on the page; the table of `trained_model` has all.
+EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good_geom_m", "val_coverage_95")
 
 
 @dg.asset(
@@ -100,14 +103,14 @@ def registered_model(
             "promotion_reason": model.promotion_reason,
             **not_worse.numbers,
             "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
-            **known(headline),
+            **rounded(known(plotted(headline))),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
             "sha256": model.sha256,
             "dataset_id": model.synthetic_dataset_id,
             "job_id": model.trained_by_job_id,
             "network_digest": model.network_digest,
-            **epoch_table(history),
+            **epoch_table([rounded({name: row[name] for name in EPOCH_COLUMNS}) for row in history]),
         },
         data_version=dg.DataVersion(model.sha256),
         check_results=[

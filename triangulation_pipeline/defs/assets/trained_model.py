@@ -61,7 +61,8 @@ def trained_model(
     validation_split: StoredSplit,
 ) -> dg.MaterializeResult[CheckpointReference]:
     """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
-    each epoch appear while it trains: in this asset's plots, in `training_metrics` and in `training_jobs`."""
+    each epoch appear while it trains: in this asset's plots (reload the page), in `training_metrics` and in
+    `training_jobs`."""
     preflight(context, storage)
 
     from triangulation_pipeline.training.trainer import TrainingStopped
@@ -108,7 +109,7 @@ def _result(
             "best_val_loss": trainer.best_val_loss,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
-            "best_metrics": dg.MetadataValue.json(trainer.best_checkpoint().metrics),
+            "calibrated_metrics": dg.MetadataValue.json(trainer.best_checkpoint().metrics),
             "checkpoint": dg.MetadataValue.path(best.location),
             "sha256": best.sha256,
             "objects": dg.MetadataValue.json(
