@@ -14,16 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import requests
 import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as given_settings
+from hypothesis import strategies as st
 
-from triangulation_pipeline.client import Webserver
+from triangulation_pipeline.client import Webserver, WebserverError
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import announce_job, fail_job
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
-from triangulation_pipeline_tests.conftest import ROOT, make_home
+from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.test_cli import COMMAND
 from triangulation_pipeline_tests.test_cli_operate import refusal, said
@@ -47,9 +51,11 @@ def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
         patch.setenv("TRIANGULATION_WEBSERVER_URL", f"http://127.0.0.1:{port}")
         patch.delenv("TRIANGULATION_DATABASE_URL", raising=False)
         patch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
+        dagster = Path(sys.executable).parent / "dagster"
+        subprocess.run([dagster, "instance", "concurrency", "set", "training", "1"], check=True, capture_output=True)
         with (home / "log").open("w") as log:
             stack = subprocess.Popen(
-                [Path(sys.executable).parent / "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)],
+                [dagster, "dev", "-w", "workspace.yaml", "-p", str(port)],
                 cwd=home,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -180,25 +186,73 @@ def test_cancelled_before_it_trains(webserver: Webserver, run_file: Callable[...
     assert webserver.run(again).status == "CANCELED"
 
 
+def worker_of(run_id: str) -> int:
+    """The process that a run is in, as its log tells."""
+    with dg.DagsterInstance.get() as instance:
+        told = [entry.message for entry in instance.all_logs(run_id)]
+    return int(next(found[1] for line in told if (found := re.search(r"Started process for run \(pid: (\d+)\)", line))))
+
+
 def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callable[..., str]) -> None:
-    job = said("launch", "--config", run_file(epochs=600, early_stop_patience=0))
+    """After its worker was killed, by itself; after it was paused and terminated, when asked to."""
+
+    def row() -> dict[str, Any]:
+        return json.loads(said("status", job, "--json"))
+
+    def goes_on_in(run_id: str, after: int) -> None:
+        until(lambda: row()["current_epoch"] > after)
+        assert (row()["status"], row()["run_id"], row()["run_status"]) == ("running", run_id, "STARTED")
+
+    job = said("launch", "--config", run_file(epochs=3000, early_stop_patience=0))
     until(lambda: len(webserver.events(job).epochs) > 1)
-    webserver.terminate(job)
-    until(lambda: webserver.run(job).is_finished)
-    assert refusal("watch", job) == f"run {job} was cancelled"
-    again = said("resume", job)
-    until(lambda: bool(webserver.events(again).epochs))
-    assert webserver.events(again).epochs[0]["epoch"] > 10
-    row = json.loads(said("status", job, "--json"))
-    assert (row["status"], row["run_id"], row["run_status"]) == ("running", again, "STARTED")
-    webserver.terminate(again)
-    until(lambda: webserver.run(again).is_finished)
+    os.kill(worker_of(job), signal.SIGKILL)
+    until(lambda: row()["run_id"] != job)
+    second = row()
+    assert webserver.run(job).status == "FAILURE"
+    assert webserver.run(second["run_id"]).parent_run_id == job
+    goes_on_in(second["run_id"], second["current_epoch"])
+
+    said("pause", "--wait", job)
+    paused = row()
+    assert (paused["status"], paused["run_status"], paused["stop_requested"]) == ("paused", "FAILURE", None)
+    assert f"paused at epoch {paused['current_epoch']} of 3000" in refusal("watch", job)
+    third = said("resume", job)
+    goes_on_in(third, paused["current_epoch"])
+
+    webserver.terminate(third)
+    until(lambda: webserver.run(third).is_finished)
+    assert refusal("watch", job) == f"run {third} was cancelled"
+    assert row()["status"] == "cancelled"
+    epochs = [epoch["epoch"] for epoch in json.loads(said("metrics", job, "--json"))]
+    assert epochs == list(range(1, row()["current_epoch"] + 1))
+
+
+@given(
+    wrong=st.dictionaries(
+        st.text(max_size=8), st.none() | st.integers(-(2**31), 2**31) | st.text(max_size=8), min_size=1
+    ),
+    name=st.text(max_size=40),
+)
+@given_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bad_variables_are_refused_in_one_sentence(webserver: Webserver, wrong: dict[str, Any], name: str) -> None:
+    """Run config with fields that are none, and ids that are none."""
+    fields = {f"no {field}": value for field, value in wrong.items()}
+    for ask in (
+        lambda: webserver.launch({"ops": {"trained_model": {"config": fields}}}),
+        lambda: webserver.run(name),
+        lambda: webserver.events(name),
+        lambda: webserver.terminate(name),
+    ):
+        with pytest.raises(WebserverError) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+        assert "Traceback" not in str(caught.value)
 
 
 def test_the_documented_requests(webserver: Webserver) -> None:
     """The page's blocks, run as they stand."""
     if shutil.which("curl") is None or shutil.which("jq") is None:
-        pytest.skip("curl or jq is not installed")
+        cannot_run("curl or jq is not installed")
     folder = ROOT / "docs" / "graphql"
     page = (folder / "README.md").read_text()
     used = set(re.findall(r"ask (\w+)", page))
