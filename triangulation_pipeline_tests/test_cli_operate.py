@@ -157,7 +157,7 @@ def running(engine: Engine, webserver: StandIn) -> JobRecord:
 
 @pytest.fixture
 def paused(engine: Engine, webserver: StandIn) -> JobRecord:
-    job = pause_job(engine, running(engine, webserver).id)
+    job = pause_job(engine, running(engine, webserver))
     webserver.runs[job.id] = make_run(job.id, "FAILURE")
     return job
 
@@ -204,7 +204,7 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     (row,) = json.loads(said("status", "--json"))
     assert row["run_status"] is None
     assert job.id in said("status")
-    complete_job(engine, job.id)
+    complete_job(engine, job)
     assert said("status") == "none"
 
 
@@ -212,7 +212,7 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
 def test_a_running_job_is_asked_to_stop(engine: Engine, webserver: StandIn, command: str, stop: Stop) -> None:
     job = running(engine, webserver)
     assert said(command, job.id[:8]).startswith(f"job {job.id} ")
-    assert beat(engine, job.id) is stop
+    assert beat(engine, job) is stop
     assert webserver.terminated == []
 
 
@@ -220,9 +220,9 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     job = running(engine, webserver)
 
     def work() -> None:
-        while beat(engine, job.id) is not Stop.pause:
+        while beat(engine, job) is not Stop.pause:
             time.sleep(0.02)
-        pause_job(engine, job.id)
+        pause_job(engine, job)
         time.sleep(0.1)
         webserver.runs[job.id] = make_run(job.id, "FAILURE")
 
@@ -237,9 +237,9 @@ def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: Stand
     job = running(engine, webserver)
 
     def work() -> None:
-        while beat(engine, job.id) is None:
+        while beat(engine, job) is None:
             time.sleep(0.02)
-        complete_job(engine, job.id)
+        complete_job(engine, job)
         webserver.runs[job.id] = make_run(job.id, "SUCCESS")
 
     worker = threading.Thread(target=work)
@@ -283,7 +283,7 @@ def test_of_two_that_resume_one_launches(engine: Engine, webserver: StandIn, pau
         return before(run_id)
 
     webserver.run = meanwhile  # type: ignore[method-assign]
-    assert refusal("resume", paused.id) == f"job {paused.id} is queued and cannot become queued"
+    assert f"job {paused.id} is resumed already, by run " in refusal("resume", paused.id)
     assert len(webserver.reexecutions(paused.id)) == 1
 
 

@@ -148,8 +148,8 @@ def test_failed_run(webserver: Webserver) -> None:
 
     engine = open_database(read_settings().database_url)
     announced = {"job_name": "trouble", "description": "", "config": {}, "total_epochs": 1}
-    announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
-    fail_job(engine, run.run_id, "trouble")
+    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
+    fail_job(engine, job, "trouble")
     again = said("resume", run.run_id[:8])
     assert webserver.run(again).parent_run_id == run.run_id
     until(lambda: webserver.run(again).is_finished)

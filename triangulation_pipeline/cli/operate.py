@@ -172,13 +172,15 @@ def resume(job: str, url: str | None) -> None:
             )
         if not run.is_finished:
             raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
-        requeue_job(engine, found.id)
+        if under_way := [other.run_id for other in webserver.reexecutions(run.run_id) if not other.is_finished]:
+            raise ValueError(f"job {found.id} is resumed already, by run {under_way[0]}")
+        queued = requeue_job(engine, found)
         try:
             again = webserver.reexecute(run)
         except WebserverError as error:
-            fail_job(engine, found.id, f"resume failed: {error}")
+            fail_job(engine, queued, f"resume failed: {error}")
             raise
-        assign_run(engine, found.id, again.run_id)
+        assign_run(engine, queued, again.run_id)
     click.echo(again.run_id)
 
 

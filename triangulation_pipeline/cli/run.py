@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from triangulation_pipeline.defs.resources import OpenStorage
     from triangulation_pipeline.storage.jobs import JobRecord
 
+# A worker in another process beats every second.
+LISTEN_S = 5.0
+
 
 @click.command()
 @config_option
@@ -76,24 +79,33 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
     import dagster as dg
 
     from triangulation_pipeline.definitions import train_locator_job
-    from triangulation_pipeline.storage.jobs import RESUMABLE, fail_job, find_job_of_run, get_job, requeue_job
-    from triangulation_pipeline.storage.pulse import EVERY_S
+    from triangulation_pipeline.storage.jobs import (
+        RESUMABLE,
+        WAITING,
+        fail_job,
+        find_job_of_run,
+        get_job,
+        requeue_job,
+    )
     from triangulation_pipeline.storage.tables import JobStatus
 
-    if job.status is JobStatus.running:
-        time.sleep(3 * EVERY_S)
-        if get_job(storage.engine, job.id).heartbeats != job.heartbeats:
-            raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
-        job = fail_job(storage.engine, job.id, "its worker died")
     last = instance.get_run_by_id(job.run_id or job.id)
     if last is None:
         raise ValueError(f"job {job.id} was trained by run {job.run_id}, which this DAGSTER_HOME does not know")
     if last.is_success:
         raise ValueError(f"job {job.id} is {job.status}, and its run has succeeded: there is nothing to go on with")
+    # What the daemon launched it also ends, and tries again; of what ran in a terminal only its worker would know.
+    if not last.is_finished and (last.remote_job_origin is not None or job.status in WAITING):
+        raise ValueError(f"job {job.id} is {job.status}, and run {last.run_id} is at work on it, or will be")
+    if job.status is JobStatus.running:
+        time.sleep(LISTEN_S)
+        if get_job(storage.engine, job.id).heartbeats != job.heartbeats:
+            raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
+        job = fail_job(storage.engine, job, "its worker died")
     if not last.is_finished:
         instance.report_run_failed(last, "its worker died")
     if job.status in RESUMABLE:
-        requeue_job(storage.engine, job.id)
+        requeue_job(storage.engine, job)
     options = dg.ReexecutionOptions.from_failure(last.run_id, instance)
     with (
         _progress(console),

@@ -4,7 +4,6 @@ Dagster checks names, types and choices at launch, but not ranges, and not what 
 does, for all steps at once, first thing in every step.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -126,7 +125,7 @@ STEP_CONFIGS: dict[str, type[dg.Config]] = {
 
 
 def training_settings(run_config: Mapping[str, Any]) -> TrainedModelConfig:
-    """The training settings of a run. Raises pydantic's ValidationError where they are wrong."""
+    """The training settings of a run. Raises ValueError (pydantic's ValidationError) where they are wrong."""
     return TrainedModelConfig(**_settings_of("trained_model", run_config))
 
 
@@ -163,14 +162,17 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
 
 
 def _settings_of(step: str, run_config: Mapping[str, Any]) -> dict[str, Any]:
-    given = (run_config.get("ops") or {}).get(step) or {}
-    return _without_environment(given.get("config") or {})
+    settings = ((run_config.get("ops") or {}).get(step) or {}).get("config") or {}
+    _refuse_environment(step, settings)
+    return settings
 
 
-def _without_environment(value: Any) -> Any:
-    """Dagster takes ``{env: NAME}`` in place of a string or whole number."""
+def _refuse_environment(place: str, value: Any) -> None:
+    """Dagster takes ``{env: NAME}`` in place of a string or whole number, and would show everyone what is in there."""
     if isinstance(value, Mapping):
         if set(value) == {"env"}:
-            return os.environ.get(value["env"])
-        return {name: _without_environment(item) for name, item in value.items()}
-    return value
+            raise ValueError(
+                f"{place}: {{env: {value['env']}}} is not taken, as settings are shown to everyone; write the value"
+            )
+        for name, item in value.items():
+            _refuse_environment(f"{place}: {name}", item)

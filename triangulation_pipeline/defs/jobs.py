@@ -2,6 +2,10 @@
 
 import dagster as dg
 
+# One run at a time on an instance trains or registers (so that production is compared with one challenger at a time);
+# the pool's limit is set when the daemon is started (Makefile, docker/compose.yaml).
+TRAINING_POOL = "training"
+
 train_locator = dg.define_asset_job(
     "train_locator",
     selection=dg.AssetSelection.all(),

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping
 
 import dagster as dg
-from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from triangulation_pipeline.defs.config import training_settings
 from triangulation_pipeline.defs.jobs import trains
 from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
     UNFINISHED,
@@ -64,6 +64,9 @@ def reconcile(
     for record in instance.get_run_records(dg.RunsFilter(statuses=list(_WAITING))):
         done += _announce(engine, record.dagster_run)
     now_seen: Seen = {}
+    # While another process holds SQLite's lock no worker can beat: a look counts when the lock can be had.
+    with writing(engine):
+        pass
     for job in list_jobs(engine, *UNFINISHED):
         beats, looks = seen.get(job.id, (job.heartbeats, -1))
         now_seen[job.id] = (job.heartbeats, looks + 1 if beats == job.heartbeats else 0)
@@ -80,7 +83,7 @@ def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
         return []
     try:
         settings = training_settings(run.run_config)
-    except ValidationError:
+    except ValueError:
         return []  # the run will say so itself, in its first second
     job = announce_job(
         engine,
@@ -96,17 +99,19 @@ def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
 
 def _settle(instance: dg.DagsterInstance, engine: Engine, job: JobRecord, *, silent: bool) -> list[str]:
     run = None if job.run_id is None else instance.get_run_by_id(job.run_id)
-    if run is not None and run.status is dg.DagsterRunStatus.CANCELED:
-        cancel_job(engine, job.id, "the run was terminated")
-        return [f"job {job.id} was cancelled with its run"]
+    if run is not None and run.is_finished and job.started_at is None:
+        told = f"its run {run.run_id} ended before it trained"
     # One that is to be resumed is queued before the run that will do so is there.
-    if run is not None and run.is_finished and (job.status is JobStatus.running or silent):
-        fail_job(engine, job.id, f"its run {run.run_id} ended without a word of it: the worker died")
-        return [f"job {job.id} failed: its run had ended"]
-    if job.status is JobStatus.running and silent:
+    elif run is not None and run.is_finished and (job.status is JobStatus.running or silent):
+        told = f"its run {run.run_id} ended without a word of it: the worker died"
+    elif silent and (run is None or job.status is JobStatus.running):
         told = f"no sign of life from its worker for {SILENT_LOOKS * INTERVAL_S} s"
-        fail_job(engine, job.id, told)
-        if run is not None:
-            instance.report_run_failed(run, f"job {job.id}: {told}")
-        return [f"job {job.id} failed: {told}"]
-    return []
+    else:
+        return []
+    if run is not None and run.status is dg.DagsterRunStatus.CANCELED:
+        cancel_job(engine, job, "the run was terminated")
+        return [f"job {job.id} was cancelled with its run"]
+    fail_job(engine, job, told)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(run, f"job {job.id}: {told}")
+    return [f"job {job.id} failed: {told}"]

@@ -116,15 +116,16 @@ def writing(engine: Engine) -> Iterator[Connection]:
                 commits = True
     except _Undone as error:
         if commits:
-            raise StorageError(f"{error}; whether it was written before is not known") from error.__cause__
+            raise _Unknown(f"{error}; whether it was written before is not known") from error.__cause__
         raise
 
 
-def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -> _Result:
+def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result], *, repeatable: bool = False) -> _Result:
     """What ``write`` returns; tried again where another process took the same unique key first, or where the server
     undid the transaction: the connection was lost before it could be committed, or two waited for each other.
 
-    Raises StorageError where that happens MOST_TRIES times on end, or where the connection is lost while it commits.
+    Raises StorageError where that happens MOST_TRIES times on end, or where the connection is lost while it commits,
+    unless ``write`` is ``repeatable``: done twice it leaves what it leaves when done once.
     """
     for _ in range(MOST_TRIES):
         try:
@@ -135,11 +136,19 @@ def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result]) -
             lost.__cause__ = error
         except _Undone as error:
             lost = error
+        except _Unknown as error:
+            if not repeatable:
+                raise
+            lost = error
     raise lost
 
 
 class _Undone(StorageError):
     """The server rolled the transaction back; it may be tried again as it is."""
+
+
+class _Unknown(StorageError):
+    """The connection was lost while the transaction was committed."""
 
 
 def _connect(engine: Engine, verb: str) -> Connection:
@@ -165,6 +174,11 @@ def _sentences(engine: Engine, verb: str) -> Iterator[None]:
         raise kind(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
     except (DataError, psycopg.DataError) as error:
         raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from error
+    except IntegrityError:
+        raise  # for who knows which key it is
+    except DBAPIError as error:
+        # A server that became a standby, a right that was taken away.
+        raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
 
 
 def _is_sqlite(url: URL) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select, update
 
 from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.storage.columns import checked_json, now
@@ -93,7 +93,7 @@ def announce_job(
             values = {"job_name": job_name, "description": description, "config": config, "total_epochs": total_epochs}
             _insert(connection, job_id, job_id, status, values)
         elif (job.status, status) == (JobStatus.pending, JobStatus.queued):
-            _change(connection, job_id, JobStatus.queued)
+            _change(connection, job, JobStatus.queued)
         return _get(connection, job_id)
 
     return in_one_transaction(engine, announce)
@@ -150,9 +150,9 @@ def start_job(
         if job.status in RESUMABLE and job.run_id == run_id:
             raise IllegalTransition(f"job {job_id} was {job.status} before run {run_id} began to train; resume it")
         if job.status in REACHED_FROM[JobStatus.queued]:
-            _change(connection, job_id, JobStatus.queued)
+            _change(connection, job, JobStatus.queued)
         cleared = {"error_message": None, "finished_at": None, "stop_requested": None}
-        _change(connection, job_id, JobStatus.running, run_id=run_id, started_at=now(), **values, **cleared)
+        _change(connection, job, JobStatus.running, run_id=run_id, started_at=now(), **values, **cleared)
         return _get(connection, job_id)
 
     return in_one_transaction(engine, start)
@@ -160,7 +160,7 @@ def start_job(
 
 def record_epoch(
     engine: Engine,
-    job_id: str,
+    job: JobRecord,
     metrics: Mapping[str, float | None],
     *,
     best_epoch: int,
@@ -169,15 +169,15 @@ def record_epoch(
     state_location: str,
     state_sha256: str,
 ) -> str | None:
-    """Records an epoch of a running job, and the saved state it left, in one transaction.
+    """Records an epoch of a job that its run works on, and the saved state it left, in one transaction.
 
     ``metrics`` holds ``epoch`` (from 1) and the METRIC_COLUMNS; only those of OPTIONAL_METRICS may be None. Rows of
     this epoch and of later ones, left by an earlier try, are replaced: a job has one row an epoch. Returns the location
     of the saved state before this one, which nothing points to any more, or None where there is none.
 
-    Raises ValueError for missing, unknown or non-finite metrics and IllegalTransition where the job does not run.
+    Raises ValueError for missing, unknown or non-finite metrics and IllegalTransition where the job is not
+    that run's any more.
     """
-    job_id = uuid_text("job_id", job_id)
     epoch, values = _checked_metrics(metrics, total_epochs)
     if not math.isfinite(best_val_loss):
         raise ValueError(f"best_val_loss must be a finite number, got {best_val_loss}")
@@ -188,7 +188,7 @@ def record_epoch(
         # returns is the state before.
         before = connection.execute(
             update(training_jobs)
-            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.running)
+            .where(*_is_run_by(job))
             .values(
                 current_epoch=epoch,
                 total_epochs=total_epochs,
@@ -202,66 +202,68 @@ def record_epoch(
             .returning(training_jobs.c.state_location)
         ).one_or_none()
         if before is None:
-            status = _get(connection, job_id).status
-            raise IllegalTransition(f"job {job_id} is {status}, an epoch can only be recorded while it is running")
+            raise _not_running(connection, job)
         connection.execute(
             update(training_jobs)
-            .where(training_jobs.c.id == job_id)
+            .where(training_jobs.c.id == job.id)
             .values(state_location=state_location, state_sha256=state_sha256)
         )
         connection.execute(
             delete(training_metrics).where(
-                training_metrics.c.training_job_id == job_id, training_metrics.c.epoch >= epoch
+                training_metrics.c.training_job_id == job.id, training_metrics.c.epoch >= epoch
             )
         )
         connection.execute(
-            insert(training_metrics).values(training_job_id=job_id, epoch=epoch, timestamp=now(), **values)
+            insert(training_metrics).values(training_job_id=job.id, epoch=epoch, timestamp=now(), **values)
         )
         return before.state_location if before.state_location != state_location else None
 
-    return in_one_transaction(engine, record)
+    return in_one_transaction(engine, record, repeatable=True)
 
 
-def complete_job(engine: Engine, job_id: str) -> JobRecord:
-    """Marks a running job as completed. Raises IllegalTransition from any other state."""
-    return _end(engine, job_id, JobStatus.completed, progress_percent=100.0)
+def complete_job(engine: Engine, job: JobRecord) -> JobRecord:
+    """Marks a running job as completed. Raises IllegalTransition from any other state, or where another run has it."""
+    return _end(engine, job, JobStatus.completed, progress_percent=100.0)
 
 
-def fail_job(engine: Engine, job_id: str, error_message: str) -> JobRecord:
-    """Marks a pending, queued or running job as failed. Raises IllegalTransition from any other state."""
-    return _end(engine, job_id, JobStatus.failed, error_message=error_message)
+def fail_job(engine: Engine, job: JobRecord, error_message: str) -> JobRecord:
+    """Marks a pending, queued or running job as failed. Raises IllegalTransition as ``complete_job`` does."""
+    return _end(engine, job, JobStatus.failed, error_message=error_message)
 
 
-def cancel_job(engine: Engine, job_id: str, reason: str | None = None) -> JobRecord:
-    """Marks a pending, queued or running job as cancelled. Raises IllegalTransition from any other state."""
-    return _end(engine, job_id, JobStatus.cancelled, error_message=reason)
+def cancel_job(engine: Engine, job: JobRecord, reason: str | None = None) -> JobRecord:
+    """Marks a pending, queued or running job as cancelled. Raises IllegalTransition as ``complete_job`` does."""
+    return _end(engine, job, JobStatus.cancelled, error_message=reason)
 
 
-def pause_job(engine: Engine, job_id: str) -> JobRecord:
-    """Marks a running job as paused. Raises IllegalTransition from any other state."""
-    return _end(engine, job_id, JobStatus.paused)
+def pause_job(engine: Engine, job: JobRecord) -> JobRecord:
+    """Marks a running job as paused. Raises IllegalTransition as ``complete_job`` does."""
+    return _end(engine, job, JobStatus.paused)
 
 
-def requeue_job(engine: Engine, job_id: str) -> JobRecord:
+def requeue_job(engine: Engine, job: JobRecord) -> JobRecord:
     """Marks a job that ended early as queued, before a run is launched to resume it: of two that resume, one is
     refused. Raises IllegalTransition where it cannot be resumed."""
-    job_id = uuid_text("job_id", job_id)
     with writing(engine) as connection:
-        _change(connection, job_id, JobStatus.queued, finished_at=None, stop_requested=None)
-        return _get(connection, job_id)
+        _change(connection, job, JobStatus.queued, finished_at=None, stop_requested=None)
+        return _get(connection, job.id)
 
 
-def assign_run(engine: Engine, job_id: str, run_id: str) -> JobRecord:
-    """Says which run will resume a queued job. One that has left the queue meanwhile, for that run or by its end, stays
-    as it is."""
-    job_id, run_id = uuid_text("job_id", job_id), uuid_text("run_id", run_id)
+def assign_run(engine: Engine, job: JobRecord, run_id: str) -> JobRecord:
+    """Says which run will resume a queued job. One that was cancelled meanwhile is told as well, so that the run is
+    refused when it comes to train; one that has begun to train stays as it is."""
+    run_id = uuid_text("run_id", run_id)
     with writing(engine) as connection:
         connection.execute(
             update(training_jobs)
-            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.queued)
+            .where(
+                training_jobs.c.id == job.id,
+                training_jobs.c.run_id == job.run_id,
+                training_jobs.c.status.in_([JobStatus.queued, JobStatus.cancelled]),
+            )
             .values(run_id=run_id)
         )
-        return _get(connection, job_id)
+        return _get(connection, job.id)
 
 
 def request_stop(engine: Engine, job_id: str, stop: Stop) -> JobRecord:
@@ -278,24 +280,24 @@ def request_stop(engine: Engine, job_id: str, stop: Stop) -> JobRecord:
         )
         if not asked.rowcount:
             wanted = JobStatus.cancelled if stop is Stop.cancel else JobStatus.paused
-            _change(connection, job_id, wanted, finished_at=now())
+            _change(connection, _get(connection, job_id), wanted, finished_at=now())
         return _get(connection, job_id)
 
 
-def beat(engine: Engine, job_id: str) -> Stop | None:
+def beat(engine: Engine, job: JobRecord) -> Stop | None:
     """One sign of life of a running job's worker; gives what it has been asked for.
 
-    Raises IllegalTransition where the job does not run any more: somebody took the worker for dead.
+    Raises IllegalTransition where the job is not that run's any more: somebody took the worker for dead.
     """
     with writing(engine) as connection:
         row = connection.execute(
             update(training_jobs)
-            .where(training_jobs.c.id == job_id, training_jobs.c.status == JobStatus.running)
+            .where(*_is_run_by(job))
             .values(heartbeats=training_jobs.c.heartbeats + 1)
             .returning(training_jobs.c.stop_requested)
         ).one_or_none()
         if row is None:
-            raise IllegalTransition(f"job {job_id} is {_get(connection, job_id).status}, and no longer running")
+            raise _not_running(connection, job)
     return None if row.stop_requested is None else Stop(row.stop_requested)
 
 
@@ -382,29 +384,49 @@ def _insert(connection: Connection, job_id: str, run_id: str, status: JobStatus,
     )
 
 
-def _end(engine: Engine, job_id: str, status: JobStatus, **values: Any) -> JobRecord:
-    job_id = uuid_text("job_id", job_id)
+def _end(engine: Engine, job: JobRecord, status: JobStatus, **values: Any) -> JobRecord:
     if values.get("error_message") is not None:
         # PostgreSQL would refuse the whole row.
         values["error_message"] = values["error_message"].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
     def end(connection: Connection) -> JobRecord:
-        _change(connection, job_id, status, finished_at=now(), stop_requested=None, **values)
-        return _get(connection, job_id)
+        _change(connection, job, status, finished_at=now(), stop_requested=None, **values)
+        return _get(connection, job.id)
 
     return in_one_transaction(engine, end)
 
 
-def _change(connection: Connection, job_id: str, wanted: JobStatus, **values: Any) -> None:
-    """One conditional UPDATE: of two that race, one wins and the other is refused."""
+def _change(connection: Connection, job: JobRecord, wanted: JobStatus, **values: Any) -> None:
+    """One conditional UPDATE of the job as the caller knows it: of two that race one is refused, and so is whoever
+    speaks of a run that another has taken over from."""
     changed = connection.execute(
         update(training_jobs)
-        .where(training_jobs.c.id == job_id, training_jobs.c.status.in_(REACHED_FROM[wanted]))
+        .where(
+            training_jobs.c.id == job.id,
+            training_jobs.c.run_id == job.run_id,
+            training_jobs.c.status.in_(REACHED_FROM[wanted]),
+        )
         .values(status=wanted, **values)
     )
     if changed.rowcount == 0:
-        current = _get(connection, job_id).status
-        raise IllegalTransition(f"job {job_id} is {current} and cannot become {wanted}")
+        current = _get(connection, job.id)
+        by = "" if current.run_id == job.run_id else f" in run {current.run_id}"
+        raise IllegalTransition(f"job {job.id} is {current.status}{by} and cannot become {wanted}")
+
+
+def _is_run_by(job: JobRecord) -> tuple[ColumnElement[bool], ...]:
+    return (
+        training_jobs.c.id == job.id,
+        training_jobs.c.run_id == job.run_id,
+        training_jobs.c.status == JobStatus.running,
+    )
+
+
+def _not_running(connection: Connection, job: JobRecord) -> IllegalTransition:
+    current = _get(connection, job.id)
+    return IllegalTransition(
+        f"job {job.id} is {current.status} in run {current.run_id}, and no longer running in run {job.run_id}"
+    )
 
 
 def _find(connection: Connection, job_id: str) -> JobRecord | None:

@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 10
 # A statement is at most one batch of samples going in, or one dataset coming out.
 STATEMENT_TIMEOUT_S = 600
 # Longer than any transaction here, as on SQLite: a dataset is written in a single one, and a second writer waits.
-LOCK_TIMEOUT_S = 60
+LOCK_TIMEOUT_S = 600
 
 # What the URL may say beside the place: a socket's folder, and encryption. All else is set here.
 URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})
@@ -182,7 +182,10 @@ def cause(url: URL, error: psycopg.Error) -> str:
 
 def may_pass(error: BaseException | None) -> bool:
     """Whether a connection that could not be made may be made later: all that is not said to be final."""
-    final = r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|SSL"
+    final = (
+        r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|"
+        r"server does not support SSL|certificate verify failed"
+    )
     return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
 
 

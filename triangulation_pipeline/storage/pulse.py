@@ -7,8 +7,8 @@ from typing import Self
 
 from sqlalchemy import Engine
 
-from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
-from triangulation_pipeline.storage.jobs import beat
+from triangulation_pipeline.storage.errors import IllegalTransition
+from triangulation_pipeline.storage.jobs import JobRecord, beat
 from triangulation_pipeline.storage.tables import Stop
 
 EVERY_S = 1.0
@@ -20,12 +20,12 @@ class Pulse:
     """Beats for a running job while it is entered, in a thread of its own: between batches the training reads an
     attribute, and waits for no database."""
 
-    def __init__(self, engine: Engine, job_id: str) -> None:
+    def __init__(self, engine: Engine, job: JobRecord) -> None:
         self.asked: Stop | None = None
         """What somebody asked for."""
         self.lost: str | None = None
         """Why the job is not this worker's any more, in one sentence."""
-        self._engine, self._job_id = engine, job_id
+        self._engine, self._job = engine, job
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
@@ -49,13 +49,12 @@ class Pulse:
         away = False
         while not self._ended.wait(EVERY_S):
             try:
-                self.asked = beat(self._engine, self._job_id)
+                self.asked = beat(self._engine, self._job)
                 away = False
             except IllegalTransition as error:
                 self.lost = str(error)
                 return
-            except StorageError as error:
-                # The epoch's own transaction decides what becomes of the run.
+            except Exception as error:  # whatever it is: the epoch's own transaction decides what becomes of the run
                 if not away:
-                    log.warning("job %s: no sign of life can be given: %s", self._job_id, error)
+                    log.warning("job %s: no sign of life can be given: %s", self._job.id, error)
                 away = True

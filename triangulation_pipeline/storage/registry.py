@@ -79,9 +79,10 @@ def register_model(
     """Registers a set of weights as the next version of its name, the active one from now on.
 
     Where ``promoted``, the production mark moves to it from the version that had it. Evaluations of the same file are
-    linked to it. All in one transaction. The same file of the same job is one version of a name: registered again, it
-    keeps its version and takes the new metrics and verdict. Raises StorageError where the job, the dataset or the
-    parent model (from whose weights the training began) does not exist.
+    linked to it. All in one transaction. The same file of the same job is one version: registered again, it keeps its
+    version and takes the new metrics and verdict; one that is in production stays so. Raises StorageError where it is
+    registered under another name, or where the job, the dataset or the parent model (from whose weights the training
+    began) does not exist.
     """
     values = {
         "model_name": model_name,
@@ -178,8 +179,8 @@ def promote_model(engine: Engine, model_name: str, version: int) -> ModelRecord:
 
 
 def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
-    """Puts the version that was in production before back into production: the newest that ever was, below the one that
-    is. Done again it goes back further.
+    """Puts the version that was in production before back into production: of those below the one that is, the one that
+    last was. Done again it goes back further.
 
     Raises StorageError where nothing is in production, or nothing was before.
     """
@@ -195,7 +196,7 @@ def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
                 models.c.version < current.version,
                 models.c.production_since.is_not(None),
             )
-            .order_by(models.c.version.desc())
+            .order_by(models.c.production_since.desc())
             .limit(1)
         ).one_or_none()
         if earlier is None:
@@ -241,14 +242,18 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
     same_name = models.c.model_name == values["model_name"]
     if existing is not None:
         this = models.c.id == existing
-        if connection.scalar(select(models.c.promoted).where(this)) != values["promoted"]:
-            if values["promoted"]:
-                _put_into_production(connection, values["model_name"], existing)
-            else:
-                connection.execute(update(models).where(this).values(is_production=False))
+        if values["promoted"] and not connection.scalar(select(models.c.promoted).where(this)):
+            _put_into_production(connection, values["model_name"], existing)
         verdict = {name: values[name] for name in ("metrics", "promoted", "promotion_reason")}
         connection.execute(update(models).where(this).values(**verdict))
         return existing
+    other = connection.execute(
+        select(models.c.model_name, models.c.version).where(
+            models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
+        )
+    ).one_or_none()
+    if other is not None:
+        raise StorageError(f"these weights are registered already, as {other.model_name} version {other.version}")
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
     model_id = str(uuid4())

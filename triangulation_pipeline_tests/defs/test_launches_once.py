@@ -20,7 +20,9 @@ def launcher(run: dg.DagsterRun) -> str:
 def test_each_launches_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is launched stays queued: this is not about training.
     instance = home / "dagster.yaml"
-    instance.write_text(instance.read_text().replace("run_queue:\n", "run_queue:\n  max_concurrent_runs: 0\n"))
+    instance.write_text(
+        instance.read_text().replace("concurrency:\n", "concurrency:\n  runs: {max_concurrent_runs: 0}\n")
+    )
     monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
     monkeypatch.setenv("TRIANGULATION_RETRAIN_CRON", "* * * * *")
     monkeypatch.delenv("TRIANGULATION_RETRAIN_TIMEZONE", raising=False)

@@ -11,15 +11,18 @@ from typing import Any
 import dagster as dg
 import pytest
 import torch
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
 from triangulation_pipeline.storage import pulse
+from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
+    announce_job,
     beat,
+    complete_job,
     fail_job,
     find_job,
     find_job_of_run,
@@ -28,10 +31,11 @@ from triangulation_pipeline.storage.jobs import (
     read_metrics,
     record_epoch,
     request_stop,
+    requeue_job,
     start_job,
 )
 from triangulation_pipeline.storage.registry import get_model_of_job, list_models
-from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline.storage.tables import JobStatus, Stop, models, training_jobs
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
@@ -127,7 +131,7 @@ def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
 def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "EVERY_S", 0.02)
     engine, run_id = OpenStorage().engine, str(uuid.uuid4())
-    with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, run_id, "no sign of life")):
+    with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no sign of life")):
         run = execute(LONG, run_id=run_id)
     assert "no longer running" in run.failure() or "can only be recorded while it is running" in run.failure()
     job = get_job(engine, run_id)
@@ -154,10 +158,10 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
     class Killed(BaseException):
         pass
 
-    def recorded_until_2(engine: Engine, job_id: str, metrics: Any, **rest: Any) -> str | None:
+    def recorded_until_2(engine: Engine, job: JobRecord, metrics: Any, **rest: Any) -> str | None:
         if metrics["epoch"] == 3:
             raise Killed
-        return record_epoch(engine, job_id, metrics, **rest)
+        return record_epoch(engine, job, metrics, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(asset, "record_epoch", recorded_until_2)
@@ -172,6 +176,50 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
     job = get_job(storage.engine, run_id)
     assert (job.status, job.current_epoch, job.run_id) == (JobStatus.completed, 4, result.run_id)
     assert read_metrics(storage.engine, run_id)["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_job_that_was_completed_right_before_its_worker_died(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster knows of no result; the job is not trained again, and stays as it is."""
+    from triangulation_pipeline.defs.assets import trained_model as asset
+
+    class Killed(BaseException):
+        pass
+
+    def completed_and_killed(engine: Engine, job: JobRecord) -> None:
+        complete_job(engine, job)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asset, "complete_job", completed_and_killed)
+        run = execute(settings())
+        assert not run.result.success
+    before = get_job(run.engine, run.run_id)
+    assert before.status is JobStatus.completed
+    again = resume(run)
+    assert again.result.success
+    assert list_jobs(run.engine) == [before]
+    model = get_model_of_job(run.engine, run.run_id)
+    assert (model.version, model.sha256) == (1, again.metadata("trained_model")["sha256"])
+    # One more, of the run that succeeded, is a new training.
+    third = execute(settings(), instance=run.instance)
+    assert third.result.success
+    assert len(list_jobs(run.engine)) == 2
+
+
+def test_a_job_that_cannot_be_resumed_with_these_settings_says_so(home: Path) -> None:
+    run = execute(settings(), run_id=str(uuid.uuid4()))
+    instance, engine = run.instance, run.engine
+    with writing(engine) as connection:
+        connection.execute(update(training_jobs).values(status="failed", config={"epochs": 1}))
+        connection.execute(delete(models))
+    requeue_job(engine, get_job(engine, run.run_id))
+    options = dg.ReexecutionOptions(parent_run_id=run.run_id)
+    with dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result:
+        again = Run(result, instance, run.storage)
+        assert "was begun with other settings or another dataset" in again.failure()
+    (job,) = list_jobs(engine)
+    assert job.status is JobStatus.failed
+    assert "was begun with other settings" in str(job.error_message)
 
 
 def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
@@ -281,6 +329,35 @@ def test_jobs_end_with_their_runs(
         assert get_job(engine, job.id).error_message
 
 
+def test_queued_jobs_end_when_nothing_comes_of_them(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
+    """At once where the run failed before it trained; after a while where it is gone, or a resuming one never came."""
+    instance, engine = waiting
+    announced = new_run(instance, dg.DagsterRunStatus.STARTING)
+    reconcile(instance, engine, {})
+    instance.report_run_failed(announced)
+    _, done = reconcile(instance, engine, {})
+    assert done == [f"job {announced.run_id} failed: its run {announced.run_id} ended before it trained"]
+
+    job = running_job(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
+    gone = announce_job(
+        engine,
+        job_id=str(uuid.uuid4()),
+        status=JobStatus.queued,
+        job_name="gone",
+        description="",
+        config={},
+        total_epochs=1,
+    )
+    requeue_job(engine, fail_job(engine, job, "broke"))
+    seen: Any = {}
+    for _ in range(SILENT_LOOKS):
+        seen, done = reconcile(instance, engine, seen)
+        assert done == []
+    reconcile(instance, engine, seen)
+    assert get_job(engine, job.id).status is JobStatus.cancelled
+    assert get_job(engine, gone.id).status is JobStatus.failed
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_silent_worker_is_dead(waiting: tuple[dg.DagsterInstance, Engine], is_known: bool) -> None:
     instance, engine = waiting
@@ -288,7 +365,7 @@ def test_a_silent_worker_is_dead(waiting: tuple[dg.DagsterInstance, Engine], is_
     job = running_job(engine, run)
     seen: Any = {}
     for _ in range(SILENT_LOOKS + 2):
-        beat(engine, job.id)
+        beat(engine, job)
         seen, done = reconcile(instance, engine, seen)
         assert done == []
     for _ in range(SILENT_LOOKS):

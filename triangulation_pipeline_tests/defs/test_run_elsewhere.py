@@ -196,7 +196,7 @@ def test_a_server_that_stays_away_ends_the_run_which_can_go_on(
     assert run.storage.objects.get(run.storage.objects.key(str(job.state_location)), str(job.state_sha256))
     if which == "database":  # It could not be told; a job whose run is dead is marked so later.
         assert job.status is JobStatus.running
-        fail_job(run.engine, job.id, "the run is dead")
+        fail_job(run.engine, job, "the run is dead")
     else:
         assert (job.status, job.error_message) == (JobStatus.failed, run.failure())
     reexecute(run)

@@ -3,6 +3,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from triangulation_pipeline.storage.jobs import (
     WAITING,
     JobRecord,
     announce_job,
+    assign_run,
     beat,
     cancel_job,
     complete_job,
@@ -41,7 +43,7 @@ def metrics(epoch: int, /, **changes: float | None) -> dict[str, float | None]:
 def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: float | None) -> str | None:
     return record_epoch(
         engine,
-        job.id,
+        job,
         metrics(epoch, **changes),
         best_epoch=1,
         best_val_loss=0.5,
@@ -78,7 +80,7 @@ def test_a_job_from_start_to_end(engine: Engine, make_job: MakeJob) -> None:
     assert (now.train_loss, now.val_loss, now.val_rmse_m) == (2.0, 2.0625, 2.1875)
     assert (now.state_location, now.state_sha256) == ("/store/2", "2" * 64)
 
-    done = complete_job(engine, job.id)
+    done = complete_job(engine, job)
     assert (done.status, done.progress_percent) == (JobStatus.completed, 100.0)
     assert done.finished_at is not None
     assert done.finished_at >= job.started_at
@@ -105,8 +107,8 @@ def test_an_epoch_trained_again_leaves_one_row(engine: Engine, make_job: MakeJob
     assert record(engine, job, 1, train_loss=9.0) is None  # the same state: it must not be deleted
     record(engine, job, 2)
     record(engine, job, 3)
-    fail_job(engine, job.id, "out of memory")
-    again(engine, job)
+    fail_job(engine, job, "out of memory")
+    job = again(engine, job)
     assert record(engine, job, 2, train_loss=7.0) == "/store/3"
     table = read_metrics(engine, job.id)
     assert table["epoch"].tolist() == [1, 2]
@@ -173,11 +175,11 @@ def test_transitions(engine: Engine, make_job: MakeJob, action: str, status: Job
     set_status(engine, job, status)
     act, wanted = {
         "start": (lambda: again(engine, job), JobStatus.running),
-        "complete": (lambda: complete_job(engine, job.id), JobStatus.completed),
-        "fail": (lambda: fail_job(engine, job.id, "it broke"), JobStatus.failed),
-        "cancel": (lambda: cancel_job(engine, job.id), JobStatus.cancelled),
-        "pause": (lambda: pause_job(engine, job.id), JobStatus.paused),
-        "requeue": (lambda: requeue_job(engine, job.id), JobStatus.queued),
+        "complete": (lambda: complete_job(engine, job), JobStatus.completed),
+        "fail": (lambda: fail_job(engine, job, "it broke"), JobStatus.failed),
+        "cancel": (lambda: cancel_job(engine, job), JobStatus.cancelled),
+        "pause": (lambda: pause_job(engine, job), JobStatus.paused),
+        "requeue": (lambda: requeue_job(engine, job), JobStatus.queued),
         "record": (lambda: record(engine, job, 1), JobStatus.running),
     }[action]
     if status in LEGAL[action]:
@@ -196,13 +198,13 @@ def test_asking_a_job_to_stop(engine: Engine, make_job: MakeJob, stop: Stop, sta
     job = make_job()
     set_status(engine, job, status)
     if status is JobStatus.running:
-        assert beat(engine, job.id) is None
+        assert beat(engine, job) is None
         assert request_stop(engine, job.id, stop).status is JobStatus.running
-        assert beat(engine, job.id) is stop
+        assert beat(engine, job) is stop
         assert get_job(engine, job.id).heartbeats == 2
         record(engine, job, 1)  # an epoch that was nearly done does not take the wish back
-        assert beat(engine, job.id) is stop
-        ended = (pause_job if stop is Stop.pause else cancel_job)(engine, job.id)
+        assert beat(engine, job) is stop
+        ended = (pause_job if stop is Stop.pause else cancel_job)(engine, job)
         assert ended.stop_requested is None
         assert ended.finished_at is not None
         assert ended.state_location == "/store/1"
@@ -215,10 +217,35 @@ def test_asking_a_job_to_stop(engine: Engine, make_job: MakeJob, stop: Stop, sta
 
 
 def test_a_worker_that_was_taken_for_dead_learns_it(engine: Engine, make_job: MakeJob) -> None:
+    """Before another run takes over, and after: it cannot beat, record, or end what is not its own any more."""
     job = make_job()
-    fail_job(engine, job.id, "no sign of life")
-    with pytest.raises(IllegalTransition, match=f"job {job.id} is failed, and no longer running"):
-        beat(engine, job.id)
+    record(engine, job, 1)
+    fail_job(engine, job, "no sign of life")
+    for status in ("failed", "running"):
+        for act in (beat, complete_job, pause_job, cancel_job):
+            with pytest.raises(IllegalTransition, match=f"job {job.id} is {status}"):
+                act(engine, job)
+        with pytest.raises(IllegalTransition, match=f"job {job.id} is {status}"):
+            fail_job(engine, job, "it broke")
+        with pytest.raises(
+            IllegalTransition, match=f"is {status} in run .*, and no longer running in run {job.run_id}"
+        ):
+            record(engine, job, 2)
+        if status == "failed":
+            taken_over = again(engine, job)
+    assert beat(engine, taken_over) is None
+    assert get_job(engine, job.id).current_epoch == 1
+
+
+def test_a_resumed_job_that_is_cancelled_before_its_run_is_known(engine: Engine, make_job: MakeJob) -> None:
+    job, run_id = make_job(), str(uuid.uuid4())
+    fail_job(engine, job, "broke")
+    queued = requeue_job(engine, job)
+    request_stop(engine, job.id, Stop.cancel)
+    assert assign_run(engine, queued, run_id).run_id == run_id
+    with pytest.raises(IllegalTransition, match=f"was cancelled before run {run_id} began to train"):
+        again(engine, job, run_id=run_id)
+    assert assign_run(engine, queued, str(uuid.uuid4())).run_id == run_id  # it has a run already
 
 
 def announce(engine: Engine, job_id: str, status: JobStatus = JobStatus.queued) -> JobRecord:
@@ -267,7 +294,7 @@ def test_of_two_that_end_a_job_one_wins(engine: Engine, make_job: MakeJob) -> No
         return True
 
     with ThreadPoolExecutor(2) as pool:
-        won = list(pool.map(end, [lambda: complete_job(engine, job.id), lambda: fail_job(engine, job.id, "broke")]))
+        won = list(pool.map(end, [lambda: complete_job(engine, job), lambda: fail_job(engine, job, "broke")]))
     assert sum(won) == 1
     assert get_job(engine, job.id).status is (JobStatus.completed if won[0] else JobStatus.failed)
 
@@ -292,7 +319,7 @@ def test_of_two_that_start_a_job_one_is_refused(engine: Engine, make_job: MakeJo
 def test_a_failed_job_says_why_until_it_runs_again(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     record(engine, job, 1)
-    failed = fail_job(engine, job.id, "out of\0memory")
+    failed = fail_job(engine, job, "out of\0memory")
     assert failed.error_message == "out of\N{REPLACEMENT CHARACTER}memory"
     assert failed.finished_at is not None
     running = again(engine, job)
@@ -302,7 +329,7 @@ def test_a_failed_job_says_why_until_it_runs_again(engine: Engine, make_job: Mak
 
 def test_a_retry_with_another_configuration_is_refused(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
-    fail_job(engine, job.id, "broke")
+    fail_job(engine, job, "broke")
     with pytest.raises(ValueError, match="another configuration or dataset"):
         again(engine, job, config={"learning_rate": 1.0})
     assert get_job(engine, job.id).status is JobStatus.failed
@@ -318,8 +345,10 @@ def test_parents_and_datasets_must_exist(engine: Engine, make_job: MakeJob) -> N
         again(engine, job, job_id=str(uuid.uuid4()), synthetic_dataset_id=unknown)
 
 
-def test_unknown_jobs(engine: Engine) -> None:
+def test_unknown_jobs(engine: Engine, make_job: MakeJob) -> None:
     unknown = str(uuid.uuid4())
-    for function in (get_job, read_metrics, complete_job):
+    for function in (get_job, read_metrics):
         with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
             function(engine, unknown)
+    with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
+        complete_job(engine, replace(make_job(), id=unknown))

@@ -27,7 +27,7 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import read_metrics, record_epoch, start_job
+from triangulation_pipeline.storage.jobs import get_job, read_metrics, record_epoch, start_job
 from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
 from triangulation_pipeline.storage.views import VIEWS
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
@@ -427,7 +427,7 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
     for epoch in epochs:
         record_epoch(
             engine,
-            dataset.id,
+            get_job(engine, dataset.id),
             {"epoch": epoch} | dict.fromkeys(METRIC_COLUMNS, float(epoch)),
             best_epoch=1,
             best_val_loss=1.0,

@@ -231,6 +231,8 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
     assert rollback_model(engine, "locator").version == version() == 3
     assert rollback_model(engine, "locator").version == version() == 1  # 2 never was in production
     assert promote_model(engine, "locator", 4).version == version() == 4
+    assert rollback_model(engine, "locator").version == version() == 1  # which was in production before, and not 3
+    assert promote_model(engine, "locator", 4).version == version() == 4
     since = get_model(engine, "locator", 4).production_since
     assert promote_model(engine, "locator", 4).production_since == since
     with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):

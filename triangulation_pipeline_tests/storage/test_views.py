@@ -35,7 +35,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
     job = make_job()
     record(engine, job, 1, val_rmse_good_geom_m=None)
     record(engine, job, 2)
-    job = complete_job(engine, job.id)
+    job = complete_job(engine, job)
     origin = {"synthetic_dataset_id": str(job.synthetic_dataset_id), "epoch": 2}
     verdict = {"promoted": True, "promotion_reason": "Promoted: good."}
     evaluation_id = record_evaluation(

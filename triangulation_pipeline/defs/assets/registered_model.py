@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
+from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.samples import SampleBatch
@@ -30,6 +31,7 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
 @dg.asset(
     io_manager_key="references",
     kinds={"sqlalchemy"},
+    pool=TRAINING_POOL,
     automation_condition=AFTER_TRAINED_MODEL,
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(ModelReference),

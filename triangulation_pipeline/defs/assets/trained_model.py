@@ -12,13 +12,14 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
+from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
     cancel_job,
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 # Dagster plots the last hundred events of an asset, so a run observes about this many; the database has every epoch.
 OBSERVED_EPOCHS = 60
 
-# One training at a time on an instance: the pool's limit is in its settings (dagster.yaml).
-TRAINING_POOL = "training"
-
 
 @dg.asset(io_manager_key="checkpoints", kinds={"pytorch"}, pool=TRAINING_POOL)
 def trained_model(
@@ -71,25 +69,30 @@ def trained_model(
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
         parent = _parent(storage, settings)
+        if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
+            trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
+            _restore(storage, job, trainer)
+            return _result(storage, job, dataset, trainer, _publish(storage, job, trainer))
         job = _start(context, storage, settings, dataset)
-    pulse = Pulse(storage.engine, job.id)
+    pulse = Pulse(storage.engine, job)
     try:
         with refusals(), pulse:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
+            _restore(storage, job, trainer)
             stored = _train(context, storage, settings, job, trainer, lambda: pulse.should_stop)
-            result = _result(storage, job, dataset, trainer, stored)
-            complete_job(storage.engine, job.id)
+            result = _result(storage, job, dataset, trainer, stored | _publish(storage, job, trainer))
+            complete_job(storage.engine, job)
     except TrainingStopped:
         with refusals():
-            raise _stopped(storage, job.id, pulse) from None
+            raise _stopped(storage, job, pulse) from None
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         with suppress(StorageError):
-            cancel_job(storage.engine, job.id, "the run was terminated")
+            cancel_job(storage.engine, job, "the run was terminated")
         raise
     except BaseException as error:
         # Where the database itself is at fault, the first error is the one to be seen.
         with suppress(StorageError):
-            fail_job(storage.engine, job.id, _cause(error))
+            fail_job(storage.engine, job, _cause(error))
         raise
     return result
 
@@ -127,14 +130,18 @@ def _start(
     context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig, dataset: DatasetRecord
 ) -> JobRecord:
     """This run's job: the one announced for it, or the one that the run it re-executes left behind, where that is the
-    same training; else a new one."""
+    same training; else a new one. Raises ValueError where it was queued to be resumed, and is another training."""
     config, run, engine = settings.model_dump(mode="json"), context.run, storage.engine
-    earlier = find_job_of_run(engine, run.run_id)
-    if earlier is None and run.parent_run_id is not None and run.root_run_id is not None:
-        earlier = find_job_of_run(engine, run.parent_run_id) or find_job(engine, run.root_run_id)
+    earlier = _earlier(context, storage)
     if earlier is not None and earlier.status is JobStatus.running and _has_ended(context.instance, earlier.run_id):
-        earlier = fail_job(engine, earlier.id, "its worker died")
+        with suppress(IllegalTransition):  # the sensor was faster
+            fail_job(engine, earlier, "its worker died")
+        earlier = get_job(engine, earlier.id)
     same = earlier is not None and goes_on(earlier, config, dataset.id)
+    if earlier is not None and earlier.status is JobStatus.queued and not same:
+        told = f"job {earlier.id} was begun with other settings or another dataset, and cannot be resumed with these"
+        fail_job(engine, earlier, told)
+        raise ValueError(f"{told}; launch a new run")
     return start_job(
         engine,
         job_id=earlier.id if earlier is not None and same else run.run_id,
@@ -148,24 +155,50 @@ def _start(
     )
 
 
+def _earlier(context: dg.AssetExecutionContext, storage: Storage) -> JobRecord | None:
+    """The job announced for this run, or that of the run it re-executes."""
+    run, engine = context.run, storage.engine
+    if (announced := find_job_of_run(engine, run.run_id)) is not None:
+        return announced
+    if run.parent_run_id is None or run.root_run_id is None:
+        return None
+    return find_job_of_run(engine, run.parent_run_id) or find_job(engine, run.root_run_id)
+
+
+def _completed_unseen(
+    context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig, dataset: DatasetRecord
+) -> JobRecord | None:
+    """The job that the re-executed run completed right before it died, so that Dagster knows of no result."""
+    job, parent_id = _earlier(context, storage), context.run.parent_run_id
+    if job is None or job.status is not JobStatus.completed or job.run_id != parent_id or parent_id is None:
+        return None
+    if (job.config, job.synthetic_dataset_id) != (settings.model_dump(mode="json"), dataset.id):
+        return None
+    made = context.instance.all_logs(parent_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    seen = any(
+        found.asset_materialization.asset_key == context.asset_key for found in made if found.asset_materialization
+    )
+    return None if seen else job
+
+
 def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:
     run = None if run_id is None else instance.get_run_by_id(run_id)
     return run is not None and run.is_finished
 
 
-def _stopped(storage: Storage, job_id: str, pulse: Pulse) -> dg.Failure:
+def _stopped(storage: Storage, job: JobRecord, pulse: Pulse) -> dg.Failure:
     """Writes down that the job stopped as it was asked to; the sentence that its run ends with."""
     if pulse.lost is not None:
         return dg.Failure(description=f"stopped: {pulse.lost}", allow_retries=False)
-    job = get_job(storage.engine, job_id)
-    where = f"at epoch {job.current_epoch} of {job.total_epochs}"
+    epoch = get_job(storage.engine, job.id).current_epoch
+    where = f"at epoch {epoch} of {job.total_epochs}"
     if pulse.asked is Stop.pause:
-        pause_job(storage.engine, job_id)
-        told = f"paused {where}; `triangulation resume {job_id}` goes on from there"
+        pause_job(storage.engine, job)
+        told = f"paused {where}; `triangulation resume {job.id}` goes on from there"
     else:
-        cancel_job(storage.engine, job_id, f"cancelled {where}")
+        cancel_job(storage.engine, job, f"cancelled {where}")
         told = f"cancelled {where}"
-    return dg.Failure(description=told, metadata={"job_id": job_id, "epoch": job.current_epoch}, allow_retries=False)
+    return dg.Failure(description=told, metadata={"job_id": job.id, "epoch": epoch}, allow_retries=False)
 
 
 def _parent(storage: Storage, settings: TrainingConfig) -> "Checkpoint | None":
@@ -211,9 +244,6 @@ def _train(
 
     objects = storage.objects
     folder = f"checkpoints/{job.id}"
-    if job.state_location is not None and job.state_sha256 is not None:
-        trainer.restore(objects.get(objects.key(job.state_location), job.state_sha256))
-        log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
     every = math.ceil(settings.epochs / OBSERVED_EPOCHS)
     stored: dict[str, StoredObject] = {}
     for metrics in trainer.epochs(should_stop):
@@ -224,7 +254,7 @@ def _train(
         state = objects.put(f"{folder}/state/{epoch}-{hashlib.sha256(content).hexdigest()[:8]}.pth", content)
         before = record_epoch(
             storage.engine,
-            job.id,
+            job,
             metrics,
             best_epoch=trainer.best_epoch,
             best_val_loss=trainer.best_val_loss,
@@ -237,10 +267,25 @@ def _train(
         if epoch == 1 or epoch % every == 0 or trainer.finished:
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=known(metrics)))
         log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
-    stored["final_model"] = objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
-    trainer.calibrate()
-    stored["best_model"] = objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
     return stored
+
+
+def _restore(storage: Storage, job: JobRecord, trainer: "Trainer") -> None:
+    """Back to the state that the job's last epoch left, if there was one."""
+    if job.state_location is not None and job.state_sha256 is not None:
+        trainer.restore(storage.objects.get(storage.objects.key(job.state_location), job.state_sha256))
+        log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
+
+
+def _publish(storage: Storage, job: JobRecord, trainer: "Trainer") -> dict[str, StoredObject]:
+    """Stores the last weights, and the best once they are calibrated."""
+    from triangulation_pipeline.training.checkpoint import write_checkpoint
+
+    folder = f"checkpoints/{job.id}"
+    last = storage.objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
+    trainer.calibrate()
+    best = storage.objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
+    return {"final_model": last, "best_model": best}
 
 
 def _dataset_of(storage: Storage, *splits: StoredSplit) -> DatasetRecord:
