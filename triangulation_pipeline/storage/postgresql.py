@@ -29,8 +29,8 @@ HYPERTABLES = {"synthetic_training_samples": "timestamp", "training_metrics": "t
 CONNECT_TIMEOUT_S = 10
 # A statement is at most one batch of samples going in, or one dataset coming out.
 STATEMENT_TIMEOUT_S = 600
-# Longer than any transaction here, as on SQLite: a dataset is written in a single one, and a second writer waits.
-LOCK_TIMEOUT_S = 600
+# Longer than any transaction here: a dataset is written in a single one, and a second writer waits.
+LOCK_TIMEOUT_S = 300
 
 # What the URL may say beside the place: a socket's folder, and encryption. All else is set here.
 URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})

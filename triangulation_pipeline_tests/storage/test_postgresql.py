@@ -92,7 +92,7 @@ def test_sessions_are_set_up(engine: Engine) -> None:
     names = ("search_path", "statement_timeout", "lock_timeout", "application_name", "transaction_isolation")
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
-        assert shown == ["triangulation", "10min", "1min", "triangulation_pipeline", "read committed"]
+        assert shown == ["triangulation", "10min", "5min", "triangulation_pipeline", "read committed"]
 
 
 def test_all_tables_lie_in_the_schema(engine: Engine) -> None:
