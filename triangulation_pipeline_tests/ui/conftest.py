@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
-from triangulation_pipeline_tests.conftest import ROOT, make_home
+from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
 
 BIN = Path(sys.executable).parent
@@ -60,7 +60,7 @@ class Stack:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`make run`, then `make ui`, with small settings in a home of its own."""
     if CHROMIUM is None:
-        pytest.skip(NO_CHROMIUM)
+        cannot_run(NO_CHROMIUM)
     home = make_home(tmp_path_factory.mktemp("ui") / "home")
     shutil.copy(ROOT / "workspace.yaml", home)
     (home / "run.yaml").write_text(yaml.safe_dump({"ops": settings()["ops"]}))
@@ -127,7 +127,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium."""
     if CHROMIUM is None:
-        pytest.skip(NO_CHROMIUM)
+        cannot_run(NO_CHROMIUM)
     arguments = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync"
