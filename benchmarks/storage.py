@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,9 +90,7 @@ def _write(engine: Engine, batches: list[SampleBatch]) -> str:
 def _against_raw_copy(name: str, engine: Engine, batches: list[SampleBatch]) -> dict[str, str]:
     """In turns, into the same empty dataset and out of it: ours, and a bare COPY of the same bytes."""
     dataset_id = _write(engine, [batches[0].take(slice(0, 1))])
-    going_in = [
-        _recorded(engine, lambda connection, b=batch: insert_samples(connection, dataset_id, b)) for batch in batches
-    ]
+    going_in = [_recorded(engine, partial(insert_samples, dataset_id=dataset_id, batch=batch)) for batch in batches]
     coming_out = _recorded(engine, lambda connection: list(select_samples(connection, dataset_id)))
 
     def write(connection: Connection) -> None:
@@ -122,7 +121,7 @@ def _against_raw_copy(name: str, engine: Engine, batches: list[SampleBatch]) -> 
             work(connection)
         return time.perf_counter() - started
 
-    numbers = {}
+    numbers: dict[str, str] = {}
     for verb, ours, bare, into_empty in (("write", write, bare_write, True), ("read", read, bare_read, False)):
         # The first turn is to warm up.
         durations = [

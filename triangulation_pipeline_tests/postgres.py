@@ -177,7 +177,15 @@ def temporary_server(binaries: Binaries | None = None, *, timescaledb: bool = Fa
         for path in (folder, folder / "password"):
             if user is not None:
                 os.chown(path, user.pw_uid, user.pw_gid)
-        initdb = [*run, binaries.folder / "initdb", "-D", inside / "data", "--no-sync", "-U", "administrator"]
+        initdb: list[str | Path] = [
+            *run,
+            binaries.folder / "initdb",
+            "-D",
+            inside / "data",
+            "--no-sync",
+            "-U",
+            "administrator",
+        ]
         made = subprocess.run(
             [*initdb, "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--pwfile={inside / 'password'}"],
             cwd="/",
