@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from dagster._cli.instance import instance_cli
 from dagster._core.storage.compute_log_manager import ComputeIOType
 
-from triangulation_pipeline_tests.conftest import ROOT, new_bucket_name, use_s3
+from triangulation_pipeline_tests.conftest import ROOT, cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
 
 DOCKER = ROOT / "docker"
@@ -57,6 +57,8 @@ def test_the_workspace_names_the_code_server() -> None:
 @pytest.fixture
 def instance_home(tmp_path: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home with the instance of the containers, on a database that belongs to its role."""
+    if find_binaries() is None:
+        cannot_run(NO_BINARIES)
     use_s3(monkeypatch, s3_endpoint)
     bucket = new_bucket_name()
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
@@ -76,7 +78,6 @@ def instance_home(tmp_path: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.production
-@pytest.mark.skipif(find_binaries() is None, reason=NO_BINARIES)
 def test_the_instance_keeps_runs_and_the_pools_limit_in_postgresql(instance_home: Path) -> None:
     @dg.job
     def trivial() -> None:

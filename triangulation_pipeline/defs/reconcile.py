@@ -104,7 +104,9 @@ def _settle(instance: dg.DagsterInstance, engine: Engine, job: JobRecord, *, sil
     # One that is to be resumed is queued before the run that will do so is there.
     elif run is not None and run.is_finished and (job.status is JobStatus.running or silent):
         told = f"its run {run.run_id} ended without a word of it: the worker died"
-    elif silent and (run is None or job.status is JobStatus.running):
+    elif silent and run is None and job.status is not JobStatus.running:
+        told = f"Dagster knows its run {job.run_id} no more"
+    elif silent and job.status is JobStatus.running:
         told = f"no sign of life from its worker for {SILENT_LOOKS * INTERVAL_S} s"
     else:
         return []
