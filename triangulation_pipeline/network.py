@@ -17,6 +17,8 @@ import yaml
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from triangulation_pipeline.validation import one_sentence
+
 WGS84_A_M = 6378137.0
 WGS84_B_M = 6356752.314245179
 
@@ -197,18 +199,6 @@ NORTH_WEST_ITALY = ReceiverNetwork(
         )
     ),
 )
-
-
-def one_sentence(error: ValidationError) -> str:
-    """Pydantic's findings as one line: field, value and what would be right."""
-    parts = []
-    for item in error.errors(include_url=False):
-        where = "".join(f"{part}." for part in item["loc"])[:-1]
-        message = item["msg"].removeprefix("Value error, ")
-        shown = "" if item["type"] in {"missing", "value_error"} else f" (got {item['input']!r})"
-        parts.append(f"{where}: {message}{shown}" if where else message)
-    # A name out of a file may hold line breaks.
-    return " ".join("; ".join(parts).split())
 
 
 def read_network(path: str | Path) -> ReceiverNetwork:

@@ -144,14 +144,6 @@ def _hash_share(sample_id: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.ascontiguousarray(sample_id[:, :4]).view(">u4")[:, 0] / 2.0**32
 
 
-def uuid_text(field: str, value: str) -> str:
-    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError naming the field where it is none."""
-    try:
-        return str(uuid.UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"{field} must be a UUID, got {value!r}") from None
-
-
 def sample_ids(namespace: uuid.UUID, indices: Iterable[int]) -> NDArray[np.uint8]:
     """(n, 16) bytes of UUIDv5(namespace, index) (RFC 9562, section 5.5; the name is the index in decimal)."""
     prefix = hashlib.sha1(namespace.bytes, usedforsecurity=False)

@@ -7,7 +7,7 @@ import pytest
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
-from triangulation_pipeline.samples import SampleBatch, Split, sample_ids, samples_digest, split_of, uuid_text
+from triangulation_pipeline.samples import SampleBatch, Split, sample_ids, samples_digest, split_of
 
 NAMESPACE = uuid.UUID(int=7)
 
@@ -89,9 +89,3 @@ def test_what_was_not_measured_is_marked(batch: SampleBatch) -> None:
     assert (batch.toa_sigma_ns[~batch.toa_present] == 0).all()
     assert (batch.toa_sigma_ns[batch.toa_present] >= 50).all()
     np.testing.assert_array_equal(batch.num_receivers, batch.signal_present.sum(1))
-
-
-def test_uuids_are_canonical() -> None:
-    assert uuid_text("id", "0000000000000000000000000000000A") == "00000000-0000-0000-0000-00000000000a"
-    with pytest.raises(ValueError, match="job_id must be a UUID, got 'seven'"):
-        uuid_text("job_id", "seven")

@@ -10,11 +10,11 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, one_sentence, read_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, read_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec
-from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
+from triangulation_pipeline.validation import one_sentence, uuid_text
 
 
 class ReceiverNetworkConfig(dg.Config):

@@ -9,13 +9,14 @@ import numpy as np
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest, uuid_text
+from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.postgresql import queue_for_chunks
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets, training_jobs
+from triangulation_pipeline.validation import uuid_text
 
 
 @dataclass(frozen=True)

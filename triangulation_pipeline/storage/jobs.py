@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select, update
 
-from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
@@ -23,6 +22,7 @@ from triangulation_pipeline.storage.tables import (
     training_jobs,
     training_metrics,
 )
+from triangulation_pipeline.validation import uuid_text
 
 # A job that waits for its run, or is at work; and one that ended before it was complete, and may be resumed.
 WAITING = frozenset({JobStatus.pending, JobStatus.queued})

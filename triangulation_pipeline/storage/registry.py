@@ -8,11 +8,11 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
-from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
+from triangulation_pipeline.validation import uuid_text
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from sqlalchemy import (
     select,
 )
 
-from triangulation_pipeline.samples import uuid_text
 from triangulation_pipeline.storage.columns import UtcDateTime, UuidText
 from triangulation_pipeline.storage.engine import reading
 from triangulation_pipeline.storage.tables import METRIC_COLUMNS
+from triangulation_pipeline.validation import uuid_text
 
 # Apart from the tables' metadata: Alembic would take them for tables.
 _views = MetaData()

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.samples import uuid_text
+from triangulation_pipeline.validation import uuid_text
 
 
 class Scheduler(StrEnum):

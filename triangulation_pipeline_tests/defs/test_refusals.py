@@ -39,7 +39,10 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
             {"synthetic_dataset": {"dataset_id": "00000000-0000-4000-8000-000000000000", "seed": 99}},
             "synthetic_dataset: dataset_id takes a dataset as it is: leave out num_samples, seed",
         ),
-        ({"synthetic_dataset": {"dataset_id": "seven"}}, "the id of a dataset must be a UUID, got 'seven'"),
+        (
+            {"synthetic_dataset": {"dataset_id": "seven"}},
+            "the id of a dataset must be a UUID of 36 characters, got something else",
+        ),
         ({"receiver_network": {"network_file": "/no/such.yaml"}}, "network file /no/such.yaml does not exist"),
         ({"registered_model": {"model_name": "../up"}}, "registered_model: model_name: String should match pattern"),
         ({"model_evaluation": {"max_rmse_m": -1.0}}, "model_evaluation: max_rmse_m: Input should be greater than 0"),

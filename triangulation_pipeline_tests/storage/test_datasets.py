@@ -202,7 +202,7 @@ def with_value(column: str, value: float) -> SampleBatch:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"dataset_id": "first"}, "dataset_id must be a UUID, got 'first'"),
+        ({"dataset_id": "first"}, "dataset_id must be a UUID of 36 characters, got something else"),
         ({"config": {"seed": float("nan")}}, r"config\.seed must be a finite number"),
         ({"quality_metrics": lambda: {"x": float("inf")}}, r"quality_metrics\.x must be a finite number"),
         ({"batches": []}, "at least one sample"),

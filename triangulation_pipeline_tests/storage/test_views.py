@@ -84,5 +84,5 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
     json.dumps([dataset, shown, *epochs, version, evaluation], allow_nan=False)
 
     assert read_view(engine, epoch_overview, job_id=str(uuid.uuid4())) == []
-    with pytest.raises(ValueError, match="job_id must be a UUID, got 'x'"):
+    with pytest.raises(ValueError, match="job_id must be a UUID of 36 characters, got something else"):
         read_view(engine, epoch_overview, job_id="x")

@@ -1,0 +1,54 @@
+"""What every room says of a bad value: one sentence that names the place, the value (cut short) and what is right."""
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+SHOWN_CHARACTERS = 60
+"""At most so many characters of a value stand in a message."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: printable, on one line, cut after ``SHOWN_CHARACTERS``; of a container only its kind."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+        return f"a list of {len(value)}"
+    if isinstance(value, str | bytes) and len(value) > SHOWN_CHARACTERS:
+        return f"{printable(repr(value[:SHOWN_CHARACTERS]))}... ({len(value):,} characters)"
+    text = printable(repr(value))
+    return text if len(text) <= 2 * SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def printable(text: str) -> str:
+    """The text with control and format characters (line breaks, terminal escapes, text direction) as escape codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_sentence(error: ValidationError) -> str:
+    """Pydantic's findings as one line: field, value and what would be right."""
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(printable(str(part))[:SHOWN_CHARACTERS] for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in {"missing", "value_error"} else f" (got {shown(item['input'])})"
+        parts.append(f"{where}: {message}{got}" if where else message)
+    return " ".join("; ".join(_first(parts)).split())
+
+
+def _first(parts: list[str], limit: int = 5) -> list[str]:
+    return parts if len(parts) <= limit else [*parts[:limit], f"and {len(parts) - limit:,} more"]
+
+
+def uuid_text(field: str, value: Any) -> str:
+    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError naming the field where it is none."""
+    try:
+        return str(uuid.UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        # Part of an id is shown, the commonest slip; anything else in its place may be a secret.
+        is_part = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F-]{0,36}", value)
+        got = repr(value) if is_part else "something else"
+        raise ValueError(f"{field} must be a UUID of 36 characters, got {got}") from None
