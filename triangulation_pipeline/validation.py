@@ -29,6 +29,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def brief(text: str, characters: int = 300) -> str:
+    """Foreign words for a message: on one line, printable, cut where they are long."""
+    line = printable(" ".join(text[: 10 * characters].split()))
+    return line if len(line) <= characters else f"{line[:characters]}..."
+
+
 def one_sentence(error: ValidationError) -> str:
     """Pydantic's findings as one line: field, value and what would be right."""
     parts = []

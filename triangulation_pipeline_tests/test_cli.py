@@ -96,7 +96,7 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
         ("ops: 7", "ops"),
         ("ops:", "ops"),
         ("ops: {trained_model: {config: }}", "trained_model"),
-        ("ops: {trained_model: {config: {epochs: {env: NO_SUCH_VARIABLE}}}}", "NO_SUCH_VARIABLE"),
+        ("ops: {trained_model: {config: {epochs: {env: NO_SUCH_VARIABLE}}}}", "{env: 'NO_SUCH_VARIABLE'} is not taken"),
         ("ops: {trained_model: 7}", "trained_model"),
         ("ops: {trained_model: {config: 7}}", "trained_model"),
     ],

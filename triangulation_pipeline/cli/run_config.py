@@ -6,6 +6,7 @@ from typing import Any
 
 from triangulation_pipeline.cli.home import JOB
 from triangulation_pipeline.documents import file_name, parse_yaml, read_text
+from triangulation_pipeline.validation import brief
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
@@ -37,6 +38,6 @@ def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         resolved = dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
     except dg.DagsterInvalidConfigError as error:
-        raise ValueError("; ".join(config_fault(fault.message) for fault in error.errors)) from None
+        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
     check_run_config(run_config)
     return dict(resolved)

@@ -97,9 +97,15 @@ def s3_client() -> Any:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Bad input, a diverged training and storage faults end a step with their one sentence and without a retry."""
+    """Bad input, a diverged training, storage faults and too little memory end a step with one sentence and without a
+    retry."""
     try:
         yield
+    except MemoryError as error:
+        raise dg.Failure(
+            description="the memory that this process may take does not suffice; take fewer samples or sites",
+            allow_retries=False,
+        ) from error
     except (ValueError, ArithmeticError, StorageError) as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
