@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.nodes import ScalarNode
 
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.validation import printable, shown
 
 LARGEST_BYTES = 1_000_000
 DEEPEST = 30
@@ -98,7 +98,9 @@ def parse_yaml(text: str) -> Any:
     yaml.Constructor = _Constructor
     try:
         _check(yaml.parse(text))
-        return yaml.load(text)
+        document = yaml.load(text)
+        _check_names(document)
+        return document
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
@@ -172,6 +174,18 @@ def _check_key(event: Event, keys: dict[str, int], line: int) -> None:
         name = repr(event.value) if is_name(event.value) else "a key"
         raise _Refused(f"{name} is written twice, lines {keys[event.value]} and {line}")
     keys[event.value] = line
+
+
+def _check_names(value: Any) -> None:
+    """Raises _Refused where a key is a number, true, false or null, as after a decimal comma in {lat: -37,829}."""
+    for name, item in value.items() if isinstance(value, dict) else ():
+        if not isinstance(name, str):
+            raise _Refused(
+                f"the name of a field must be a word, got {shown(name)}; a decimal has a point, as in -37.829"
+            )
+        _check_names(item)
+    for item in value if isinstance(value, list) else ():
+        _check_names(item)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -73,11 +73,6 @@ def _check_form(document: Any) -> None:
         for number, site in enumerate(sites, 1):
             if not isinstance(site, Mapping):
                 raise ValueError(f"site {number} must have the fields name, lat and lon, it is {_kind(site)}")
-            if odd := [key for key in site if not isinstance(key, str)]:
-                raise ValueError(
-                    f"site {number}{_called(site)}: the name of a field must be a word, got {_kind(odd[0])}; a decimal "
-                    "is written with a point, as in -37.829"
-                )
             if isinstance(name := site.get("name"), str) and name != name.strip():
                 raise ValueError(f"site {number}: name must not begin or end with a blank, got {shown(name)}")
         return
@@ -85,7 +80,7 @@ def _check_form(document: Any) -> None:
         seems = f"; it is {_kind(document)}"
     elif "ops" in document:
         seems = "; it looks like run config, which belongs to --config"
-    elif document.get("type") in {"Feature", "Topology", "GeometryCollection"}:
+    elif document.get("type") in ("Feature", "Topology", "GeometryCollection"):
         seems = "; of GeoJSON a FeatureCollection of points is read"
     else:
         seems = f"; {'name' if 'sites' in document else 'sites'} is missing"

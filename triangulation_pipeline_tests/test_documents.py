@@ -49,6 +49,8 @@ def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
         ("ops:\n  a: {x: 1, x: 1}\n", "'x' is written twice, lines 2 and 2"),
         ("root:$y$SECRET:1:\nroot:$y$SECRET:1:\n", "a key is written twice, lines 1 and 2"),
         ("1: a\n1: b\n", "a key is written twice, lines 1 and 2"),
+        ("a: [{lat: -37,829}]", "the name of a field must be a word, got 829; a decimal has a point"),
+        ("true: a", "the name of a field must be a word, got True"),
         ("a: &x [1]\nb: *x\n", "line 2: aliases (*) are not taken; write the value out"),
         ("a: !!python/object/apply:os.system [SECRET]\n", "line 1: tags (!) are not taken"),
         ("a: !!int 3\n", "line 1: tags (!) are not taken"),

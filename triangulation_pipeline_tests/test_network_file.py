@@ -79,7 +79,10 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (changed(tming="gps"), "unknown field 'tming'; meant timing?"),
         (changed(lat="-37,829"), "(got '-37,829'); write -37.829"),
         (changed(lat="45 N"), "unable to parse string as a number (got '45 N')"),
-        (sites(("a", "-37,829", 7), *PLACES), "site 1 ('a'): the name of a field must be a word, got a number"),
+        (
+            sites(("a", "-37,829", 7), *PLACES),
+            "the name of a field must be a word, got 829; a decimal has a point",
+        ),
         (sites(("a", 45, "yes"), *PLACES[1:]), "site 1 ('a'): lon: Input should be a valid number"),
         (sites(("a", 45, "true"), *PLACES[1:]), "site 1 ('a'): lon: true and false are no number"),
         (sites(("true", 45, 7), *PLACES[1:]), "site 1: name: true and false are no number and no text"),
