@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from triangulation_pipeline.client import Run, Webserver
     from triangulation_pipeline.storage.jobs import JobRecord
+    from triangulation_pipeline.storage.registry import Promotion
 
 WAIT_POLL_S = 1.0
 
@@ -188,13 +189,14 @@ def resume(job: str, url: str | None) -> None:
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 def promote(name: str, version: int) -> None:
-    """Put VERSION of the model NAME into production, if it passed its checks."""
+    """Put VERSION of the model NAME into production, if it passed its checks; also in place of one for another
+    network."""
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import promote_model
 
-        model = promote_model(engine, name, version)
-    click.echo(f"{model.model_name} version {model.version} is in production")
+        done = promote_model(engine, name, version)
+    click.echo(_promoted(done))
 
 
 @click.command()
@@ -205,8 +207,17 @@ def rollback(name: str) -> None:
         engine = open_engine()
         from triangulation_pipeline.storage.registry import rollback_model
 
-        model = rollback_model(engine, name)
-    click.echo(f"{model.model_name} version {model.version} is in production")
+        done = rollback_model(engine, name)
+    click.echo(_promoted(done))
+
+
+def _promoted(done: "Promotion") -> str:
+    """What is in production now; where it was for another network before, both."""
+    model, replaced = done.model, done.replaced
+    told = f"{model.model_name} version {model.version} is in production"
+    if replaced is None or replaced.network_digest == model.network_digest:
+        return told
+    return f"{told}, for {model.network}; it replaces version {replaced.version}, for {replaced.network}"
 
 
 def run_named(webserver: "Webserver", name: str) -> "Run":

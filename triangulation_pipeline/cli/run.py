@@ -197,6 +197,8 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
     return {
         "model_name": model.model_name,
         "version": model.version,
+        "network": model.network,
+        "network_digest": model.network_digest,
         "promoted": model.promoted,
         "promotion_reason": model.promotion_reason,
         "job_id": run_id,
@@ -250,5 +252,5 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
     console.print()
     console.print(page)
     console.print(results["promotion_reason"], highlight=False, markup=False, soft_wrap=True)
-    for label in ("checkpoint", "database", "object_store", "job_id"):
+    for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, markup=False, soft_wrap=True)

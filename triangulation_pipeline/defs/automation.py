@@ -153,7 +153,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
 )
 def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
     """Trains when what TRIANGULATION_NETWORK_FILE describes has changed; when first turned on, where the model in
-    production is for another network."""
+    production is for another network. The first model of a new network is not promoted by itself."""
     settings = read_automation_settings()
     if settings.network_file is None:
         return dg.SkipReason(
