@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from triangulation_pipeline.cli.home import JOB
+from triangulation_pipeline.documents import file_name, parse_yaml, read_text
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
     """Dagster run config from YAML. Raises ValueError with one sentence."""
+    text = read_text(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{file_name(path)}: {error}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -31,8 +31,9 @@ def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
 
     from triangulation_pipeline.client import config_fault
     from triangulation_pipeline.definitions import defs
-    from triangulation_pipeline.defs.config import check_run_config
+    from triangulation_pipeline.defs.config import check_run_config, refuse_environment
 
+    refuse_environment(run_config)
     try:
         resolved = dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
     except dg.DagsterInvalidConfigError as error:

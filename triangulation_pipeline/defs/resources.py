@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 from sqlalchemy import Engine
 
-from triangulation_pipeline.defs.config import check_run_config, training_settings
+from triangulation_pipeline.defs.config import check_run_config, refuse_environment, training_settings
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
@@ -41,6 +41,12 @@ class Storage(dg.ConfigurableResource):
     def objects(self) -> ObjectStore:
         """The object store."""
         return self._opened.objects
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Before any step, and before Dagster makes an object of its settings, as every step needs this resource."""
+        if context.run is not None:
+            with refusals():
+                refuse_environment(context.run.run_config)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Closes the database's connections."""

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import refuse_booleans, uuid_text
 
 
 class Scheduler(StrEnum):
@@ -63,6 +63,8 @@ class TrainingConfig(BaseModel):
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows, 0 or more.")
+
+    _no_booleans = model_validator(mode="before")(refuse_booleans)
 
     @field_validator("parent_model_id")
     @classmethod

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from triangulation_pipeline.cli.run_config import check, read_run_config
 from triangulation_pipeline.defs.config import STEP_CONFIGS
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, read_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
+from triangulation_pipeline.network_file import read_network
 
 pytestmark = pytest.mark.faults
 
