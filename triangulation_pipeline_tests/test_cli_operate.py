@@ -23,6 +23,7 @@ from triangulation_pipeline.storage.jobs import (
     announce_job,
     beat,
     complete_job,
+    fail_job,
     get_job,
     pause_job,
     start_job,
@@ -207,6 +208,15 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     assert job.id in said("status")
     complete_job(engine, job)
     assert said("status") == "none"
+
+
+def test_brackets_in_a_cell_are_text(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    fail_job(engine, job, "[red]x[/y] [link=z] :bug:")
+    webserver.runs[job.id] = make_run(job.id, "[FAILURE]")
+    shown = said("status", job.id)
+    assert "[red]x[/y] [link=z] :bug:" in shown
+    assert "[FAILURE]" in shown
 
 
 @pytest.mark.parametrize(("command", "stop"), [("pause", Stop.pause), ("cancel", Stop.cancel)])

@@ -23,6 +23,7 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     register_model,
 )
+from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from triangulation_pipeline.evaluation.verdict import PromotionCheck
@@ -86,9 +87,9 @@ def registered_model(
                 )
                 break
             except ProductionChanged as change:
-                log.info("registered_model: %s; it is compared anew", change)
+                log.info("registered_model: %s; it is compared anew", printable(str(change)))
     history = records(read_metrics(storage.engine, reference.job_id))
-    log.info("registered_model: %s version %d", model.model_name, model.version)
+    log.info("registered_model: %s version %d", printable(model.model_name), model.version)
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
         metadata={
