@@ -216,7 +216,7 @@ def test_first_tick_compares_the_network_with_productions(
         network_digest=NORTH_WEST_ITALY.digest,
         hyperparameters={},
         metrics={},
-        promoted=True,
+        passed=True,
         promotion_reason="",
     )
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from alembic import command
 from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
@@ -127,6 +128,22 @@ def test_checks_and_cascades_are_those_of_the_tables(url: URL, engine: Engine) -
         metadata.drop_all(connection)
         metadata.create_all(connection)
         assert set(connection.execute(definitions).all()) == migrated
+
+
+def test_a_dashboards_right_to_read_a_view_outlives_a_migration(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0002"))
+        engine = open_database(written(url))
+    with engine.begin() as connection:
+        for view in VIEWS:
+            connection.execute(text(f"GRANT SELECT ON {view.name} TO PUBLIC"))
+    engine.dispose()
+    engine = open_database(written(url))
+    with engine.connect() as connection:
+        for view in VIEWS:
+            assert connection.scalar(text(f"SELECT has_table_privilege('public', '{view.name}', 'SELECT')")), view.name
+    engine.dispose()
 
 
 def test_wrong_places_are_one_sentence_without_the_password(

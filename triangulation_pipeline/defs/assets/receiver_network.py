@@ -31,7 +31,12 @@ def receiver_network(
             "network_digest": network.digest,
             "num_sites": len(network.sites),
             **({"warnings": "; ".join(oddities)} if oddities else {}),
-            "sites": table([site.model_dump(mode="json", exclude_none=True) for site in network.sites]),
+            "sites": table(
+                [
+                    {"number": number, **site.model_dump(mode="json", exclude_none=True)}
+                    for number, site in enumerate(network.sites, 1)
+                ]
+            ),
         },
         data_version=dg.DataVersion(network.digest),
     )

@@ -21,6 +21,7 @@ from triangulation_pipeline.storage.datasets import (
     verify_dataset,
     write_dataset,
 )
+from triangulation_pipeline.validation import printable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def synthetic_dataset(
     seconds = time.perf_counter() - started
     log.info(
         "synthetic_dataset: %s, %s samples %s in %.1f s",
-        record.name,
+        printable(record.name),
         f"{record.num_samples:,}",
         "reused" if reused else "simulated and stored",
         seconds,
