@@ -28,6 +28,8 @@ DEFAULT_URL = "http://localhost:3000"
 # A launch waits for the code server, which may be busy.
 TIMEOUT_S = 60
 STARTING_POLL_S = 0.5
+JOB = "train_locator"
+USUAL_LOCATION = "triangulation_pipeline"
 FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 PARENT_RUN_TAG = "dagster/parent_run_id"
 ROOT_RUN_TAG = "dagster/root_run_id"
@@ -94,7 +96,8 @@ class Webserver:
     def launch(self, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
         """Launches the whole graph. Dagster checks names, types and choices of the run config, but not ranges."""
         listed = [{"key": key, "value": value} for key, value in (tags or {}).items()]
-        return _run(self._ask("launch_run", runConfig=run_config, tags=listed)["run"])
+        location = self._location()
+        return _run(self._ask("launch_run", runConfig=run_config, tags=listed, location=location)["run"])
 
     def reexecute(self, run: Run) -> Run:
         """Runs again what a failed run did not finish, or the whole of one that was cancelled."""
@@ -103,7 +106,7 @@ class Webserver:
             # Of its own Dagster writes these tags only where it knows the run.
             tags = [{"key": PARENT_RUN_TAG, "value": parent}, {"key": ROOT_RUN_TAG, "value": root}]
             again = {"runConfig": run.run_config, "tags": tags, "parentRunId": parent, "rootRunId": root}
-            return _run(self._ask("launch_run", **again)["run"])
+            return _run(self._ask("launch_run", **again, location=self._location())["run"])
         strategy = "FROM_FAILURE" if run.status == "FAILURE" else "ALL_STEPS"
         return _run(self._ask("reexecute_run", runId=run.run_id, strategy=strategy)["run"])
 
@@ -146,6 +149,24 @@ class Webserver:
         """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
         found = self._ask("asset_observations", asset=[asset], limit=limit)
         return [_asset_event(event) for event in found["assetObservations"]]
+
+    def _location(self) -> str:
+        """The code location that has the job; of several the one of the usual name. Raises WebserverError."""
+        nodes = self._ask("job_locations")["nodes"]
+        found = [node["location"]["name"] for node in nodes if JOB in (job["name"] for job in node["jobs"])]
+        if USUAL_LOCATION in found:
+            return USUAL_LOCATION
+        if not found:
+            raise WebserverError(
+                f"no code location of the webserver at {self._shown} has the job {JOB}; its code server is away, "
+                "cannot load the pipeline, or serves something else"
+            )
+        if len(found) > 1:
+            raise WebserverError(
+                f"{len(found)} code locations of the webserver at {self._shown} have the job {JOB}; "
+                f"name the one to use {USUAL_LOCATION} in its workspace"
+            )
+        return str(found[0])
 
     def _ask(self, name: str, **variables: Any) -> Any:
         """The answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError with one sentence."""

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,6 +14,8 @@ from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError
 from triangulation_pipeline_tests.conftest import ROOT
 
 REQUESTS = {path.stem for path in (ROOT / "triangulation_pipeline" / "graphql").iterdir()}
+
+RUN_ID = "11111111-2222-4333-8444-555555555555"
 
 Answer = Callable[..., list[Any]]
 
@@ -135,6 +138,63 @@ def test_events_are_read_page_by_page(answer: Answer) -> None:
     assert events.epochs == [{"epoch": 1, "val_rmse_m": 10.5}, {"epoch": 2, "val_rmse_m": 5.25}]
     assert (events.cursor, events.failure) == ("2", None)
     assert [request["variables"]["after"] for request in asked] == ["0", "1"]
+
+
+def node(location: str, *jobs: str) -> dict[str, Any]:
+    return {"location": {"name": location}, "jobs": [{"name": job} for job in jobs]}
+
+
+def locations(*nodes: dict[str, Any]) -> dict[str, Any]:
+    return data(__typename="RepositoryConnection", nodes=list(nodes))
+
+
+LAUNCHED = data(
+    __typename="LaunchRunSuccess",
+    run={
+        "runId": RUN_ID,
+        "status": "QUEUED",
+        "jobName": "train_locator",
+        "parentRunId": None,
+        "rootRunId": None,
+        "startTime": None,
+        "endTime": None,
+        "runConfig": {},
+        "repositoryOrigin": {"id": "x"},
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "location"),
+    [
+        ([node("triangulation_pipeline", "train_locator")], "triangulation_pipeline"),
+        ([node("other", "train"), node("triangulation-pipeline", "train_locator")], "triangulation-pipeline"),
+        ([node("a", "train_locator"), node("triangulation_pipeline", "train_locator")], "triangulation_pipeline"),
+    ],
+)
+def test_a_run_is_launched_where_the_job_is(answer: Answer, nodes: list[Any], location: str) -> None:
+    webserver, asked = answer(locations(*nodes), LAUNCHED, locations(*nodes), LAUNCHED)
+    run = webserver.launch({})
+    assert run.run_id == RUN_ID
+    webserver.reexecute(replace(run, is_launched=False))
+    launches = [request["variables"] for request in asked if "launchRun" in request["query"]]
+    assert [launch["location"] for launch in launches] == [location, location]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sentence"),
+    [
+        ([], "no code location of the webserver at http://"),
+        ([node("triangulation_pipeline", "train")], "no code location of the webserver at http://"),
+        ([node("a", "train_locator"), node("b", "train_locator")], "2 code locations of the webserver at http://"),
+    ],
+)
+def test_where_the_job_is_not_nothing_is_launched(answer: Answer, nodes: list[Any], sentence: str) -> None:
+    webserver, asked = answer(locations(*nodes))
+    with pytest.raises(WebserverError) as raised:
+        webserver.launch({})
+    assert str(raised.value).startswith(sentence)
+    assert len(asked) == 1
 
 
 def check(severity: str, success: bool) -> dict[str, Any]:
