@@ -27,7 +27,7 @@ run: install
 
 ui: install
 	$(BIN)/dagster instance concurrency set training 1
-	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
+	exec $(BIN)/triangulation ui -w workspace.yaml $(ARGS)
 
 test: install
 	$(BIN)/pytest -n 2 -m "not production and not stack and not faults and not ui" $(ARGS)
