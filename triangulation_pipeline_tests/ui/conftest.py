@@ -29,6 +29,8 @@ NO_CHROMIUM = "no Chromium on the PATH; install the package chromium, or name th
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 # A folder: the pictures of the README are written there (make screenshots).
 SCREENSHOTS = os.environ.get("UI_SCREENSHOTS")
+# What the proxy of docs/operations.md is called.
+PROXY_HOST = "triangulation.example.org"
 # Long enough for two cores that have other things to do; nothing waits longer than it has to.
 SECONDS = 60
 
@@ -67,7 +69,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shutil.copy(ROOT / "workspace.yaml", home)
     (home / "run.yaml").write_text(yaml.safe_dump({"ops": settings()["ops"]}))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRIANGULATION_")}
-    environment |= {"DAGSTER_HOME": str(home)}
+    environment |= {"DAGSTER_HOME": str(home), "TRIANGULATION_WEBSERVER_HOSTS": PROXY_HOST}
     made = subprocess.run(
         [BIN / "triangulation", "run", "--config", "run.yaml", "--json"],
         cwd=home,

@@ -42,9 +42,9 @@ BLIND = """async ({url, launches, forgery}) => {
   Object.assign(form, {method: 'POST', enctype: 'text/plain', action: launches.form, target: 'sink'});
   document.body.append(form);
   await over(frame, () => form.submit());
-  const blind = {method: 'POST', mode: 'no-cors', body: 'x'};
-  await fetch(launches.fetch, blind).catch(() => null);
-  await fetch(forgery, {method: 'POST', mode: 'no-cors'}).catch(() => null);
+  const blind = {method: 'POST', mode: 'no-cors', credentials: 'include'};
+  await fetch(launches.fetch, {...blind, body: 'x'}).catch(() => null);
+  await fetch(forgery, blind).catch(() => null);
   navigator.sendBeacon(launches.beacon, 'x');
 }"""
 # What the log of a run says, by a WebSocket; nothing if it is refused.
