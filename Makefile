@@ -45,9 +45,9 @@ test-stack: install
 test-faults: install
 	$(BIN)/pytest -n 2 --dist load -m faults $(ARGS)
 
+# Strict: a pin that could not be looked up is a failure, as one with a known hole is.
 audit: install
-	$(BIN)/pip install -q pip-audit==2.10.1
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 test-ui: install
 	$(BIN)/pytest -m ui $(ARGS)

@@ -46,6 +46,8 @@ class Behind:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of all the names, signed by itself; its key beside it."""
+    if shutil.which("openssl") is None:
+        cannot_run("no openssl on the PATH; install the package openssl")
     folder = tmp_path_factory.mktemp("tls")
     names = [PROXY_HOST, *(urlsplit(origin).netloc for origin in (SISTER, STRANGER))]
     subjects = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1"])
