@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ PATIENCE_S = 300
 
 @pytest.fixture(scope="module")
 def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
-    """`dagster dev` in a home of its own, and the environment of somebody who uses it."""
+    """`make ui` in a home of its own, and the environment of somebody who uses it."""
     home = make_home(tmp_path_factory.mktemp("stack") / "home")
     shutil.copy(ROOT / "workspace.yaml", home)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,7 +56,7 @@ def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
         subprocess.run([dagster, "instance", "concurrency", "set", "training", "1"], check=True, capture_output=True)
         with (home / "log").open("w") as log:
             stack = subprocess.Popen(
-                [dagster, "dev", "-w", "workspace.yaml", "-p", str(port)],
+                [*COMMAND, "ui", "-p", str(port)],
                 cwd=home,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,13 +90,56 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _kill_session(session: int) -> None:
+def _session(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == session:
-                os.kill(int(folder.name), signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+        with suppress(OSError):
+            is_zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            if os.getsid(int(folder.name)) == session and not is_zombie:
+                found.append(int(folder.name))
+    return found
+
+
+def _kill_session(session: int) -> None:
+    for process in _session(session):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_IGN)],
+    ids=["in a terminal", "in a script"],
+)
+def test_the_ui_ends_with_all_its_processes(tmp_path: Path, how: signal.Signals, before: Any) -> None:
+    """By Ctrl-C and by SIGTERM, also where a script has started it with `&`: then the interrupt is ignored at first."""
+    home = make_home(tmp_path / "home")
+    shutil.copy(ROOT / "workspace.yaml", home)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    log = home / "log"
+    with log.open("w") as output:
+        started = subprocess.Popen(
+            [*COMMAND, "ui", "-p", url.rpartition(":")[2]],
+            cwd=tmp_path,
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, before),
+        )
+    try:
+        until(lambda: _answers(url), READY_S, log.read_text)
+        assert len(_session(started.pid)) >= 4
+        started.send_signal(how)
+        assert started.wait(60) == 0, log.read_text()
+        # The code server ends last, after runs that may be at work.
+        until(lambda: _session(started.pid) == [], 60)
+        assert not _answers(url)
+        assert "Traceback" not in log.read_text()
+    finally:
+        _kill_session(started.pid)
 
 
 @pytest.fixture
