@@ -77,6 +77,8 @@ def open_database(url: str) -> Engine:
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             _use_write_ahead_log(engine)
+        else:
+            event.listen(engine, "begin", postgresql.begin_transaction)
         _migrate(engine)
     except (DBAPIError, sqlite3.Error) as error:
         engine.dispose()
@@ -89,11 +91,11 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by. Raises StorageError where the database cannot be reached or does not answer.
+    """A transaction to read by. Raises StorageError where the database cannot be reached or does not answer.
 
     A server that is away is waited for up to DEADLINE_S.
     """
-    with _sentences(engine, "read"), _connect(engine, "read") as connection:
+    with _sentences(engine, "read"), _begun(engine, "read") as connection:
         yield connection
 
 
@@ -109,9 +111,10 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     commits = False
     try:
-        with _sentences(engine, "written"), _connect(engine, "written") as connection:
-            connection.execution_options(takes_write_lock=True)
-            with connection.begin():
+        with _sentences(engine, "written"), _begun(engine, "written", takes_write_lock=True) as connection:
+            transaction = connection.get_transaction()
+            assert transaction is not None
+            with transaction:
                 yield connection
                 commits = True
     except _Undone as error:
@@ -151,15 +154,25 @@ class _Unknown(StorageError):
     """The connection was lost while the transaction was committed."""
 
 
-def _connect(engine: Engine, verb: str) -> Connection:
-    """A connection. Unlike opening, where a wrong place is the likelier cause, it waits for a server that is away."""
+def _begun(engine: Engine, verb: str, *, takes_write_lock: bool = False) -> Connection:
+    """A connection in a transaction. Unlike opening, where a wrong place is the likelier cause, it waits for a server
+    that is away."""
+
+    def begin() -> Connection:
+        connection = engine.connect().execution_options(takes_write_lock=takes_write_lock)
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def why(error: Exception) -> str | None:
         passes = isinstance(error, OperationalError) and postgresql.may_pass(error.orig)
         return _cause(engine.url, error) if passes else None
 
     failed = f"database {_place(engine.url)} cannot be {verb}"
-    return engine.connect() if _is_sqlite(engine.url) else tried(engine.connect, failed, why, DEADLINE_S)
+    return begin() if _is_sqlite(engine.url) else tried(begin, failed, why, DEADLINE_S)
 
 
 @contextmanager
@@ -237,6 +250,8 @@ def _migrate(engine: Engine) -> None:
     with _migrating:
         script = ScriptDirectory.from_config(config)
         with engine.connect() as connection:
+            if not _is_sqlite(engine.url):
+                postgresql.check_settings(connection)
             current = MigrationContext.configure(connection).get_current_revision()
             is_newest = current == script.get_current_head()
             if is_newest and (_is_sqlite(engine.url) or not postgresql.waits_for_hypertables(connection)):
