@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError
 
+from triangulation_pipeline.address import parse_address
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
@@ -37,8 +38,14 @@ def parse_url(url: str) -> URL:
     """A database URL, checked: a SQLite file, or PostgreSQL by psycopg 3.
 
     Raises ValueError with one sentence, free of passwords, for another scheme or driver, a SQLite database in memory, a
-    missing name, or parameters that are not supported.
+    missing name, parameters that are not supported, or a password that libraries would not find the end of.
     """
+    address = None
+    if "://" in url and not url.startswith("sqlite"):  # which has a path, where every character may stand
+        try:
+            address = parse_address(url)
+        except ValueError as error:
+            raise ValueError(f"the database URL {error}") from None
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -46,12 +53,14 @@ def parse_url(url: str) -> URL:
             "the database URL cannot be read; write it as in sqlite:////folder/triangulation.db or "
             "postgresql://user:password@host/triangulation, with %-codes for special characters of the password"
         ) from None
-    if parsed.drivername.partition("+")[0] == "postgresql":
-        return postgresql.check_url(parsed)
+    if address is not None and parsed.drivername.partition("+")[0] == "postgresql":
+        return postgresql.check_url(parsed, address)
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(
             f"the database URL must begin with sqlite:/// or postgresql://, got the scheme {parsed.drivername!r}"
         )
+    if parsed.username is not None or parsed.host:
+        raise ValueError("the database URL of a file has no host, as in sqlite:////folder/triangulation.db")
     if parsed.query:
         raise ValueError(f"the database URL takes no parameters, got {', '.join(map(repr, sorted(parsed.query)))}")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):

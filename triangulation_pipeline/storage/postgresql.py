@@ -19,7 +19,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import URL, Connection, NullPool, text
 
+from triangulation_pipeline.address import Address
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.validation import printable
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
@@ -41,8 +43,11 @@ _MIGRATION_LOCK = 0x7472_6961_6E67
 _log = logging.getLogger(__name__)
 
 
-def check_url(url: URL) -> URL:
-    """The URL with its driver written out. Raises ValueError, free of passwords, for what is not supported."""
+def check_url(url: URL, address: Address) -> URL:
+    """The URL with its driver written out; ``address`` is the same, split by our own rule.
+
+    Raises ValueError, free of passwords, for what is not supported.
+    """
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
             f"the database URL must begin with postgresql:// (psycopg 3, written out {DRIVER}://), "
@@ -53,6 +58,9 @@ def check_url(url: URL) -> URL:
             f"the database URL takes only the parameters {', '.join(sorted(URL_PARAMETERS))}; "
             f"got {', '.join(map(repr, odd))}"
         )
+    folder = url.query.get("host", "")
+    if (url.host or "", url.port) != (address.host, address.port) or not isinstance(folder, str) or "," in folder:
+        raise ValueError("the database URL must name one host, as in postgresql://user@host/triangulation")
     if not url.database:
         raise ValueError("the database URL must name a database, as in postgresql://user@host/triangulation")
     return url.set(drivername=DRIVER)
@@ -226,8 +234,9 @@ def may_pass(error: BaseException | None) -> bool:
 
 def place(url: URL) -> str:
     """The database and its server, for messages."""
-    host = url.host or url.query.get("host") or "the local socket"
-    return f"{url.database} on {host}" + (f":{url.port}" if url.port else "")
+    host = str(url.host or url.query.get("host") or "the local socket")
+    host = f"[{host}]" if ":" in host else printable(host)
+    return f"{printable(str(url.database))} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from urllib.parse import quote
 
 import pytest
+from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
@@ -155,6 +157,19 @@ def test_wrong_places_are_one_sentence_without_the_password(
             assert "\n" not in message
             assert "s3cret" not in message
             assert str(url.password) not in message
+
+
+@pytest.mark.parametrize("raw", [": [\u00fc\u6771]", "p@/#?%: [\u00fc\"'\\\\&+%40 w", " ", "%41"])
+def test_any_password_opens_the_database_once_it_is_coded(url: URL, server: Server, raw: str) -> None:
+    with server.administrator() as connection:
+        connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(ROLE), raw))
+    try:
+        coded = written(url, password="PASSWORD").replace("PASSWORD", quote(raw, safe=""))
+        open_database(coded).dispose()
+        if not set(raw) & set("@/#?%"):
+            open_database(coded.replace(quote(raw, safe=""), raw)).dispose()
+    finally:
+        server.ensure_role()
 
 
 def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDatabase, url: URL) -> None:
