@@ -18,15 +18,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
+from requests.auth import HTTPBasicAuth
+
+from triangulation_pipeline.address import by_proxy, parse_address
+from triangulation_pipeline.validation import SHOWN_CHARACTERS, printable
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
 DEFAULT_URL = "http://localhost:3000"
 
 # A launch waits for the code server, which may be busy.
 TIMEOUT_S = 60
+# A page of events is a thousandth of it.
+MOST_ANSWER_BYTES = 2**26
+MOST_CHARACTERS = 500
 STARTING_POLL_S = 0.5
 JOB = "train_locator"
 USUAL_LOCATION = "triangulation_pipeline"
@@ -85,13 +91,20 @@ class Webserver:
     """Dagster's webserver at a URL; without one, at that of ``TRIANGULATION_WEBSERVER_URL`` or on this machine."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-        parts = urlsplit(self.url)
-        # Shown without a user and password.
-        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}, got {self._shown!r}")
+        try:
+            address = parse_address(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+        except ValueError as error:
+            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}: it {error}") from None
+        if address.scheme not in {"http", "https"} or not address.host or re.search(r"[?#]", address.rest):
+            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}, got {str(address)!r}")
+        self.url = f"{address}{address.rest}".rstrip("/")
+        """Without user and password."""
+        self._shown = f"{address}{printable(address.rest)[:SHOWN_CHARACTERS]}".rstrip("/")
+        self._address = address
         self._session = requests.Session()
+        if address.user is not None:
+            # Apart from the URL, which libraries split by rules of their own and quote in what they raise.
+            self._session.auth = HTTPBasicAuth(address.user.encode(), (address.password or "").encode())
 
     def launch(self, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
         """Launches the whole graph. Dagster checks names, types and choices of the run config, but not ranges."""
@@ -172,28 +185,41 @@ class Webserver:
         """The answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError with one sentence."""
         body: Any = {"query": query(name), "variables": variables}
         try:
-            response = self._session.post(f"{self.url}/graphql", json=body, timeout=TIMEOUT_S)
+            with self._session.post(f"{self.url}/graphql", json=body, timeout=TIMEOUT_S, stream=True) as response:
+                content = _read(response)
         except requests.Timeout:
             raise WebserverError(f"the webserver at {self._shown} did not answer within {TIMEOUT_S} s") from None
-        except (requests.RequestException, UnicodeError):
+        except Exception:  # whatever a proxy's address or a foreign server makes the libraries raise
             raise WebserverError(
-                f"the webserver at {self._shown} cannot be reached; start it with `make ui`, "
+                f"the webserver at {self._shown} cannot be reached{by_proxy(self._address)}; start it with `make ui`, "
                 f"or name another with --url or {URL_VARIABLE}"
             ) from None
         # Dagster answers faults of the code server with HTTP 500 and the reason in the body.
         try:
-            answer = response.json()
-            faults = [fault["message"] for fault in answer.get("errors") or []]
+            answer = json.loads(content)
+            faults = [one_line(fault["message"]) for fault in answer.get("errors") or []]
             found: Any = None if faults else next(iter(answer["data"].values()))
-        except (requests.JSONDecodeError, AttributeError, KeyError, TypeError, StopIteration):
+            refusal = None if faults else _refusal(found)
+        except Exception:  # a foreign server may answer with anything
             raise WebserverError(
                 f"{self._shown} answered HTTP {response.status_code}, and not as Dagster's webserver does"
             ) from None
         if faults:
-            raise WebserverError(f"the webserver refused {name}: {one_line(faults[0])}")
-        if (refusal := _refusal(found)) is not None:
+            raise WebserverError(f"the webserver refused {name}: {faults[0]}")
+        if refusal is not None:
             raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
         return found
+
+
+def _read(response: requests.Response) -> bytes:
+    """The body, of a server that may send one without end. Raises requests' exceptions."""
+    content = bytearray()
+    end = time.monotonic() + TIMEOUT_S
+    for chunk in response.iter_content(2**16):
+        content += chunk
+        if len(content) > MOST_ANSWER_BYTES or time.monotonic() > end:
+            raise requests.Timeout
+    return bytes(content)
 
 
 def query(name: str) -> str:
@@ -203,22 +229,23 @@ def query(name: str) -> str:
 
 def config_fault(message: str) -> str:
     """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = one_line(message)
+    message = " ".join(message.split())
     if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
         return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]
+    return one_line(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks."""
-    return " ".join(text.split())
+    """A text without line breaks and control characters, and cut where it is long."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
 def _refusal(found: Mapping[str, Any]) -> str | None:
     """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
     kind = found["__typename"]
     if kind == "RunConfigValidationInvalid":
-        return "; ".join(config_fault(error["message"]) for error in found["errors"])
+        return one_line("; ".join(config_fault(error["message"]) for error in found["errors"]))
     if kind.endswith(("Error", "Failure", "Conflict")):
         return one_line(found.get("message") or kind)
     return None
@@ -231,7 +258,7 @@ def _failure(event: Mapping[str, Any]) -> str | None:
         check = event["evaluation"]
         if check["success"] or check["severity"] != "ERROR":
             return None
-        return f"{check['checkName']}: {check['description']}"
+        return one_line(f"{check['checkName']}: {check['description']}")
     if kind == "ExecutionStepFailureEvent":
         described = (event["failureMetadata"] or {}).get("description")
         error = event["error"] or {"message": "failed", "errorChain": []}

@@ -165,7 +165,7 @@ def temporary_server(binaries: Binaries | None = None, *, timescaledb: bool = Fa
     binaries = binaries or (find_timescaledb() if timescaledb else find_binaries())
     if binaries is None:
         raise FileNotFoundError(NO_TIMESCALEDB if timescaledb else NO_BINARIES)
-    user = _unprivileged_user(binaries) if os.geteuid() == 0 else None
+    user = unprivileged_user(binaries.root) if os.geteuid() == 0 else None
     # To the root "/" chroot changes nothing but the user.
     run = [] if user is None else ["chroot", f"--userspec={user.pw_uid}:{user.pw_gid}", "--groups=", str(binaries.root)]
     folder = Path(tempfile.mkdtemp(prefix="triangulation-pg-", dir=binaries.inside(Path(tempfile.gettempdir()))))
@@ -228,7 +228,7 @@ def server_at(url: str) -> Server:
     return Server(admin=make_url(url), role_password=secrets.token_hex(8))
 
 
-def _unprivileged_user(binaries: Binaries) -> pwd.struct_passwd:
-    """Of another system only ``nobody`` is known by its number."""
+def unprivileged_user(root: Path = Path("/")) -> pwd.struct_passwd:
+    """Whom root runs a server as; of another system only ``nobody`` is known by its number."""
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    return known["postgres"] if "postgres" in known and binaries.root == Path("/") else known["nobody"]
+    return known["postgres"] if "postgres" in known and root == Path("/") else known["nobody"]

@@ -1,6 +1,9 @@
 """What the client makes of the webserver's answers, and that its requests fit the Dagster that is installed."""
 
+import base64
+import contextlib
 import json
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 from graphql import build_schema, parse, validate
 
 from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError, query
@@ -75,6 +79,13 @@ def test_the_documented_requests_are_those_of_the_client() -> None:
         (404, "not here", "answered HTTP 404, and not as Dagster's webserver does"),
         (200, {"something": "else"}, "answered HTTP 200, and not as Dagster's webserver does"),
         (200, [], "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": []}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": {"it": None}}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": {"it": {"__typename": 1}}}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"errors": "none"}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"errors": [{"message": 1}]}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, "[" * 100_000, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, data(__typename="PythonError", message="\x1b[2J\u202e" + "long " * 1000), "..."),
         (200, data(__typename="InvalidStepError"), "InvalidStepError"),
         (
             200,
@@ -91,6 +102,8 @@ def test_refusals_are_one_sentence(answer: Answer, status: int, body: Any, sente
     with pytest.raises(WebserverError) as raised:
         webserver.run("x")
     assert str(raised.value).endswith(sentence)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 600
     assert isinstance(raised.value, RunNotFound) == ("could not be found" in sentence)
 
 
@@ -115,6 +128,49 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TRIANGULATION_WEBSERVER_URL", "https://dagster.example/prefix/")
     assert Webserver().url == "https://dagster.example/prefix"
     assert Webserver("http://other:1").url == "http://other:1"
+
+
+@pytest.mark.parametrize(
+    ("answered", "sentence"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(2**20), "did not answer within"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "cannot be reached"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "cannot be reached"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[s3cret\r\n\r\n", "cannot be reached"),
+        (b"HTTP/1.1 307 Found\r\nLocation: /graphql\r\nContent-Length: 0\r\n\r\n", "cannot be reached"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n" * 100, "cannot be reached"),
+        (b"", "cannot be reached"),
+    ],
+    ids=["endless", "no chunks", "no gzip", "to nowhere", "in circles", "another protocol", "closed"],
+)
+def test_a_foreign_server_ends_with_one_sentence(answered: bytes, sentence: str) -> None:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(2**16)
+            with contextlib.suppress(OSError):
+                self.wfile.write(answered)
+                while len(answered) > 2**16:
+                    self.wfile.write(bytes(2**20))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(WebserverError, match=sentence) as raised:
+            Webserver(f"http://127.0.0.1:{server.server_address[1]}").run("x")
+        server.shutdown()
+    assert "s3cret" not in str(raised.value)
+
+
+def test_user_and_password_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def send(self: requests.Session, request: requests.PreparedRequest, **_: Any) -> None:
+        sent.append((request.url, request.headers["Authorization"]))
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    with pytest.raises(WebserverError):
+        Webserver("http://me:p%40%C3%BC@there:1/x").run("x")
+    assert sent == [("http://there:1/x/graphql", "Basic " + base64.b64encode("me:p@ü".encode()).decode())]
 
 
 def entry(label: str, **value: Any) -> dict[str, Any]:

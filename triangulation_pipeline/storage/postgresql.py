@@ -17,9 +17,11 @@ import re
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, NullPool, text
 
+from triangulation_pipeline.address import Address
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.validation import printable
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
@@ -41,8 +43,11 @@ _MIGRATION_LOCK = 0x7472_6961_6E67
 _log = logging.getLogger(__name__)
 
 
-def check_url(url: URL) -> URL:
-    """The URL with its driver written out. Raises ValueError, free of passwords, for what is not supported."""
+def check_url(url: URL, address: Address) -> URL:
+    """The URL with its driver written out; ``address`` is the same, split by our own rule.
+
+    Raises ValueError, free of passwords, for what is not supported.
+    """
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
             f"the database URL must begin with postgresql:// (psycopg 3, written out {DRIVER}://), "
@@ -53,30 +58,67 @@ def check_url(url: URL) -> URL:
             f"the database URL takes only the parameters {', '.join(sorted(URL_PARAMETERS))}; "
             f"got {', '.join(map(repr, odd))}"
         )
+    folder = url.query.get("host", "")
+    if (url.host or "", url.port) != (address.host, address.port) or not isinstance(folder, str) or "," in folder:
+        raise ValueError("the database URL must name one host, as in postgresql://user@host/triangulation")
     if not url.database:
         raise ValueError("the database URL must name a database, as in postgresql://user@host/triangulation")
     return url.set(drivername=DRIVER)
 
 
 def engine_arguments() -> dict[str, Any]:
-    """Arguments of ``create_engine``: a connection that broke while it was idle is replaced before it is used.
+    """Arguments of ``create_engine``.
+
+    They hold with a pooler (PgBouncer) in between as well. Settings do not travel with the connection, which a pooler
+    drops or hands to others, but with each transaction (``begin_transaction``). Nothing is prepared under a name, which
+    the next transaction's session would not know. A connection is held as long as its transaction: a role or a pooler
+    may have only few, and an idle one would keep others waiting.
 
     READ COMMITTED is written out because the writers here rely on it: once a lock is had, the next statement sees what
     its holder committed.
     """
-    settings = {
-        "search_path": SCHEMA,
-        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-    }
     return {
-        "pool_pre_ping": True,
+        "poolclass": NullPool,
         "isolation_level": "READ COMMITTED",
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "triangulation_pipeline",
-            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "prepare_threshold": None,
         },
+    }
+
+
+def begin_transaction(connection: Connection) -> None:
+    """To be done first in each transaction, for it alone: the schema, and the timeouts."""
+    values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _settings().items())
+    connection.exec_driver_sql(f"SELECT {values}")
+
+
+def check_settings(connection: Connection) -> None:
+    """Raises StorageError where the transaction is without what ``begin_transaction`` gave it.
+
+    Then whatever lies between here and the server does not keep a transaction in one session, and tables would be made
+    elsewhere, without a word.
+    """
+    asked = _settings()
+    statement = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+    found = {row.name: row.setting for row in connection.execute(statement, {"names": list(asked)})}
+    lost = [
+        f"{name} is {found.get(name)!r}, not {value!r}" for name, value in asked.items() if found.get(name) != value
+    ]
+    if lost:
+        raise StorageError(
+            f"the database's connection does not keep the settings of a transaction ({'; '.join(lost)}); a pooler in "
+            "between must be in transaction or session mode"
+        )
+
+
+def _settings() -> dict[str, str]:
+    """As ``pg_settings`` shows them: times in milliseconds."""
+    return {
+        "search_path": SCHEMA,
+        "statement_timeout": f"{1000 * STATEMENT_TIMEOUT_S:.0f}",
+        "lock_timeout": f"{1000 * LOCK_TIMEOUT_S:.0f}",
     }
 
 
@@ -173,6 +215,7 @@ def cause(url: URL, error: psycopg.Error) -> str:
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
+        (r"statement pooling mode", "the pooler is in statement mode; it needs transaction or session mode"),
     ):
         if re.search(pattern, text_of):
             return words
@@ -191,8 +234,9 @@ def may_pass(error: BaseException | None) -> bool:
 
 def place(url: URL) -> str:
     """The database and its server, for messages."""
-    host = url.host or url.query.get("host") or "the local socket"
-    return f"{url.database} on {host}" + (f":{url.port}" if url.port else "")
+    host = str(url.host or url.query.get("host") or "the local socket")
+    host = f"[{host}]" if ":" in host else printable(host)
+    return f"{printable(str(url.database))} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:

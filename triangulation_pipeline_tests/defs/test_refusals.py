@@ -15,6 +15,7 @@ from triangulation_pipeline.storage.registry import get_model_of_job, list_model
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline.training.verify import fault
+from triangulation_pipeline_tests.conftest import use_s3
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
 
@@ -160,13 +161,26 @@ def test_unwritable_places(home: Path, monkeypatch: pytest.MonkeyPatch, variable
     assert "cannot be opened" in run.failure()
 
 
-def test_password_of_a_refused_database_is_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/db")
+@pytest.mark.parametrize(
+    ("variable", "address", "says"),
+    [
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/db", "cannot be opened"),
+        ("TRIANGULATION_DATABASE_URL", "postgresql://me:hunter@hunter2@127.0.0.1:1/db", "write %40 for @"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:hunter/2@127.0.0.1:1", "must be as in http://host:9000"),
+    ],
+)
+def test_password_of_a_refused_place_is_in_no_event(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, address: str, says: str
+) -> None:
+    use_s3(monkeypatch, "")
+    monkeypatch.setenv(variable, address)
+    if variable.startswith("AWS"):
+        monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", "s3://bucket")
     run = execute(settings())
     assert run.failed_step() == "receiver_network"
-    assert "cannot be opened" in run.failure()
+    assert says in run.failure()
     for entry in run.instance.all_logs(run.run_id):
-        assert "hunter2" not in str(entry)
+        assert "hunter" not in str(entry)
 
 
 def test_damaged_checkpoint_is_neither_evaluated_nor_registered(home: Path) -> None:
