@@ -1,8 +1,9 @@
-"""Dagster's webserver behind the gate, alone or in ``dagster dev``: Dagster's own commands, with one part exchanged.
+"""Dagster's webserver behind the gate, alone or in ``dagster dev``: Dagster's own commands, with three parts exchanged.
 
-The only file that reaches into Dagster's programs. Neither has a place to put a gate, so two of their functions are
-exchanged by name: the one that makes the webserver's application, and the one that starts the webserver as a process.
-Dagster's version is pinned, and tests ask the running webserver.
+The only file that reaches into Dagster's programs. Neither has a place to put a gate, so functions of theirs are
+exchanged by name: the one that makes the webserver's application, the one that starts the webserver as a process, and
+the one that reads the launchpad's text, so that it means there what it means to ``--config``. Dagster's version is
+pinned, and tests ask the running webserver.
 """
 
 import signal
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from subprocess import Popen
 from typing import Any
 
+from yaml import YAMLError  # PyYAML's, which Dagster expects
+
+from triangulation_pipeline.documents import parse_yaml
 from triangulation_pipeline.gate import gated, read_hosts
 
 
@@ -28,7 +32,24 @@ def run_webserver(arguments: Sequence[str]) -> None:
         return gated(create(*args, **kwargs), hosts)
 
     cli.create_app_from_workspace_process_context = create_gated
+    read_run_config_as_yaml_1_2()
     cli.dagster_webserver(list(arguments), prog_name="triangulation webserver", auto_envvar_prefix="DAGSTER_WEBSERVER")
+
+
+def read_run_config_as_yaml_1_2() -> None:
+    """From now on this process reads the launchpad's text as the command line reads a file: Dagster's own reader takes
+    YAML 1.1, where ``012`` is 10, ``1e-3`` a text, and of two equal keys the last is taken without a word."""
+    from dagster_graphql.schema import runs
+
+    runs.load_run_config_yaml = _run_config  # type: ignore[assignment] # an empty text is None
+
+
+def _run_config(text: str) -> Any:
+    """The run config of a text. Raises YAMLError with one sentence, which the launchpad shows."""
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise YAMLError(f"The run config is refused: {error}") from None
 
 
 def run_dev(arguments: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from triangulation_pipeline.client import Webserver, WebserverError
+from triangulation_pipeline.documents import parse_yaml
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import announce_job, fail_job
 from triangulation_pipeline.storage.settings import read_settings
@@ -269,6 +270,28 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     assert row()["status"] == "cancelled"
     epochs = [epoch["epoch"] for epoch in json.loads(said("metrics", job, "--json"))]
     assert epochs == list(range(1, row()["current_epoch"] + 1))
+
+
+def test_the_launchpad_reads_what_a_file_of_the_command_line_says(webserver: Webserver) -> None:
+    """The launchpad sends its text as it stands."""
+    text = """
+    ops:
+      synthetic_dataset: {config: {num_samples: 1e3, seed: 0250}}
+      trained_model: {config: {epochs: 0012, learning_rate: 1e-3, job_name: no}}
+    """
+    as_typed: Any = text
+    run = webserver.launch(as_typed)
+    assert run.run_config["ops"] == parse_yaml(text)["ops"]
+    assert run.run_config["ops"]["trained_model"]["config"] == {
+        "epochs": 12,
+        "learning_rate": 0.001,
+        "job_name": "no",
+    }
+    assert run.run_config["ops"]["synthetic_dataset"]["config"] == {"num_samples": 1000, "seed": 250}
+    webserver.terminate(run.run_id)
+    twice: Any = "ops: {trained_model: {config: {epochs: 3, epochs: 4}}}"
+    with pytest.raises(WebserverError, match="'epochs' is written twice, lines 1 and 1"):
+        webserver.launch(twice)
 
 
 @given(
