@@ -106,13 +106,16 @@ def test_network_files_lie_in_the_folder_that_is_allowed(
     (folder / "sub").mkdir(parents=True)
     outside.write_text("token: secret")
     (folder / "link.yaml").symlink_to(outside)
+    # As Kubernetes lays the files of a ConfigMap.
+    (folder / "..data").symlink_to("sub")
+    (folder / "mapped.yaml").symlink_to("..data/mapped.yaml")
     monkeypatch.setenv("TRIANGULATION_NETWORK_FOLDER", str(folder))
     for name in ("mine.yaml", f"{folder}/mine.yaml", "sub/../mine.yaml"):
         assert network_path(name) == folder / "mine.yaml"
+    assert network_path("mapped.yaml") == folder / "sub" / "mapped.yaml"
+    refusal = rf"lies outside {folder}, the folder of network files \(TRIANGULATION_NETWORK_FOLDER\)"
     for name in ("../secret.yaml", str(outside), "link.yaml", "/proc/self/environ", "~/x.yaml", f"{folder}2/x.yaml"):
-        with pytest.raises(
-            ValueError, match=rf"lies outside {folder}, the folder of network files \(TRIANGULATION_NETW"
-        ):
+        with pytest.raises(ValueError, match=refusal):
             network_path(name)
     run = execute(settings(receiver_network={"network_file": str(outside)}))
     assert run.failed_step() == "receiver_network"
