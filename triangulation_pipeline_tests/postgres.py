@@ -102,13 +102,22 @@ class Server:
             )
 
     def create_database(
-        self, template: str = "template0", *, grant: str = "CONNECT, CREATE", timescaledb: bool = False
+        self,
+        template: str = "template0",
+        *,
+        grant: str = "CONNECT, CREATE",
+        timescaledb: bool = False,
+        encoding: str = "UTF8",
     ) -> URL:
         """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone."""
         name = f"test_{secrets.token_hex(6)}"
         database = sql.Identifier(name)
         with self.administrator() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {}").format(
+                    database, sql.Identifier(template), encoding
+                )
+            )
             connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
             connection.execute(
                 sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(grant), database, sql.Identifier(ROLE))

@@ -80,7 +80,9 @@ def open_database(url: str) -> Engine:
     """
     parsed = parse_url(url)
     arguments = _sqlite_arguments(parsed) if _is_sqlite(parsed) else postgresql.engine_arguments()
-    engine = create_engine(parsed, json_serializer=partial(json.dumps, allow_nan=False), **arguments)
+    # Without escape codes, which PostgreSQL takes in a database of UTF-8 alone.
+    serializer = partial(json.dumps, allow_nan=False, ensure_ascii=False)
+    engine = create_engine(parsed, json_serializer=serializer, **arguments)
     try:
         if _is_sqlite(parsed):
             event.listen(engine, "connect", _configure_sqlite)
@@ -163,9 +165,14 @@ class _Unknown(StorageError):
     """The connection was lost while the transaction was committed."""
 
 
-def _begun(engine: Engine, verb: str, *, takes_write_lock: bool = False) -> Connection:
-    """A connection in a transaction. Unlike opening, where a wrong place is the likelier cause, it waits for a server
-    that is away."""
+def _begun(
+    engine: Engine,
+    verb: str,
+    *,
+    takes_write_lock: bool = False,
+    may_pass: Callable[[BaseException | None], bool] = postgresql.may_pass,
+) -> Connection:
+    """A connection in a transaction; while what ``may_pass`` says of PostgreSQL's error is true it is waited for."""
 
     def begin() -> Connection:
         connection = engine.connect().execution_options(takes_write_lock=takes_write_lock)
@@ -177,7 +184,7 @@ def _begun(engine: Engine, verb: str, *, takes_write_lock: bool = False) -> Conn
         return connection
 
     def why(error: Exception) -> str | None:
-        passes = isinstance(error, OperationalError) and postgresql.may_pass(error.orig)
+        passes = isinstance(error, OperationalError) and may_pass(error.orig)
         return _cause(engine.url, error) if passes else None
 
     failed = f"database {_place(engine.url)} cannot be {verb}"
@@ -258,9 +265,11 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", "triangulation_pipeline.storage:migrations")
     with _migrating:
         script = ScriptDirectory.from_config(config)
-        with engine.connect() as connection:
+        # A server that is away is not waited for: a wrong place is the likelier cause.
+        with _begun(engine, "opened", may_pass=postgresql.is_taken) as connection:
             if not _is_sqlite(engine.url):
                 postgresql.check_settings(connection)
+                postgresql.check_readable(connection)
             current = MigrationContext.configure(connection).get_current_revision()
             is_newest = current == script.get_current_head()
             if is_newest and (_is_sqlite(engine.url) or not postgresql.waits_for_hypertables(connection)):
@@ -272,7 +281,7 @@ def _migrate(engine: Engine) -> None:
             )
         with writing(engine) as connection:
             if not _is_sqlite(engine.url):
-                postgresql.begin_migration(connection)
+                postgresql.begin_migration(connection, is_new=current is None)
             is_new = MigrationContext.configure(connection).get_current_revision() is None
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -40,6 +40,9 @@ URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey
 # Any number will do, so long as no other program takes the same one in this database.
 _MIGRATION_LOCK = 0x7472_6961_6E67
 
+# What PostgreSQL and PgBouncer say.
+_TAKEN = r"too many (connections|clients)|connection slots are|no more connections allowed|query_wait_timeout"
+
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +86,8 @@ def engine_arguments() -> dict[str, Any]:
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "triangulation_pipeline",
+            # Or a database of SQL_ASCII, which asks nobody, would give bytes in place of text.
+            "client_encoding": "utf8",
             "prepare_threshold": None,
         },
     }
@@ -122,10 +127,26 @@ def _settings() -> dict[str, str]:
     }
 
 
-def begin_migration(connection: Connection) -> None:
+def check_readable(connection: Connection) -> None:
+    """Raises StorageError where tables are there that the role may not even read the version of: they would look like
+    none, and be made anew."""
+    found = connection.scalar(
+        text(
+            "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(:schema) "
+            "AND relname = 'alembic_version' AND NOT (has_schema_privilege(relnamespace, 'USAGE') "
+            "AND has_table_privilege(oid, 'SELECT'))"
+        ),
+        {"schema": SCHEMA},
+    )
+    if found:
+        _check_owner(connection)
+
+
+def begin_migration(connection: Connection, *, is_new: bool) -> None:
     """Takes the lock of migrations until the transaction ends, then creates the schema where it is missing.
 
-    Raises StorageError where the role may do neither that nor create tables in the schema.
+    Raises StorageError where the role may do neither that nor create and change tables in the schema, and where a new
+    database has an encoding that not every name can be written in.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     found = connection.execute(
@@ -135,24 +156,51 @@ def begin_migration(connection: Connection) -> None:
         ),
         {"schema": SCHEMA},
     ).scalar_one_or_none()
+    role, database, may, encoding = connection.execute(
+        text(
+            "SELECT quote_ident(current_user), quote_ident(current_database()), "
+            "has_database_privilege(current_database(), 'CREATE'), current_setting('server_encoding')"
+        )
+    ).one()
+    # One of SQL_ASCII keeps what it is given, which is UTF-8 (see ``engine_arguments``).
+    if is_new and encoding not in {"UTF8", "SQL_ASCII"}:
+        raise StorageError(
+            f"database {database} has the encoding {encoding}, which not every name can be written in; an "
+            f"administrator creates it with: CREATE DATABASE {database} ENCODING 'UTF8' TEMPLATE template0"
+        )
     if found is None:
         # Asked beforehand: CREATE SCHEMA IF NOT EXISTS needs the right even where there is nothing to create.
-        role, database, may = connection.execute(
-            text(
-                "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE')",
-            )
-        ).one()
         if not may:
             raise StorageError(
-                f"role {role!r} may not create the schema {SCHEMA!r} in database {database!r}; an administrator grants "
+                f"role '{role}' may not create the schema {SCHEMA!r} in database {database}; an administrator grants "
                 f"it: GRANT CREATE ON DATABASE {database} TO {role}"
             )
         connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
-    elif not found:
-        role = connection.scalar(text("SELECT current_user"))
+        return
+    _check_owner(connection)
+    if not found:
         raise StorageError(
-            f"role {role!r} may not create tables in the schema {SCHEMA!r}, which is there already; an administrator "
+            f"role '{role}' may not create tables in the schema {SCHEMA!r}, which is there already; an administrator "
             f"grants it: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {role}"
+        )
+
+
+def _check_owner(connection: Connection) -> None:
+    """Raises StorageError where a table or view of the schema belongs to a role whose rights this one has not."""
+    owner, role = connection.execute(
+        text(
+            "SELECT min(quote_ident(pg_get_userbyid(relowner))), quote_ident(current_user) FROM pg_class "
+            "WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'v') "
+            "AND NOT pg_has_role(relowner, 'USAGE')"
+        ),
+        {"schema": SCHEMA},
+    ).one()
+    if owner is not None:
+        raise StorageError(
+            f"the tables in the schema {SCHEMA!r} belong to the role {owner}, as after a restore with --no-owner; an "
+            f"administrator gives them to {role}, in psql: ALTER SCHEMA {SCHEMA} OWNER TO {role}; "
+            f"SELECT format('ALTER TABLE %s OWNER TO {role}', oid::regclass) FROM pg_class "
+            f"WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'v') \\gexec"
         )
 
 
@@ -215,6 +263,7 @@ def cause(url: URL, error: psycopg.Error) -> str:
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
+        (_TAKEN, "all connections are taken that the role, the database or a pooler may have; a run needs one, or two"),
         (r"statement pooling mode", "the pooler is in statement mode; it needs transaction or session mode"),
     ):
         if re.search(pattern, text_of):
@@ -230,6 +279,11 @@ def may_pass(error: BaseException | None) -> bool:
         r"server does not support SSL|certificate verify failed"
     )
     return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
+
+
+def is_taken(error: BaseException | None) -> bool:
+    """Whether a connection could not be made because others hold all there may be: some will be free soon."""
+    return isinstance(error, psycopg.OperationalError) and re.search(_TAKEN, str(error)) is not None
 
 
 def place(url: URL) -> str:

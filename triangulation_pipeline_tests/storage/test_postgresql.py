@@ -3,8 +3,10 @@
 import logging
 import signal
 import socket
+import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -30,10 +32,10 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import get_job, read_metrics, record_epoch, start_job
+from triangulation_pipeline.storage.jobs import beat, get_job, read_metrics, record_epoch, start_job
 from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
 from triangulation_pipeline.storage.views import VIEWS
-from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server
+from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
 pytestmark = pytest.mark.production
@@ -204,6 +206,128 @@ def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDa
         connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
     with pytest.raises(StorageError, match="permission denied for database"):
         open_database(written(url))
+
+
+def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: str, new_database: NewDatabase) -> None:
+    engine = open_database(written(new_database(server, encoding="SQL_ASCII", timescaledb=kind == "timescale")))
+    record, _ = write_dataset(
+        engine,
+        dataset_id=str(uuid.uuid4()),
+        name="Größe 東京",
+        config={"Höhe": ["é", "\u202e", "🛰"]},
+        network_name="Köln",
+        network_digest="d" * 64,
+        batches=[make_batch(0, 20)],
+        quality_metrics=dict,
+    )
+    assert list_datasets(engine) == [record]
+    assert (record.name, record.config) == ("Größe 東京", {"Höhe": ["é", "\u202e", "🛰"]})
+    assert verify_dataset(engine, record.id) == record
+
+
+def test_an_encoding_that_lacks_letters_is_refused_before_anything_is_made(
+    server: Server, new_database: NewDatabase
+) -> None:
+    url = new_database(server, encoding="LATIN1")
+    with pytest.raises(StorageError, match=r"has the encoding LATIN1.*CREATE DATABASE test_\w+ ENCODING 'UTF8'"):
+        open_database(written(url))
+    with server.administrator(url.database) as connection:
+        assert connection.execute("SELECT to_regnamespace('triangulation')").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_role_of_few_connections_works(url: URL, server: Server, limit: int, caplog) -> None:
+    """Three processes at once, each with a thread that gives signs of life."""
+    with server.administrator() as connection:
+        connection.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT {limit}")
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            engines = list(pool.map(open_database, [written(url)] * 3))
+            list(pool.map(life, engines, range(1, 4)))
+        assert len(list_datasets(engines[0])) == 3
+    finally:
+        with server.administrator() as connection:
+            connection.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+
+
+def life(engine: Engine, number: int) -> None:
+    """A dataset and a job on it, beside a pulse that beats without a rest."""
+    record = write(engine, [make_batch(0, 20)], number)
+    train(engine, record, range(1, 2))
+    ended = threading.Event()
+
+    def beats() -> None:
+        while not ended.is_set():
+            beat(engine, get_job(engine, record.id))
+
+    with ThreadPoolExecutor(1) as pool:
+        beating = pool.submit(beats)
+        train(engine, record, range(2, 6))
+        ended.set()
+        beating.result()
+    assert read_metrics(engine, record.id)["epoch"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_connections_that_others_hold_are_waited_for(url: URL, server: Server, monkeypatch) -> None:
+    monkeypatch.setattr(engine_module, "DEADLINE_S", 1)
+    engine = open_database(written(url))
+    with server.administrator() as connection:
+        connection.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
+    try:
+        with reading(engine):
+            for act in (lambda: open_database(written(url)), lambda: list_datasets(engine)):
+                with pytest.raises(StorageError, match=r"all connections are taken .*needs one, or two, for 1 seconds"):
+                    act()
+        with ThreadPoolExecutor(1) as pool:
+            with reading(engine):
+                opening = pool.submit(open_database, written(url))
+                time.sleep(0.3)
+            assert list_datasets(opening.result(10)) == []
+    finally:
+        with server.administrator() as connection:
+            connection.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+
+
+def test_a_restore_without_owners_is_told_the_whole_way(url: URL, server: Server, kind: str, new_database) -> None:
+    """The sentence's own commands are enough."""
+    engine = open_database(written(url))
+    record = write(engine, [make_batch(0, 20)])
+    binaries = find_binaries()
+    assert binaries is not None
+    restored = new_database(server) if kind == "postgresql" else url
+    if kind == "postgresql":
+        dump = [binaries.folder / "pg_dump", "-Fc", "-d", administrators(server, url)]
+        restore = [binaries.folder / "pg_restore", "--no-owner", "-d", administrators(server, restored)]
+        subprocess.run(restore, input=subprocess.check_output(dump), check=True)
+    else:  # its own dump needs more, which is no matter of ours
+        with server.administrator(url.database) as connection:
+            connection.execute(f"REASSIGN OWNED BY {ROLE} TO administrator")
+    for right in ("USAGE", "CREATE"):
+        with pytest.raises(
+            StorageError, match="belong to the role administrator, as after a restore with --no-"
+        ) as told:
+            open_database(written(restored))
+        assert len(str(told.value)) < 500
+        with server.administrator(restored.database) as connection:  # what the hint was before
+            connection.execute(f"GRANT {right} ON SCHEMA triangulation TO {ROLE}")
+    with pytest.raises(StorageError, match="belong to the role administrator"):
+        open_database(written(restored))
+    commands = str(told.value).partition("in psql: ")[2]
+    subprocess.run(
+        [binaries.folder / "psql", "-v", "ON_ERROR_STOP=1", "-d", administrators(server, restored)],
+        input=commands.encode() + b"\n",
+        check=True,
+        capture_output=True,
+    )
+    engine = open_database(written(restored))
+    assert verify_dataset(engine, record.id) == record
+    write(engine, [make_batch(0, 20)], 2)
+    with writing(engine) as connection:
+        connection.execute(text("ALTER TABLE synthetic_training_samples ADD COLUMN next_version integer"))
+
+
+def administrators(server: Server, url: URL) -> str:
+    return written(server.admin, drivername="postgresql", database=url.database)
 
 
 def test_the_role_of_the_tests_has_no_other_rights(server: Server) -> None:
