@@ -64,6 +64,23 @@ def test_what_is_wrong_is_one_short_sentence(tmp_path: Path, text: str, sentence
     assert sentence in refusal(tmp_path, text)
 
 
+NETWORK = (
+    "name: n\nsites: [{name: a, lat: 45, lon: 7}, {name: b, lat: 45.2, lon: 7.9}, {name: c, lat: 44.6, lon: 8.3}]\n"
+)
+
+
+def test_a_network_file_beside_the_run_config_is_meant(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "mine.yaml").write_text(NETWORK)
+    found = read(tmp_path, "ops: {receiver_network: {config: {network_file: sites/mine.yaml}}}")
+    assert found["receiver_network"]["config"]["network_file"] == str(tmp_path / "sites" / "mine.yaml")
+    (home / "other.yaml").write_text(NETWORK)
+    found = read(tmp_path, "ops: {receiver_network: {config: {network_file: other.yaml}}}")
+    assert found["receiver_network"]["config"]["network_file"] == "other.yaml"
+    told = refusal(tmp_path, "ops: {receiver_network: {config: {network_file: none.yaml}}}")
+    assert told == f"receiver_network: network file {home}/none.yaml does not exist"
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 

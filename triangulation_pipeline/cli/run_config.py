@@ -10,7 +10,8 @@ from triangulation_pipeline.validation import brief
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Dagster run config from YAML. Raises ValueError with one sentence."""
+    """Dagster run config from YAML. A relative ``network_file`` that lies beside it is meant. Raises ValueError with one
+    sentence."""
     text = read_text(path)
     try:
         document = parse_yaml(text)
@@ -22,7 +23,19 @@ def read_run_config(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
         )
+    _use_file_beside(path, document)
     return document
+
+
+def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
+    """Names the network file by its absolute path where it lies beside the run config that names it."""
+    try:
+        config = run_config["ops"]["receiver_network"]["config"]
+        beside = path.absolute().parent / config["network_file"]
+    except (KeyError, TypeError):
+        return  # there is none, or Dagster says what is wrong with it
+    if beside.is_file():
+        config["network_file"] = str(beside)
 
 
 def check(run_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,7 +189,11 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
     assert isinstance(training, TrainedModelConfig)
     if makes_network:
         try:
-            dataset_config.spec(network_config.network())
+            network = network_config.network()
+        except ValueError as error:
+            raise ValueError(f"receiver_network: {error}") from None
+        try:
+            dataset_config.spec(network)
         except ValueError as error:
             raise ValueError(f"synthetic_dataset: {error}") from None
     if training.accelerator is Accelerator.gpu:
