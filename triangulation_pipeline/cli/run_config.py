@@ -10,8 +10,8 @@ from triangulation_pipeline.validation import brief
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Dagster run config from YAML. A relative ``network_file`` that lies beside it is meant. Raises ValueError with one
-    sentence."""
+    """Dagster run config from YAML. A relative ``network_file`` is first looked for beside it. Raises ValueError with
+    one sentence."""
     text = read_text(path)
     try:
         document = parse_yaml(text)
