@@ -63,7 +63,7 @@ def test_a_dataset_that_does_not_fit_is_refused_before_it_is_simulated(
     run = execute(settings())
     assert run.failed_step() == "synthetic_dataset"
     assert run.failure() == (
-        "num_samples: 3,000 samples of 7 sites need about 3 MB of memory, and 3 MB are left; take at most 2,999 samples"
+        "num_samples: 3,000 samples of 7 sites need about 5 MB of memory, and 5 MB are left; take at most 2,999 samples"
     )
     assert list_datasets(run.engine) == []
     monkeypatch.setattr(memory, "available_bytes", lambda: left + 1)
