@@ -11,7 +11,7 @@ from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded
+from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
@@ -115,7 +115,7 @@ def registered_model(
                 check_name=not_worse.name,
                 passed=not_worse.passed,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=not_worse.description,
+                description=words(not_worse.description),
                 metadata=not_worse.numbers,
             )
         ],
