@@ -15,6 +15,10 @@ from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
 from triangulation_pipeline.storage.registry import get_model_by_id
 from triangulation_pipeline.storage.settings import Settings, read_settings
+from triangulation_pipeline.validation import brief
+
+# Of a sentence in the UI, in characters; many sites with many faults would make it longer.
+LONGEST_REFUSAL = 1000
 
 
 class Storage(dg.ConfigurableResource):
@@ -107,7 +111,7 @@ def refusals() -> Iterator[None]:
             allow_retries=False,
         ) from error
     except (ValueError, ArithmeticError, StorageError) as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise dg.Failure(description=brief(str(error), LONGEST_REFUSAL), allow_retries=False) from error
 
 
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
