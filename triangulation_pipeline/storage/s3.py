@@ -3,10 +3,14 @@
 import hashlib
 import io
 import re
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 from boto3.s3.transfer import TransferConfig
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -16,6 +20,7 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    InvalidRegionError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
@@ -23,15 +28,22 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from urllib3.exceptions import NameResolutionError
+from urllib3 import HTTPResponse
+from urllib3.exceptions import HTTPError, NameResolutionError
 
-from triangulation_pipeline.address import by_proxy, parse_address
+from triangulation_pipeline.address import Address, by_proxy, parse_address
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import S3Place, StoredObject, checked_data, checked_key, is_key
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
+from triangulation_pipeline.validation import shown
 
 PART_BYTES = 16 * 2**20
 """Larger objects are sent in parts of this size."""
+
+# What a foreign server sends without end is not read into memory: of an object, and of an answer (a page of a thousand
+# keys is a megabyte).
+MOST_OBJECT_BYTES = 2**31
+MOST_ANSWER_BYTES = 2**24
 
 _TRANSFER = TransferConfig(
     multipart_threshold=PART_BYTES,
@@ -50,7 +62,15 @@ _REFUSALS = {
     "ExpiredToken": "the session token has expired (AWS_SESSION_TOKEN)",
     "InvalidToken": "the session token is wrong (AWS_SESSION_TOKEN)",
     "InvalidLocationConstraint": "the region is unknown there (AWS_DEFAULT_REGION)",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
 } | dict.fromkeys(("AccessDenied", "AllAccessDisabled", "Forbidden", "403"), "these credentials may not do that")
+_WRONG_REGION = {
+    "301",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "InvalidRegion",
+    "PermanentRedirect",
+}
 
 _NO_CREDENTIALS = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -69,6 +89,9 @@ class S3Store:
     def __init__(self, client: Any, bucket: str, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
         self._client = client
         self._address = parse_address(client.meta.endpoint_url)
+        client.meta.events.register(
+            "before-send.s3", partial(_send, client, self._address), unique_id="triangulation_pipeline"
+        )
         self._bucket = bucket
         self._prefix = f"{checked_key(prefix)}/" if prefix else ""
         self._deadline_s = deadline_s
@@ -100,11 +123,11 @@ class S3Store:
 
         found = self._tried(failed, upload)
         # They are headers, and some servers write headers in capitals.
-        confirmed = {name.lower(): value for name, value in found["Metadata"].items()}.get("sha256")
-        if found["ContentLength"] != len(data) or confirmed != digest:
+        confirmed = {name.lower(): value for name, value in found.get("Metadata", {}).items()}.get("sha256")
+        if found.get("ContentLength") != len(data) or confirmed != digest:
             raise StorageError(
                 f"{failed}: sent were {len(data)} bytes of digest {digest}, the server has "
-                f"{found['ContentLength']} bytes of digest {confirmed}"
+                f"{found.get('ContentLength')} bytes of digest {confirmed and shown(confirmed)}"
             )
         return StoredObject(self.location(key), digest, len(data))
 
@@ -114,7 +137,13 @@ class S3Store:
 
         def download() -> bytes | None:
             try:
-                return self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()
+                body = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
+                content = bytearray()
+                while chunk := body.read(PART_BYTES):
+                    content += chunk
+                    if len(content) > MOST_OBJECT_BYTES:
+                        raise StorageError(f"object {key!r} is larger than any of ours ({MOST_OBJECT_BYTES:,} bytes)")
+                return bytes(content)
             except ClientError as error:
                 if _code(error) == "NoSuchKey":
                     return None
@@ -197,8 +226,14 @@ class S3Store:
         """What ``act`` returns, tried until the deadline; StorageError beginning with ``failed`` where it cannot."""
 
         def why(error: Exception) -> str | None:
-            if not isinstance(error, ClientError | BotoCoreError):
+            if isinstance(error, _Foreign):
+                raise StorageError(f"{failed}: {error}") from None
+            if isinstance(error, StorageError):
                 return None
+            if not isinstance(error, ClientError | BotoCoreError):  # whatever its answer made the library stumble over
+                raise StorageError(
+                    f"{failed}: {self._address} answers, and not as S3 does ({type(error).__name__})"
+                ) from None
             if not _passes(error):
                 raise StorageError(f"{failed}: {self._reason(error)}") from None
             return self._reason(error)
@@ -214,6 +249,10 @@ class S3Store:
                 return f"there is no bucket {self._bucket!r} at {server}"
             if code in _REFUSALS:
                 return f"{server} refuses, {_REFUSALS[code]}"
+            if code in _WRONG_REGION:
+                region = str(error.response.get("Error", {}).get("Region", ""))
+                right = f"; it is {region!r}" if re.fullmatch(r"[a-z0-9-]{1,40}", region) else ""
+                return f"{server} refuses, the region is wrong (AWS_DEFAULT_REGION){right}"
             said = code if re.fullmatch(r"[A-Za-z0-9.]{1,60}", code) else "an error"
             return f"{server} answers {said} (HTTP status {status})"
         if isinstance(error, NoCredentialsError | CredentialRetrievalError):
@@ -221,6 +260,44 @@ class S3Store:
         if isinstance(error, BotoConnectionError | HTTPClientError | ResponseStreamingError | IncompleteReadError):
             return f"{_broken(error, server)}{by_proxy(self._address)}"
         return f"the request cannot be made ({type(error).__name__})"
+
+
+class _Foreign(StorageError):
+    """A server answers as none of S3 does."""
+
+
+def _send(client: Any, server: Address, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+    """Sends a request as the library does, but reads an answer only so far, and follows no redirection: the library
+    would ask S3 where to turn, and so the same server, without end."""
+    is_object = request.stream_output
+    request.stream_output = True
+    response = client._endpoint.http_session.send(request)
+    # AWS itself says so of a bucket in another region, which the library understands.
+    if response.status_code in (301, 302, 303, 307, 308) and "x-amz-bucket-region" not in response.headers:
+        raise _Foreign(_redirection(server, response.status_code, str(response.headers.get("location", ""))))
+    if is_object and response.status_code < 300:
+        return response
+    content = bytearray()
+    end = time.monotonic() + DEADLINE_S
+    try:
+        for chunk in response.raw.stream(2**16, decode_content=False):
+            content += chunk
+            if len(content) > MOST_ANSWER_BYTES or time.monotonic() > end:
+                raise _Foreign(f"{server} answers without end")
+    except HTTPError as error:
+        raise ConnectionClosedError(endpoint_url=str(server), error=error) from None
+    whole = HTTPResponse(io.BytesIO(content), preload_content=False)
+    return AWSResponse(response.url, response.status_code, response.headers, whole)
+
+
+def _redirection(server: Address, status: int, location: str) -> str:
+    try:
+        to = parse_address(urljoin(str(server), location))
+    except ValueError:
+        to = server
+    if str(to) == str(server):
+        return f"{server} answers with a redirection (HTTP status {status}), and not as S3 does"
+    return f"{server} redirects to {to} (HTTP status {status}); if that is S3, write it in AWS_ENDPOINT_URL_S3"
 
 
 def _broken(error: BotoCoreError, server: str) -> str:
@@ -231,6 +308,8 @@ def _broken(error: BotoCoreError, server: str) -> str:
         return f"no secure connection to {server} can be made"
     if isinstance(error, ConnectionClosedError | ResponseStreamingError | IncompleteReadError):
         return f"{server} breaks the connection off"
+    if type(error) is HTTPClientError:
+        return f"{server} cannot be asked, or answers not as S3 does ({type(error.kwargs.get('error')).__name__})"
     return f"{server} does not answer"
 
 
@@ -239,6 +318,8 @@ def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
     try:
         client = make_client()
         parse_address(client.meta.endpoint_url)
+    except InvalidRegionError:
+        raise StorageError("AWS_DEFAULT_REGION must be the name of a region, as in eu-south-1") from None
     except ValueError:
         # The library's sentence quotes the address, which may hold a password.
         raise StorageError("AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000") from None
@@ -246,6 +327,8 @@ def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
         raise StorageError(f"object store {place} cannot be opened: {_NO_CREDENTIALS}") from None
     except ProfileNotFound:
         raise StorageError("AWS_PROFILE names no profile of this machine's AWS settings") from None
+    except BotoCoreError as error:
+        raise StorageError(f"the AWS variables and files cannot be used ({type(error).__name__})") from None
     store = S3Store(client, place.bucket, place.prefix)
     store.open()
     return store
@@ -255,7 +338,8 @@ def _passes(error: ClientError | BotoCoreError) -> bool:
     if isinstance(error, ClientError):
         status = _status(error)
         return status == 429 or (status >= 500 and status != 501) or _code(error) in _PASSING_CODES
-    return isinstance(error, _PASSING_ERRORS)
+    # Its kinds are the network's. It alone is whatever else a library stumbled over: an answer, or a proxy's address.
+    return isinstance(error, _PASSING_ERRORS) and type(error) is not HTTPClientError
 
 
 def _code(error: ClientError) -> str:

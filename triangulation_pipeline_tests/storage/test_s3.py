@@ -1,8 +1,11 @@
 """The object store in a bucket: what the server holds, and what becomes of a server that fails or refuses."""
 
+import contextlib
+import itertools
 import logging
 import os
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from triangulation_pipeline.defs.resources import s3_client
+from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import S3Place, open_store
 from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store
@@ -310,6 +314,137 @@ def test_a_refusal_is_final_and_explained(status: int, code: str, says: str) -> 
         assert says in message
         assert len(asked) <= 2
         assert says in refusal(lambda: store.get(KEY, "0"))
+
+
+@pytest.mark.parametrize(
+    "code", ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "InvalidRegion"]
+)
+@pytest.mark.parametrize("tells", ["nothing", "in the body", "in the head"])
+def test_a_wrong_region_names_its_variable(code: str, tells: str) -> None:
+    status = 301 if code == "PermanentRedirect" else 400
+    region = "<Region>eu-south-1</Region>" if tells == "in the body" else ""
+    # A redirection of AWS always has the header.
+    in_head = tells == "in the head" or status == 301
+    head = "x-amz-bucket-region: eu-south-1\r\n" if in_head else ""
+    body = f"<Error><Code>{code}</Code><Message>s3cret</Message>{region}</Error>"
+    answer = f"HTTP/1.1 {status} no\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    with says_always(answer) as endpoint:
+        store = S3Store(client_of(endpoint), "bucket", deadline_s=0)
+        for act in (store.open, store.list_keys, lambda: store.get(KEY, "0")):
+            message = refusal(act)
+            assert f"{endpoint} refuses, the region is wrong (AWS_DEFAULT_REGION)" in message
+            assert message.endswith("'eu-south-1'") == (tells == "in the body")
+
+
+def test_a_region_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_s3(monkeypatch, "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "s3cret/../")
+    message = refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    assert message == "AWS_DEFAULT_REGION must be the name of a region, as in eu-south-1"
+
+
+@contextmanager
+def says_always(answer: bytes, *, over: Iterator[bytes] | None = None) -> Iterator[str]:
+    """The address of a server that answers every request with these bytes, then (where it is there) with ``over``."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while b"\r\n\r\n" not in self.request.recv(2**16):
+                    pass
+                self.request.sendall(answer)
+                for more in over or ():
+                    self.request.sendall(more)
+                self.request.shutdown(socket.SHUT_WR)
+                self.request.settimeout(1)
+                while self.request.recv(2**16):
+                    pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def acts(store: S3Store) -> list[Callable[[], Any]]:
+    return [
+        store.open,
+        lambda: store.put(KEY, b"data"),
+        lambda: store.get(KEY, "0" * 64),
+        lambda: store.delete(KEY),
+        store.list_keys,
+    ]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        ("https://me:s3cret@other.example:9000/x?y=s3cret", "redirects to https://other.example:9000 (HTTP status "),
+        ("/minio/s3cret", "answers with a redirection (HTTP status "),
+        ("http://me:s3/cret@other", "cannot be asked, or answers not as S3 does (LocationParseError)"),
+        ("http://[s3cret", "cannot be asked, or answers not as S3 does (LocationParseError)"),
+        ("", "answers with a redirection (HTTP status "),
+    ],
+)
+def test_a_server_that_redirects_is_one_sentence(status: int, location: str, says: str) -> None:
+    head = f"Location: {location}\r\n" if location else ""
+    with says_always(f"HTTP/1.1 {status} Moved\r\n{head}Content-Length: 0\r\n\r\n".encode()) as endpoint:
+        for act in acts(S3Store(client_of(endpoint), "bucket", deadline_s=20)):
+            assert f"{endpoint} {says}{status if says.endswith(' ') else ''}" in refusal(act)
+
+
+HTML = b"<!DOCTYPE html><html><body>Welcome<br>to s3cret &nbsp;</body></html>"
+FOREIGN = {
+    "see elsewhere": b"HTTP/1.1 303 no\r\nLocation: https://other.example\r\nContent-Length: 0\r\n\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML,
+    "a page, not found": b"HTTP/1.1 404 no\r\nContent-Type: text/html\r\n\r\n" + HTML,
+    "a page, forbidden": b"HTTP/1.1 403 no\r\n\r\n" + HTML,
+    "plain where TLS is wanted": b"HTTP/1.1 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+    "an overloaded proxy": b"HTTP/1.1 503 no\r\n\r\n" + HTML,
+    "nothing": b"",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.2p1\r\n" * 50,
+    "noise": bytes(range(256)) * 100,
+    "no chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n<ListBucketResult>",
+    "odd lengths": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "odd dates": b"HTTP/1.1 200 OK\r\nLast-Modified: s3cret\r\nContent-Length: 0\r\n\r\n",
+    "deep": b"HTTP/1.1 200 OK\r\n\r\n" + b"<a>" * 20_000,
+    "no letters": b"HTTP/1.1 400 \xff\xfe\r\nx: \xff\r\n\r\n<Error><Code>\xff</Code></Error>",
+    "entities": b'HTTP/1.1 400 no\r\n\r\n<!DOCTYPE a [<!ENTITY b "Code">]><Error><Code>&b;</Code></Error>',
+    "many heads": b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_server_is_one_sentence(name: str) -> None:
+    """Whatever it answers; the two that find nothing at all to stumble over are an empty store, which takes nothing."""
+    with says_always(FOREIGN[name]) as endpoint:
+        store, refused = S3Store(client_of(endpoint), "bucket", deadline_s=0), []
+        for act in acts(store):
+            try:
+                act()
+            except StorageError:
+                refused.append(act)
+        assert all(len(refusal(act)) < 400 for act in refused)
+        assert "cannot be stored" in refusal(lambda: store.put(KEY, b"data"))
+
+
+@pytest.mark.parametrize("head", [b"", b"Content-Length: 99999999999999\r\n"])
+def test_an_answer_without_end_is_not_read(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "MOST_OBJECT_BYTES", 2**24)
+    with says_always(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", over=itertools.repeat(bytes(2**20))) as endpoint:
+        store = S3Store(client_of(endpoint), "bucket", deadline_s=0)
+        for act in (store.open, store.list_keys):
+            assert refusal(act).endswith(f"{endpoint} answers without end")
+        assert "is larger than any of ours" in refusal(lambda: store.get(KEY, "0" * 64))
+
+
+def test_no_TLS_where_it_is_wanted(s3_endpoint: str) -> None:
+    endpoint = s3_endpoint.replace("http://", "https://")
+    store = S3Store(client_of(endpoint), "bucket", deadline_s=0)
+    assert f"no secure connection to {endpoint} can be made" in refusal(store.open)
 
 
 def test_a_bucket_that_may_not_be_made_is_one_sentence() -> None:
