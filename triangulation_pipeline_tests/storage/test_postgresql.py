@@ -158,8 +158,9 @@ def test_wrong_places_are_one_sentence_without_the_password(
 
 
 def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDatabase, url: URL) -> None:
-    poor = new_database(server, grant="CONNECT")
-    with pytest.raises(StorageError, match=f"'{ROLE}' may not create the schema 'triangulation'.*GRANT CREATE ON DAT"):
+    poor = new_database(server, schema=False)
+    sentence = f"'{ROLE}' may not create the schema 'triangulation'.*CREATE SCHEMA triangulation AUTHORIZATION {ROLE}$"
+    with pytest.raises(StorageError, match=sentence):
         open_database(written(poor))
     with server.administrator(poor.database) as connection:
         connection.execute("CREATE SCHEMA triangulation")
@@ -168,6 +169,7 @@ def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDa
     with server.administrator(poor.database) as connection:
         connection.execute(f"ALTER SCHEMA triangulation OWNER TO {ROLE}")
     open_database(written(poor)).dispose()  # the schema is its own, CREATE on the database is not needed
+    open_database(written(new_database(server, grant="CONNECT, CREATE", schema=False))).dispose()  # nor the schema then
     with server.administrator() as connection:
         connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
     with pytest.raises(StorageError, match="permission denied for database"):
@@ -328,7 +330,7 @@ def test_a_migration_waits_for_the_other(url: URL, server: Server) -> None:
                     break
                 threading.Event().wait(0.01)
             assert not opening.done()
-            assert other.execute("SELECT to_regnamespace('triangulation')").fetchone() == (None,)
+            assert other.execute("SELECT to_regclass('triangulation.training_jobs')").fetchone() == (None,)
             other.execute("SELECT pg_advisory_unlock_all()")
             opening.result(10).dispose()
 
