@@ -1,20 +1,27 @@
 """What can be seen of docker/ without an engine; docker/smoke-test sees the rest."""
 
+import os
 import re
+import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import dagster as dg
+import psycopg
 import pytest
 import yaml
 from click.testing import CliRunner
 from dagster._cli.instance import instance_cli
 from dagster._core.storage.compute_log_manager import ComputeIOType
 
+from triangulation_pipeline.storage.datasets import verify_dataset, write_dataset
+from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, new_bucket_name, use_s3
-from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
+from triangulation_pipeline_tests.postgres import NO_TIMESCALEDB, OwnServer, find_timescaledb, temporary_server
+from triangulation_pipeline_tests.storage.conftest import make_batch
 
 DOCKER = ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()
@@ -54,27 +61,103 @@ def test_the_workspace_names_the_code_server() -> None:
     assert server["location_name"] == "triangulation_pipeline"
 
 
+PASSWORDS = {"dagster": "a-password-of-dagster", "pipeline": "a-password-of-pipeline"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OwnServer]:
+    """A server of TimescaleDB that docker/init-databases.sh has prepared."""
+    if find_timescaledb() is None:
+        cannot_run(NO_TIMESCALEDB)
+    with temporary_server(timescaledb=True) as server:
+        with server.administrator() as connection:
+            connection.execute("DROP ROLE pipeline")  # what other tests want of a server
+        admin = {"PGHOST": server.admin.host, "PGPORT": server.admin.port, "PGPASSWORD": server.admin.password}
+        variables = {"DAGSTER_PG_PASSWORD": PASSWORDS["dagster"], "TRIANGULATION_PG_PASSWORD": PASSWORDS["pipeline"]}
+        environment = {**variables, "POSTGRES_USER": str(server.admin.username), "PATH": os.environ["PATH"]}
+        environment |= {name: str(value) for name, value in admin.items()}
+        script = DOCKER / "init-databases.sh"
+        done = subprocess.run(["sh", script], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        yield server
+
+
+def url_of(server: OwnServer, role: str, database: str) -> str:
+    changed = server.admin.set(drivername="postgresql", username=role, password=PASSWORDS[role], database=database)
+    return changed.render_as_string(hide_password=False)
+
+
+@pytest.mark.production
+def test_the_pipeline_migrates_and_writes_with_the_rights_it_is_given(server: OwnServer) -> None:
+    engine = open_database(url_of(server, "pipeline", "triangulation"))
+    record, _ = write_dataset(
+        engine,
+        dataset_id=str(uuid.uuid4()),
+        name="of the containers",
+        config={},
+        network_name="test",
+        network_digest="d" * 64,
+        batches=[make_batch(0, 20)],
+        quality_metrics=dict,
+    )
+    assert verify_dataset(engine, record.id).num_samples == 20
+    engine.dispose()
+    with server.administrator("triangulation") as connection:
+        made = connection.execute("SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1")
+        assert made.fetchall() == [("synthetic_training_samples",), ("training_metrics",)]
+
+
+@pytest.mark.production
+@pytest.mark.parametrize(
+    ("role", "own", "schema", "others"),
+    [("pipeline", "triangulation", "triangulation", "dagster"), ("dagster", "dagster", "public", "triangulation")],
+)
+def test_neither_role_has_another_right(server: OwnServer, role: str, own: str, schema: str, others: str) -> None:
+    with psycopg.connect(url_of(server, role, own), autocommit=True) as connection:
+        for statement in (
+            f"CREATE EXTENSION pgcrypto SCHEMA {schema}",
+            f"CREATE EXTENSION hstore SCHEMA {schema}",
+            "CREATE SCHEMA more",
+            "CREATE TEMPORARY TABLE hidden (a int)",
+            "CREATE DATABASE more",
+            "CREATE ROLE more",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT * FROM pg_authid",
+            *(["CREATE TABLE public.more (a int)"] if role == "pipeline" else []),
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+        attributes = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
+        asked = connection.execute(f"SELECT {attributes} FROM pg_roles WHERE rolname = current_user")
+        assert asked.fetchone() == (False,) * 5
+    for database in (others, "postgres", "template1"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(url_of(server, role, database))
+
+
+@pytest.mark.production
+def test_the_servers_log_has_no_password(server: OwnServer) -> None:
+    log = server.log.read_text()
+    assert "listening on" in log
+    assert not [password for password in PASSWORDS.values() if password in log]
+
+
 @pytest.fixture
-def instance_home(tmp_path: Path, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home with the instance of the containers, on a database that belongs to its role."""
-    if find_binaries() is None:
-        cannot_run(NO_BINARIES)
+def instance_home(tmp_path: Path, server: OwnServer, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with the instance of the containers, on the database that is prepared for it."""
     use_s3(monkeypatch, s3_endpoint)
     bucket = new_bucket_name()
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
-    with temporary_server() as server:
-        url = server.create_database()
-        with server.administrator() as connection:
-            connection.execute(f'ALTER DATABASE "{url.database}" OWNER TO {url.username}'.encode())
-        config = yaml.safe_load((DOCKER / "dagster.yaml").read_text())
-        config["storage"]["postgres"]["postgres_db"]["port"] = url.port
-        (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(config))
-        values = {"HOST": url.host, "DB": url.database, "USERNAME": url.username, "PASSWORD": url.password}
-        for name, value in values.items():
-            monkeypatch.setenv(f"DAGSTER_PG_{name}", str(value))
-        monkeypatch.setenv("DAGSTER_LOGS_BUCKET", bucket)
-        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-        yield tmp_path
+    config = yaml.safe_load((DOCKER / "dagster.yaml").read_text())
+    config["storage"]["postgres"]["postgres_db"]["port"] = server.admin.port
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(config))
+    values = {"HOST": server.admin.host, "DB": "dagster", "USERNAME": "dagster", "PASSWORD": PASSWORDS["dagster"]}
+    for name, value in values.items():
+        monkeypatch.setenv(f"DAGSTER_PG_{name}", str(value))
+    monkeypatch.setenv("DAGSTER_LOGS_BUCKET", bucket)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.mark.production
