@@ -125,7 +125,11 @@ def test_events_are_read_page_by_page(answer: Answer) -> None:
     epochs = [
         {
             "__typename": "ObservationEvent",
-            "metadataEntries": [entry("epoch", intRepr=str(n)), entry("val_rmse_m", floatValue=10.5 / n)],
+            "metadataEntries": [
+                entry("epoch", intRepr=str(n)),
+                entry("val_rmse_m", floatValue=10.5 / n),
+                entry("val_loss", floatValue=-0.5),
+            ],
         }
         for n in (1, 2)
     ]
@@ -135,7 +139,10 @@ def test_events_are_read_page_by_page(answer: Answer) -> None:
         data(__typename="EventConnection", cursor="2", hasMore=False, events=[epochs[1], noise]),
     )
     events = webserver.events("r", "0")
-    assert events.epochs == [{"epoch": 1, "val_rmse_m": 10.5}, {"epoch": 2, "val_rmse_m": 5.25}]
+    assert events.epochs == [
+        {"epoch": 1, "val_rmse_m": 10.5, "val_loss": -0.5},
+        {"epoch": 2, "val_rmse_m": 5.25, "val_loss": -0.5},
+    ]
     assert (events.cursor, events.failure) == ("2", None)
     assert [request["variables"]["after"] for request in asked] == ["0", "1"]
 
