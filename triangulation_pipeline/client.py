@@ -21,12 +21,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
+from requests.auth import HTTPBasicAuth
 
-from triangulation_pipeline.validation import printable, uuid_text
+from triangulation_pipeline.address import by_proxy, parse_address
+from triangulation_pipeline.validation import SHOWN_CHARACTERS, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
 DEFAULT_URL = "http://localhost:3000"
@@ -34,9 +34,9 @@ DEFAULT_URL = "http://localhost:3000"
 # A launch waits for the code server, which may be busy. In all, however slowly the answer comes.
 TIMEOUT_S = 60
 # Of another server than Dagster's there is no saying what it sends; a thousand events are a megabyte or two.
-LONGEST_ANSWER_BYTES = 32 * 2**20
+MOST_ANSWER_BYTES = 32 * 2**20
 MOST_PAGES = 1000
-SENTENCE_CHARACTERS = 300
+MOST_CHARACTERS = 300
 # What an observation of an epoch has at least, and a size that no number of it reaches.
 EPOCH_LABELS = frozenset({"epoch", "val_rmse_m", "val_loss"})
 LARGEST_NUMBER = 1e30
@@ -101,13 +101,20 @@ class Webserver:
     """Dagster's webserver at a URL; without one, at that of ``TRIANGULATION_WEBSERVER_URL`` or on this machine."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = (url or os.environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-        parts = urlsplit(self.url)
-        # Shown without a user and password.
-        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}, got {self._shown!r}")
+        try:
+            address = parse_address(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+        except ValueError as error:
+            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}: it {error}") from None
+        if address.scheme not in {"http", "https"} or not address.host or re.search(r"[?#]", address.rest):
+            raise WebserverError(f"the webserver's URL must be as in {DEFAULT_URL}, got {str(address)!r}")
+        self.url = f"{address}{address.rest}".rstrip("/")
+        """Without user and password."""
+        self._shown = f"{address}{printable(address.rest)[:SHOWN_CHARACTERS]}".rstrip("/")
+        self._address = address
         self._session = requests.Session()
+        if address.user is not None:
+            # Apart from the URL, which libraries split by rules of their own and quote in what they raise.
+            self._session.auth = HTTPBasicAuth(address.user.encode(), (address.password or "").encode())
 
     def launch(self, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
         """Launches the whole graph. Dagster checks names, types and choices of the run config, but not ranges."""
@@ -198,7 +205,7 @@ class Webserver:
         try:
             answer = json.loads(content)
             if faults := answer.get("errors"):
-                raise WebserverError(f"the webserver refused {name}: {_sentence(faults[0]['message'])}")
+                raise WebserverError(f"the webserver refused {name}: {one_line(faults[0]['message'])}")
             found = next(iter(answer["data"].values()))
             if (refusal := _refusal(found)) is not None:
                 raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
@@ -229,9 +236,11 @@ class Webserver:
             ) from None
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
             raise WebserverError(f"the webserver at {self._shown} broke off, or sent what cannot be read") from None
-        except (requests.RequestException, HTTPError, UnicodeError):
+        except WebserverError:
+            raise
+        except Exception:  # whatever a proxy's address or a foreign server makes the libraries raise
             raise WebserverError(
-                f"the webserver at {self._shown} cannot be reached; start it with `make ui`, "
+                f"the webserver at {self._shown} cannot be reached{by_proxy(self._address)}; start it with `make ui`, "
                 f"or name another with --url or {URL_VARIABLE}"
             ) from None
 
@@ -247,9 +256,9 @@ class Webserver:
             content = bytearray()
             for piece in response.iter_content(2**16):
                 content += piece
-                if len(content) > LONGEST_ANSWER_BYTES:
+                if len(content) > MOST_ANSWER_BYTES:
                     raise WebserverError(
-                        f"{self._shown} answered more than {LONGEST_ANSWER_BYTES:,} bytes, "
+                        f"{self._shown} answered more than {MOST_ANSWER_BYTES:,} bytes, "
                         "and not as Dagster's webserver does"
                     )
             return response.status_code, bytes(content)
@@ -262,30 +271,25 @@ def query(name: str) -> str:
 
 def config_fault(message: str) -> str:
     """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = one_line(message)
+    message = " ".join(message[: 100 * MOST_CHARACTERS].split())
     if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
         return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return re.split(r"[.:,]? Expected:? [\"'{]", message)[0]
+    return one_line(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks."""
-    return " ".join(text.split())
-
-
-def _sentence(text: str) -> str:
-    """What another program says, as a part of our sentence: one line of printable characters, cut short."""
-    line = printable(one_line(text[: 100 * SENTENCE_CHARACTERS]))
-    return line if len(line) <= SENTENCE_CHARACTERS else f"{line[:SENTENCE_CHARACTERS]}..."
+    """A text without line breaks and control characters, and cut where it is long."""
+    text = printable(" ".join(text[: 100 * MOST_CHARACTERS].split()))
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
 def _refusal(found: Mapping[str, Any]) -> str | None:
     """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
     kind = found["__typename"]
     if kind == "RunConfigValidationInvalid":
-        return _sentence("; ".join(config_fault(error["message"]) for error in found["errors"]))
+        return one_line("; ".join(config_fault(error["message"]) for error in found["errors"]))
     if kind.endswith(("Error", "Failure", "Conflict")):
-        return _sentence(found.get("message") or kind)
+        return one_line(found.get("message") or kind)
     return None
 
 
@@ -296,14 +300,14 @@ def _failure(event: Mapping[str, Any]) -> str | None:
         check = event["evaluation"]
         if check["success"] or check["severity"] != "ERROR":
             return None
-        return _sentence(f"{check['checkName']}: {check['description']}")
+        return one_line(f"{check['checkName']}: {check['description']}")
     if kind == "ExecutionStepFailureEvent":
         described = (event["failureMetadata"] or {}).get("description")
         error = event["error"] or {"message": "failed", "errorChain": []}
         cause = [error["message"], *(link["error"]["message"] for link in error["errorChain"])][-1]
-        return _sentence(f"{event['stepKey']}: {described or cause}")
+        return one_line(f"{event['stepKey']}: {described or cause}")
     if kind == "RunFailureEvent":
-        return _sentence((event["error"] or event)["message"])
+        return one_line((event["error"] or event)["message"])
     return None
 
 

@@ -102,13 +102,22 @@ class Server:
             )
 
     def create_database(
-        self, template: str = "template0", *, grant: str = "CONNECT, CREATE", timescaledb: bool = False
+        self,
+        template: str = "template0",
+        *,
+        grant: str = "CONNECT, CREATE",
+        timescaledb: bool = False,
+        encoding: str = "UTF8",
     ) -> URL:
         """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone."""
         name = f"test_{secrets.token_hex(6)}"
         database = sql.Identifier(name)
         with self.administrator() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {}").format(
+                    database, sql.Identifier(template), encoding
+                )
+            )
             connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
             connection.execute(
                 sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(grant), database, sql.Identifier(ROLE))
@@ -165,7 +174,7 @@ def temporary_server(binaries: Binaries | None = None, *, timescaledb: bool = Fa
     binaries = binaries or (find_timescaledb() if timescaledb else find_binaries())
     if binaries is None:
         raise FileNotFoundError(NO_TIMESCALEDB if timescaledb else NO_BINARIES)
-    user = _unprivileged_user(binaries) if os.geteuid() == 0 else None
+    user = unprivileged_user(binaries.root) if os.geteuid() == 0 else None
     # To the root "/" chroot changes nothing but the user.
     run = [] if user is None else ["chroot", f"--userspec={user.pw_uid}:{user.pw_gid}", "--groups=", str(binaries.root)]
     folder = Path(tempfile.mkdtemp(prefix="triangulation-pg-", dir=binaries.inside(Path(tempfile.gettempdir()))))
@@ -228,7 +237,7 @@ def server_at(url: str) -> Server:
     return Server(admin=make_url(url), role_password=secrets.token_hex(8))
 
 
-def _unprivileged_user(binaries: Binaries) -> pwd.struct_passwd:
-    """Of another system only ``nobody`` is known by its number."""
+def unprivileged_user(root: Path = Path("/")) -> pwd.struct_passwd:
+    """Whom root runs a server as; of another system only ``nobody`` is known by its number."""
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    return known["postgres"] if "postgres" in known and binaries.root == Path("/") else known["nobody"]
+    return known["postgres"] if "postgres" in known and root == Path("/") else known["nobody"]

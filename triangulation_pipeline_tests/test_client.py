@@ -1,5 +1,6 @@
 """What the client makes of the webserver's answers, and that its requests fit the Dagster that is installed."""
 
+import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 from graphql import build_schema, parse, validate
 
 from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError, query
@@ -75,6 +77,13 @@ def test_the_documented_requests_are_those_of_the_client() -> None:
         (404, "not here", "answered HTTP 404, and not as Dagster's webserver does"),
         (200, {"something": "else"}, "answered HTTP 200, and not as Dagster's webserver does"),
         (200, [], "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": []}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": {"it": None}}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"data": {"it": {"__typename": 1}}}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"errors": "none"}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, {"errors": [{"message": 1}]}, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, "[" * 100_000, "answered HTTP 200, and not as Dagster's webserver does"),
+        (200, data(__typename="PythonError", message="\x1b[2J\u202e" + "long " * 1000), "..."),
         (200, data(__typename="InvalidStepError"), "InvalidStepError"),
         (
             200,
@@ -91,6 +100,8 @@ def test_refusals_are_one_sentence(answer: Answer, status: int, body: Any, sente
     with pytest.raises(WebserverError) as raised:
         webserver.run("x")
     assert str(raised.value).endswith(sentence)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 450
     assert isinstance(raised.value, RunNotFound) == ("could not be found" in sentence)
 
 
@@ -115,6 +126,19 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TRIANGULATION_WEBSERVER_URL", "https://dagster.example/prefix/")
     assert Webserver().url == "https://dagster.example/prefix"
     assert Webserver("http://other:1").url == "http://other:1"
+
+
+def test_user_and_password_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def send(self: requests.Session, request: requests.PreparedRequest, **_: Any) -> None:
+        sent.append((request.url, request.headers["Authorization"]))
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    with pytest.raises(WebserverError):
+        Webserver("http://me:p%40%C3%BC@there:1/x").run("x")
+    assert sent == [("http://there:1/x/graphql", "Basic " + base64.b64encode("me:p@ü".encode()).decode())]
 
 
 def entry(label: str, **value: Any) -> dict[str, Any]:

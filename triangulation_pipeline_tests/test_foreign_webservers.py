@@ -81,6 +81,7 @@ SERVERS: dict[str, Answer] = {
     "a password is asked": http(b"", "401 Unauthorized", 'WWW-Authenticate: Basic realm="x"'),
     "a redirect to itself": http(b"", "302 Found", "Location: /graphql"),
     "a redirect elsewhere": http(b"", "307 Temporary Redirect", "Location: http://127.0.0.1:9/graphql"),
+    "a redirect to nowhere": http(b"", "302 Found", "Location: http://[s3cret"),
     "nothing in it": http(b""),
     "no UTF-8": http(b"\xff\xfe\xfd"),
     "a list": http(b"[]"),
@@ -140,7 +141,7 @@ def server(answer: Answer) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "TIMEOUT_S", 1)
-    monkeypatch.setattr(client, "LONGEST_ANSWER_BYTES", 8 * 2**20)
+    monkeypatch.setattr(client, "MOST_ANSWER_BYTES", 8 * 2**20)
 
 
 def assert_sentence(text: str) -> None:
@@ -154,6 +155,7 @@ def test_whatever_answers_is_refused_in_a_sentence(answer: Answer) -> None:
     with server(answer) as url, pytest.raises(WebserverError) as raised:
         Webserver(url).run(RUN_ID)
     assert_sentence(str(raised.value))
+    assert "s3cret" not in str(raised.value)
     assert time.monotonic() - started < 10
 
 

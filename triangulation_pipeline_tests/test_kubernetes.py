@@ -283,6 +283,7 @@ def assert_runs_pod(job: Mapping[str, Any]) -> None:
         "DAGSTER_HOME": "/opt/dagster/dagster_home",
         "DAGSTER_PG_PASSWORD": {"name": "dagster-postgresql", "key": "postgresql-password"},
         "TRIANGULATION_OBJECT_STORE": "s3://triangulation/pipeline",
+        "TRIANGULATION_NETWORK_FOLDER": "/networks",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     assert container["envFrom"] == [

@@ -1,7 +1,9 @@
 """``triangulation network``."""
 
+import sys
+
 import click
-import yaml
+from ruamel.yaml import YAML
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 
@@ -15,4 +17,4 @@ def network(random_sites: int | None, seed: int | None) -> None:
         raise click.UsageError("--seed goes with --random-sites")
     described = NORTH_WEST_ITALY if random_sites is None else random_network(random_sites, seed or 0)
     document = described.model_dump(mode="json", exclude_none=True)
-    click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+    YAML(pure=True).dump(document, sys.stdout)

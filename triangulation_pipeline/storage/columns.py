@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import JSON, REAL, Boolean, DateTime, Dialect, Double, LargeBinary, String, Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from triangulation_pipeline.validation import shown
 
 UuidText = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 Json = JSON().with_variant(postgresql.JSONB(), "postgresql")
@@ -83,7 +86,8 @@ def checked_json(field: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it will be read back from a JSON column (tuples become lists).
 
     Raises ValueError naming the place inside ``field`` that JSON cannot hold: NaN and infinities (no data is null),
-    keys that are no text, zero characters (which PostgreSQL does not store), and any type JSON does not know.
+    keys that are no text, zero characters and surrogates (which PostgreSQL does not store), and any type JSON does not
+    know.
     """
     _check_json(field, value)
     return json.loads(json.dumps(value, allow_nan=False))
@@ -96,12 +100,13 @@ def _check_json(place: str, value: Any) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{place} must have text keys, got {key!r}")
+                raise ValueError(f"{place} must have text keys, got {shown(key)}")
+            _check_json(place, key)
             _check_json(f"{place}.{key}", item)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_json(f"{place}[{index}]", item)
-    elif isinstance(value, str) and "\0" in value:
-        raise ValueError(f"{place} must be text without zero characters, got {value!r}")
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise ValueError(f"{place} must be text without zero characters and half characters, got {shown(value)}")
     elif not (value is None or isinstance(value, str | int | bool)):
         raise ValueError(f"{place} must be null, text, a number, a list or a dict, got {type(value).__name__}")

@@ -104,10 +104,12 @@ def write_dataset(
     with writing(engine) as connection:
         queue_for_chunks(connection, synthetic_datasets.name)
         try:
-            connection.execute(insert(synthetic_datasets).values(**row, **unfinished, quality_metrics={}, sha256=""))
+            with connection.begin_nested():
+                connection.execute(
+                    insert(synthetic_datasets).values(**row, **unfinished, quality_metrics={}, sha256="")
+                )
         except IntegrityError:
-            connection.rollback()
-            if (record := find_dataset(engine, dataset_id)) is not None:
+            if (record := _find(connection, dataset_id)) is not None:
                 return record, True
             raise StorageError(f"another dataset is named {name!r} already; choose another name") from None
         counts = np.zeros(len(Split), np.int64)

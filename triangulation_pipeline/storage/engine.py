@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError
 
+from triangulation_pipeline.address import parse_address
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
@@ -37,8 +38,14 @@ def parse_url(url: str) -> URL:
     """A database URL, checked: a SQLite file, or PostgreSQL by psycopg 3.
 
     Raises ValueError with one sentence, free of passwords, for another scheme or driver, a SQLite database in memory, a
-    missing name, or parameters that are not supported.
+    missing name, parameters that are not supported, or a password that libraries would not find the end of.
     """
+    address = None
+    if "://" in url and not url.startswith("sqlite"):  # which has a path, where every character may stand
+        try:
+            address = parse_address(url)
+        except ValueError as error:
+            raise ValueError(f"the database URL {error}") from None
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -46,12 +53,14 @@ def parse_url(url: str) -> URL:
             "the database URL cannot be read; write it as in sqlite:////folder/triangulation.db or "
             "postgresql://user:password@host/triangulation, with %-codes for special characters of the password"
         ) from None
-    if parsed.drivername.partition("+")[0] == "postgresql":
-        return postgresql.check_url(parsed)
+    if address is not None and parsed.drivername.partition("+")[0] == "postgresql":
+        return postgresql.check_url(parsed, address)
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(
             f"the database URL must begin with sqlite:/// or postgresql://, got the scheme {parsed.drivername!r}"
         )
+    if parsed.username is not None or parsed.host:
+        raise ValueError("the database URL of a file has no host, as in sqlite:////folder/triangulation.db")
     if parsed.query:
         raise ValueError(f"the database URL takes no parameters, got {', '.join(map(repr, sorted(parsed.query)))}")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
@@ -71,12 +80,16 @@ def open_database(url: str) -> Engine:
     """
     parsed = parse_url(url)
     arguments = _sqlite_arguments(parsed) if _is_sqlite(parsed) else postgresql.engine_arguments()
-    engine = create_engine(parsed, json_serializer=partial(json.dumps, allow_nan=False), **arguments)
+    # Without escape codes, which PostgreSQL takes in a database of UTF-8 alone.
+    serializer = partial(json.dumps, allow_nan=False, ensure_ascii=False)
+    engine = create_engine(parsed, json_serializer=serializer, **arguments)
     try:
         if _is_sqlite(parsed):
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             _use_write_ahead_log(engine)
+        else:
+            event.listen(engine, "begin", postgresql.begin_transaction)
         _migrate(engine)
     except (DBAPIError, sqlite3.Error) as error:
         engine.dispose()
@@ -89,11 +102,11 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by. Raises StorageError where the database cannot be reached or does not answer.
+    """A transaction to read by. Raises StorageError where the database cannot be reached or does not answer.
 
     A server that is away is waited for up to DEADLINE_S.
     """
-    with _sentences(engine, "read"), _connect(engine, "read") as connection:
+    with _sentences(engine, "read"), _begun(engine, "read") as connection:
         yield connection
 
 
@@ -109,9 +122,10 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     commits = False
     try:
-        with _sentences(engine, "written"), _connect(engine, "written") as connection:
-            connection.execution_options(takes_write_lock=True)
-            with connection.begin():
+        with _sentences(engine, "written"), _begun(engine, "written", takes_write_lock=True) as connection:
+            transaction = connection.get_transaction()
+            assert transaction is not None
+            with transaction:
                 yield connection
                 commits = True
     except _Undone as error:
@@ -151,15 +165,30 @@ class _Unknown(StorageError):
     """The connection was lost while the transaction was committed."""
 
 
-def _connect(engine: Engine, verb: str) -> Connection:
-    """A connection. Unlike opening, where a wrong place is the likelier cause, it waits for a server that is away."""
+def _begun(
+    engine: Engine,
+    verb: str,
+    *,
+    takes_write_lock: bool = False,
+    may_pass: Callable[[BaseException | None], bool] = postgresql.may_pass,
+) -> Connection:
+    """A connection in a transaction; while what ``may_pass`` says of PostgreSQL's error is true it is waited for."""
+
+    def begin() -> Connection:
+        connection = engine.connect().execution_options(takes_write_lock=takes_write_lock)
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def why(error: Exception) -> str | None:
-        passes = isinstance(error, OperationalError) and postgresql.may_pass(error.orig)
+        passes = isinstance(error, OperationalError) and may_pass(error.orig)
         return _cause(engine.url, error) if passes else None
 
     failed = f"database {_place(engine.url)} cannot be {verb}"
-    return engine.connect() if _is_sqlite(engine.url) else tried(engine.connect, failed, why, DEADLINE_S)
+    return begin() if _is_sqlite(engine.url) else tried(begin, failed, why, DEADLINE_S)
 
 
 @contextmanager
@@ -236,7 +265,11 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", "triangulation_pipeline.storage:migrations")
     with _migrating:
         script = ScriptDirectory.from_config(config)
-        with engine.connect() as connection:
+        # A server that is away is not waited for: a wrong place is the likelier cause.
+        with _begun(engine, "opened", may_pass=postgresql.is_taken) as connection:
+            if not _is_sqlite(engine.url):
+                postgresql.check_settings(connection)
+                postgresql.check_readable(connection)
             current = MigrationContext.configure(connection).get_current_revision()
             is_newest = current == script.get_current_head()
             if is_newest and (_is_sqlite(engine.url) or not postgresql.waits_for_hypertables(connection)):
@@ -248,7 +281,7 @@ def _migrate(engine: Engine) -> None:
             )
         with writing(engine) as connection:
             if not _is_sqlite(engine.url):
-                postgresql.begin_migration(connection)
+                postgresql.begin_migration(connection, is_new=current is None)
             is_new = MigrationContext.configure(connection).get_current_revision() is None
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -7,3 +7,7 @@ class StorageError(Exception):
 
 class IllegalTransition(StorageError):
     """A training job was asked to change to a state that its current state does not lead to."""
+
+
+class ProductionChanged(StorageError):
+    """Another version went into production since the one to be promoted was compared with what was there."""

@@ -17,9 +17,11 @@ import re
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, NullPool, text
 
+from triangulation_pipeline.address import Address
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.validation import printable
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
@@ -38,11 +40,17 @@ URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey
 # Any number will do, so long as no other program takes the same one in this database.
 _MIGRATION_LOCK = 0x7472_6961_6E67
 
+# What PostgreSQL and PgBouncer say.
+_TAKEN = r"too many (connections|clients)|connection slots are|no more connections allowed|query_wait_timeout"
+
 _log = logging.getLogger(__name__)
 
 
-def check_url(url: URL) -> URL:
-    """The URL with its driver written out. Raises ValueError, free of passwords, for what is not supported."""
+def check_url(url: URL, address: Address) -> URL:
+    """The URL with its driver written out; ``address`` is the same, split by our own rule.
+
+    Raises ValueError, free of passwords, for what is not supported.
+    """
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
             f"the database URL must begin with postgresql:// (psycopg 3, written out {DRIVER}://), "
@@ -53,37 +61,92 @@ def check_url(url: URL) -> URL:
             f"the database URL takes only the parameters {', '.join(sorted(URL_PARAMETERS))}; "
             f"got {', '.join(map(repr, odd))}"
         )
+    folder = url.query.get("host", "")
+    if (url.host or "", url.port) != (address.host, address.port) or not isinstance(folder, str) or "," in folder:
+        raise ValueError("the database URL must name one host, as in postgresql://user@host/triangulation")
     if not url.database:
         raise ValueError("the database URL must name a database, as in postgresql://user@host/triangulation")
     return url.set(drivername=DRIVER)
 
 
 def engine_arguments() -> dict[str, Any]:
-    """Arguments of ``create_engine``: a connection that broke while it was idle is replaced before it is used.
+    """Arguments of ``create_engine``.
+
+    They hold with a pooler (PgBouncer) in between as well. Settings do not travel with the connection, which a pooler
+    drops or hands to others, but with each transaction (``begin_transaction``). Nothing is prepared under a name, which
+    the next transaction's session would not know. A connection is held as long as its transaction: a role or a pooler
+    may have only few, and an idle one would keep others waiting.
 
     READ COMMITTED is written out because the writers here rely on it: once a lock is had, the next statement sees what
     its holder committed.
     """
-    settings = {
-        "search_path": SCHEMA,
-        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-    }
     return {
-        "pool_pre_ping": True,
+        "poolclass": NullPool,
         "isolation_level": "READ COMMITTED",
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "triangulation_pipeline",
-            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            # Or a database of SQL_ASCII, which asks nobody, would give bytes in place of text.
+            "client_encoding": "utf8",
+            "prepare_threshold": None,
         },
     }
 
 
-def begin_migration(connection: Connection) -> None:
+def begin_transaction(connection: Connection) -> None:
+    """To be done first in each transaction, for it alone: the schema, and the timeouts."""
+    values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _settings().items())
+    connection.exec_driver_sql(f"SELECT {values}")
+
+
+def check_settings(connection: Connection) -> None:
+    """Raises StorageError where the transaction is without what ``begin_transaction`` gave it.
+
+    Then whatever lies between here and the server does not keep a transaction in one session, and tables would be made
+    elsewhere, without a word.
+    """
+    asked = _settings()
+    statement = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+    found = {row.name: row.setting for row in connection.execute(statement, {"names": list(asked)})}
+    lost = [
+        f"{name} is {found.get(name)!r}, not {value!r}" for name, value in asked.items() if found.get(name) != value
+    ]
+    if lost:
+        raise StorageError(
+            f"the database's connection does not keep the settings of a transaction ({'; '.join(lost)}); a pooler in "
+            "between must be in transaction or session mode"
+        )
+
+
+def _settings() -> dict[str, str]:
+    """As ``pg_settings`` shows them: times in milliseconds."""
+    return {
+        "search_path": SCHEMA,
+        "statement_timeout": f"{1000 * STATEMENT_TIMEOUT_S:.0f}",
+        "lock_timeout": f"{1000 * LOCK_TIMEOUT_S:.0f}",
+    }
+
+
+def check_readable(connection: Connection) -> None:
+    """Raises StorageError where tables are there that the role may not even read the version of: they would look like
+    none, and be made anew."""
+    found = connection.scalar(
+        text(
+            "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(:schema) "
+            "AND relname = 'alembic_version' AND NOT (has_schema_privilege(relnamespace, 'USAGE') "
+            "AND has_table_privilege(oid, 'SELECT'))"
+        ),
+        {"schema": SCHEMA},
+    )
+    if found:
+        _check_owner(connection)
+
+
+def begin_migration(connection: Connection, *, is_new: bool) -> None:
     """Takes the lock of migrations until the transaction ends, then creates the schema where it is missing.
 
-    Raises StorageError where the role may do neither that nor create tables in the schema.
+    Raises StorageError where the role may do neither that nor create and change tables in the schema, and where a new
+    database has an encoding that not every name can be written in.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     found = connection.execute(
@@ -93,24 +156,51 @@ def begin_migration(connection: Connection) -> None:
         ),
         {"schema": SCHEMA},
     ).scalar_one_or_none()
+    role, database, may, encoding = connection.execute(
+        text(
+            "SELECT quote_ident(current_user), quote_ident(current_database()), "
+            "has_database_privilege(current_database(), 'CREATE'), current_setting('server_encoding')"
+        )
+    ).one()
+    # One of SQL_ASCII keeps what it is given, which is UTF-8 (see ``engine_arguments``).
+    if is_new and encoding not in {"UTF8", "SQL_ASCII"}:
+        raise StorageError(
+            f"database {database} has the encoding {encoding}, which not every name can be written in; an "
+            f"administrator creates it with: CREATE DATABASE {database} ENCODING 'UTF8' TEMPLATE template0"
+        )
     if found is None:
         # Asked beforehand: CREATE SCHEMA IF NOT EXISTS needs the right even where there is nothing to create.
-        role, database, may = connection.execute(
-            text(
-                "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE')",
-            )
-        ).one()
         if not may:
             raise StorageError(
-                f"role {role!r} may not create the schema {SCHEMA!r} in database {database!r}; an administrator grants "
+                f"role '{role}' may not create the schema {SCHEMA!r} in database {database}; an administrator grants "
                 f"it: GRANT CREATE ON DATABASE {database} TO {role}"
             )
         connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
-    elif not found:
-        role = connection.scalar(text("SELECT current_user"))
+        return
+    _check_owner(connection)
+    if not found:
         raise StorageError(
-            f"role {role!r} may not create tables in the schema {SCHEMA!r}, which is there already; an administrator "
+            f"role '{role}' may not create tables in the schema {SCHEMA!r}, which is there already; an administrator "
             f"grants it: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {role}"
+        )
+
+
+def _check_owner(connection: Connection) -> None:
+    """Raises StorageError where a table or view of the schema belongs to a role whose rights this one has not."""
+    owner, role = connection.execute(
+        text(
+            "SELECT min(quote_ident(pg_get_userbyid(relowner))), quote_ident(current_user) FROM pg_class "
+            "WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'v') "
+            "AND NOT pg_has_role(relowner, 'USAGE')"
+        ),
+        {"schema": SCHEMA},
+    ).one()
+    if owner is not None:
+        raise StorageError(
+            f"the tables in the schema {SCHEMA!r} belong to the role {owner}, as after a restore with --no-owner; an "
+            f"administrator gives them to {role}, in psql: ALTER SCHEMA {SCHEMA} OWNER TO {role}; "
+            f"SELECT format('ALTER TABLE %s OWNER TO {role}', oid::regclass) FROM pg_class "
+            f"WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'v') \\gexec"
         )
 
 
@@ -173,6 +263,8 @@ def cause(url: URL, error: psycopg.Error) -> str:
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
+        (_TAKEN, "all connections are taken that the role, the database or a pooler may have; a run needs one, or two"),
+        (r"statement pooling mode", "the pooler is in statement mode; it needs transaction or session mode"),
     ):
         if re.search(pattern, text_of):
             return words
@@ -189,10 +281,16 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
 
 
+def is_taken(error: BaseException | None) -> bool:
+    """Whether a connection could not be made because others hold all there may be: some will be free soon."""
+    return isinstance(error, psycopg.OperationalError) and re.search(_TAKEN, str(error)) is not None
+
+
 def place(url: URL) -> str:
     """The database and its server, for messages."""
-    host = url.host or url.query.get("host") or "the local socket"
-    return f"{url.database} on {host}" + (f":{url.port}" if url.port else "")
+    host = str(url.host or url.query.get("host") or "the local socket")
+    host = f"[{host}]" if ":" in host else printable(host)
+    return f"{printable(str(url.database))} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:

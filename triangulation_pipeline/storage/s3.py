@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import (
@@ -26,6 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from urllib3.exceptions import NameResolutionError
 
+from triangulation_pipeline.address import by_proxy, parse_address
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import S3Place, StoredObject, checked_data, checked_key, is_key
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
@@ -68,6 +68,7 @@ class S3Store:
 
     def __init__(self, client: Any, bucket: str, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
         self._client = client
+        self._address = parse_address(client.meta.endpoint_url)
         self._bucket = bucket
         self._prefix = f"{checked_key(prefix)}/" if prefix else ""
         self._deadline_s = deadline_s
@@ -206,7 +207,7 @@ class S3Store:
 
     def _reason(self, error: ClientError | BotoCoreError) -> str:
         """The error in a few words of ours: an error's own may quote URLs, keys and signatures."""
-        server = server_name(self._client.meta.endpoint_url)
+        server = str(self._address)
         if isinstance(error, ClientError):
             code, status = _code(error), _status(error)
             if code == "NoSuchBucket":
@@ -217,22 +218,27 @@ class S3Store:
             return f"{server} answers {said} (HTTP status {status})"
         if isinstance(error, NoCredentialsError | CredentialRetrievalError):
             return _NO_CREDENTIALS
-        if isinstance(error, EndpointConnectionError):
-            unknown = isinstance(error.kwargs.get("error"), NameResolutionError)
-            return f"the host of {server} is unknown" if unknown else f"{server} refuses the connection"
-        if isinstance(error, SSLError):
-            return f"no secure connection to {server} can be made"
-        if isinstance(error, ConnectionClosedError | ResponseStreamingError | IncompleteReadError):
-            return f"{server} breaks the connection off"
-        if isinstance(error, BotoConnectionError | HTTPClientError):
-            return f"{server} does not answer"
+        if isinstance(error, BotoConnectionError | HTTPClientError | ResponseStreamingError | IncompleteReadError):
+            return f"{_broken(error, server)}{by_proxy(self._address)}"
         return f"the request cannot be made ({type(error).__name__})"
+
+
+def _broken(error: BotoCoreError, server: str) -> str:
+    if isinstance(error, EndpointConnectionError):
+        unknown = isinstance(error.kwargs.get("error"), NameResolutionError)
+        return f"the host of {server} is unknown" if unknown else f"{server} refuses the connection"
+    if isinstance(error, SSLError):
+        return f"no secure connection to {server} can be made"
+    if isinstance(error, ConnectionClosedError | ResponseStreamingError | IncompleteReadError):
+        return f"{server} breaks the connection off"
+    return f"{server} does not answer"
 
 
 def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
     """The store in a bucket, which is made if it is missing. Raises StorageError where it cannot be opened."""
     try:
         client = make_client()
+        parse_address(client.meta.endpoint_url)
     except ValueError:
         # The library's sentence quotes the address, which may hold a password.
         raise StorageError("AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000") from None
@@ -243,12 +249,6 @@ def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
     store = S3Store(client, place.bucket, place.prefix)
     store.open()
     return store
-
-
-def server_name(url: str) -> str:
-    """Scheme, host and port of an address, without the user and password that it may hold."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _passes(error: ClientError | BotoCoreError) -> bool:

@@ -55,6 +55,8 @@ def test_json_is_given_back_as_it_will_be_read() -> None:
         ({"a": np.float64("nan")}, r"config\.a must be a finite number"),
         ({"a": np.zeros(2)}, r"config\.a must be .*, got ndarray"),
         ({"a": "b\0"}, r"config\.a must be text without zero characters"),
+        ({"a": ["\ud800"]}, r"config\.a\[0\] must be text without .* half characters"),
+        ({"a": {"\udfff": 1}}, r"config\.a must be text without .* half characters"),
         ({1: 2}, "config must have text keys, got 1"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Addresses of servers: split by one rule, and shown without user and password."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+from urllib.request import proxy_bypass
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]*))(?::(?P<port>[0-9]{1,5})?)?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """``scheme://user:password@host:port/rest``; as text, scheme, host and port alone. ``rest`` begins with its ``/``,
+    ``?`` or ``#``; user and password have no %-codes any more."""
+
+    scheme: str
+    user: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+    host: str
+    port: int | None
+    rest: str = field(repr=False)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port is None else f":{self.port}")
+
+
+def parse_address(text: str) -> Address:
+    """An address. Raises ValueError with what it must be, to come after its name, and never a part of it.
+
+    What comes before the last ``@`` is user and password. Libraries disagree on an address in which that holds one of
+    ``@ / # ?``, or a ``%`` that begins no code, and take the end of a password for the host: it is refused.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        raise ValueError("must be as in scheme://host:port")
+    secret, at, rest = rest.rpartition("@")
+    if re.search(r"[@/#?]|%(?![0-9A-Fa-f]{2})", secret):
+        raise ValueError(
+            "must have the special characters of user and password as codes: "
+            "write %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %"
+        )
+    end = re.search(r"[/?#]|\Z", rest)
+    assert end is not None
+    server, rest = rest[: end.start()], rest[end.start() :]
+    if "," in server:
+        raise ValueError("must name one host, not several")
+    found = _HOST_AND_PORT.fullmatch(server)
+    if found is None or int(found["port"] or 0) > 65535:
+        raise ValueError("has a host or a port that cannot be read")
+    user, colon, password = secret.partition(":")
+    return Address(
+        scheme=scheme.lower(),
+        user=unquote(user) if at else None,
+        password=unquote(password) if colon else None,
+        host=found["ipv6"] or found["name"],
+        port=int(found["port"]) if found["port"] else None,
+        rest=rest,
+    )
+
+
+def by_proxy(address: Address) -> str:
+    """To end a message on a server that cannot be reached: the variable that names a proxy for it, '' for none."""
+    names = (f"{address.scheme}_proxy", f"{address.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+    name = next((name for name in names if os.environ.get(name)), None)
+    if name is None or proxy_bypass(address.host):
+        return ""
+    proxy = os.environ[name]
+    try:
+        parse_address(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError as error:
+        return f" (by the proxy of {name}, whose address {error})"
+    return f" (by the proxy of {name})"
