@@ -330,6 +330,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
     assert done.returncode == 0, done.stderr
     answers = [next(iter(json.loads(line)["data"].values())) for line in re.split(r"(?<=\})(?=\{\"data)", done.stdout)]
     assert [answer["__typename"] for answer in answers] == [
+        "RepositoryConnection",
         "Run",
         "EventConnection",
         "TerminateRunSuccess",
@@ -340,6 +341,6 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "Asset",
         "Asset",
     ]
-    again = answers[3]["run"]["runId"]
+    again = answers[4]["run"]["runId"]
     said("cancel", "--wait", again)
     assert webserver.run(again).status == "CANCELED"
