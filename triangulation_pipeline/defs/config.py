@@ -151,7 +151,7 @@ class RegisteredModelConfig(StepConfig):
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Letters, digits, '.', '_' and '-', 1 to 255 characters; each run makes a new version of it.",
+        description="Letters, digits, '.', '_' and '-', 1 to 255 characters; new weights are its next version.",
     )
 
 
