@@ -37,16 +37,16 @@ class ReceiverNetworkConfig(StepConfig):
     """Which receivers."""
 
     network_file: str | None = Field(
-        None,
+        "",  # the launchpad shows an empty text, and hides null
         description="File of the sites: YAML (`triangulation network` prints one), CSV with the columns name, lat, lon "
         "and altitude_m, or GeoJSON points. A relative path is resolved against TRIANGULATION_NETWORK_FOLDER if it is "
-        "set, else against DAGSTER_HOME. Null = north-west Italy.",
+        "set, else against DAGSTER_HOME. Empty = north-west Italy.",
     )
 
     def network(self) -> ReceiverNetwork:
         """The network. Raises ValueError where the file does not describe one, or lies outside the folder that
         TRIANGULATION_NETWORK_FOLDER allows."""
-        return NORTH_WEST_ITALY if self.network_file is None else read_network(network_path(self.network_file))
+        return read_network(network_path(self.network_file)) if self.network_file else NORTH_WEST_ITALY
 
 
 def network_path(name: str) -> Path:
@@ -100,7 +100,7 @@ class SyntheticDatasetConfig(StepConfig):
     num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws, 0 or more; equal seeds give equal bytes.")
     dataset_id: str | None = Field(
-        None, description="Take this dataset as it is, its digest verified; nothing is simulated. Null = simulate."
+        "", description="Take this dataset as it is, its digest verified; nothing is simulated. Empty = simulate."
     )
 
     @model_validator(mode="after")
@@ -111,14 +111,14 @@ class SyntheticDatasetConfig(StepConfig):
             for name in others
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
         ]
-        if self.dataset_id is not None and differing:
+        if self.dataset_id and differing:
             raise ValueError(f"dataset_id takes a dataset as it is: leave out {', '.join(differing)}")
         return self
 
     @field_validator("dataset_id")
     @classmethod
     def _is_a_uuid(cls, value: str | None) -> str | None:
-        return None if value is None else uuid_text("the id of a dataset", value)
+        return uuid_text("the id of a dataset", value) if value else value
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
