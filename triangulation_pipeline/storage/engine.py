@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from triangulation_pipeline.address import parse_address
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import make_private
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
 
 # Longer than any transaction here: a dataset of millions of samples is written in a single one.
@@ -226,7 +227,7 @@ def _cause(url: URL, error: BaseException) -> str:
 def _sqlite_arguments(url: URL) -> dict[str, Any]:
     path = Path(str(url.database))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
     except OSError as error:
         raise StorageError(f"database {path} cannot be opened: {error.strerror}: {error.filename}") from None
     return {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
