@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import shown, uuid_text
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def get_model(engine: Engine, model_name: str, version: int | None = None) -> Mo
         row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         wanted = "" if version is None else f" version {version}"
-        raise StorageError(f"there is no model {model_name!r}{wanted} in the registry")
+        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
     return ModelRecord(**row)
 
 
@@ -173,7 +173,9 @@ def promote_model(engine: Engine, model_name: str, version: int) -> ModelRecord:
     """
     model = get_model(engine, model_name, version)
     if not model.promoted:
-        raise StorageError(f"{model_name} version {version} cannot go into production. {model.promotion_reason}")
+        raise StorageError(
+            f"{quoted(model_name)} version {version} cannot go into production. {quoted(model.promotion_reason)}"
+        )
     in_one_transaction(engine, lambda connection: _put_into_production(connection, model_name, model.id))
     return get_model(engine, model_name, version)
 
@@ -188,7 +190,7 @@ def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
     def roll_back(connection: Connection) -> int:
         current = _production(connection, model_name)
         if current is None:
-            raise StorageError(f"no version of model {model_name!r} is in production")
+            raise StorageError(f"no version of model {shown(model_name)} is in production")
         earlier = connection.execute(
             select(models.c.id, models.c.version)
             .where(
@@ -200,7 +202,7 @@ def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
             .limit(1)
         ).one_or_none()
         if earlier is None:
-            raise StorageError(f"no version of {model_name} before {current.version} was ever in production")
+            raise StorageError(f"no version of {quoted(model_name)} before {current.version} was ever in production")
         _put_into_production(connection, model_name, earlier.id)
         return earlier.version
 
@@ -253,7 +255,9 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
         )
     ).one_or_none()
     if other is not None:
-        raise StorageError(f"these weights are registered already, as {other.model_name} version {other.version}")
+        raise StorageError(
+            f"these weights are registered already, as {quoted(other.model_name)} version {other.version}"
+        )
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
     model_id = str(uuid4())
