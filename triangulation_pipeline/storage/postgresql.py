@@ -21,8 +21,8 @@ import psycopg
 from sqlalchemy import URL, Connection, NullPool, text
 
 from triangulation_pipeline.address import Address
-from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.validation import shown
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
@@ -55,12 +55,12 @@ def check_url(url: URL, address: Address) -> URL:
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
             f"the database URL must begin with postgresql:// (psycopg 3, written out {DRIVER}://), "
-            f"got the scheme {url.drivername!r}"
+            f"got the scheme {shown(url.drivername)}"
         )
     if odd := sorted(set(url.query) - URL_PARAMETERS):
         raise ValueError(
             f"the database URL takes only the parameters {', '.join(sorted(URL_PARAMETERS))}; "
-            f"got {', '.join(map(repr, odd))}"
+            f"got {', '.join(map(shown, odd))}"
         )
     folder = url.query.get("host", "")
     if (url.host or "", url.port) != (address.host, address.port) or not isinstance(folder, str) or "," in folder:
@@ -259,8 +259,14 @@ def cause(url: URL, error: psycopg.Error) -> str:
         return f"a statement took longer than {STATEMENT_TIMEOUT_S} s"
     # A connection that is not made has no error code, only the server's or the library's words.
     for pattern, words in (
-        (r"password authentication failed|no password supplied", f"wrong user or password for user {url.username!r}"),
-        (r'database "[^"]*" does not exist', f"there is no database {url.database!r} on this server; create it first"),
+        (
+            r"password authentication failed|no password supplied",
+            f"wrong user or password for user {shown(url.username)}",
+        ),
+        (
+            r'database "[^"]*" does not exist',
+            f"there is no database {shown(url.database)} on this server; create it first",
+        ),
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
@@ -269,8 +275,8 @@ def cause(url: URL, error: psycopg.Error) -> str:
     ):
         if re.search(pattern, text_of):
             return words
-    first_line = (error.diag.message_primary or text_of).strip().partition("\n")[0]
-    return first_line.replace(url.password, "***") if url.password else first_line
+    said = error.diag.message_primary or text_of
+    return quoted(said.replace(url.password, "***") if url.password else said)
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -290,8 +296,8 @@ def is_taken(error: BaseException | None) -> bool:
 def place(url: URL) -> str:
     """The database and its server, for messages."""
     host = str(url.host or url.query.get("host") or "the local socket")
-    host = f"[{host}]" if ":" in host else printable(host)
-    return f"{printable(str(url.database))} on {host}" + (f":{url.port}" if url.port else "")
+    host = f"[{host}]" if ":" in host else quoted(host)
+    return f"{quoted(url.database)} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:
