@@ -28,7 +28,7 @@ run: install
 ui: install
 	mkdir -p -m 700 $(DAGSTER_HOME)/.dagster
 	$(BIN)/dagster instance concurrency set training 1
-	exec $(BIN)/dagster dev -w workspace.yaml $(ARGS)
+	exec $(BIN)/triangulation ui -w workspace.yaml $(ARGS)
 
 test: install
 	$(BIN)/pytest -n 2 -m "not production and not stack and not faults and not ui" $(ARGS)
@@ -46,9 +46,9 @@ test-stack: install
 test-faults: install
 	$(BIN)/pytest -n 2 --dist load -m faults $(ARGS)
 
+# Strict: a pin that could not be looked up is a failure, as one with a known hole is.
 audit: install
-	$(BIN)/pip install -q pip-audit==2.10.1
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 test-ui: install
 	$(BIN)/pytest -m ui $(ARGS)

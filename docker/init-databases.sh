@@ -1,6 +1,7 @@
 #!/bin/sh
-# Run once by the database's image, when its volume is empty: Dagster's database and ours, each with a role that has
-# no right in the other.
+# Run once by the database's image, when its volume is empty: Dagster's database and ours. Each has a role that may connect
+# to it and owns the one schema with its tables, and has no other right: none to make schemas, extensions or temporary
+# tables, and none in the other's database or in the server's own.
 set -eu
 psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres <<'SQL'
 -- A statement that fails is not logged with its password.
@@ -9,10 +10,14 @@ SET log_min_error_statement = panic;
 \getenv pipeline_password TRIANGULATION_PG_PASSWORD
 CREATE ROLE dagster LOGIN PASSWORD :'dagster_password';
 CREATE ROLE pipeline LOGIN PASSWORD :'pipeline_password';
-CREATE DATABASE dagster OWNER dagster;
+CREATE DATABASE dagster;
 CREATE DATABASE triangulation;
-REVOKE ALL ON DATABASE dagster, triangulation FROM PUBLIC;
-GRANT CONNECT, CREATE ON DATABASE triangulation TO pipeline;
+REVOKE ALL ON DATABASE dagster, triangulation, postgres, template1 FROM PUBLIC;
+GRANT CONNECT ON DATABASE dagster TO dagster;
+GRANT CONNECT ON DATABASE triangulation TO pipeline;
+\connect dagster
+ALTER SCHEMA public OWNER TO dagster;
 \connect triangulation
 CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE SCHEMA triangulation AUTHORIZATION pipeline;
 SQL

@@ -11,32 +11,44 @@ The requests are the files in ``graphql/``, for other programs to use as they ar
 """
 
 import json
+import math
 import os
 import re
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from requests.auth import HTTPBasicAuth
 
 from triangulation_pipeline.address import by_proxy, parse_address
-from triangulation_pipeline.validation import SHOWN_CHARACTERS, printable
+from triangulation_pipeline.validation import SHOWN_CHARACTERS, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
 DEFAULT_URL = "http://localhost:3000"
 
-# A launch waits for the code server, which may be busy.
+# A launch waits for the code server, which may be busy. In all, however slowly the answer comes.
 TIMEOUT_S = 60
-# A page of events is a thousandth of it.
-MOST_ANSWER_BYTES = 2**26
-MOST_CHARACTERS = 500
+# Of another server than Dagster's there is no saying what it sends; a thousand events are a megabyte or two.
+MOST_ANSWER_BYTES = 32 * 2**20
+MOST_PAGES = 1000
+MOST_CHARACTERS = 300
+# What an observation of an epoch has at least, and a size that no number of it reaches.
+EPOCH_LABELS = frozenset({"epoch", "val_rmse_m", "val_loss"})
+LARGEST_NUMBER = 1e30
 STARTING_POLL_S = 0.5
+JOB = "train_locator"
+USUAL_LOCATION = "triangulation_pipeline"
 FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 PARENT_RUN_TAG = "dagster/parent_run_id"
 ROOT_RUN_TAG = "dagster/root_run_id"
+
+
+T = TypeVar("T")
 
 
 class WebserverError(Exception):
@@ -107,7 +119,8 @@ class Webserver:
     def launch(self, run_config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> Run:
         """Launches the whole graph. Dagster checks names, types and choices of the run config, but not ranges."""
         listed = [{"key": key, "value": value} for key, value in (tags or {}).items()]
-        return _run(self._ask("launch_run", runConfig=run_config, tags=listed)["run"])
+        location = self._location()
+        return self._ask("launch_run", _launched, runConfig=run_config, tags=listed, location=location)
 
     def reexecute(self, run: Run) -> Run:
         """Runs again what a failed run did not finish, or the whole of one that was cancelled."""
@@ -116,89 +129,139 @@ class Webserver:
             # Of its own Dagster writes these tags only where it knows the run.
             tags = [{"key": PARENT_RUN_TAG, "value": parent}, {"key": ROOT_RUN_TAG, "value": root}]
             again = {"runConfig": run.run_config, "tags": tags, "parentRunId": parent, "rootRunId": root}
-            return _run(self._ask("launch_run", **again)["run"])
+            return self._ask("launch_run", _launched, **again, location=self._location())
         strategy = "FROM_FAILURE" if run.status == "FAILURE" else "ALL_STEPS"
-        return _run(self._ask("reexecute_run", runId=run.run_id, strategy=strategy)["run"])
+        return self._ask("reexecute_run", _launched, runId=run.run_id, strategy=strategy)
 
     def terminate(self, run_id: str) -> None:
         """Cancels a run that is queued or at work; one that is starting has to start first, or Dagster calls it
         cancelled and starts it all the same."""
         while self.run(run_id).status == "STARTING":
             time.sleep(STARTING_POLL_S)
-        self._ask("terminate_run", runId=run_id)
+        self._ask("terminate_run", lambda found: None, runId=run_id)
 
     def run(self, run_id: str) -> Run:
         """The run of that id."""
-        return _run(self._ask("run", runId=run_id))
+        return self._ask("run", _run, runId=run_id)
 
     def reexecutions(self, run_id: str) -> list[Run]:
         """The runs that were launched to finish that run, the newest first."""
         wanted = {"tags": [{"key": PARENT_RUN_TAG, "value": run_id}]}
-        return [_run(found) for found in self._ask("runs", filter=wanted)["results"]]
+        return self._ask("runs", lambda found: [_run(run) for run in found["results"]], filter=wanted)
 
     def events(self, run_id: str, after: str | None = None) -> Events:
         """What happened in a run after a cursor, or from its beginning."""
         epochs: list[dict[str, float]] = []
         failure = None
-        while True:
-            page = self._ask("run_events", runId=run_id, after=after)
-            for event in page["events"]:
-                if event["__typename"] == "ObservationEvent":
-                    epochs.append(_metadata(event))
-                failure = failure or _failure(event)
-            after = str(page["cursor"])
-            if not page["hasMore"]:
-                return Events(epochs, failure, after)
+        for _ in range(MOST_PAGES):
+            page = self._ask("run_events", _page, runId=run_id, after=after)
+            epochs += page.epochs
+            failure = failure or page.failure
+            if not page.has_more:
+                return Events(epochs, failure, page.cursor)
+            after = page.cursor
+        raise WebserverError(f"the webserver at {self._shown} has no end of events of run {run_id}")
 
     def materializations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
         """What runs left of an asset, the newest first."""
-        found = self._ask("asset_materializations", asset=[asset], limit=limit)
-        return [_asset_event(event) for event in found["assetMaterializations"]]
+        return self._ask(
+            "asset_materializations",
+            lambda found: [_asset_event(event) for event in found["assetMaterializations"]],
+            asset=[asset],
+            limit=limit,
+        )
 
     def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
         """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
-        found = self._ask("asset_observations", asset=[asset], limit=limit)
-        return [_asset_event(event) for event in found["assetObservations"]]
+        return self._ask(
+            "asset_observations",
+            lambda found: [_asset_event(event) for event in found["assetObservations"]],
+            asset=[asset],
+            limit=limit,
+        )
 
-    def _ask(self, name: str, **variables: Any) -> Any:
-        """The answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError with one sentence."""
-        body: Any = {"query": query(name), "variables": variables}
+    def _location(self) -> str:
+        """The code location that has the job; of several the one of the usual name. Raises WebserverError."""
+        found = self._ask("job_locations", _locations)
+        if USUAL_LOCATION in found:
+            return USUAL_LOCATION
+        if not found:
+            raise WebserverError(
+                f"no code location of the webserver at {self._shown} has the job {JOB}; its code server is away, "
+                "cannot load the pipeline, or serves something else"
+            )
+        if len(found) > 1:
+            raise WebserverError(
+                f"{len(found)} code locations of the webserver at {self._shown} have the job {JOB}; "
+                f"name the one to use {USUAL_LOCATION} in its workspace"
+            )
+        return found[0]
+
+    def _ask(self, name: str, read: Callable[[Any], T], **variables: Any) -> T:
+        """What ``read`` makes of the answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError
+        with one sentence, also where the answer is anything else than Dagster's."""
+        status, content = self._post({"query": query(name), "variables": variables})
+        # Dagster answers faults of the code server with HTTP 500 and the reason in the body.
         try:
-            with self._session.post(f"{self.url}/graphql", json=body, timeout=TIMEOUT_S, stream=True) as response:
-                content = _read(response)
-        except requests.Timeout:
+            answer = json.loads(content)
+            if faults := answer.get("errors"):
+                raise WebserverError(f"the webserver refused {name}: {one_line(faults[0]['message'])}")
+            found = next(iter(answer["data"].values()))
+            if (refusal := _refusal(found)) is not None:
+                raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
+            return read(found)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration, RecursionError):
+            raise WebserverError(f"{self._shown} answered HTTP {status}, and not as Dagster's webserver does") from None
+
+    def _post(self, body: Any) -> tuple[int, bytes]:
+        """HTTP status and content. Raises WebserverError where none comes in time, or too much."""
+        answer: Future[tuple[int, bytes]] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(self._exchange(body))
+            except Exception as error:
+                answer.set_exception(error)
+
+        # The time limit of requests is for each piece of an answer, and one that comes byte by byte would never end.
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            return answer.result(TIMEOUT_S)
+        except (TimeoutError, requests.Timeout):
             raise WebserverError(f"the webserver at {self._shown} did not answer within {TIMEOUT_S} s") from None
+        except requests.exceptions.SSLError:
+            raise WebserverError(
+                f"there is no secure connection to the webserver at {self._shown}: its certificate is not trusted, "
+                "or it speaks http"
+            ) from None
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+            raise WebserverError(f"the webserver at {self._shown} broke off, or sent what cannot be read") from None
+        except WebserverError:
+            raise
         except Exception:  # whatever a proxy's address or a foreign server makes the libraries raise
             raise WebserverError(
                 f"the webserver at {self._shown} cannot be reached{by_proxy(self._address)}; start it with `make ui`, "
                 f"or name another with --url or {URL_VARIABLE}"
             ) from None
-        # Dagster answers faults of the code server with HTTP 500 and the reason in the body.
-        try:
-            answer = json.loads(content)
-            faults = [one_line(fault["message"]) for fault in answer.get("errors") or []]
-            found: Any = None if faults else next(iter(answer["data"].values()))
-            refusal = None if faults else _refusal(found)
-        except Exception:  # a foreign server may answer with anything
-            raise WebserverError(
-                f"{self._shown} answered HTTP {response.status_code}, and not as Dagster's webserver does"
-            ) from None
-        if faults:
-            raise WebserverError(f"the webserver refused {name}: {faults[0]}")
-        if refusal is not None:
-            raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
-        return found
 
-
-def _read(response: requests.Response) -> bytes:
-    """The body, of a server that may send one without end. Raises requests' exceptions."""
-    content = bytearray()
-    end = time.monotonic() + TIMEOUT_S
-    for chunk in response.iter_content(2**16):
-        content += chunk
-        if len(content) > MOST_ANSWER_BYTES or time.monotonic() > end:
-            raise requests.Timeout
-    return bytes(content)
+    def _exchange(self, body: Any) -> tuple[int, bytes]:
+        where = f"{self.url}/graphql"
+        options: dict[str, Any] = {"timeout": TIMEOUT_S, "stream": True, "allow_redirects": False}
+        with self._session.post(where, json=body, **options) as response:
+            if response.is_redirect:
+                raise WebserverError(
+                    f"the webserver at {self._shown} sends its callers to another address (HTTP "
+                    f"{response.status_code}); name that one with --url or {URL_VARIABLE}"
+                )
+            content = bytearray()
+            for piece in response.iter_content(2**16):
+                content += piece
+                if len(content) > MOST_ANSWER_BYTES:
+                    raise WebserverError(
+                        f"{self._shown} answered more than {MOST_ANSWER_BYTES:,} bytes, "
+                        "and not as Dagster's webserver does"
+                    )
+            return response.status_code, bytes(content)
 
 
 def query(name: str) -> str:
@@ -208,7 +271,7 @@ def query(name: str) -> str:
 
 def config_fault(message: str) -> str:
     """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = " ".join(message.split())
+    message = " ".join(message[: 100 * MOST_CHARACTERS].split())
     if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
         return f"{unset[1]}: the environment variable {unset[2]} is not set"
     return one_line(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
@@ -216,7 +279,7 @@ def config_fault(message: str) -> str:
 
 def one_line(text: str) -> str:
     """A text without line breaks and control characters, and cut where it is long."""
-    text = printable(" ".join(text.split()))
+    text = printable(" ".join(text[: 100 * MOST_CHARACTERS].split()))
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
@@ -242,24 +305,71 @@ def _failure(event: Mapping[str, Any]) -> str | None:
         described = (event["failureMetadata"] or {}).get("description")
         error = event["error"] or {"message": "failed", "errorChain": []}
         cause = [error["message"], *(link["error"]["message"] for link in error["errorChain"])][-1]
-        return f"{event['stepKey']}: {one_line(described or cause)}"
+        return one_line(f"{event['stepKey']}: {described or cause}")
     if kind == "RunFailureEvent":
         return one_line((event["error"] or event)["message"])
     return None
 
 
+@dataclass(frozen=True)
+class _Page:
+    epochs: list[dict[str, float]]
+    failure: str | None
+    cursor: str
+    has_more: bool
+
+
+def _page(found: Mapping[str, Any]) -> _Page:
+    seen = [_epoch(event) for event in found["events"] if event["__typename"] == "ObservationEvent"]
+    failures = (_failure(event) for event in found["events"])
+    return _Page(
+        epochs=[epoch for epoch in seen if epoch.keys() >= EPOCH_LABELS],
+        failure=next((failure for failure in failures if failure is not None), None),
+        cursor=str(found["cursor"]),
+        has_more=bool(found["hasMore"]),
+    )
+
+
+def _epoch(event: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an observation. Raises ValueError for those that no training has."""
+    numbers = {label: value for label, value in _metadata(event).items() if isinstance(value, int | float)}
+    for label, value in numbers.items():
+        if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
+            raise ValueError(f"{label} is no number of a training")
+    if numbers.get("epoch", 1) < 1 or numbers.get("val_rmse_m", 1) <= 0:
+        raise ValueError("an epoch is counted from 1, and an error is positive")
+    return numbers
+
+
+def _locations(found: Mapping[str, Any]) -> list[str]:
+    names = [(node["location"]["name"], {job["name"] for job in node["jobs"]}) for node in found["nodes"]]
+    return [str(location) for location, jobs in names if JOB in jobs]
+
+
+def _launched(found: Mapping[str, Any]) -> Run:
+    return _run(found["run"])
+
+
 def _run(found: Mapping[str, Any]) -> Run:
+    """Raises ValueError, among others, where it is no run."""
+    status, run_config = found["status"], found["runConfig"]
+    if not re.fullmatch("[A-Z_]{1,40}", status) or not isinstance(run_config, dict):
+        raise ValueError("no status or run config of Dagster's")
     return Run(
-        run_id=found["runId"],
-        status=found["status"],
-        job_name=found["jobName"],
-        parent_run_id=found["parentRunId"],
-        root_run_id=found["rootRunId"],
+        run_id=uuid_text("runId", found["runId"]),
+        status=status,
+        job_name=str(found["jobName"]),
+        parent_run_id=_id_or_none(found["parentRunId"]),
+        root_run_id=_id_or_none(found["rootRunId"]),
         start_time_s=found["startTime"],
         end_time_s=found["endTime"],
-        run_config=found["runConfig"],
+        run_config=run_config,
         is_launched=found["repositoryOrigin"] is not None,
     )
+
+
+def _id_or_none(value: Any) -> str | None:
+    return None if value is None else uuid_text("a run's id", value)
 
 
 def _asset_event(found: Mapping[str, Any]) -> AssetEvent:

@@ -1,4 +1,4 @@
-"""The receiver network: its sites, the file that describes them, and the local east-north frame all geometry lives in.
+"""The receiver network: its sites, and the local east-north frame all geometry lives in.
 
 Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitudes (``lon``) are WGS-84 degrees.
 """
@@ -8,19 +8,25 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pymap3d
-import yaml
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.validation import one_sentence
+from triangulation_pipeline.validation import refuse_booleans, without_controls
 
 WGS84_A_M = 6378137.0
 WGS84_B_M = 6356752.314245179
+
+# Of a site from the origin of the frame, in a straight line: farther off, one frame serves no purpose.
+FARTHEST_M = 2000e3
+# A site so many times farther from the middle of the others than most of those are is odd from the first distance on,
+# and taken for a mistake from the second.
+STRAY_EXTENTS, ODD_M, STRAY_M = 5, 50e3, 1000e3
+# Two sites nearer to each other than this share of the usual distance are odd.
+TWIN_SHARE = 1e-3
 
 
 class Timing(StrEnum):
@@ -44,6 +50,9 @@ class Site(BaseModel):
     gain_offset_db: float | None = Field(
         default=None, ge=-30, le=30, description="Measured gain offset, dB; left out = unknown, drawn by the simulator."
     )
+
+    _no_booleans = model_validator(mode="before")(refuse_booleans)
+    _has_no_controls = field_validator("name")(without_controls)
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,8 @@ class ReceiverNetwork(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     sites: tuple[Site, ...]
 
+    _has_no_controls = field_validator("name")(without_controls)
+
     @field_validator("sites")
     @classmethod
     def _sites_are_usable(cls, sites: tuple[Site, ...]) -> tuple[Site, ...]:
@@ -138,18 +149,14 @@ class ReceiverNetwork(BaseModel):
             raise ValueError(f"a network needs 3 to 64 sites, this one has {len(sites)}")
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"site names must be unique, repeated: {', '.join(repeated)}")
+            raise ValueError(f"site names must be unique, repeated: {', '.join(repeated[:5])}")
         places: dict[tuple[float, float], str] = {}
         for site in sites:
             place = (round(site.lat, 6), round(site.lon, 6))
             if place in places:
                 raise ValueError(f"sites {places[place]!r} and {site.name!r} stand on the same spot {place}")
             places[place] = site.name
-        lon = np.array([site.lon for site in sites])
-        if np.ptp(np.array([site.lat for site in sites])) > 20 or np.ptp(lon) > 40:
-            raise ValueError(
-                "sites must lie within 20 degrees of latitude and 40 of longitude (and not across the 180th meridian)"
-            )
+        _refuse_strays(sites)
         return sites
 
     @cached_property
@@ -160,10 +167,14 @@ class ReceiverNetwork(BaseModel):
 
     @cached_property
     def frame(self) -> LocalFrame:
-        """The tangent frame at the middle of the sites' bounding box."""
+        """The tangent frame at the middle of the sites' bounding box; at their mean place where longitudes jump, across
+        the 180th meridian or around a pole."""
         lat = [site.lat for site in self.sites]
         lon = [site.lon for site in self.sites]
-        return LocalFrame((min(lat) + max(lat)) / 2, (min(lon) + max(lon)) / 2)
+        if max(lon) - min(lon) <= 180:
+            return LocalFrame((min(lat) + max(lat)) / 2, (min(lon) + max(lon)) / 2)
+        middle_lat, middle_lon, _ = pymap3d.ecef2geodetic(*_ecef_m(self.sites).mean(0))
+        return LocalFrame(float(middle_lat), float(middle_lon))
 
     @cached_property
     def site_enu_m(self) -> NDArray[np.float64]:
@@ -183,6 +194,87 @@ class ReceiverNetwork(BaseModel):
         high = self.site_enu_m[:, :2].max(0) + margin_m
         return ServiceArea(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
 
+    def oddities(self) -> list[str]:
+        """What is taken and is often a mistake, a sentence each: for a warning before any work starts."""
+        folded: dict[str, str] = {}
+        found = [
+            f"the names of sites {other!r} and {site.name!r} differ only in upper and lower case"
+            for site in self.sites
+            if (other := folded.setdefault(site.name.casefold(), site.name)) != site.name
+        ]
+        place_m = _ecef_m(self.sites)
+        distance_m = np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
+        extent_m = float(np.median(distance_m[~np.eye(len(self.sites), dtype=bool)]))
+        for i, j in zip(*np.nonzero(np.triu(distance_m < TWIN_SHARE * extent_m, 1)), strict=True):
+            found.append(
+                f"sites {self.sites[i].name!r} and {self.sites[j].name!r} are {distance_m[i, j]:.0f} m apart, the "
+                f"network's sites typically {extent_m / 1e3:.0f} km"
+            )
+        for site, away_m, spread_m in _strays(self.sites, ODD_M):
+            found.append(_stray_sentence(self.sites, site, away_m, spread_m))
+        if (timed := int(self.has_timing.sum())) < 3:
+            found.append(
+                f"{timed} of the {len(self.sites)} sites have timing: gps; without three the network locates by signal "
+                "strength alone, to tens of kilometres"
+            )
+        return found
+
+
+def _ecef_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
+    """(r, 3) metres, earth-centred, on the ellipsoid."""
+    return np.stack(pymap3d.geodetic2ecef(np.array([s.lat for s in sites]), np.array([s.lon for s in sites]), 0.0), -1)
+
+
+def _strays(sites: tuple[Site, ...], least_m: float) -> list[tuple[Site, float, float]]:
+    """Sites far from the middle of the others: the site, its distance, and that of the farthest of those others, m."""
+    place_m = _ecef_m(sites)
+    middle_m = np.median(place_m, axis=0)
+    away_m = np.linalg.norm(place_m - middle_m, axis=-1)
+    # Fewer than half can stray: of the others the median is the middle.
+    near = away_m <= np.sort(away_m)[len(sites) // 2]
+    spread_m = float(away_m[near].max())
+    is_stray = (away_m > least_m) & (away_m > STRAY_EXTENTS * spread_m)
+    return [(site, float(away_m[i]), spread_m) for i, site in enumerate(sites) if is_stray[i]]
+
+
+def _stray_sentence(sites: tuple[Site, ...], site: Site, away_m: float, spread_m: float) -> str:
+    others = tuple(other for other in sites if other is not site)
+    return (
+        f"site {site.name!r} (lat {site.lat:g}, lon {site.lon:g}) lies {away_m / 1e3:,.0f} km from the middle of the "
+        f"others, most of which are within {spread_m / 1e3:,.0f} km of it{_slip(site, others, spread_m)}"
+    )
+
+
+def _slip(site: Site, others: tuple[Site, ...], spread_m: float) -> str:
+    """Which slip of the pen would have put the site where it is, in words; nothing where none would."""
+    if site.lat == 0 and site.lon == 0:
+        return "; lat and lon 0 look as if they were never filled in"
+    middle_m = np.median(_ecef_m(others), axis=0)
+    for lat, lon, words in (
+        (site.lon, site.lat, "lat and lon look swapped"),
+        (-site.lat, site.lon, "the sign of lat looks wrong"),
+        (site.lat, -site.lon, "the sign of lon looks wrong"),
+        (-site.lat, -site.lon, "the signs of lat and lon look wrong"),
+    ):
+        if abs(lat) <= 90:
+            meant_m = np.array(pymap3d.geodetic2ecef(lat, lon, 0.0))
+            if np.linalg.norm(meant_m - middle_m) < 3 * spread_m + ODD_M:
+                return f"; {words}"
+    return ""
+
+
+def _refuse_strays(sites: tuple[Site, ...]) -> None:
+    for site, away_m, spread_m in _strays(sites, STRAY_M):
+        raise ValueError(_stray_sentence(sites, site, away_m, spread_m))
+    place_m = _ecef_m(sites)
+    away_m = np.linalg.norm(place_m - (place_m.min(0) + place_m.max(0)) / 2, axis=-1)
+    if away_m.max() > FARTHEST_M:
+        site = sites[int(away_m.argmax())]
+        raise ValueError(
+            f"sites must lie within {FARTHEST_M / 1e3:,.0f} km of their middle, and {site.name!r} (lat {site.lat:g}, "
+            f"lon {site.lon:g}) lies {away_m.max() / 1e3:,.0f} km from it"
+        )
+
 
 NORTH_WEST_ITALY = ReceiverNetwork(
     name="north-west-italy",
@@ -199,28 +291,6 @@ NORTH_WEST_ITALY = ReceiverNetwork(
         )
     ),
 )
-
-
-def read_network(path: str | Path) -> ReceiverNetwork:
-    """Reads a network description from YAML.
-
-    Raises ValueError with one sentence naming the file, the field, the value and what would be right.
-    """
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"network file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"network file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"network file {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"network file {path} must hold the keys 'name' and 'sites'")
-    try:
-        return ReceiverNetwork.model_validate(document)
-    except ValidationError as error:
-        raise ValueError(f"network file {path}: {one_sentence(error)}") from None
 
 
 def random_network(

@@ -1,6 +1,7 @@
 """What every room says of a bad value: one sentence that names the place, the value (cut short) and what is right."""
 
 import re
+import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def brief(text: str, characters: int = 300) -> str:
+    """Foreign words for a message: on one line, printable, cut where they are long."""
+    line = printable(" ".join(text[: 10 * characters].split()))
+    return line if len(line) <= characters else f"{line[:characters]}..."
+
+
 def one_sentence(error: ValidationError) -> str:
     """Pydantic's findings as one line: field, value and what would be right."""
     parts = []
@@ -52,3 +59,22 @@ def uuid_text(field: str, value: Any) -> str:
         is_part = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F-]{0,36}", value)
         got = repr(value) if is_part else "something else"
         raise ValueError(f"{field} must be a UUID of 36 characters, got {got}") from None
+
+
+def without_controls(value: str) -> str:
+    """The text itself. Raises ValueError where it holds a character that controls a terminal, a log or the direction of
+    text: line breaks, escape codes, U+202E. Joiners, which some scripts need, are taken."""
+    for position, character in enumerate(value, 1):
+        if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in "\u200c\u200d":
+            raise ValueError(f"must not hold control characters, has {printable(character)} in place {position}")
+    return value
+
+
+def refuse_booleans(values: Any) -> Any:
+    """The settings themselves, before pydantic takes ``true`` for 1. Raises ValueError where one is true or false: no
+    setting of this project is."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
+                raise ValueError(f"{printable(str(name))[:SHOWN_CHARACTERS]}: true and false are no number and no text")
+    return values

@@ -105,11 +105,13 @@ class Server:
         self,
         template: str = "template0",
         *,
-        grant: str = "CONNECT, CREATE",
+        grant: str = "CONNECT",
+        schema: bool = True,
         timescaledb: bool = False,
         encoding: str = "UTF8",
     ) -> URL:
-        """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone."""
+        """A new database, as the role of the pipeline reaches it; the role has the rights in ``grant`` alone, and the
+        ``schema`` of the tables, unless the template brings it."""
         name = f"test_{secrets.token_hex(6)}"
         database = sql.Identifier(name)
         with self.administrator() as connection:
@@ -122,9 +124,11 @@ class Server:
             connection.execute(
                 sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(grant), database, sql.Identifier(ROLE))
             )
-        if timescaledb:
-            with self.administrator(name) as connection:
+        with self.administrator(name) as connection:
+            if timescaledb:
                 connection.execute("CREATE EXTENSION timescaledb")
+            if schema:
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS triangulation AUTHORIZATION {ROLE}")
         return self.admin.set(drivername="postgresql", database=name, username=ROLE, password=self.role_password)
 
     def drop_database(self, url: URL) -> None:

@@ -18,3 +18,9 @@ def test_one_value_and_none() -> None:
     lines = curve({3: 64.5}, 3, 40, 8)
     assert len(lines) == 8
     assert sum(character not in " │┤⠀0123456789" for line in lines for character in line) == 1
+
+
+def test_what_lies_behind_the_last_epoch_is_not_drawn() -> None:
+    """However far it lies: the line to it would be drawn point by point."""
+    assert curve({1: 9.0, 2: 3.0, 10**30: 1.0}, 2, 20, 2) == curve({1: 9.0, 2: 3.0}, 2, 20, 2)
+    assert curve({5: 1.0}, 4, 20, 2) == []

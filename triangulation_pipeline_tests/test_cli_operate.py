@@ -1,5 +1,6 @@
 """Operating jobs from the command line, with a stand-in for the webserver (the real one is in ``test_stack.py``)."""
 
+import hashlib
 import json
 import threading
 import time
@@ -22,11 +23,12 @@ from triangulation_pipeline.storage.jobs import (
     announce_job,
     beat,
     complete_job,
+    fail_job,
     get_job,
     pause_job,
     start_job,
 )
-from triangulation_pipeline.storage.registry import register_model
+from triangulation_pipeline.storage.registry import find_production_model, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.storage.views import (
@@ -208,6 +210,15 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     assert said("status") == "none"
 
 
+def test_brackets_in_a_cell_are_text(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    fail_job(engine, job, "[red]x[/y] [link=z] :bug:")
+    webserver.runs[job.id] = make_run(job.id, "[FAILURE]")
+    shown = said("status", job.id)
+    assert "[red]x[/y] [link=z] :bug:" in shown
+    assert "[FAILURE]" in shown
+
+
 @pytest.mark.parametrize(("command", "stop"), [("pause", Stop.pause), ("cancel", Stop.cancel)])
 def test_a_running_job_is_asked_to_stop(engine: Engine, webserver: StandIn, command: str, stop: Stop) -> None:
     job = running(engine, webserver)
@@ -351,25 +362,32 @@ def test_listings_are_the_views(engine: Engine, webserver: StandIn) -> None:
         assert said(command) == "none"
 
 
+def registered(engine: Engine, job: JobRecord, digest: str, passed: bool, network_name: str = "n") -> None:
+    """A version of the weights of that digest, for a network whose digest its name gives."""
+    champion = find_production_model(engine, "locator")
+    register_model(
+        engine,
+        model_name="locator",
+        model_architecture="triangulation",
+        pytorch_model_location="/store/best_model.pth",
+        sha256=digest * 64,
+        epoch=1,
+        trained_by_job_id=job.id,
+        synthetic_dataset_id=str(job.synthetic_dataset_id),
+        network_name=network_name,
+        network_digest=hashlib.sha256(network_name.encode()).hexdigest(),
+        hyperparameters={},
+        metrics={"test_rmse_m": 64.5},
+        passed=passed,
+        promotion_reason="Promoted." if passed else "It is worse.",
+        champion_id=champion and champion.id,
+    )
+
+
 def test_promote_and_roll_back(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
-    for digest, promoted in (("a", True), ("b", True), ("c", False)):
-        register_model(
-            engine,
-            model_name="locator",
-            model_architecture="triangulation",
-            pytorch_model_location="/store/best_model.pth",
-            sha256=digest * 64,
-            epoch=1,
-            trained_by_job_id=job.id,
-            synthetic_dataset_id=str(job.synthetic_dataset_id),
-            network_name="n",
-            network_digest="d" * 64,
-            hyperparameters={},
-            metrics={"test_rmse_m": 64.5},
-            promoted=promoted,
-            promotion_reason="Promoted." if promoted else "It is worse.",
-        )
+    for digest, passed in (("a", True), ("b", True), ("c", False)):
+        registered(engine, job, digest, passed)
     assert said("rollback", "locator") == "locator version 1 is in production"
     assert said("promote", "locator", "2") == "locator version 2 is in production"
     assert refusal("promote", "locator", "3") == "locator version 3 cannot go into production. It is worse."
@@ -378,3 +396,24 @@ def test_promote_and_roll_back(engine: Engine, webserver: StandIn) -> None:
     assert [(row["version"], row["is_production"]) for row in rows] == [(3, False), (2, True), (1, False)]
     assert list(rows[0]) == [column.name for column in model_overview.columns]
     assert "locator" in said("models")
+
+
+def test_over_another_network_only_by_hand_and_both_are_named(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    italy, melbourne = (f"{name} ({hashlib.sha256(name.encode()).hexdigest()[:8]})" for name in ("italy", "melbourne"))
+    registered(engine, job, "a", True, "italy")
+    registered(engine, job, "b", True, "melbourne")
+    second, first = json.loads(said("models", "--json"))
+    assert (first["network"], first["is_production"], first["promoted"]) == (italy, True, True)
+    assert (second["network"], second["is_production"], second["promoted"]) == (melbourne, False, False)
+    assert "`triangulation promote locator 2`" in second["promotion_reason"]
+    table = said("models")
+    assert italy in table
+    assert melbourne in table
+    assert said("promote", "locator", "2") == (
+        f"locator version 2 is in production, for {melbourne}; it replaces version 1, for {italy}"
+    )
+    assert said("promote", "locator", "2") == "locator version 2 is in production"
+    assert said("rollback", "locator") == (
+        f"locator version 1 is in production, for {italy}; it replaces version 2, for {melbourne}"
+    )

@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import numpy as np
 import pymap3d
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,63 +8,70 @@ from triangulation_pipeline.network import (
     NORTH_WEST_ITALY,
     LocalFrame,
     ReceiverNetwork,
+    Site,
+    Timing,
     random_network,
-    read_network,
     surface_up_m,
 )
 
-DOCUMENT = NORTH_WEST_ITALY.model_dump(mode="json", exclude_none=True)
+
+def network_of(*places: tuple[float, float], names: str = "abcdefgh") -> ReceiverNetwork:
+    sites = [Site(name=name, lat=lat, lon=lon) for name, (lat, lon) in zip(names, places, strict=False)]
+    return ReceiverNetwork(name="n", sites=tuple(sites))
 
 
-def changed(**first_site: object) -> dict:
-    return {"name": "n", "sites": [DOCUMENT["sites"][0] | first_site, *DOCUMENT["sites"][1:]]}
+ALPS = ((45.0, 7.0), (45.2, 7.9), (44.6, 8.3))
 
 
-def test_yaml_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "network.yaml"
-    path.write_text(yaml.safe_dump(DOCUMENT, allow_unicode=True), encoding="utf-8")
-    network = read_network(path)
-    assert network == NORTH_WEST_ITALY
-    assert network.digest == NORTH_WEST_ITALY.digest
-    assert network.digest != ReceiverNetwork.model_validate(changed(altitude_m=601)).digest
+def test_the_digest_is_of_the_description() -> None:
+    assert network_of(*ALPS).digest == network_of(*ALPS).digest
+    assert network_of(*ALPS).digest != network_of((45.0, 7.001), *ALPS[1:]).digest
 
 
 @pytest.mark.parametrize(
-    ("document", "parts"),
+    ("places", "lat", "lon"),
     [
-        (changed(name="Torino"), ["sites", "unique", "Torino"]),
-        (changed(lat=45.044, lon=7.672), ["same spot", "Torino", "Aquila di Giaveno"]),
-        ({"name": "n", "sites": DOCUMENT["sites"][:2]}, ["3 to 64 sites", "2"]),
-        (changed(lat=95), ["sites.0.lat", "95", "90"]),
-        (changed(lon=float("nan")), ["sites.0.lon", "nan"]),
-        (changed(timing="atomic"), ["sites.0.timing", "atomic", "gps"]),
-        (changed(heigth_m=3), ["sites.0.heigth_m", "3"]),
-        (changed(lat=10), ["20 degrees of latitude"]),
-        ({"sites": DOCUMENT["sites"]}, ["name", "required"]),
-        (["no", "mapping"], ["keys 'name' and 'sites'"]),
+        (((-17.8, 177.4), (-16.8, -179.9), (-18.1, 178.4)), -17.6, 178.6),
+        (((89.5, 0), (89.5, 90), (89.5, 180), (89.5, -90)), 90, None),
+        (((-89.5, 10), (-89.5, 130), (-89.5, -110)), -90, None),
     ],
+    ids=["Fiji", "north pole", "south pole"],
 )
-def test_a_bad_description_is_refused_in_one_sentence(tmp_path: Path, document: object, parts: list[str]) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"bad\.yaml") as caught:
-        read_network(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(part in message for part in parts), message
+def test_networks_where_longitudes_jump_have_their_middle_among_their_sites(
+    places: tuple[tuple[float, float], ...], lat: float, lon: float | None
+) -> None:
+    network = network_of(*places)
+    assert network.frame.lat == pytest.approx(lat, abs=0.05)
+    assert lon is None or network.frame.lon == pytest.approx(lon, abs=0.1)
+    # The frame keeps distances, and gives back the places.
+    en_m = network.site_enu_m[:, :2]
+    back_lat, back_lon = network.frame.geodetic(en_m, 0.0)
+    want = np.array(places)
+    np.testing.assert_allclose(back_lat, want[:, 0], atol=1e-7)
+    np.testing.assert_allclose((back_lon - want[:, 1] + 180) % 360 - 180, 0, atol=1e-5)
+    assert np.ptp(en_m, axis=0).max() < 400e3
 
 
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.yaml does not exist"):
-        read_network(tmp_path / "none.yaml")
-    path = tmp_path / "broken.yaml"
-    path.write_text("name: [unclosed")
-    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML") as caught:
-        read_network(path)
-    assert "\n" not in str(caught.value)
-    path.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_network(path)
+def test_odd_networks_are_taken_with_a_warning() -> None:
+    assert NORTH_WEST_ITALY.oddities() == []
+    assert network_of(*ALPS, (45.1, 7.1), names="abcA").oddities() == [
+        "the names of sites 'a' and 'A' differ only in upper and lower case"
+    ]
+    assert network_of(*ALPS, (45.00001, 7.0)).oddities() == [
+        "sites 'a' and 'd' are 1 m apart, the network's sites typically 74 km"
+    ]
+    (far,) = network_of(*ALPS, (40, 7)).oddities()
+    assert far.startswith("site 'd' (lat 40, lon 7) lies 536 km from the middle of the others, most of which are")
+    untimed = ReceiverNetwork(
+        name="n",
+        sites=tuple(Site(name=f"{i}", lat=45 + i / 3, lon=7 + i**2 / 9, timing=Timing.none) for i in range(4)),
+    )
+    assert untimed.oddities()[0].startswith("0 of the 4 sites have timing: gps; without three the network locates by")
+
+
+def test_no_random_network_is_odd() -> None:
+    for seed in range(50):
+        assert random_network(4 + seed % 30, seed).oddities() == []
 
 
 def test_random_network_is_seeded_and_spread_out() -> None:

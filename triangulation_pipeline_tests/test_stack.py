@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from triangulation_pipeline.client import Webserver, WebserverError
+from triangulation_pipeline.documents import parse_yaml
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import announce_job, fail_job
 from triangulation_pipeline.storage.settings import read_settings
@@ -40,7 +42,7 @@ PATIENCE_S = 300
 
 @pytest.fixture(scope="module")
 def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
-    """`dagster dev` in a home of its own, and the environment of somebody who uses it."""
+    """`make ui` in a home of its own, and the environment of somebody who uses it."""
     home = make_home(tmp_path_factory.mktemp("stack") / "home")
     shutil.copy(ROOT / "workspace.yaml", home)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,7 +57,7 @@ def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webserver]:
         subprocess.run([dagster, "instance", "concurrency", "set", "training", "1"], check=True, capture_output=True)
         with (home / "log").open("w") as log:
             stack = subprocess.Popen(
-                [dagster, "dev", "-w", "workspace.yaml", "-p", str(port)],
+                [*COMMAND, "ui", "-p", str(port)],
                 cwd=home,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,13 +91,56 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _kill_session(session: int) -> None:
+def _session(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == session:
-                os.kill(int(folder.name), signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+        with suppress(OSError):
+            is_zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            if os.getsid(int(folder.name)) == session and not is_zombie:
+                found.append(int(folder.name))
+    return found
+
+
+def _kill_session(session: int) -> None:
+    for process in _session(session):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [(signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_IGN)],
+    ids=["in a terminal", "in a script"],
+)
+def test_the_ui_ends_with_all_its_processes(tmp_path: Path, how: signal.Signals, before: Any) -> None:
+    """By Ctrl-C and by SIGTERM, also where a script has started it with `&`: then the interrupt is ignored at first."""
+    home = make_home(tmp_path / "home")
+    shutil.copy(ROOT / "workspace.yaml", home)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    log = home / "log"
+    with log.open("w") as output:
+        started = subprocess.Popen(
+            [*COMMAND, "ui", "-p", url.rpartition(":")[2]],
+            cwd=tmp_path,
+            env={**os.environ, "DAGSTER_HOME": str(home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, before),
+        )
+    try:
+        until(lambda: _answers(url), READY_S, log.read_text)
+        assert len(_session(started.pid)) >= 4
+        started.send_signal(how)
+        assert started.wait(60) == 0, log.read_text()
+        # The code server ends last, after runs that may be at work.
+        until(lambda: _session(started.pid) == [], 60)
+        assert not _answers(url)
+        assert "Traceback" not in log.read_text()
+    finally:
+        _kill_session(started.pid)
 
 
 @pytest.fixture
@@ -227,6 +272,43 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     assert epochs == list(range(1, row()["current_epoch"] + 1))
 
 
+def test_the_launchpad_begins_with_the_settings_a_newcomer_needs(webserver: Webserver) -> None:
+    """What it shows before anybody has typed."""
+    query = """query {
+      runConfigSchemaOrError(mode: "default", selector: {
+        pipelineName: "train_locator", repositoryName: "__repository__",
+        repositoryLocationName: "triangulation_pipeline"
+      }) { ... on RunConfigSchema { rootDefaultYaml } }
+    }"""
+    answer = requests.post(f"{webserver.url}/graphql", json={"query": query}, timeout=60).json()
+    shown = yaml.safe_load(answer["data"]["runConfigSchemaOrError"]["rootDefaultYaml"])["ops"]
+    assert shown["receiver_network"]["config"] == {"network_file": ""}
+    assert list(shown)[:2] == ["model_evaluation", "receiver_network"]
+    assert shown["synthetic_dataset"]["config"].keys() >= {"preset", "num_samples", "seed", "dataset_id"}
+
+
+def test_the_launchpad_reads_what_a_file_of_the_command_line_says(webserver: Webserver) -> None:
+    """The launchpad sends its text as it stands."""
+    text = """
+    ops:
+      synthetic_dataset: {config: {num_samples: 1e3, seed: 0250}}
+      trained_model: {config: {epochs: 0012, learning_rate: 1e-3, job_name: no}}
+    """
+    as_typed: Any = text
+    run = webserver.launch(as_typed)
+    assert run.run_config["ops"] == parse_yaml(text)["ops"]
+    assert run.run_config["ops"]["trained_model"]["config"] == {
+        "epochs": 12,
+        "learning_rate": 0.001,
+        "job_name": "no",
+    }
+    assert run.run_config["ops"]["synthetic_dataset"]["config"] == {"num_samples": 1000, "seed": 250}
+    webserver.terminate(run.run_id)
+    twice: Any = "ops: {trained_model: {config: {epochs: 3, epochs: 4}}}"
+    with pytest.raises(WebserverError, match="'epochs' is written twice, lines 1 and 1"):
+        webserver.launch(twice)
+
+
 @given(
     wrong=st.dictionaries(
         st.text(max_size=8), st.none() | st.integers(-(2**31), 2**31) | st.text(max_size=8), min_size=1
@@ -263,6 +345,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
     assert done.returncode == 0, done.stderr
     answers = [next(iter(json.loads(line)["data"].values())) for line in re.split(r"(?<=\})(?=\{\"data)", done.stdout)]
     assert [answer["__typename"] for answer in answers] == [
+        "RepositoryConnection",
         "Run",
         "EventConnection",
         "TerminateRunSuccess",
@@ -273,6 +356,6 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "Asset",
         "Asset",
     ]
-    again = answers[3]["run"]["runId"]
+    again = answers[4]["run"]["runId"]
     said("cancel", "--wait", again)
     assert webserver.run(again).status == "CANCELED"

@@ -2,7 +2,7 @@
 
 import click
 
-from triangulation_pipeline.cli import listing, network, operate, run, watch
+from triangulation_pipeline.cli import listing, network, operate, run, serve, watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,6 +13,8 @@ def main() -> None:
 
 for command in (
     run.run,
+    serve.ui,
+    serve.webserver,
     operate.launch,
     operate.status,
     watch.watch,

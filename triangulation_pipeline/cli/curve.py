@@ -10,6 +10,7 @@ _POINTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def curve(values: Mapping[int, float], last: int, width: int, height: int) -> list[str]:
     """``values`` (positive) by epoch, from epoch 1 at the left to ``last`` at the right, on a logarithmic scale whose
     ends are written at the left. ``width`` and ``height`` are characters in all."""
+    values = {epoch: value for epoch, value in values.items() if 1 <= epoch <= last}
     if not values:
         return []
     high, low = max(values.values()), min(values.values())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,7 +30,7 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except (ValueError, StorageError, WebserverError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error))) from None
 
 
 def use_home() -> None:

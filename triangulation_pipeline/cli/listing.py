@@ -57,6 +57,7 @@ def models(as_json: bool) -> None:
     shown = (
         "model_name",
         "version",
+        "network",
         "is_production",
         "promoted",
         "epoch",
@@ -74,6 +75,7 @@ def evaluations(as_json: bool) -> None:
     """The evaluations, newest first."""
     shown = (
         "job_id",
+        "network",
         "epoch",
         "passed",
         "test_rmse_m",

@@ -21,7 +21,7 @@ from triangulation_pipeline.cli.home import (
     url_option,
 )
 from triangulation_pipeline.cli.run_config import check, read_run_config
-from triangulation_pipeline.cli.tables import show_json, show_rows
+from triangulation_pipeline.cli.tables import say, show_json, show_rows
 from triangulation_pipeline.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from triangulation_pipeline.client import Run, Webserver
     from triangulation_pipeline.storage.jobs import JobRecord
+    from triangulation_pipeline.storage.registry import Promotion
 
 WAIT_POLL_S = 1.0
 
@@ -67,7 +68,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         if as_json:
             show_json({"run_id": run.run_id, "job_id": job.id})
         elif not watched:
-            click.echo(run.run_id)
+            say(run.run_id)
         if watched:
             follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
 
@@ -109,7 +110,7 @@ def pause(job: str, wait: bool, url: str | None) -> None:
 
         found = get_job_named(engine, job)
         request_stop(engine, found.id, Stop.pause)
-        click.echo(f"job {found.id} pauses at its next batch")
+        say(f"job {found.id} pauses at its next batch")
         if wait:
             _wait(engine, Webserver(url), found, JobStatus.paused)
 
@@ -132,7 +133,7 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
         if found is None:
             run = run_named(webserver, job)
             webserver.terminate(run.run_id)
-            click.echo(f"run {run.run_id} is cancelled")
+            say(f"run {run.run_id} is cancelled")
             if wait:
                 _wait_for_run(webserver, run.run_id)
             return
@@ -145,9 +146,9 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
                         webserver.terminate(run.run_id)
             except WebserverError as error:
                 raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
-            click.echo(f"job {found.id} is cancelled")
+            say(f"job {found.id} is cancelled")
         else:
-            click.echo(f"job {found.id} is cancelled at its next batch")
+            say(f"job {found.id} is cancelled at its next batch")
         if wait:
             _wait(engine, webserver, found, JobStatus.cancelled)
 
@@ -181,20 +182,21 @@ def resume(job: str, url: str | None) -> None:
             fail_job(engine, queued, f"resume failed: {error}")
             raise
         assign_run(engine, queued, again.run_id)
-    click.echo(again.run_id)
+    say(again.run_id)
 
 
 @click.command()
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 def promote(name: str, version: int) -> None:
-    """Put VERSION of the model NAME into production, if it passed its checks."""
+    """Put VERSION of the model NAME into production, if it passed its checks; also in place of one for another
+    network."""
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import promote_model
 
-        model = promote_model(engine, name, version)
-    click.echo(f"{model.model_name} version {model.version} is in production")
+        done = promote_model(engine, name, version)
+    say(_promoted(done))
 
 
 @click.command()
@@ -205,8 +207,17 @@ def rollback(name: str) -> None:
         engine = open_engine()
         from triangulation_pipeline.storage.registry import rollback_model
 
-        model = rollback_model(engine, name)
-    click.echo(f"{model.model_name} version {model.version} is in production")
+        done = rollback_model(engine, name)
+    say(_promoted(done))
+
+
+def _promoted(done: "Promotion") -> str:
+    """What is in production now; where it was for another network before, both."""
+    model, replaced = done.model, done.replaced
+    told = f"{model.model_name} version {model.version} is in production"
+    if replaced is None or replaced.network_digest == model.network_digest:
+        return told
+    return f"{told}, for {model.network}; it replaces version {replaced.version}, for {replaced.network}"
 
 
 def run_named(webserver: "Webserver", name: str) -> "Run":
@@ -248,7 +259,7 @@ def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: st
         _wait_for_run(webserver, latest_run(webserver, job).run_id)
     if status != wanted:
         raise ValueError(f"job {job.id} is {status}, and not {wanted}")
-    click.echo(f"job {job.id} has stopped")
+    say(f"job {job.id} has stopped")
 
 
 def _wait_for_run(webserver: "Webserver", run_id: str) -> None:

@@ -1,6 +1,5 @@
 """``triangulation run``: the whole graph in this process."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from triangulation_pipeline.cli.home import config_option, get_job_named, json_option, sentences, use_home
 from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.tables import plain, show_json
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -50,7 +50,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
                 job_id = _resume(instance, storage, get_job_named(storage.engine, resumed), console)
         results = _results(storage, job_id)
     if as_json:
-        click.echo(json.dumps(results, indent=2, allow_nan=False))
+        show_json(results)
     else:
         _show_results(console, results)
 
@@ -158,7 +158,7 @@ class _ProgressHandler(logging.Handler):
         self.task = progress.add_task("working", total=None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.progress.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+        self.progress.console.print(plain(record.getMessage()), soft_wrap=True)
         if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
             self.progress.update(
                 self.task, description="training", completed=record.epochs_done, total=record.epochs_total
@@ -199,6 +199,8 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
     return {
         "model_name": model.model_name,
         "version": model.version,
+        "network": model.network,
+        "network_digest": model.network_digest,
         "promoted": model.promoted,
         "promotion_reason": model.promotion_reason,
         "job_id": run_id,
@@ -226,7 +228,7 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
         if (values[f"{name}_m"], values[f"{name}_good_geom_m"]) != (None, None):
             page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
 
-    page = Table(title=f"{results['model_name']} version {results['version']}", title_justify="left", show_header=True)
+    page = Table()
     page.add_column("error on")
     page.add_column("all rows", justify="right")
     page.add_column("good geometry", justify="right")
@@ -250,7 +252,8 @@ def _show_results(console: Console, results: Mapping[str, Any]) -> None:
         )
     page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
     console.print()
+    console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
     console.print(page)
-    console.print(results["promotion_reason"], highlight=False, markup=False, soft_wrap=True)
-    for label in ("checkpoint", "database", "object_store", "job_id"):
-        console.print(f"{label.replace('_', ' '):13} {results[label]}", highlight=False, markup=False, soft_wrap=True)
+    console.print(plain(results["promotion_reason"]), soft_wrap=True)
+    for label in ("network", "checkpoint", "database", "object_store", "job_id"):
+        console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)

@@ -4,24 +4,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from triangulation_pipeline.cli.home import JOB
+from triangulation_pipeline.documents import file_name, parse_yaml, read_text
+from triangulation_pipeline.validation import brief
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Dagster run config from YAML. Raises ValueError with one sentence."""
+    """Dagster run config from YAML. A relative ``network_file`` is first looked for beside it. Raises ValueError with
+    one sentence."""
+    text = read_text(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{file_name(path)}: {error}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise ValueError(
             f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
         )
+    _use_file_beside(path, document)
     return document
+
+
+def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
+    """Names the network file by its absolute path where it lies beside the run config that names it."""
+    try:
+        config = run_config["ops"]["receiver_network"]["config"]
+        beside = path.absolute().parent / config["network_file"]
+    except (KeyError, TypeError):
+        return  # there is none, or Dagster says what is wrong with it
+    if beside.is_file():
+        config["network_file"] = str(beside)
 
 
 def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,11 +45,12 @@ def check(run_config: Mapping[str, Any]) -> dict[str, Any]:
 
     from triangulation_pipeline.client import config_fault
     from triangulation_pipeline.definitions import defs
-    from triangulation_pipeline.defs.config import check_run_config
+    from triangulation_pipeline.defs.config import check_run_config, refuse_environment
 
+    refuse_environment(run_config)
     try:
         resolved = dg.validate_run_config(defs.resolve_job_def(JOB), run_config)
     except dg.DagsterInvalidConfigError as error:
-        raise ValueError("; ".join(config_fault(fault.message) for fault in error.errors)) from None
+        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
     check_run_config(run_config)
     return dict(resolved)

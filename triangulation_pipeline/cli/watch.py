@@ -14,6 +14,7 @@ from rich.text import Text
 from triangulation_pipeline.cli.curve import curve
 from triangulation_pipeline.cli.home import match_job, open_engine, sentences, url_option
 from triangulation_pipeline.cli.operate import latest_run, run_named
+from triangulation_pipeline.cli.tables import plain, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -50,7 +51,7 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
 
     cursor, failure, val_rmse_m = None, None, dict[int, float]()
     try:
-        console.print(f"run {run_id}", highlight=False, soft_wrap=True)
+        console.print(plain(f"run {run_id}"), soft_wrap=True)
         with Live(console=console, refresh_per_second=4) as live:
             while True:
                 # The status first, so that all events of a run that has ended are in what comes next.
@@ -60,7 +61,7 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
                     total_epochs = job.total_epochs
                 for epoch in events.epochs:
                     val_rmse_m[int(epoch["epoch"])] = epoch["val_rmse_m"]
-                    live.console.print(_line(epoch, total_epochs), highlight=False, soft_wrap=True)
+                    live.console.print(plain(_line(epoch, total_epochs)), soft_wrap=True)
                 live.update(_page(run.status, val_rmse_m, total_epochs, console.width))
                 if run.is_finished:
                     break
@@ -68,13 +69,13 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
         if not console.is_terminal:
             console.line()  # which Live leaves out there
     except KeyboardInterrupt:
-        click.echo(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again", err=True)
+        say(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again", err=True)
         sys.exit(INTERRUPTED)
     if run.status == "CANCELED":
         raise ValueError(f"run {run_id} was cancelled")
     if run.status != "SUCCESS":
         raise ValueError(failure or f"run {run_id} failed")
-    console.print(f"run {run_id} succeeded", highlight=False, soft_wrap=True)
+    console.print(plain(f"run {run_id} succeeded"), soft_wrap=True)
 
 
 def _line(epoch: dict[str, float], total_epochs: int | None) -> str:
@@ -88,7 +89,7 @@ def _page(status: str, val_rmse_m: dict[int, float], total_epochs: int | None, w
     bar = Table.grid(padding=(0, 1))
     # Without an epoch yet the bar only shows that something is going on.
     bar.add_row(
-        status,
+        plain(status),
         ProgressBar(total=total_epochs if done else None, completed=done, width=40, pulse=not done),
         f"epoch {done}/{total_epochs or '?'}" if done else "",
     )

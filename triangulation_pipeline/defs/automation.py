@@ -25,6 +25,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
 from triangulation_pipeline.storage.settings import home
+from triangulation_pipeline.validation import printable
 
 MINIMUM_INTERVAL_S = 30
 REASON_TAG = "triangulation/reason"
@@ -126,7 +127,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     new = [dataset for dataset in untrained if dataset.id not in known]
     of_network = [dataset for dataset in new if dataset.network_digest == network.digest]
     if not of_network:
-        others = ", ".join(f"{dataset.name} of {dataset.network_name}" for dataset in new)
+        others = ", ".join(printable(f"{dataset.name} of {dataset.network_name}") for dataset in new)
         return dg.SkipReason(
             f"new datasets are of another network than {network.name} ({network.digest[:8]}): {others}"
             if new
@@ -138,7 +139,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
             dg.RunRequest(
                 run_key=f"dataset:{dataset.id}",
                 run_config=settings.run_config(synthetic_dataset={"dataset_id": dataset.id}),
-                tags={REASON_TAG: f"new dataset {dataset.name}"},
+                tags={REASON_TAG: f"new dataset {printable(dataset.name)}"},
             )
         ],
         # Of those with a training since nothing need be remembered: they are no longer asked for.
@@ -153,7 +154,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
 )
 def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
     """Trains when what TRIANGULATION_NETWORK_FILE describes has changed; when first turned on, where the model in
-    production is for another network."""
+    production is for another network. The first model of a new network is not promoted by itself."""
     settings = read_automation_settings()
     if settings.network_file is None:
         return dg.SkipReason(

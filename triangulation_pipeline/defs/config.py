@@ -4,29 +4,69 @@ Dagster checks names, types and choices at launch, but not ranges, and not what 
 does, for all steps at once, first thing in every step.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, read_network
+from triangulation_pipeline.documents import file_name
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
+from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec
+from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
-from triangulation_pipeline.validation import one_sentence, uuid_text
+from triangulation_pipeline.validation import one_sentence, printable, refuse_booleans, shown, uuid_text
+
+NETWORK_FOLDER_VARIABLE = "TRIANGULATION_NETWORK_FOLDER"
+"""The folder outside which run config may not name network files; unset, it may name any file."""
 
 
-class ReceiverNetworkConfig(dg.Config):
+class StepConfig(dg.Config):
+    """Base of the settings of a step. What Dagster says of a wrong one does not quote it."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    _no_booleans = model_validator(mode="before")(refuse_booleans)
+
+
+class ReceiverNetworkConfig(StepConfig):
     """Which receivers."""
 
     network_file: str | None = Field(
-        None, description="YAML file of the sites (`triangulation network` prints one); null = north-west Italy."
+        "",  # the launchpad shows an empty text, and hides null
+        description="File of the sites: YAML (`triangulation network` prints one), CSV with the columns name, lat, lon "
+        "and altitude_m, or GeoJSON points. A relative path is resolved against TRIANGULATION_NETWORK_FOLDER if it is "
+        "set, else against DAGSTER_HOME. Empty = north-west Italy.",
     )
 
     def network(self) -> ReceiverNetwork:
-        """The network. Raises ValueError where the file does not describe one."""
-        return NORTH_WEST_ITALY if self.network_file is None else read_network(self.network_file)
+        """The network. Raises ValueError where the file does not describe one, or lies outside the folder that
+        TRIANGULATION_NETWORK_FOLDER allows."""
+        return read_network(network_path(self.network_file)) if self.network_file else NORTH_WEST_ITALY
+
+
+def network_path(name: str) -> Path:
+    """Where a network file that run config names lies. Raises ValueError where TRIANGULATION_NETWORK_FOLDER is set and
+    the file, links followed, lies outside that folder."""
+    try:
+        path = Path(name).expanduser()
+        folder = os.environ.get(NETWORK_FOLDER_VARIABLE, "").strip()
+        if not folder:
+            return home() / path
+        allowed = (home() / Path(folder).expanduser()).resolve()
+        path = (allowed / path).resolve()
+    except (RuntimeError, OSError, ValueError):
+        raise ValueError(f"network file {file_name(Path(name))} is not the name of a file") from None
+    if not path.is_relative_to(allowed):
+        raise ValueError(
+            f"network file {file_name(Path(name))} lies outside {allowed}, the folder of network files "
+            f"({NETWORK_FOLDER_VARIABLE})"
+        )
+    return path
 
 
 def _override(name: str) -> tuple[Any, Any]:
@@ -43,13 +83,13 @@ _OVERRIDES: dict[str, Any] = {name: _override(name) for name in Scenario.model_f
 
 ScenarioOverrides = create_model(
     "ScenarioOverrides",
-    __base__=dg.Config,
+    __base__=StepConfig,
     __doc__="Parameters of the measurement model that differ from the preset's.",
     **_OVERRIDES,
 )
 
 
-class SyntheticDatasetConfig(dg.Config):
+class SyntheticDatasetConfig(StepConfig):
     """Which dataset: simulated from a scenario, or one that exists."""
 
     preset: Preset = Field(
@@ -60,7 +100,7 @@ class SyntheticDatasetConfig(dg.Config):
     num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws, 0 or more; equal seeds give equal bytes.")
     dataset_id: str | None = Field(
-        None, description="Take this dataset as it is, its digest verified; nothing is simulated. Null = simulate."
+        "", description="Take this dataset as it is, its digest verified; nothing is simulated. Empty = simulate."
     )
 
     @model_validator(mode="after")
@@ -71,14 +111,14 @@ class SyntheticDatasetConfig(dg.Config):
             for name in others
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
         ]
-        if self.dataset_id is not None and differing:
+        if self.dataset_id and differing:
             raise ValueError(f"dataset_id takes a dataset as it is: leave out {', '.join(differing)}")
         return self
 
     @field_validator("dataset_id")
     @classmethod
     def _is_a_uuid(cls, value: str | None) -> str | None:
-        return None if value is None else uuid_text("the id of a dataset", value)
+        return uuid_text("the id of a dataset", value) if value else value
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
@@ -91,11 +131,11 @@ class SyntheticDatasetConfig(dg.Config):
         return DatasetSpec(network, scenario, self.num_samples, self.seed)
 
 
-class TrainedModelConfig(TrainingConfig, dg.Config):
+class TrainedModelConfig(TrainingConfig, StepConfig):
     """How the locator is trained."""
 
 
-class ModelEvaluationConfig(dg.Config):
+class ModelEvaluationConfig(StepConfig):
     """What the evaluation asks of a model before it may be promoted."""
 
     max_rmse_m: float = Field(
@@ -103,7 +143,7 @@ class ModelEvaluationConfig(dg.Config):
     )
 
 
-class RegisteredModelConfig(dg.Config):
+class RegisteredModelConfig(StepConfig):
     """Under which name the model is registered."""
 
     model_name: str = Field(
@@ -115,7 +155,7 @@ class RegisteredModelConfig(dg.Config):
     )
 
 
-STEP_CONFIGS: dict[str, type[dg.Config]] = {
+STEP_CONFIGS: dict[str, type[StepConfig]] = {
     "receiver_network": ReceiverNetworkConfig,
     "synthetic_dataset": SyntheticDatasetConfig,
     "trained_model": TrainedModelConfig,
@@ -134,7 +174,8 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
 
     Raises ValueError with one sentence naming step, field and value.
     """
-    checked: dict[str, dg.Config] = {}
+    refuse_environment(run_config)
+    checked: dict[str, StepConfig] = {}
     for step, model in STEP_CONFIGS.items():
         try:
             checked[step] = model(**_settings_of(step, run_config))
@@ -148,7 +189,11 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
     assert isinstance(training, TrainedModelConfig)
     if makes_network:
         try:
-            dataset_config.spec(network_config.network())
+            network = network_config.network()
+        except ValueError as error:
+            raise ValueError(f"receiver_network: {error}") from None
+        try:
+            dataset_config.spec(network)
         except ValueError as error:
             raise ValueError(f"synthetic_dataset: {error}") from None
     if training.accelerator is Accelerator.gpu:
@@ -161,18 +206,22 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
             raise ValueError(f"trained_model: {error}") from None
 
 
+def refuse_environment(run_config: Mapping[str, Any]) -> None:
+    """Raises ValueError where ``{env: NAME}`` stands in a run config: Dagster would put the variable's value in its
+    place, and show it in messages to everyone. To be called before any object is made of a run config."""
+    found: list[tuple[str, Any]] = [("", run_config)]
+    while found:
+        place, value = found.pop()
+        if isinstance(value, Mapping):
+            if set(value) == {"env"}:
+                raise ValueError(
+                    f"{place}: {{env: {shown(value['env'])}}} is not taken, as settings are shown to everyone; write "
+                    "the value"
+                )
+            found += ((f"{place}.{printable(str(name))}".lstrip("."), item) for name, item in value.items())
+        elif isinstance(value, list | tuple):
+            found += ((f"{place}[{number}]", item) for number, item in enumerate(value))
+
+
 def _settings_of(step: str, run_config: Mapping[str, Any]) -> dict[str, Any]:
-    settings = ((run_config.get("ops") or {}).get(step) or {}).get("config") or {}
-    _refuse_environment(step, settings)
-    return settings
-
-
-def _refuse_environment(place: str, value: Any) -> None:
-    """Dagster takes ``{env: NAME}`` in place of a string or whole number, and would show everyone what is in there."""
-    if isinstance(value, Mapping):
-        if set(value) == {"env"}:
-            raise ValueError(
-                f"{place}: {{env: {value['env']}}} is not taken, as settings are shown to everyone; write the value"
-            )
-        for name, item in value.items():
-            _refuse_environment(f"{place}: {name}", item)
+    return ((run_config.get("ops") or {}).get(step) or {}).get("config") or {}

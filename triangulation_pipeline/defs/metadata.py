@@ -1,6 +1,7 @@
 """Values as Dagster shows them."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,17 @@ if TYPE_CHECKING:
 
 # A longer table makes the event unwieldy.
 EPOCH_TABLE_ROWS = 500
+
+# What begins code, emphasis, a link, a picture, a tag, an entity or a bare address in Markdown, within a line.
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]~|@]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-z/!?])|&(?=[#a-z])|:(?=//)|(?<=www)\.", re.IGNORECASE
+)
+
+
+def words(text: str) -> str:
+    """A line with users' text in it, for where Dagster renders Markdown (descriptions of check results): shown as it is
+    written, and no browser fetches a picture that a name asks for."""
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:

@@ -9,12 +9,16 @@ import dagster as dg
 from pydantic import PrivateAttr
 from sqlalchemy import Engine
 
-from triangulation_pipeline.defs.config import check_run_config, training_settings
+from triangulation_pipeline.defs.config import check_run_config, refuse_environment, training_settings
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
 from triangulation_pipeline.storage.registry import get_model_by_id
 from triangulation_pipeline.storage.settings import Settings, read_settings
+from triangulation_pipeline.validation import brief
+
+# Of a sentence in the UI, in characters; many sites with many faults would make it longer.
+LONGEST_REFUSAL = 1000
 
 
 class Storage(dg.ConfigurableResource):
@@ -41,6 +45,12 @@ class Storage(dg.ConfigurableResource):
     def objects(self) -> ObjectStore:
         """The object store."""
         return self._opened.objects
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Before any step, and before Dagster makes an object of its settings, as every step needs this resource."""
+        if context.run is not None:
+            with refusals():
+                refuse_environment(context.run.run_config)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Closes the database's connections."""
@@ -91,11 +101,17 @@ def s3_client() -> Any:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Bad input, a diverged training and storage faults end a step with their one sentence and without a retry."""
+    """Bad input, a diverged training, storage faults and too little memory end a step with one sentence and without a
+    retry."""
     try:
         yield
+    except MemoryError as error:
+        raise dg.Failure(
+            description="the memory that this process may take does not suffice; take fewer samples or sites",
+            allow_retries=False,
+        ) from error
     except (ValueError, ArithmeticError, StorageError) as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise dg.Failure(description=brief(str(error), LONGEST_REFUSAL), allow_retries=False) from error
 
 
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (2008), told apart with any colour vision; maps use 
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +31,10 @@ COLOURS = 96
 WIDTH_IN = 7.4
 # More points hide each other, and weigh on the picture.
 MAX_MAP_POINTS = 4000
+# Longer names of sites are cut, or they would leave no room for the map.
+MAX_NAME_CHARACTERS = 30
+# Comes with Matplotlib; other fonts are the machine's.
+OWN_FONT = "DejaVu Sans"
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -54,7 +61,10 @@ _CURVES: dict[Estimator, tuple[str, str, str, float]] = {
 
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file with a palette of 96 colours, a third of the size of full colour; the same
-    for the same data."""
+    for the same data and fonts."""
+    # Names are users' text: a $ in them is a $, and begins no formula.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -327,7 +337,7 @@ def _map(
     _draw_sites(axes, network)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.04), ncols=2, fontsize=8.5, frameon=False)
     axes.set_aspect("equal")
-    axes.set_xlabel("east, km")
+    axes.set_xlabel("east, km", loc="right")  # beside the legend
     axes.set_ylabel("north, km")
     _plain(axes)
     return figure
@@ -344,8 +354,14 @@ def _edges_m(value_m: Float) -> list[float]:
 
 
 def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
-    """Triangles with names: above, or below where a named neighbour is close."""
+    """Triangles with names: above, or below where a named neighbour is close. A name that no font of this machine can
+    write gives way to the site's number in the network."""
     site_km = network.site_enu_m[:, :2] / 1e3
+    names = [
+        name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
+        for name in (site.name for site in network.sites)
+    ]
+    fonts = [_fonts(name) for name in names]
     axes.scatter(
         site_km[:, 0],
         site_km[:, 1],
@@ -355,22 +371,53 @@ def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
         edgecolor="white",
         lw=1,
         zorder=3,
-        label="receiver",
+        label="receiver" + ("" if all(fonts) else " (its number, where no font here has its name)"),
     )
     near_km = 0.1 * np.ptp(site_km, axis=0).max()
-    for i, (site, place) in enumerate(zip(network.sites, site_km, strict=True)):
+    for i, (name, font, place) in enumerate(zip(names, fonts, site_km, strict=True)):
         crowded = i > 0 and np.hypot(*(site_km[:i] - place).T).min() < near_km
         axes.annotate(
-            site.name,
+            name if font else f"{i + 1}",
             place,
             xytext=(0, -7 if crowded else 6),
             textcoords="offset points",
             ha="center",
             va="top" if crowded else "bottom",
             fontsize=8,
+            fontfamily=font or OWN_FONT,
             zorder=4,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
         )
+
+
+def _fonts(name: str) -> list[str]:
+    """Families of fonts that together have all characters of a name, Matplotlib's own first; none where the machine
+    lacks one for a character."""
+    found = [_font_of(character) for character in sorted(set(name))]
+    return [] if None in found else sorted({OWN_FONT, *filter(None, found)}, key=lambda family: family != OWN_FONT)
+
+
+@cache
+def _font_of(character: str) -> str | None:
+    """The family of an upright font of this machine that can draw the character: Matplotlib's own, else Noto's, which
+    are made to go with each other, else the first by name."""
+    upright = [entry for entry in fontManager.ttflist if entry.style == "normal"]
+    upright.sort(key=lambda entry: (entry.name != OWN_FONT, not entry.name.startswith("Noto Sans"), entry.name))
+    # The last resort is a placeholder for whatever other fonts lack.
+    names = (e.name for e in upright if not e.name.startswith("Last Resort") and _draws(e.fname, character))
+    return next(names, None)
+
+
+def _draws(path: str, character: str) -> bool:
+    try:
+        font = get_font(path)
+        if ord(character) not in font.get_charmap():
+            return False
+        font.set_size(8, DPI)
+        font.load_char(ord(character))
+    except (OSError, RuntimeError):
+        return False  # one that cannot be read, or of coloured pictures
+    return True
 
 
 def _figure(height_in: float) -> Figure:

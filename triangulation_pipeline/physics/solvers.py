@@ -210,10 +210,11 @@ def _descend(
         step = np.stack([nn * b_e - en_ * b_n, ee * b_n - en_ * b_e], axis=-1) / determinant[:, None]
         step *= np.minimum(1.0, longest_step_m / (np.hypot(step[:, 0], step[:, 1]) + 1e-9))[:, None]
         trial_en = en + step
-        trial_distance = ranges_m(network, trial_en, altitude_m)[0]
-        shift = (curvature * (trial_distance - distance)).sum(1) / total
-        trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
-        trial = evaluate(trial_en, trial_offset, range_m, weight)
+        with np.errstate(invalid="ignore"):  # a step off the earth has ranges and a cost that are no number: not taken
+            trial_distance = ranges_m(network, trial_en, altitude_m)[0]
+            shift = (curvature * (trial_distance - distance)).sum(1) / total
+            trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
+            trial = evaluate(trial_en, trial_offset, range_m, weight)
         fell = trial[0] < cost
         settled = np.where(fell, cost - trial[0] < _COST_TOLERANCE * (1 + cost), damping > _MAX_DAMPING)
         damping = np.maximum(damping * np.where(fell, 0.1, 10.0), _MIN_DAMPING)

@@ -1,9 +1,6 @@
 """What this room raises when the world, not the caller, is at fault."""
 
-from triangulation_pipeline.validation import printable
-
-MOST_CHARACTERS = 300
-"""Of what a server, a library or a file says."""
+from triangulation_pipeline.validation import brief
 
 
 class StorageError(Exception):
@@ -14,7 +11,10 @@ class IllegalTransition(StorageError):
     """A training job was asked to change to a state that its current state does not lead to."""
 
 
+class ProductionChanged(StorageError):
+    """Another version went into production since the one to be promoted was compared with what was there."""
+
+
 def quoted(said: object) -> str:
-    """What somebody else said, for a message: its first line, printable, and cut where it is long."""
-    first = printable(str(said).strip().partition("\n")[0].strip())
-    return first if len(first) <= MOST_CHARACTERS else f"{first[:MOST_CHARACTERS]}..."
+    """What a server, a library or a file says, for a message: its first line, printable, and cut where it is long."""
+    return brief(str(said).strip().partition("\n")[0])

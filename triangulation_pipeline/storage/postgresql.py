@@ -4,12 +4,13 @@ A database administrator does once, for a role without any other right::
 
     CREATE DATABASE triangulation;
     CREATE EXTENSION timescaledb;  -- inside it, where TimescaleDB is installed
-    GRANT CONNECT, CREATE ON DATABASE triangulation TO the_role;
+    CREATE SCHEMA triangulation AUTHORIZATION the_role;  -- inside it
+    GRANT CONNECT ON DATABASE triangulation TO the_role;
 
-CREATE can be left out where the schema is there and belongs to the role (``CREATE SCHEMA triangulation AUTHORIZATION
-the_role``). Where the extension is created later, the next process that opens the database turns the tables into
-hypertables, with the rows they hold: nobody has to remember a step, at most one process does it, and it waits for other
-users of the table, and makes them wait, as any migration does.
+A role with ``CREATE`` on the database makes the schema itself, but may then also make extensions. Where the extension
+is created later, the next process that opens the database turns the tables into hypertables, with the rows they hold:
+nobody has to remember a step, at most one process does it, and it waits for other users of the table, and makes them
+wait, as any migration does.
 """
 
 import logging
@@ -174,8 +175,8 @@ def begin_migration(connection: Connection, *, is_new: bool) -> None:
         # Asked beforehand: CREATE SCHEMA IF NOT EXISTS needs the right even where there is nothing to create.
         if not may:
             raise StorageError(
-                f"role '{role}' may not create the schema {SCHEMA!r} in database {database}; an administrator grants "
-                f"it: GRANT CREATE ON DATABASE {database} TO {role}"
+                f"role '{role}' may not create the schema {SCHEMA!r} in database {database}; an administrator makes "
+                f"it: CREATE SCHEMA {SCHEMA} AUTHORIZATION {role}"
             )
         connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         return

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
-from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.storage.errors import ProductionChanged, StorageError, quoted
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
-from triangulation_pipeline.validation import shown, uuid_text
+from triangulation_pipeline.validation import printable, shown, uuid_text
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,20 @@ class ModelRecord:
     created_at: datetime
     parent_model_id: str | None
     production_since: datetime | None
+    passed: bool
+
+    @property
+    def network(self) -> str:
+        """The receiver network for a reader: its name, and the beginning of the digest that tells it from others."""
+        return f"{self.network_name} ({self.network_digest[:8]})"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion or a rollback did: the version that is in production now, and the one that was until then."""
+
+    model: ModelRecord
+    replaced: ModelRecord | None
 
 
 @dataclass(frozen=True)
@@ -72,17 +86,23 @@ def register_model(
     network_digest: str,
     hyperparameters: Mapping[str, Any],
     metrics: Mapping[str, Any],
-    promoted: bool,
+    passed: bool,
     promotion_reason: str,
+    champion_id: str | None = None,
     parent_model_id: str | None = None,
 ) -> ModelRecord:
     """Registers a set of weights as the next version of its name, the active one from now on.
 
-    Where ``promoted``, the production mark moves to it from the version that had it. Evaluations of the same file are
-    linked to it. All in one transaction. The same file of the same job is one version: registered again, it keeps its
-    version and takes the new metrics and verdict; one that is in production stays so. Raises StorageError where it is
-    registered under another name, or where the job, the dataset or the parent model (from whose weights the training
-    began) does not exist.
+    ``passed`` and ``promotion_reason`` say whether it passed every check of a promotion, and why; ``champion_id`` is
+    the version in production that it was compared with. One that passed is promoted: the production mark moves to it
+    from the version that had it. But a version of another network (by its digest) is never replaced here: then it is
+    not promoted, and the reason says so. Evaluations of the same file are linked to it. All in one transaction. The
+    same file of the same job is one version: registered again, it keeps its version and takes the new metrics and
+    verdict; one that is in production stays so.
+
+    Raises ProductionChanged, with nothing written, where it passed and another version than ``champion_id`` is in
+    production by now, and StorageError where it is registered under another name, or where the job, the dataset or the
+    parent model (from whose weights the training began) does not exist.
     """
     values = {
         "model_name": model_name,
@@ -96,11 +116,11 @@ def register_model(
         "network_digest": network_digest,
         "hyperparameters": checked_json("hyperparameters", hyperparameters),
         "metrics": checked_json("metrics", metrics),
-        "promoted": promoted,
+        "passed": passed,
         "promotion_reason": promotion_reason,
         "parent_model_id": None if parent_model_id is None else uuid_text("parent_model_id", parent_model_id),
     }
-    model_id = in_one_transaction(engine, lambda connection: _register(connection, values))
+    model_id = in_one_transaction(engine, lambda connection: _register(connection, values, champion_id))
     return get_model_by_id(engine, model_id)
 
 
@@ -143,14 +163,8 @@ def get_evaluation(engine: Engine, evaluation_id: str) -> EvaluationRecord:
 
 def get_model(engine: Engine, model_name: str, version: int | None = None) -> ModelRecord:
     """That version of a model, or its newest. Raises StorageError where there is none."""
-    statement = select(models).where(models.c.model_name == model_name)
-    statement = statement.where(models.c.is_active if version is None else models.c.version == version)
     with reading(engine) as connection:
-        row = connection.execute(statement).mappings().one_or_none()
-    if row is None:
-        wanted = "" if version is None else f" version {version}"
-        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
-    return ModelRecord(**row)
+        return _get(connection, model_name, version)
 
 
 def find_production_model(engine: Engine, model_name: str) -> ModelRecord | None:
@@ -166,33 +180,38 @@ def get_model_by_id(engine: Engine, model_id: str) -> ModelRecord:
         return _get_by_id(connection, model_id)
 
 
-def promote_model(engine: Engine, model_name: str, version: int) -> ModelRecord:
-    """Puts that version into production, in place of the one that is.
+def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:
+    """Puts that version into production, in place of the one that is, be it for another network.
 
     Raises StorageError where it does not exist, or did not pass the checks of a promotion when it was registered.
     """
-    model = get_model(engine, model_name, version)
-    if not model.promoted:
-        raise StorageError(
-            f"{quoted(model_name)} version {version} cannot go into production. {quoted(model.promotion_reason)}"
-        )
-    in_one_transaction(engine, lambda connection: _put_into_production(connection, model_name, model.id))
-    return get_model(engine, model_name, version)
+
+    def promote(connection: Connection) -> Promotion:
+        _lock_versions(connection, model_name)
+        model = _get(connection, model_name, version)
+        if not model.passed:
+            raise StorageError(
+                f"{quoted(model_name)} version {version} cannot go into production. {printable(model.promotion_reason)}"
+            )
+        return _promote(connection, model)
+
+    return in_one_transaction(engine, promote)
 
 
-def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
-    """Puts the version that was in production before back into production: of those below the one that is, the one that
-    last was. Done again it goes back further.
+def rollback_model(engine: Engine, model_name: str) -> Promotion:
+    """Puts the version that was in production before back into production, be it for another network: of those below
+    the one that is, the one that last was. Done again it goes back further.
 
     Raises StorageError where nothing is in production, or nothing was before.
     """
 
-    def roll_back(connection: Connection) -> int:
+    def roll_back(connection: Connection) -> Promotion:
+        _lock_versions(connection, model_name)
         current = _production(connection, model_name)
         if current is None:
             raise StorageError(f"no version of model {shown(model_name)} is in production")
-        earlier = connection.execute(
-            select(models.c.id, models.c.version)
+        earlier = connection.scalar(
+            select(models.c.version)
             .where(
                 models.c.model_name == model_name,
                 models.c.version < current.version,
@@ -200,13 +219,12 @@ def rollback_model(engine: Engine, model_name: str) -> ModelRecord:
             )
             .order_by(models.c.production_since.desc())
             .limit(1)
-        ).one_or_none()
+        )
         if earlier is None:
             raise StorageError(f"no version of {quoted(model_name)} before {current.version} was ever in production")
-        _put_into_production(connection, model_name, earlier.id)
-        return earlier.version
+        return _promote(connection, _get(connection, model_name, earlier))
 
-    return get_model(engine, model_name, in_one_transaction(engine, roll_back))
+    return in_one_transaction(engine, roll_back)
 
 
 def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
@@ -230,44 +248,37 @@ def list_models(engine: Engine) -> list[ModelRecord]:
         return [ModelRecord(**row) for row in connection.execute(statement).mappings()]
 
 
-def _register(connection: Connection, values: dict[str, Any]) -> str:
+def _register(connection: Connection, values: dict[str, Any], champion_id: str | None) -> str:
     _check_origin(connection, values["trained_by_job_id"], values["synthetic_dataset_id"])
     if (parent := values["parent_model_id"]) is not None:
         _get_by_id(connection, parent)
-    existing = connection.scalar(
-        select(models.c.id).where(
-            models.c.model_name == values["model_name"],
-            models.c.trained_by_job_id == values["trained_by_job_id"],
-            models.c.sha256 == values["sha256"],
-        )
-    )
-    same_name = models.c.model_name == values["model_name"]
-    if existing is not None:
-        this = models.c.id == existing
-        if values["promoted"] and not connection.scalar(select(models.c.promoted).where(this)):
-            _put_into_production(connection, values["model_name"], existing)
-        verdict = {name: values[name] for name in ("metrics", "promoted", "promotion_reason")}
-        connection.execute(update(models).where(this).values(**verdict))
-        return existing
-    other = connection.execute(
-        select(models.c.model_name, models.c.version).where(
-            models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
-        )
-    ).one_or_none()
-    if other is not None:
-        raise StorageError(
-            f"these weights are registered already, as {quoted(other.model_name)} version {other.version}"
-        )
+    model_name = values["model_name"]
+    _lock_versions(connection, model_name)
+    same_name = models.c.model_name == model_name
+    same_file = models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
+    row = connection.execute(select(models).where(*same_file)).mappings().one_or_none()
+    existing = None if row is None else ModelRecord(**row)
+    if existing is not None and existing.model_name != model_name:
+        raise StorageError(f"these weights are registered already, as {existing.model_name} version {existing.version}")
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
+    version = newest + 1 if existing is None else existing.version
+    values = values | _verdict(values, version, _production(connection, model_name), champion_id)
+    if existing is not None:
+        verdict = {name: values[name] for name in ("metrics", "passed", "promoted", "promotion_reason")}
+        connection.execute(update(models).where(models.c.id == existing.id).values(**verdict))
+        # One that was in production already, and had to leave it, does not come back by itself.
+        if values["promoted"] and not existing.promoted and existing.production_since is None:
+            _put_into_production(connection, model_name, existing.id)
+        return existing.id
     connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
     model_id = str(uuid4())
     connection.execute(
         insert(models).values(
-            **values, id=model_id, version=newest + 1, is_active=True, is_production=False, created_at=now()
+            **values, id=model_id, version=version, is_active=True, is_production=False, created_at=now()
         )
     )
     if values["promoted"]:
-        _put_into_production(connection, values["model_name"], model_id)
+        _put_into_production(connection, model_name, model_id)
     connection.execute(
         update(model_evaluations)
         .where(
@@ -277,6 +288,47 @@ def _register(connection: Connection, values: dict[str, Any]) -> str:
         .values(model_id=model_id)
     )
     return model_id
+
+
+def _verdict(
+    values: dict[str, Any], version: int, production: ModelRecord | None, champion_id: str | None
+) -> dict[str, Any]:
+    """``promoted`` and ``promotion_reason`` of what is registered as that version."""
+    if not values["passed"] or production is None or production.version == version:
+        return {"promoted": values["passed"]}
+    name = production.model_name
+    if production.id != champion_id:
+        raise ProductionChanged(
+            f"version {production.version} of {name} went into production while another one was compared with what was "
+            "there before"
+        )
+    if production.network_digest != values["network_digest"]:
+        mine = f"{values['network_name']} ({values['network_digest'][:8]})"
+        reason = (
+            f"Not promoted: version {production.version} of {name}, which is in production, is for another network, "
+            f"{production.network}, and this one for {mine}; train it under another model_name, or replace that "
+            f"version by `triangulation promote {name} {version}`."
+        )
+        return {"promoted": False, "promotion_reason": reason}
+    return {"promoted": True}
+
+
+def _lock_versions(connection: Connection, model_name: str) -> None:
+    """Until the end of the transaction nobody else changes what of a name is in production (SQLite has locked
+    everything already); the next statement sees what others wrote before. Two first versions exclude each other by
+    their number."""
+    statement = select(models.c.id).where(models.c.model_name == model_name).order_by(models.c.id)
+    connection.execute(statement.with_for_update(key_share=True)).all()
+
+
+def _get(connection: Connection, model_name: str, version: int | None) -> ModelRecord:
+    statement = select(models).where(models.c.model_name == model_name)
+    statement = statement.where(models.c.is_active if version is None else models.c.version == version)
+    row = connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        wanted = "" if version is None else f" version {version}"
+        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
+    return ModelRecord(**row)
 
 
 def _get_by_id(connection: Connection, model_id: str) -> ModelRecord:
@@ -290,6 +342,13 @@ def _production(connection: Connection, model_name: str) -> ModelRecord | None:
     statement = select(models).where(models.c.model_name == model_name, models.c.is_production)
     row = connection.execute(statement).mappings().one_or_none()
     return None if row is None else ModelRecord(**row)
+
+
+def _promote(connection: Connection, model: ModelRecord) -> Promotion:
+    before = _production(connection, model.model_name)
+    _put_into_production(connection, model.model_name, model.id)
+    replaced = None if before is None or before.id == model.id else before
+    return Promotion(_get_by_id(connection, model.id), replaced)
 
 
 def _put_into_production(connection: Connection, model_name: str, model_id: str) -> None:

@@ -10,7 +10,7 @@ from triangulation_pipeline.storage.views import VIEWS
 # Each runs as it is on SQLite and on PostgreSQL; a test does so.
 EXAMPLES = {
     "The model in production, and what it measured": """\
-SELECT model_name, version, test_rmse_m, test_p95_good_geom_m, crlb_rms_good_geom_m, production_since, location
+SELECT model_name, version, network, test_rmse_m, test_p95_good_geom_m, crlb_rms_good_geom_m, production_since, location
 FROM model_overview
 WHERE is_production
 ORDER BY model_name;""",

@@ -188,6 +188,7 @@ models = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("parent_model_id", UuidText, ForeignKey("models.id")),
     Column("production_since", UtcDateTime),
+    Column("passed", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("model_name", "version"),
     UniqueConstraint("trained_by_job_id", "sha256"),
     *(

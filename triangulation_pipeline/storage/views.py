@@ -92,7 +92,7 @@ model_overview = Table(
     Column("is_active", Boolean, comment="the newest version of its name"),
     Column("is_production", Boolean, comment="the one in use; at most one a name"),
     Column("production_since", UtcDateTime, comment="when it last went into production; null = it never did"),
-    Column("promoted", Boolean, comment="it passed every check of a promotion when it was registered"),
+    Column("promoted", Boolean, comment="it went into production by itself when it was registered"),
     Column("promotion_reason", Text, comment="why or why not, in a sentence"),
     Column("model_architecture", Text, comment="triangulation or regression"),
     Column("epoch", Integer, comment="epoch of the weights"),
@@ -105,6 +105,8 @@ model_overview = Table(
     Column("sha256", Text, comment="digest of best_model.pth"),
     Column("location", Text, comment="where that file lies"),
     Column("created_at", UtcDateTime, comment="when it was registered"),
+    Column("passed", Boolean, comment="it passed every check of a promotion; only such can be promoted by hand"),
+    Column("network", Text, comment="the network for a reader: its name and the beginning of its digest"),
 )
 evaluation_overview = Table(
     "evaluation_overview",
@@ -119,6 +121,9 @@ evaluation_overview = Table(
     *_measured(),
     Column("sha256", Text, comment="digest of the weights"),
     Column("evaluated_at", UtcDateTime, comment="when"),
+    Column("network_name", Text, comment="name of the receiver network"),
+    Column("network_digest", Text, comment="SHA-256 of the network's sites"),
+    Column("network", Text, comment="the network for a reader: its name and the beginning of its digest"),
 )
 VIEWS = (dataset_overview, job_overview, epoch_overview, model_overview, evaluation_overview)
 _ORDER: dict[str, list[ColumnElement[Any]]] = {

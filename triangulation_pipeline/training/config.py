@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import refuse_booleans, uuid_text, without_controls
 
 
 class Scheduler(StrEnum):
@@ -30,7 +30,7 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     job_name: str = Field("training", min_length=1, max_length=255, description="Name of the job, 1 to 255 characters.")
-    description: str = Field("", max_length=2000, description="Kept with the job, up to 2000 characters.")
+    description: str = Field("", max_length=2000, description="Kept with the job; one line, up to 2000 characters.")
     model_architecture: Architecture = Field(
         Architecture.triangulation,
         description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
@@ -63,6 +63,10 @@ class TrainingConfig(BaseModel):
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows, 0 or more.")
+
+    _no_booleans = model_validator(mode="before")(refuse_booleans)
+
+    _have_no_controls = field_validator("job_name", "description")(without_controls)
 
     @field_validator("parent_model_id")
     @classmethod

@@ -176,7 +176,7 @@ def test_changed_network_file(
     path.write_text("# the same sites\n" + path.read_text())
     assert tick(sensor, instance, cursor)[0] == []
     path.write_text("name: [")
-    assert f"network file {path} is not valid YAML" in str(tick(sensor, instance, cursor)[2])
+    assert f"network file {path}: not valid YAML: line 1" in str(tick(sensor, instance, cursor)[2])
 
     write_network(path, OTHER)
     run = create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.STARTING)
@@ -216,7 +216,7 @@ def test_first_tick_compares_the_network_with_productions(
         network_digest=NORTH_WEST_ITALY.digest,
         hyperparameters={},
         metrics={},
-        promoted=True,
+        passed=True,
         promotion_reason="",
     )
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)

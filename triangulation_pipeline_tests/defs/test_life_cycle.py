@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import torch
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
@@ -178,19 +179,39 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
     assert read_metrics(storage.engine, run_id)["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_job_that_was_completed_right_before_its_worker_died(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dagster knows of no result; the job is not trained again, and stays as it is."""
-    from triangulation_pipeline.defs.assets import trained_model as asset
+class Killed(BaseException):
+    """Nothing is written down after it."""
 
-    class Killed(BaseException):
-        pass
+
+def killed_when_it_completed_the_job(patch: pytest.MonkeyPatch) -> None:
+    from triangulation_pipeline.defs.assets import trained_model as asset
 
     def completed_and_killed(engine: Engine, job: JobRecord) -> None:
         complete_job(engine, job)
         raise Killed
 
+    patch.setattr(asset, "complete_job", completed_and_killed)
+
+
+def killed_when_its_result_was_stored(patch: pytest.MonkeyPatch) -> None:
+    """The asset is materialised, but the step has not ended yet."""
+    store = SqliteEventLogStorage.store_event
+
+    def stored_or_killed(self: SqliteEventLogStorage, event: dg.EventLogEntry) -> None:
+        if event.dagster_event_type is dg.DagsterEventType.STEP_SUCCESS and event.step_key == "trained_model":
+            raise Killed
+        store(self, event)
+
+    patch.setattr(SqliteEventLogStorage, "store_event", stored_or_killed)
+
+
+@pytest.mark.parametrize("killed", [killed_when_it_completed_the_job, killed_when_its_result_was_stored])
+def test_a_job_that_was_completed_right_before_its_worker_died(
+    home: Path, monkeypatch: pytest.MonkeyPatch, killed: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Dagster has not seen the step end; the job is not trained again, and stays as it is."""
     with monkeypatch.context() as patch:
-        patch.setattr(asset, "complete_job", completed_and_killed)
+        killed(patch)
         run = execute(settings())
         assert not run.result.success
     before = get_job(run.engine, run.run_id)
@@ -204,6 +225,21 @@ def test_a_job_that_was_completed_right_before_its_worker_died(home: Path, monke
     third = execute(settings(), instance=run.instance)
     assert third.result.success
     assert len(list_jobs(run.engine)) == 2
+
+
+def test_a_job_is_not_trained_again_where_the_run_that_looked_at_it_died_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        killed_when_it_completed_the_job(patch)
+        run = execute(settings())
+    with monkeypatch.context() as patch:
+        killed_when_its_result_was_stored(patch)
+        again = resume(run)
+        assert not again.result.success
+    assert resume(again).result.success
+    (job,) = list_jobs(run.engine)
+    assert (job.id, job.run_id) == (run.run_id, run.run_id)
 
 
 def test_a_job_that_cannot_be_resumed_with_these_settings_says_so(home: Path) -> None:

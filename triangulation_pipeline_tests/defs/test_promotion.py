@@ -6,9 +6,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from sqlalchemy import update
 
-from triangulation_pipeline.storage.registry import ModelRecord, get_model, list_models
+from triangulation_pipeline.defs.assets import registered_model
+from triangulation_pipeline.evaluation import verdict
+from triangulation_pipeline.evaluation.verdict import PromotionCheck
+from triangulation_pipeline.network import random_network
+from triangulation_pipeline.storage.registry import ModelRecord, get_model, list_models, promote_model
 from triangulation_pipeline.storage.tables import models
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
@@ -70,15 +75,15 @@ def test_worse_than_production_is_registered_but_not_promoted(champion: Run) -> 
     assert production.version == 1
 
 
-def test_of_another_network_there_is_no_comparison(champion: Run) -> None:
+def test_worse_than_the_checks_ask_is_said_whatever_network_is_in_production(champion: Run) -> None:
     digest = put_into_production(champion).network_digest
     put_into_production(champion, network_digest="e" * 64)
-    _, check, _ = register(champion)
+    _, check, model = register(champion)
     put_into_production(champion, network_digest=digest)
-    assert check.passed
-    assert check.description == (
-        "version 1 in production cannot be compared, being for the network north-west-italy (eeeeeeee)"
-    )
+    assert not check.passed
+    assert check.description == "version 1 in production is for another network, north-west-italy (eeeeeeee)"
+    assert (model.passed, model.promoted) == (False, False)
+    assert "the 95 % ellipse covers" in model.promotion_reason
 
 
 def test_production_whose_weights_are_gone_lets_nobody_follow(champion: Run) -> None:
@@ -100,3 +105,74 @@ def test_production_registered_again_is_not_held_against_itself(champion: Run) -
     assert check.passed
     assert check.description == "it is version 2, which was in production"
     assert model.version == 2
+
+
+@pytest.fixture
+def good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model passes the checks of its evaluation, which so small a training would not."""
+    passed = [PromotionCheck(name, True, "it is good") for name in ("accuracy", "calibration", "better_than_classical")]
+    monkeypatch.setattr(verdict, "promotion_checks", lambda *_: list(passed))
+
+
+def whole(run: Run, **steps: dict[str, Any]) -> tuple[Run, dg.AssetCheckEvaluation, ModelRecord]:
+    """A run of the whole graph."""
+    done = execute(settings(**steps), instance=run.instance)
+    assert done.result.success
+    (check,) = (e for e in done.result.get_asset_check_evaluations() if e.check_name == "not_worse_than_production")
+    return done, check, get_model(run.engine, "rf-triangulation")
+
+
+def production(run: Run) -> int:
+    (found,) = (model for model in list_models(run.engine) if model.is_production)
+    return found.version
+
+
+@pytest.mark.usefixtures("good")
+def test_a_run_of_another_network_leaves_production_alone(champion: Run, tmp_path: Path) -> None:
+    """With the default model_name; once its owner has promoted it, its network follows by itself, and the other not."""
+    italian = put_into_production(champion)
+    described = random_network(5, 1, lat=-37.8, lon=144.9, extent_km=60.0).model_dump(mode="json", exclude_none=True)
+    file = tmp_path / "melbourne.yaml"
+    file.write_text(yaml.safe_dump(described | {"name": "melbourne"}))
+    there = {"receiver_network": {"network_file": str(file)}}
+
+    done, check, model = whole(champion, **there)
+    assert (model.passed, model.promoted, model.is_production) == (True, False, False)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.description == f"version 1 in production is for another network, {italian.network}"
+    assert model.promotion_reason == (
+        f"Not promoted: version 1 of rf-triangulation, which is in production, is for another network, "
+        f"{italian.network}, and this one for {model.network}; train it under another model_name, or replace that "
+        f"version by `triangulation promote rf-triangulation {model.version}`."
+    )
+    shown = done.metadata("registered_model")
+    assert {name: shown[name] for name in ("promoted", "promotion_reason", "network")} == {
+        "promoted": False,
+        "promotion_reason": model.promotion_reason,
+        "network": f"melbourne ({model.network_digest[:8]})",
+    }
+    assert production(champion) == 1
+
+    promote_model(champion.engine, "rf-triangulation", model.version)
+    again, check, follower = whole(champion, **there, trained_model={"seed": 1})
+    assert again.metadata("registered_model")["champion_version"] == model.version
+    assert (follower.promoted, follower.is_production) == (check.passed, check.passed)
+    in_production = production(champion)
+    assert in_production in {model.version, follower.version}
+
+    _, check, back = whole(champion, trained_model={"seed": 2})
+    assert (back.network, back.passed, back.promoted, check.passed) == (italian.network, True, False, False)
+    assert f"is for another network, {model.network}" in back.promotion_reason
+    assert production(champion) == in_production
+
+
+@pytest.mark.usefixtures("good")
+def test_what_went_into_production_meanwhile_is_compared_with(champion: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two challengers at once the second meets the first, and not the champion that both looked up."""
+    put_into_production(champion)
+    looked_up = iter([None, put_into_production(champion)])
+    monkeypatch.setattr(registered_model, "find_production_model", lambda *_: next(looked_up))
+    _, check, model = register(champion)
+    assert "of version 1 in production" in str(check.description)
+    assert model.promoted == check.passed
+    assert list(looked_up) == []

@@ -6,12 +6,13 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from triangulation_pipeline.samples import Split
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples
 from triangulation_pipeline.storage.jobs import get_job, list_jobs, read_metrics
 from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline.training.verify import fault
 from triangulation_pipeline_tests.conftest import use_s3
@@ -26,6 +27,16 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
             {"trained_model": {"epochs": 3, "warmup_epochs": 3}},
             "trained_model: warmup_epochs (3) must be fewer than epochs (3)",
         ),
+        ({"trained_model": {"learning_rate": True}}, "trained_model: learning_rate: true and false are no number"),
+        (
+            {"synthetic_dataset": {"scenario": {"shadowing_common_db": False}}},
+            "synthetic_dataset: scenario: shadowing_common_db: true and false are no number",
+        ),
+        (
+            {"synthetic_dataset": {"scenario": {"tx_power_w": [True], "tx_power_share": [1.0]}}},
+            "synthetic_dataset: scenario: tx_power_w: true and false are no number",
+        ),
+        ({"model_evaluation": {"max_rmse_m": True}}, "model_evaluation: max_rmse_m: true and false are no number"),
         ({"trained_model": {"accelerator": "gpu"}}, "trained_model: accelerator: gpu was asked for"),
         ({"synthetic_dataset": {"num_samples": 999}}, "synthetic_dataset: num_samples: Input should be greater than"),
         (
@@ -46,6 +57,15 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
         ),
         ({"receiver_network": {"network_file": "/no/such.yaml"}}, "network file /no/such.yaml does not exist"),
         ({"registered_model": {"model_name": "../up"}}, "registered_model: model_name: String should match pattern"),
+        ({"registered_model": {"model_name": "up\n"}}, "registered_model: model_name: String should match pattern"),
+        (
+            {"trained_model": {"job_name": "night\x1b[2J"}},
+            r"trained_model: job_name: must not hold control characters, has \x1b in place 6",
+        ),
+        (
+            {"trained_model": {"description": "one\ntwo"}},
+            r"trained_model: description: must not hold control characters, has \n in place 4",
+        ),
         ({"model_evaluation": {"max_rmse_m": -1.0}}, "model_evaluation: max_rmse_m: Input should be greater than 0"),
     ],
 )
@@ -91,6 +111,21 @@ def test_unknown_dataset(home: Path) -> None:
     run = execute(config)
     assert "there is no dataset 00000000-0000-4000-8000-000000000000" in run.failure()
     assert list_jobs(run.engine) == []
+
+
+def test_a_stored_name_forges_no_line_of_a_log(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a dataset that was written by other hands, or before names were looked at."""
+    made = execute(settings(), ["receiver_network", "synthetic_dataset"])
+    with made.engine.begin() as connection:
+        connection.execute(update(synthetic_datasets).values(name="a\n2026-01-01 CRITICAL - forged\x1b[2J"))
+    capfd.readouterr()
+    config = by_reference(made) | {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+    again = execute(config, ["receiver_network", "synthetic_dataset"], made.instance)
+    assert again.result.success
+    logged = capfd.readouterr().err
+    assert r"synthetic_dataset: a\n2026-01-01 CRITICAL - forged\x1b[2J, " in logged
+    assert "\n2026-01-01" not in logged
+    assert "\x1b[2J" not in logged
 
 
 def test_dataset_of_another_network(home: Path, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 import io
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 from PIL import Image
 
+from triangulation_pipeline.evaluation import plots
 from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
 from triangulation_pipeline.evaluation.plots import (
     calibration_curve,
@@ -16,7 +20,7 @@ from triangulation_pipeline.evaluation.plots import (
     png,
     training_curves,
 )
-from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline_tests.evaluation.conftest import cut
 
@@ -139,3 +143,96 @@ def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, de
 
 def test_same_data_same_bytes(handmade: Comparison) -> None:
     assert png(error_map(NORTH_WEST_ITALY, handmade)) == png(error_map(NORTH_WEST_ITALY, handmade))
+
+
+def named(*names: str) -> ReceiverNetwork:
+    """The default network with other names for its first sites."""
+    sites = NORTH_WEST_ITALY.sites
+    first = tuple(site.model_copy(update={"name": name}) for site, name in zip(sites, names, strict=False))
+    return NORTH_WEST_ITALY.model_copy(update={"sites": first + sites[len(first) :]})
+
+
+def picture(figure: Figure) -> np.ndarray:
+    with Image.open(io.BytesIO(png(figure))) as image:
+        return np.asarray(image.convert("L"))
+
+
+HOSTILE = ("Ba$$in Hill", "A$B$C", r"$\frac{1}{2}$", "_x", r"$\nonsense{", "<b>a^2_3</b> %s {0}", "a\\b & c#d")
+
+
+def test_names_are_shown_as_they_are_written(handmade: Comparison, default_batch: SampleBatch) -> None:
+    for figure in (error_map(named(*HOSTILE), handmade), dataset_map(named(*HOSTILE), default_batch)):
+        words = drawn(figure)
+        assert all(name in words for name in HOSTILE)
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+
+
+def test_a_name_is_not_set_as_a_formula(handmade: Comparison) -> None:
+    """A formula of the same letters has no dollar signs and other letters: the names' ink is the judge."""
+    as_written, as_formula = (
+        picture(error_map(named(name), handmade)).astype(int) for name in ("A$B$C", r"A$\mathit{B}$C")
+    )
+    without_dollars = picture(error_map(named("ABC"), handmade)).astype(int)
+    assert np.count_nonzero(as_written != without_dollars) > 20
+    assert np.count_nonzero(as_written != as_formula) > 20
+
+
+@pytest.fixture
+def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Leaves the machine only Matplotlib's own font and those whose families' names begin so."""
+    installed = list(fontManager.ttflist)
+
+    def only(*beginnings: str) -> None:
+        kept = [entry for entry in installed if entry.name.startswith(("DejaVu Sans", *beginnings))]
+        monkeypatch.setattr(fontManager, "ttflist", kept)
+        plots._font_of.cache_clear()
+
+    yield only
+    plots._font_of.cache_clear()
+
+
+JAPANESE = ("東京タワー", "大阪", "Kyōto 京都", "Hill")
+
+
+def test_names_without_a_font_give_way_to_numbers_without_a_warning(
+    handmade: Comparison,
+    fonts: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fonts("Last Resort")
+    with caplog.at_level(logging.WARNING):
+        words = drawn(error_map(named(*JAPANESE), handmade)).splitlines()
+    assert [word for word in words if word in {"1", "2", "3", "4"}] == ["1", "2", "3"]
+    assert "Hill" in words
+    assert "receiver (its number, where no font here has its name)" in words
+    assert not any(name in words for name in JAPANESE[:3])
+    assert (caplog.records, capfd.readouterr()) == ([], ("", ""))
+    assert "receiver" in drawn(error_map(NORTH_WEST_ITALY, handmade)).splitlines()
+
+
+def test_names_are_written_in_a_font_that_the_machine_has(
+    handmade: Comparison, fonts: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a font that comes with Matplotlib in the place of one that has Japanese."""
+    charmaps = {
+        entry.name: get_font(entry.fname).get_charmap().keys()
+        for entry in fontManager.ttflist
+        if entry.name in {"DejaVu Sans", "STIXGeneral"} and (entry.style, entry.weight) == ("normal", 400)
+    }
+    letter = chr(min(charmaps["STIXGeneral"] - charmaps["DejaVu Sans"] - {0}))
+    fonts()
+    assert plots._fonts(letter) == []
+    fonts("Last Resort", "STIXGeneral")
+    with caplog.at_level(logging.WARNING):
+        figure = error_map(named(f"Hill {letter}"), handmade)
+        assert f"Hill {letter}" in drawn(figure)
+    (text,) = (text for text in figure.findobj(Text) if text.get_text() == f"Hill {letter}")
+    assert text.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
+    assert caplog.records == []
+
+
+def test_long_names_are_cut(handmade: Comparison) -> None:
+    words = drawn(error_map(named("x" * 100, "y" * 30), handmade)).splitlines()
+    assert "x" * 30 + "…" in words
+    assert "y" * 30 in words

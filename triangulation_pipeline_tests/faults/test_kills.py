@@ -22,7 +22,11 @@ pytestmark = pytest.mark.faults
 
 # In all; the long target has a hundred.
 KILLS = int(os.environ.get("TRIANGULATION_TEST_KILLS", "22"))
-EPOCHS = 60
+KILLS_OF_A_TRAINING = KILLS // 3 + 1
+# Between two kills lie at most so many epochs, and those of the half second that follows them.
+EPOCHS_BETWEEN_KILLS = 7
+# It must not end before the kills do: 60 are enough for the default's eight, and each further kill has room of its own.
+EPOCHS = 60 + 12 * max(0, KILLS_OF_A_TRAINING - 8)
 SETTINGS = {
     "synthetic_dataset": {"num_samples": 2000},
     "trained_model": {"epochs": EPOCHS, "early_stop_patience": 0, "batch_size": 256, "checkpoint_every": 7},
@@ -65,18 +69,18 @@ def never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, t
 def test_killed_at_random_moments(never_killed: dict[str, torch.Tensor], home: Path, seed: int) -> None:
     moments = random.Random(seed)
     config = write_config(home, **SETTINGS)
-    kills, before = KILLS // 3 + 1, 0
-    for number in range(kills):
+    before = 0
+    for number in range(KILLS_OF_A_TRAINING):
         jobs = jobs_of_a_sound_home()
         process = worker("run", *(["--resume", jobs[0].id] if jobs else ["--config", str(config)]))
         if number == 0:
             kill_after(process, "", 1, moments.uniform(0, 0.5))  # the dataset is there, or nearly
         else:
-            kill_after(process, "epoch", moments.randint(1, EPOCHS // kills), moments.uniform(0, 0.5))
+            kill_after(process, "epoch", moments.randint(1, EPOCHS_BETWEEN_KILLS), moments.uniform(0, 0.5))
         after = epochs_done()
         assert after >= before, "an epoch that was recorded is gone"
         before = after
-    assert kills <= before < EPOCHS
+    assert KILLS_OF_A_TRAINING <= before < EPOCHS
     (job,) = jobs_of_a_sound_home()
     assert job.status is JobStatus.running  # nobody wrote down that its worker died
     finish(worker("run", "--resume", job.id))

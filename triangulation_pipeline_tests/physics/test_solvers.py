@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from scipy.optimize import least_squares
 from scipy.stats import norm
 
-from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.geometry import ranges_m
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import (
@@ -275,3 +276,19 @@ def test_another_network_works_as_well() -> None:
     truth = network.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2]
     good = batch.gdop < 5
     assert np.median(np.hypot(*(fix.en_m - truth).T)[good]) < 60
+
+
+def test_a_step_off_the_earth_is_not_taken() -> None:
+    """Of sites 2,000 km apart a trial step may end where the tangent plane has no ground under it."""
+    network = ReceiverNetwork(
+        name="wide",
+        sites=tuple(
+            Site(name=f"{lat} {lon}", lat=lat, lon=lon) for lat, lon in ((38, -9), (38, 9), (52, -8), (52, 9), (45, 0))
+        ),
+    )
+    scenario = PRESETS[Preset.default].model_copy(update={"path_loss_exponent": 2.0})
+    batch = simulate_chunk(DatasetSpec(network, scenario, num_samples=1500, seed=0), 0).batch
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fix = gauss_newton(network, batch, scenario.tx_height_m, np.zeros(5), Loss.linear)
+    assert np.isfinite(fix.en_m).all(1).mean() > 0.9

@@ -13,6 +13,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+from alembic import command
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
@@ -133,6 +134,22 @@ def test_checks_and_cascades_are_those_of_the_tables(url: URL, engine: Engine) -
         assert set(connection.execute(definitions).all()) == migrated
 
 
+def test_a_dashboards_right_to_read_a_view_outlives_a_migration(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0002"))
+        engine = open_database(written(url))
+    with engine.begin() as connection:
+        for view in VIEWS:
+            connection.execute(text(f"GRANT SELECT ON {view.name} TO PUBLIC"))
+    engine.dispose()
+    engine = open_database(written(url))
+    with engine.connect() as connection:
+        for view in VIEWS:
+            assert connection.scalar(text(f"SELECT has_table_privilege('public', '{view.name}', 'SELECT')")), view.name
+    engine.dispose()
+
+
 def test_wrong_places_are_one_sentence_without_the_password(
     url: URL, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
@@ -175,8 +192,9 @@ def test_any_password_opens_the_database_once_it_is_coded(url: URL, server: Serv
 
 
 def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDatabase, url: URL) -> None:
-    poor = new_database(server, grant="CONNECT")
-    with pytest.raises(StorageError, match=f"'{ROLE}' may not create the schema 'triangulation'.*GRANT CREATE ON DAT"):
+    poor = new_database(server, schema=False)
+    sentence = f"'{ROLE}' may not create the schema 'triangulation'.*CREATE SCHEMA triangulation AUTHORIZATION {ROLE}$"
+    with pytest.raises(StorageError, match=sentence):
         open_database(written(poor))
     with server.administrator(poor.database) as connection:
         connection.execute("CREATE SCHEMA triangulation")
@@ -185,6 +203,7 @@ def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDa
     with server.administrator(poor.database) as connection:
         connection.execute(f"ALTER SCHEMA triangulation OWNER TO {ROLE}")
     open_database(written(poor)).dispose()  # the schema is its own, CREATE on the database is not needed
+    open_database(written(new_database(server, grant="CONNECT, CREATE", schema=False))).dispose()  # nor the schema then
     with server.administrator() as connection:
         connection.execute(f"REVOKE CONNECT ON DATABASE {url.database} FROM {ROLE}")
     with pytest.raises(StorageError, match="permission denied for database"):
@@ -211,7 +230,7 @@ def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: s
 def test_an_encoding_that_lacks_letters_is_refused_before_anything_is_made(
     server: Server, new_database: NewDatabase
 ) -> None:
-    url = new_database(server, encoding="LATIN1")
+    url = new_database(server, encoding="LATIN1", schema=False)
     with pytest.raises(StorageError, match=r"has the encoding LATIN1.*CREATE DATABASE test_\w+ ENCODING 'UTF8'"):
         open_database(written(url))
     with server.administrator(url.database) as connection:
@@ -277,7 +296,7 @@ def test_a_restore_without_owners_is_told_the_whole_way(url: URL, server: Server
     record = write(engine, [make_batch(0, 20)])
     binaries = find_binaries()
     assert binaries is not None
-    restored = new_database(server) if kind == "postgresql" else url
+    restored = new_database(server, schema=False) if kind == "postgresql" else url
     if kind == "postgresql":
         dump = [binaries.folder / "pg_dump", "-Fc", "-d", administrators(server, url)]
         restore = [binaries.folder / "pg_restore", "--no-owner", "-d", administrators(server, restored)]
@@ -467,7 +486,7 @@ def test_a_migration_waits_for_the_other(url: URL, server: Server) -> None:
                     break
                 threading.Event().wait(0.01)
             assert not opening.done()
-            assert other.execute("SELECT to_regnamespace('triangulation')").fetchone() == (None,)
+            assert other.execute("SELECT to_regclass('triangulation.training_jobs')").fetchone() == (None,)
             other.execute("SELECT pg_advisory_unlock_all()")
             opening.result(10).dispose()
 

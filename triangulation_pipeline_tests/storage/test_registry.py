@@ -3,13 +3,15 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.storage.engine import MOST_TRIES, writing
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
     ModelRecord,
@@ -41,10 +43,15 @@ def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
         "network_digest": "d" * 64,
         "hyperparameters": {"layers": 2},
         "metrics": {"test_rmse_m": 31.5, "val_rmse_good_geom_m": None},
-        "promoted": False,
+        "passed": False,
         "promotion_reason": "worse than production",
     }
-    return register_model(engine, **values | changes)
+    if "champion_id" in changes:
+        return register_model(engine, **values | changes)
+    while True:
+        champion = find_production_model(engine, str((values | changes)["model_name"]))
+        with suppress(ProductionChanged):
+            return register_model(engine, **values | changes | {"champion_id": champion and champion.id})
 
 
 def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
@@ -81,11 +88,11 @@ def test_production_moves_only_by_promotion(engine: Engine, make_job: MakeJob) -
 
     register(engine, make_job())
     assert in_production() == []
-    register(engine, make_job(), promoted=True, promotion_reason="better")
-    register(engine, make_job(), promoted=False)
-    register(engine, make_job(), model_name="other", promoted=True)
+    register(engine, make_job(), passed=True, promotion_reason="better")
+    register(engine, make_job(), passed=False)
+    register(engine, make_job(), model_name="other", passed=True)
     assert in_production() == [("locator", 2), ("other", 1)]
-    register(engine, make_job(), promoted=True)
+    register(engine, make_job(), passed=True)
     assert in_production() == [("locator", 4), ("other", 1)]
     assert get_model(engine, "locator", 2).promoted  # what was decided then stays on record
 
@@ -101,7 +108,7 @@ def test_the_same_file_of_a_job_is_registered_once(engine: Engine, make_job: Mak
 def test_registering_at_once_gives_each_its_version(engine: Engine, make_job: MakeJob) -> None:
     jobs = [make_job() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        versions = list(pool.map(lambda job: register(engine, job, promoted=True).version, jobs))
+        versions = list(pool.map(lambda job: register(engine, job, passed=True).version, jobs))
     assert sorted(versions) == [1, 2, 3, 4, 5, 6]
     assert [model.version for model in list_models(engine) if model.is_active] == [6]
     assert [model.version for model in list_models(engine) if model.is_production] == [6]
@@ -220,21 +227,23 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
 
     with pytest.raises(StorageError, match="no version of model 'locator' is in production"):
         rollback_model(engine, "locator")
-    register(engine, make_job(), promoted=True)
+    register(engine, make_job(), passed=True)
     with pytest.raises(StorageError, match="no version of locator before 1 was ever in production"):
         rollback_model(engine, "locator")
-    register(engine, make_job(), promoted=False, promotion_reason="Not promoted: too wide.")
-    register(engine, make_job(), promoted=True)
-    register(engine, make_job(), promoted=True)
-    register(engine, make_job(), promoted=True, model_name="other")
+    register(engine, make_job(), passed=False, promotion_reason="Not promoted: too wide.")
+    register(engine, make_job(), passed=True)
+    register(engine, make_job(), passed=True)
+    register(engine, make_job(), passed=True, model_name="other")
     assert version() == 4
-    assert rollback_model(engine, "locator").version == version() == 3
-    assert rollback_model(engine, "locator").version == version() == 1  # 2 never was in production
-    assert promote_model(engine, "locator", 4).version == version() == 4
-    assert rollback_model(engine, "locator").version == version() == 1  # which was in production before, and not 3
-    assert promote_model(engine, "locator", 4).version == version() == 4
+    assert rollback_model(engine, "locator").model.version == version() == 3
+    assert rollback_model(engine, "locator").model.version == version() == 1  # 2 never was in production
+    assert promote_model(engine, "locator", 4).model.version == version() == 4
+    assert (
+        rollback_model(engine, "locator").model.version == version() == 1
+    )  # which was in production before, and not 3
+    assert promote_model(engine, "locator", 4).model.version == version() == 4
     since = get_model(engine, "locator", 4).production_since
-    assert promote_model(engine, "locator", 4).production_since == since
+    assert promote_model(engine, "locator", 4).model.production_since == since
     with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):
         promote_model(engine, "locator", 2)
     with pytest.raises(StorageError, match="there is no model 'locator' version 9"):
@@ -244,7 +253,7 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
 
 
 def test_the_database_keeps_one_version_in_production(engine: Engine, make_job: MakeJob) -> None:
-    register(engine, make_job(), promoted=True)
+    register(engine, make_job(), passed=True)
     second = register(engine, make_job())
     for mark in ("is_production", "is_active"):
         first = models.c.version == 1
@@ -254,10 +263,126 @@ def test_the_database_keeps_one_version_in_production(engine: Engine, make_job: 
 
 def test_promoting_at_once_leaves_one_in_production(engine: Engine, make_job: MakeJob) -> None:
     for _ in range(4):
-        register(engine, make_job(), promoted=True)
+        register(engine, make_job(), passed=True)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda version: promote_model(engine, "locator", version), (1, 2, 3, 4) * 3))
     assert sum(model.is_production for model in list_models(engine)) == 1
+
+
+def in_production(engine: Engine) -> int | None:
+    model = find_production_model(engine, "locator")
+    return None if model is None else model.version
+
+
+ITALY = {"network_name": "italy", "network_digest": "1" * 64}
+MELBOURNE = {"network_name": "melbourne", "network_digest": "2" * 64}
+
+
+def test_another_network_never_takes_production_by_itself(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job(), passed=True, **ITALY)
+    job = make_job()
+    held_back = register(engine, job, passed=True, promotion_reason="Promoted: good.", **MELBOURNE)
+    assert (held_back.passed, held_back.promoted, held_back.is_production) == (True, False, False)
+    assert held_back.production_since is None
+    assert held_back.promotion_reason == (
+        "Not promoted: version 1 of locator, which is in production, is for another network, italy (11111111), and "
+        "this one for melbourne (22222222); train it under another model_name, or replace that version by "
+        "`triangulation promote locator 2`."
+    )
+    assert in_production(engine) == 1
+    # Registered again it is told the same, with its own number.
+    register(engine, make_job(), **ITALY)
+    again = register(engine, job, passed=True, promotion_reason="Promoted: good.", **MELBOURNE)
+    assert again == replace(held_back, is_active=False)
+    # Identity is the digest, whatever the name.
+    renamed = register(engine, make_job(), passed=True, network_name="italy", network_digest="3" * 64)
+    assert (renamed.promoted, in_production(engine)) == (False, 1)
+    assert register(engine, make_job(), passed=True, **ITALY | {"network_name": "Italia"}).promoted
+    assert in_production(engine) == 5
+    # Under a name of its own nothing is in its way.
+    assert register(engine, make_job(), passed=True, model_name="melbourne", **MELBOURNE).is_production
+
+
+def test_what_did_not_pass_says_that(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job(), passed=True, **ITALY)
+    worse = register(engine, make_job(), passed=False, promotion_reason="Not promoted: too wide.", **MELBOURNE)
+    assert (worse.passed, worse.promoted, worse.promotion_reason) == (False, False, "Not promoted: too wide.")
+    with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):
+        promote_model(engine, "locator", 2)
+
+
+def test_by_hand_it_takes_production_and_is_followed(engine: Engine, make_job: MakeJob) -> None:
+    italian = register(engine, make_job(), passed=True, **ITALY)
+    job = make_job()
+    register(engine, job, passed=True, **MELBOURNE)
+    done = promote_model(engine, "locator", 2)
+    assert (done.model.version, done.replaced and done.replaced.network) == (2, "italy (11111111)")
+    assert (done.replaced and done.replaced.id) == italian.id
+    assert (done.model.is_production, done.model.promoted, in_production(engine)) == (True, False, 2)
+    assert promote_model(engine, "locator", 2).replaced is None
+    # Its own network follows by itself from here on, and the one before does not.
+    assert register(engine, make_job(), passed=True, **MELBOURNE).promoted
+    assert not register(engine, make_job(), passed=True, **ITALY).promoted
+    assert in_production(engine) == 3
+    # Back is back, over networks as well.
+    assert rollback_model(engine, "locator").replaced == replace(get_model(engine, "locator", 3), is_production=True)
+    back = rollback_model(engine, "locator")
+    assert (back.model.network, back.replaced and back.replaced.network) == ("italy (11111111)", "melbourne (22222222)")
+    assert in_production(engine) == 1
+    # What had to leave production does not come back by being registered again.
+    register(engine, job, passed=True, **MELBOURNE)
+    assert in_production(engine) == 1
+    promote_model(engine, "locator", 3)
+    register(engine, job, passed=True, **MELBOURNE)
+    assert in_production(engine) == 3
+
+
+def test_a_verdict_on_what_is_no_longer_in_production_is_none(engine: Engine, make_job: MakeJob) -> None:
+    """Two challengers met the same champion: the second has to meet the first."""
+    champion = register(engine, make_job(), passed=True)
+    first = register(engine, make_job(), passed=True, champion_id=champion.id)
+    job, before = make_job(), list_models(engine)
+    for known, network in ((champion.id, {}), (None, {}), (champion.id, MELBOURNE), (None, MELBOURNE)):
+        with pytest.raises(ProductionChanged, match="version 2 of locator went into production while another one"):
+            register(engine, job, passed=True, champion_id=known, **network)
+    assert list_models(engine) == before
+    assert register(engine, make_job(), passed=False, champion_id=champion.id).version == 3  # nothing hangs on it
+    assert register(engine, job, passed=True, champion_id=first.id).promoted
+
+
+def test_networks_registering_at_once_leave_one_of_them_in_production(engine: Engine, make_job: MakeJob) -> None:
+    jobs = [make_job() for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        registered = list(
+            pool.map(
+                lambda job, i: register(engine, job, passed=True, **(ITALY, MELBOURNE)[i % 2]), jobs, range(len(jobs))
+            )
+        )
+    promoted = [model for model in registered if model.promoted]
+    assert {model.network for model in promoted} == {min(registered, key=lambda model: model.version).network}
+    assert len(promoted) == 3
+    assert in_production(engine) == max(model.version for model in promoted)
+
+
+def test_a_promotion_by_hand_stands_against_a_registration_at_the_same_time(engine: Engine, make_job: MakeJob) -> None:
+    """It comes while the transaction that registers has seen what is in production."""
+    italian = register(engine, make_job(), passed=True, **ITALY)
+    register(engine, make_job(), passed=True, **MELBOURNE)
+    looked, job = threading.Event(), make_job()
+
+    def after_the_look(_connection, _cursor, statement: str, _parameters, context, _many) -> None:
+        if statement.startswith("UPDATE models SET is_active"):
+            looked.set()
+            time.sleep(0.5)
+
+    event.listen(engine, "before_cursor_execute", after_the_look)
+    with ThreadPoolExecutor(2) as pool:
+        registered = pool.submit(register, engine, job, passed=True, champion_id=italian.id, **ITALY)
+        assert looked.wait(10)
+        done = pool.submit(promote_model, engine, "locator", 2).result()
+        assert registered.result().promoted
+    event.remove(engine, "before_cursor_execute", after_the_look)
+    assert (done.replaced and done.replaced.version, in_production(engine)) == (3, 2)
 
 
 def test_a_fine_tuned_model_names_its_parent(engine: Engine, make_job: MakeJob) -> None:

@@ -57,7 +57,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
         network_digest="d" * 64,
         hyperparameters={},
         metrics=HEADLINE,
-        promoted=True,
+        passed=True,
         promotion_reason="Promoted: good.",
         **origin,
     )
@@ -72,6 +72,8 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
     assert [(row["epoch"], row["val_rmse_good_geom_m"]) for row in epochs] == [(1, None), (2, 2.25)]
     (version,) = read_view(engine, model_overview, model_name="locator")
     assert (version["model_id"], version["version"], version["is_production"]) == (model.id, 1, True)
+    assert (version["passed"], version["promoted"], version["network"]) == (True, True, "test (dddddddd)")
+    assert version["network"] == model.network
     assert (version["test_rmse_m"], version["test_rmse_good_geom_m"], version["test_p95_good_geom_m"]) == (
         64.5,
         None,
@@ -81,6 +83,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
     assert (evaluation["evaluation_id"], evaluation["model_id"]) == (evaluation_id, model.id)
     assert (evaluation["passed"], evaluation["verdict"]) == (True, "Promoted: good.")
     assert evaluation["test_p95_good_geom_m"] == 104.25
+    assert (evaluation["network"], evaluation["network_digest"]) == ("test (dddddddd)", "d" * 64)
     json.dumps([dataset, shown, *epochs, version, evaluation], allow_nan=False)
 
     assert read_view(engine, epoch_overview, job_id=str(uuid.uuid4())) == []

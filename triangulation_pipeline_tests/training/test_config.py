@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
+from triangulation_pipeline.validation import one_sentence
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,23 @@ def test_bounds(field: str, least: Any, most: Any, below: Any, above: Any) -> No
 def test_wrong_choices_types_and_names_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=field):
         TrainingConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["job_name", "description"])
+@pytest.mark.parametrize(
+    "control", ["\n", "\r", "\t", "\x00", "\x1b", "\x07", "\x7f", "\x9b", "\u202e", "\u2028", "\ufeff"]
+)
+def test_what_would_steer_a_terminal_or_a_log_is_refused(field: str, control: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig(**{field: f"night{control}[2J"})
+    sentence = one_sentence(caught.value)
+    assert sentence.startswith(f"{field}: must not hold control characters")
+    assert sentence.isprintable()
+
+
+@pytest.mark.parametrize("text", ["Nachtlauf 3 [ü] $x_1$ \\frac", "東京\u3000夜", "می‌خواهم", "👩‍🚀"])
+def test_words_of_any_script_are_taken(text: str) -> None:
+    assert (TrainingConfig(job_name=text).job_name, TrainingConfig(description=text).description) == (text, text)
 
 
 @pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 3), (1, 1)])

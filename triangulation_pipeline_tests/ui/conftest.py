@@ -1,4 +1,4 @@
-"""A real `dagster dev` in a home where `triangulation run` has run once, and a real Chromium in front of it."""
+"""A real `make ui` in a home where `triangulation run` has run once, and a real Chromium in front of it."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect, sync_playwright
 
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
@@ -29,6 +29,8 @@ NO_CHROMIUM = "no Chromium on the PATH; install the package chromium, or name th
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 # A folder: the pictures of the README are written there (make screenshots).
 SCREENSHOTS = os.environ.get("UI_SCREENSHOTS")
+# What the proxy of docs/operations.md is called.
+PROXY_HOST = "triangulation.example.org"
 # Long enough for two cores that have other things to do; nothing waits longer than it has to.
 SECONDS = 60
 
@@ -39,6 +41,8 @@ class Stack:
 
     url: str
     seeded: dict[str, Any]
+    home: Path
+    environment: dict[str, str]
 
     def query(self, graphql: str, **variables: Any) -> dict[str, Any]:
         """What the server itself says, where a test has to compare."""
@@ -65,7 +69,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shutil.copy(ROOT / "workspace.yaml", home)
     (home / "run.yaml").write_text(yaml.safe_dump({"ops": settings()["ops"]}))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRIANGULATION_")}
-    environment |= {"DAGSTER_HOME": str(home)}
+    environment |= {"DAGSTER_HOME": str(home), "TRIANGULATION_WEBSERVER_HOSTS": PROXY_HOST}
     made = subprocess.run(
         [BIN / "triangulation", "run", "--config", "run.yaml", "--json"],
         cwd=home,
@@ -74,13 +78,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         text=True,
         check=True,
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (home / "dagster.log").open("w") as log:
         # A session of its own, with the default handling of the interrupt, so that all its processes can be ended.
         process = subprocess.Popen(
-            [BIN / "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            [BIN / "triangulation", "ui", "-p", str(port)],
             cwd=home,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -90,15 +92,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
         )
         try:
-            stack = Stack(f"http://127.0.0.1:{port}", json.loads(made.stdout))
-            _wait_until_ready(stack, process, home / "dagster.log")
+            stack = Stack(f"http://127.0.0.1:{port}", json.loads(made.stdout), home, environment)
+            wait_until_ready(stack, process, home / "dagster.log")
             yield stack
         finally:
-            _end(process)
+            end(process)
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait_until_ready(stack: Stack, process: subprocess.Popen[bytes], log: Path) -> None:
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def wait_until_ready(stack: Stack, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until the webserver has loaded the assets."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, LookupError):
@@ -109,10 +120,10 @@ def _wait_until_ready(stack: Stack, process: subprocess.Popen[bytes], log: Path)
             assert loaded["workspaceOrError"]["locationEntries"][0]["locationOrLoadError"]["name"]
             return
         time.sleep(0.5)
-    pytest.fail(f"dagster dev did not come up:\n{log.read_text()}")
+    pytest.fail(f"the webserver did not come up:\n{log.read_text()}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """As Ctrl+C does it; what is left of the session after that is killed."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
@@ -124,18 +135,30 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The machine's own Chromium."""
+def playwright() -> Iterator[Playwright]:
     if CHROMIUM is None:
         cannot_run(NO_CHROMIUM)
-    arguments = (
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+def start_chromium(playwright: Playwright, *arguments: str) -> Browser:
+    """The machine's own Chromium."""
+    common = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync"
     )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments.split(), timeout=SECONDS * 1000)
-        yield browser
-        browser.close()
+    return playwright.chromium.launch(
+        executable_path=CHROMIUM, args=[*common.split(), *arguments], timeout=SECONDS * 1000
+    )
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """A browser to which the names of ``evil.example`` are this machine, as after DNS rebinding."""
+    browser = start_chromium(playwright, "--host-resolver-rules=MAP evil.example 127.0.0.1")
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
+from sqlalchemy import update
 
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.tables import models
 from triangulation_pipeline_tests.ui.conftest import SECONDS, Stack, open_launchpad, write_config
 
 pytestmark = pytest.mark.ui
@@ -79,7 +82,7 @@ def test_pictures_are_rendered(page: Page, asset: str, pictures: tuple[str, ...]
     for name in pictures:
         row = page.locator("tr").filter(has=page.get_by_text(name, exact=True))
         row.get_by_text("[Show Markdown]").click()
-        image = page.get_by_role("dialog").get_by_role("img").last
+        image = page.get_by_role("dialog").locator("img").last  # not an icon, which has the role too
         expect(image).to_be_visible()
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 700
         page.keyboard.press("Escape")
@@ -132,6 +135,28 @@ def test_a_failed_check_refuses_promotion(page: Page) -> None:
     for key, value in (("promoted", "false"), ("promotion_reason", "is above 1.0 m")):
         row = page.locator("tr").filter(has=page.get_by_text(key, exact=True))
         expect(row.get_by_text(value)).to_be_visible()
+
+
+HOSTILE = "| <img src=http://x.invalid/1.png> `a` *b* ![c](http://x.invalid/2.png) [d](http://x.invalid) www.x.invalid"
+
+
+def test_a_name_in_a_checks_result_is_text(page: Page, stack: Stack) -> None:
+    """Dagster renders such texts as Markdown; the one that may hold a name is that on another network in production."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    engine = open_database(stack.seeded["database"])
+    with engine.begin() as connection:
+        hostile = {"is_production": True, "network_name": HOSTILE[:100], "network_digest": "e" * 64}
+        connection.execute(update(models).where(models.c.version == 1).values(**hostile))
+    launch(page, {"synthetic_dataset": {"num_samples": 3000}, "trained_model": {"epochs": 2, "accelerator": "cpu"}})
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=3 * SECONDS * 1000)
+    with engine.begin() as connection:
+        connection.execute(update(models).values(is_production=False))
+    engine.dispose()
+    page.goto("/assets/registered_model?view=checks&checkDetail=not_worse_than_production")
+    shown = page.get_by_text(f"version 1 in production is for another network, {HOSTILE[:100]} (eeeeeeee)")
+    expect(shown.first).to_be_visible()
+    assert [url for url in asked if not url.startswith((stack.url, "data:", "blob:"))] == []
 
 
 def test_curves_grow_while_it_trains_until_it_is_terminated(

@@ -13,6 +13,7 @@ from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
+from triangulation_pipeline.validation import printable
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def model_evaluation(
             | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
             visualization_paths={name: picture.location for name, picture in stored.items()},
         )
-    log.info("model_evaluation: %s", reason)
+    log.info("model_evaluation: %s", printable(reason))
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={

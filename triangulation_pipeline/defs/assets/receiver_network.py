@@ -1,5 +1,7 @@
 """The receiver network."""
 
+import logging
+
 import dagster as dg
 
 from triangulation_pipeline.defs.config import ReceiverNetworkConfig
@@ -7,23 +9,34 @@ from triangulation_pipeline.defs.io_managers import NetworkReference
 from triangulation_pipeline.defs.metadata import table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 
+log = logging.getLogger(__name__)
+
 
 @dg.asset(io_manager_key="references", kinds={"yaml"})
 def receiver_network(
     context: dg.AssetExecutionContext, config: ReceiverNetworkConfig, storage: Storage
 ) -> dg.MaterializeResult[NetworkReference]:
-    """The receivers: name, position, altitude, timing, noise figure and gain of each site, from a YAML file or the
-    seven sites of north-west Italy."""
+    """The receivers: name, position, altitude, timing, noise figure and gain of each site, from a file or the seven
+    sites of north-west Italy."""
     preflight(context, storage)
     with refusals():
         network = config.network()
+    oddities = network.oddities()
+    for oddity in oddities:
+        log.warning("receiver_network: %s", oddity)
     return dg.MaterializeResult(
         value=NetworkReference(network=network),
         metadata={
             "network_name": network.name,
             "network_digest": network.digest,
             "num_sites": len(network.sites),
-            "sites": table([site.model_dump(mode="json", exclude_none=True) for site in network.sites]),
+            **({"warnings": "; ".join(oddities)} if oddities else {}),
+            "sites": table(
+                [
+                    {"number": number, **site.model_dump(mode="json", exclude_none=True)}
+                    for number, site in enumerate(network.sites, 1)
+                ]
+            ),
         },
         data_version=dg.DataVersion(network.digest),
     )

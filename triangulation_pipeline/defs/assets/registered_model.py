@@ -11,12 +11,19 @@ from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded
+from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.samples import SampleBatch
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.jobs import read_metrics
-from triangulation_pipeline.storage.registry import find_production_model, get_evaluation, register_model
+from triangulation_pipeline.storage.registry import (
+    EvaluationRecord,
+    ModelRecord,
+    find_production_model,
+    get_evaluation,
+    register_model,
+)
+from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from triangulation_pipeline.evaluation.verdict import PromotionCheck
@@ -39,7 +46,8 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
         dg.AssetCheckSpec(
             "not_worse_than_production",
             asset="registered_model",
-            description="The p95 error is at most 2 % above that of the version in production, on the same test rows.",
+            description="The p95 error is at most 2 % above that of the version in production, on the same test rows; "
+            "that version is for the same network.",
         )
     ],
 )
@@ -53,16 +61,14 @@ def registered_model(
 ) -> dg.MaterializeResult:
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
     network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
-    version in production on the same test rows."""
+    version in production on the same test rows. A version of another network is never replaced by itself."""
     preflight(context, storage)
 
     from triangulation_pipeline.evaluation import plots
-    from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
 
     reference = trained_model.reference
     with refusals():
         checkpoint = trained_model.read()
-        network = checkpoint.spec.network
         evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
         if evaluation.checkpoint_sha256 != reference.sha256:
             raise ValueError(
@@ -74,38 +80,27 @@ def registered_model(
                 f"the evaluation is on dataset {evaluation.synthetic_dataset_id}, the test split of "
                 f"{test_split.dataset_id}; materialise them in one run"
             )
-        summary, headline = evaluation.metrics, evaluation.metrics["headline"]
-        not_worse = _not_worse_than_production(storage, config.model_name, trained_model, checkpoint, test_split.batch)
-        promoted, reason = promotion_verdict(summary, [*promotion_checks(summary, summary["max_rmse_m"]), not_worse])
-        model = register_model(
-            storage.engine,
-            model_name=config.model_name,
-            model_architecture=checkpoint.spec.architecture.value,
-            pytorch_model_location=reference.location,
-            sha256=reference.sha256,
-            epoch=checkpoint.epoch,
-            trained_by_job_id=reference.job_id,
-            synthetic_dataset_id=checkpoint.dataset["id"],
-            network_name=network.name,
-            network_digest=network.digest,
-            hyperparameters=checkpoint.config,
-            metrics={**checkpoint.metrics, **headline},
-            promoted=promoted,
-            promotion_reason=reason,
-            parent_model_id=checkpoint.config["parent_model_id"],
-        )
+        while True:
+            try:
+                not_worse, model = _register(
+                    storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
+                )
+                break
+            except ProductionChanged as change:
+                log.info("registered_model: %s; it is compared anew", printable(str(change)))
     history = records(read_metrics(storage.engine, reference.job_id))
-    log.info("registered_model: %s version %d", model.model_name, model.version)
+    log.info("registered_model: %s version %d", printable(model.model_name), model.version)
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
         metadata={
             "model_name": model.model_name,
             "version": model.version,
+            "network": model.network,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
             **not_worse.numbers,
             "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
-            **rounded(known(plotted(headline))),
+            **rounded(known(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
             "sha256": model.sha256,
@@ -120,31 +115,73 @@ def registered_model(
                 check_name=not_worse.name,
                 passed=not_worse.passed,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=not_worse.description,
+                description=words(not_worse.description),
                 metadata=not_worse.numbers,
             )
         ],
     )
 
 
+def _register(
+    storage: Storage,
+    model_name: str,
+    trained_model: StoredCheckpoint,
+    checkpoint: "Checkpoint",
+    evaluation: EvaluationRecord,
+    test: SampleBatch,
+) -> "tuple[PromotionCheck, ModelRecord]":
+    """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
+    one went into production meanwhile."""
+    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, promotion_checks, promotion_verdict
+
+    summary, network, reference = evaluation.metrics, checkpoint.spec.network, trained_model.reference
+    champion = find_production_model(storage.engine, model_name)
+    checks = promotion_checks(summary, summary["max_rmse_m"])
+    if champion is None or champion.network_digest == network.digest:
+        not_worse = _not_worse_than_production(storage, model_name, champion, trained_model, checkpoint, test)
+        checks.append(not_worse)
+    else:
+        # Nothing was compared, so that nothing speaks against a promotion by hand; the registry makes none by itself.
+        told = f"version {champion.version} in production is for another network, {champion.network}"
+        not_worse = PromotionCheck(NOT_WORSE, False, told)
+    passed, reason = promotion_verdict(summary, checks)
+    model = register_model(
+        storage.engine,
+        model_name=model_name,
+        model_architecture=checkpoint.spec.architecture.value,
+        pytorch_model_location=reference.location,
+        sha256=reference.sha256,
+        epoch=checkpoint.epoch,
+        trained_by_job_id=reference.job_id,
+        synthetic_dataset_id=checkpoint.dataset["id"],
+        network_name=network.name,
+        network_digest=network.digest,
+        hyperparameters=checkpoint.config,
+        metrics={**checkpoint.metrics, **summary["headline"]},
+        passed=passed,
+        promotion_reason=reason,
+        champion_id=None if champion is None else champion.id,
+        parent_model_id=checkpoint.config["parent_model_id"],
+    )
+    return not_worse, model
+
+
 def _not_worse_than_production(
-    storage: Storage, model_name: str, trained_model: StoredCheckpoint, challenger: "Checkpoint", test: SampleBatch
+    storage: Storage,
+    model_name: str,
+    production: ModelRecord | None,
+    trained_model: StoredCheckpoint,
+    challenger: "Checkpoint",
+    test: SampleBatch,
 ) -> "PromotionCheck":
     from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, not_worse_than_production
     from triangulation_pipeline.training.checkpoint import read_checkpoint
 
-    production, reference = find_production_model(storage.engine, model_name), trained_model.reference
+    reference = trained_model.reference
     if production is None:
         return PromotionCheck(NOT_WORSE, True, f"no version of {model_name} was in production")
     if (production.trained_by_job_id, production.sha256) == (reference.job_id, reference.sha256):
         return PromotionCheck(NOT_WORSE, True, f"it is version {production.version}, which was in production")
-    if production.network_digest != challenger.spec.network.digest:
-        return PromotionCheck(
-            NOT_WORSE,
-            True,
-            f"version {production.version} in production cannot be compared, being for the network "
-            f"{production.network_name} ({production.network_digest[:8]})",
-        )
     try:
         objects = storage.objects
         content = objects.get(objects.key(production.pytorch_model_location), production.sha256)

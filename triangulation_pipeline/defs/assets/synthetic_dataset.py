@@ -7,6 +7,7 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
 from triangulation_pipeline.defs.io_managers import DatasetReference, NetworkReference
+from triangulation_pipeline.defs.memory import check_memory
 from triangulation_pipeline.defs.metadata import known, picture
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.network import ReceiverNetwork
@@ -15,10 +16,12 @@ from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
     find_dataset,
+    get_dataset,
     read_samples,
     verify_dataset,
     write_dataset,
 )
+from triangulation_pipeline.validation import printable
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def synthetic_dataset(
     preflight(context, storage)
     started = time.perf_counter()
     with refusals():
-        if config.dataset_id is None:
+        if not config.dataset_id:
             record, reused = _simulated(config, storage, receiver_network.network)
         else:
             record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
@@ -55,7 +58,7 @@ def synthetic_dataset(
     seconds = time.perf_counter() - started
     log.info(
         "synthetic_dataset: %s, %s samples %s in %.1f s",
-        record.name,
+        printable(record.name),
         f"{record.num_samples:,}",
         "reused" if reused else "simulated and stored",
         seconds,
@@ -98,6 +101,7 @@ def _simulated(
     config: SyntheticDatasetConfig, storage: Storage, network: ReceiverNetwork
 ) -> tuple[DatasetRecord, bool]:
     spec = config.spec(network)
+    check_memory(spec.num_samples, len(network.sites))
     if find_dataset(storage.engine, spec.dataset_id) is not None:
         return verify_dataset(storage.engine, spec.dataset_id), True
     # Simulated before the transaction, so that no other writer waits for arithmetic.
@@ -115,6 +119,7 @@ def _simulated(
 
 
 def _existing(dataset_id: str, storage: Storage, network: ReceiverNetwork) -> DatasetRecord:
+    check_memory(get_dataset(storage.engine, dataset_id).num_samples, len(network.sites))
     record = verify_dataset(storage.engine, dataset_id)
     if record.network_digest != network.digest:
         raise ValueError(

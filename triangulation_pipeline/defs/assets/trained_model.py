@@ -168,17 +168,20 @@ def _earlier(context: dg.AssetExecutionContext, storage: Storage) -> JobRecord |
 def _completed_unseen(
     context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig, dataset: DatasetRecord
 ) -> JobRecord | None:
-    """The job that the re-executed run completed right before it died, so that Dagster knows of no result."""
-    job, parent_id = _earlier(context, storage), context.run.parent_run_id
-    if job is None or job.status is not JobStatus.completed or job.run_id != parent_id or parent_id is None:
+    """The job that a run completed right before it died, where this run re-executes that one, at first or second hand,
+    and Dagster has seen none of them end this step."""
+    job, run, step = _earlier(context, storage), context.run, context.op_execution_context.op.name
+    if job is None or job.status is not JobStatus.completed:
         return None
     if (job.config, job.synthetic_dataset_id) != (settings.model_dump(mode="json"), dataset.id):
         return None
-    made = context.instance.all_logs(parent_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    seen = any(
-        found.asset_materialization.asset_key == context.asset_key for found in made if found.asset_materialization
-    )
-    return None if seen else job
+    while run.parent_run_id is not None and run.run_id != job.run_id:
+        ended = context.instance.all_logs(run.parent_run_id, of_type=dg.DagsterEventType.STEP_SUCCESS)
+        parent = context.instance.get_run_by_id(run.parent_run_id)
+        if parent is None or step in {event.step_key for event in ended}:
+            return None
+        run = parent
+    return job if run.run_id == job.run_id else None
 
 
 def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:

@@ -1,0 +1,203 @@
+"""Files that people write (network files, run config), read with care.
+
+A file is regular and small before it is read. YAML is YAML 1.2: ``0250`` is 250, ``1:02`` and ``no`` are text. Each key
+stands once, and there are no aliases, tags or directives. No message quotes a file: whoever starts a run sees its
+messages, and may have named any file of the machine.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.nodes import ScalarNode
+
+from triangulation_pipeline.validation import printable, shown
+
+LARGEST_BYTES = 1_000_000
+DEEPEST = 30
+MOST_VALUES = 20_000
+LONGEST_NAME = 200
+LONGEST_INTEGER = 20  # digits and sign, more than any field takes and any database column holds
+
+
+class _Constructor(SafeConstructor):
+    """YAML 1.2's core schema, but that ``1e5`` may stand for a whole number, as people write it."""
+
+    def construct_float(self, node: ScalarNode) -> float:
+        if re.fullmatch(r"[-+]?\d+[eE]\+?\d{1,2}", node.value) and abs(number := float(node.value)) < 1e18:
+            return int(number)
+        return float(super().construct_yaml_float(node))
+
+    def construct_integer(self, node: ScalarNode) -> int:
+        if len(node.value) > LONGEST_INTEGER:
+            raise MarkedYAMLError(
+                problem=f"whole numbers have at most {LONGEST_INTEGER} digits", problem_mark=node.start_mark
+            )
+        return int(super().construct_yaml_int(node))
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:float", _Constructor.construct_float)
+_Constructor.add_constructor("tag:yaml.org,2002:int", _Constructor.construct_integer)
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
+def read_text(path: Path) -> str:
+    """The text of a small regular file, UTF-8. Raises ValueError with one sentence that names the file."""
+    place = file_name(path)
+    if "\0" in str(path):
+        raise ValueError(f"{place} is not the name of a file")
+    try:
+        # Without O_NONBLOCK a pipe that nobody writes to would be waited for without end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            data = (file.read(LARGEST_BYTES + 1) or b"") if is_regular else b""
+    except FileNotFoundError:
+        raise ValueError(f"{place} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"{place} cannot be read: {error.strerror}") from None
+    if not is_regular:
+        raise ValueError(f"{place} is not a regular file")
+    if len(data) > LARGEST_BYTES:
+        raise ValueError(f"{place} is larger than {LARGEST_BYTES / 1e6:g} MB, the most that is read")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place} cannot be read: byte {error.start + 1:,} is not UTF-8 text") from None
+
+
+def file_name(path: Path) -> str:
+    """A path for a message: printable, its beginning cut off where it is long."""
+    text = printable(str(path))
+    return text if len(text) <= LONGEST_NAME else f"...{text[-LONGEST_NAME:]}"
+
+
+def parse_yaml(text: str) -> Any:
+    """The one document of a YAML 1.2 text, None where it is empty: mappings, lists, texts, numbers, true, false, null.
+
+    Raises ValueError with one sentence that names the line and quotes nothing.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        _check(yaml.parse(text))
+        document = yaml.load(text)
+        _check_names(document)
+        return document
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        # Of the library's words only those that cannot hold a piece of the text.
+        problem = str(error.problem or "")
+        raise ValueError(f"not valid YAML: {line}{problem if _is_safe(problem) else 'this cannot be read'}") from None
+    except (YAMLError, ValueError) as error:
+        if isinstance(error, _Refused):
+            raise
+        raise ValueError("not valid YAML: it holds characters or numbers that YAML does not know") from None
+
+
+def parse_json(text: str) -> Any:
+    """A JSON document. Raises ValueError with one sentence that names the line and quotes nothing."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_name(text: object) -> bool:
+    """Whether a key looks like the name of a field, so that a message may show it."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ -]{0,40}", text) is not None
+
+
+class _Refused(ValueError):
+    """What is YAML, and is not taken."""
+
+
+def _check(events: Iterator[Event]) -> None:
+    """Raises _Refused for what a description does not need and a mistake or an attack would hold."""
+    lines_of_keys: list[dict[str, int] | None] = []  # of each open mapping; None for a list
+    awaits_key: list[bool] = []
+    values = 0
+    for event in events:
+        line = event.start_mark.line + 1
+        if isinstance(event, DocumentStartEvent):
+            if event.version is not None or event.tags:
+                raise _Refused(f"line {line}: directives (%) are not taken")
+            continue
+        if isinstance(event, AliasEvent):
+            raise _Refused(f"line {line}: aliases (*) are not taken; write the value out")
+        if isinstance(event, MappingEndEvent | SequenceEndEvent):
+            lines_of_keys.pop()
+            awaits_key.pop()
+        elif isinstance(event, ScalarEvent | MappingStartEvent | SequenceStartEvent):
+            values += 1
+            if values > MOST_VALUES:
+                raise _Refused(f"line {line}: more than {MOST_VALUES:,} values are not taken")
+            if event.ctag is not None and str(event.ctag) not in {"None", "!"}:
+                raise _Refused(f"line {line}: tags (!) are not taken")
+            if lines_of_keys and (keys := lines_of_keys[-1]) is not None:
+                if awaits_key[-1]:
+                    _check_key(event, keys, line)
+                awaits_key[-1] = not awaits_key[-1]
+            if not isinstance(event, ScalarEvent):
+                lines_of_keys.append({} if isinstance(event, MappingStartEvent) else None)
+                awaits_key.append(True)
+                if len(lines_of_keys) > DEEPEST:
+                    raise _Refused(f"line {line}: it is nested more than {DEEPEST} deep")
+
+
+def _check_key(event: Event, keys: dict[str, int], line: int) -> None:
+    if not isinstance(event, ScalarEvent):
+        raise _Refused(f"line {line}: a key must be a word")
+    if event.value == "<<":
+        raise _Refused(f"line {line}: merge keys (<<) are not taken; write the values out")
+    if event.value in keys:
+        name = repr(event.value) if is_name(event.value) else "a key"
+        raise _Refused(f"{name} is written twice, lines {keys[event.value]} and {line}")
+    keys[event.value] = line
+
+
+def _check_names(value: Any) -> None:
+    """Raises _Refused where a key is a number, true, false or null, as after a decimal comma in {lat: -37,829}."""
+    for name, item in value.items() if isinstance(value, dict) else ():
+        if not isinstance(name, str):
+            raise _Refused(
+                f"the name of a field must be a word, got {shown(name)}; a decimal has a point, as in -37.829"
+            )
+        _check_names(item)
+    for item in value if isinstance(value, list) else ():
+        _check_names(item)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repr(twice) if is_name(twice) else 'a key'} is written twice in one object")
+    return found
+
+
+def _is_safe(problem: str) -> bool:
+    """Whether the library's words are a fixed phrase: at most single characters of the text between quotes."""
+    words = re.sub(r"'(<stream end>|\\?.)'", "", problem)
+    return re.fullmatch(r"[a-z][A-Za-z0-9 ,.()-]*", words) is not None

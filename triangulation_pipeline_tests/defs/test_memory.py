@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from triangulation_pipeline.defs import memory
+from triangulation_pipeline.defs.memory import available_bytes, check_memory, needed_bytes
+from triangulation_pipeline.storage.datasets import list_datasets
+from triangulation_pipeline_tests.defs.conftest import execute, settings
+
+GB = 10**9
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a machine with 8 GB left, whose process is in the group /a/b, of either version."""
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 9000000 kB\nMemFree: 1 kB\nMemAvailable:    7812500 kB\n")
+    (proc / "self" / "cgroup").write_text("12:cpu:/x\n4:memory:/a/b\n0::/a/b\n")
+    return proc, cgroups
+
+
+def group(folder: Path, limit: str, used: int, files: int, *, version: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\ntotal_inactive_file {files}\n")
+
+
+def test_the_machine_says_what_is_left(machine: tuple[Path, Path]) -> None:
+    assert available_bytes(*machine) == 8 * GB
+    assert (available_bytes() or 0) > 10**8  # this one
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_has_less_than_the_machine(machine: tuple[Path, Path], version: int) -> None:
+    proc, cgroups = machine
+    mount = cgroups if version == 2 else cgroups / "memory"
+    group(mount / "a" / "b", "max", 3 * GB, 0, version=version)
+    assert available_bytes(proc, cgroups) == 8 * GB
+    group(mount / "a", str(4 * GB), 3 * GB, GB, version=version)
+    assert available_bytes(proc, cgroups) == 2 * GB
+    group(mount / "a" / "b", str(GB), 2 * GB, 0, version=version)
+    assert available_bytes(proc, cgroups) == 0
+    # Within a container the path is the host's, and its own group is the root of what is mounted.
+    (proc / "self" / "cgroup").write_text("4:memory:/docker/1234\n0::/../1234\n")
+    group(mount, str(6 * GB), GB, 0, version=version)
+    assert available_bytes(proc, cgroups) == 5 * GB
+
+
+def test_a_system_that_does_not_say_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_bytes(tmp_path, tmp_path) is None
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    check_memory(5_000_000, 64)
+
+
+def test_a_dataset_that_does_not_fit_is_refused_before_it_is_simulated(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = needed_bytes(3000, 7) - 1
+    monkeypatch.setattr(memory, "available_bytes", lambda: left)
+    run = execute(settings())
+    assert run.failed_step() == "synthetic_dataset"
+    assert run.failure() == (
+        "num_samples: 3,000 samples of 7 sites need about 5 MB of memory, and 5 MB are left; take at most 2,999 samples"
+    )
+    assert list_datasets(run.engine) == []
+    monkeypatch.setattr(memory, "available_bytes", lambda: left + 1)
+    made = execute(settings(), ["receiver_network", "synthetic_dataset"])
+    assert made.result.success
+    monkeypatch.setattr(memory, "available_bytes", lambda: left)
+    config = settings()
+    config["ops"]["synthetic_dataset"]["config"] = {"dataset_id": made.metadata("synthetic_dataset")["dataset_id"]}
+    assert "take at most 2,999 samples" in execute(config).failure()
+
+
+def test_memory_that_is_refused_all_the_same_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triangulation_pipeline.defs.assets import synthetic_dataset
+
+    def simulate(spec: object) -> object:
+        raise MemoryError("Unable to allocate 4.23 MiB for an array with shape (64, 8192)")
+
+    monkeypatch.setattr(synthetic_dataset, "simulate", simulate)
+    run = execute(settings())
+    assert run.failure() == "the memory that this process may take does not suffice; take fewer samples or sites"
+    assert list_datasets(run.engine) == []
