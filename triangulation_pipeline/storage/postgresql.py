@@ -42,6 +42,8 @@ URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey
 _MIGRATION_LOCK = 0x7472_6961_6E67
 
 # What PostgreSQL and PgBouncer say.
+_NO_LOGIN = r"(password|SASL) authentication failed|no password supplied|no such user"
+_NO_DATABASE = r'database "[^"]*" does not exist|no such database'
 _TAKEN = r"too many (connections|clients)|connection slots are|no more connections allowed|query_wait_timeout"
 
 _log = logging.getLogger(__name__)
@@ -259,14 +261,8 @@ def cause(url: URL, error: psycopg.Error) -> str:
         return f"a statement took longer than {STATEMENT_TIMEOUT_S} s"
     # A connection that is not made has no error code, only the server's or the library's words.
     for pattern, words in (
-        (
-            r"password authentication failed|no password supplied",
-            f"wrong user or password for user {shown(url.username)}",
-        ),
-        (
-            r'database "[^"]*" does not exist',
-            f"there is no database {shown(url.database)} on this server; create it first",
-        ),
+        (_NO_LOGIN, f"wrong user or password for user {shown(url.username)}"),
+        (_NO_DATABASE, f"there is no database {shown(url.database)} on this server; create it first"),
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
@@ -282,7 +278,7 @@ def cause(url: URL, error: psycopg.Error) -> str:
 def may_pass(error: BaseException | None) -> bool:
     """Whether a connection that could not be made may be made later: all that is not said to be final."""
     final = (
-        r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|"
+        rf"{_NO_LOGIN}|{_NO_DATABASE}|does not exist|permission denied|pg_hba\.conf|"
         r"server does not support SSL|certificate verify failed"
     )
     return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
