@@ -94,13 +94,23 @@ class SyntheticDatasetConfig(StepConfig):
 
     preset: Preset = Field(
         Preset.default,
-        description="default, valley (path loss exponent 4.5), line_of_sight (no excess delays) or rss (levels only).",
+        description="The simulated conditions: default, valley (path-loss exponent 4.5), line_of_sight (no delayed paths) or "
+        "rss (signal strength only).",
     )
-    scenario: ScenarioOverrides = Field(default_factory=ScenarioOverrides, description="What differs from the preset.")
-    num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws, 0 or more; equal seeds give equal bytes.")
+    scenario: ScenarioOverrides = Field(
+        default_factory=ScenarioOverrides, description="Parameters of the simulation that differ from the preset."
+    )
+    num_samples: int = Field(
+        50_000, ge=1_000, le=5_000_000, description="Number of simulated transmissions, 1000 to 5000000."
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="Random seed of the simulation, 0 or more; the same seed gives identical data.",
+    )
     dataset_id: str | None = Field(
-        "", description="Take this dataset as it is, its digest verified; nothing is simulated. Empty = simulate."
+        "", description="Id of an existing dataset to use as it is; its digest is verified. Empty = simulate."
     )
 
     @model_validator(mode="after")
@@ -139,7 +149,10 @@ class ModelEvaluationConfig(StepConfig):
     """What the evaluation asks of a model before it may be promoted."""
 
     max_rmse_m: float = Field(
-        100.0, gt=0, le=1e7, description="Highest test RMSE on good geometry for a promotion, m, above 0 to 1e7."
+        100.0,
+        gt=0,
+        le=1e7,
+        description="Highest test RMSE on samples with good geometry that allows a promotion, m, above 0 to 1e7.",
     )
 
 
@@ -151,7 +164,8 @@ class RegisteredModelConfig(StepConfig):
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Letters, digits, '.', '_' and '-', 1 to 255 characters; each run makes a new version of it.",
+        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters. Each run makes a new "
+        "version of it.",
     )
 
 
