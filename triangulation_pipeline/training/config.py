@@ -82,8 +82,8 @@ class TrainingConfig(BaseModel):
         5.0,
         gt=0,
         le=1e6,
-        description="Samples with a lower GDOP have good geometry: errors are reported on them, promotion is decided by "
-        "them. The training uses all samples. Above 0 to 1e6.",
+        description="Samples with a lower GDOP have good geometry; errors are reported on them, and they decide a "
+        "promotion. The training uses all samples. Above 0 to 1e6.",
     )
     min_snr_db: float | None = Field(
         None,
