@@ -94,7 +94,7 @@ class SyntheticDatasetConfig(StepConfig):
 
     preset: Preset = Field(
         Preset.default,
-        description="Simulated conditions: default, valley (path-loss exponent 4.5), line_of_sight (no delayed paths) or "
+        description="The conditions: default, valley (path-loss exponent 4.5), line_of_sight (no delayed paths) or "
         "rss (signal strength only).",
     )
     scenario: ScenarioOverrides = Field(
