@@ -272,6 +272,21 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     assert epochs == list(range(1, row()["current_epoch"] + 1))
 
 
+def test_the_launchpad_begins_with_the_settings_a_newcomer_needs(webserver: Webserver) -> None:
+    """What it shows before anybody has typed."""
+    query = """query {
+      runConfigSchemaOrError(mode: "default", selector: {
+        pipelineName: "train_locator", repositoryName: "__repository__",
+        repositoryLocationName: "triangulation_pipeline"
+      }) { ... on RunConfigSchema { rootDefaultYaml } }
+    }"""
+    answer = requests.post(f"{webserver.url}/graphql", json={"query": query}, timeout=60).json()
+    shown = yaml.safe_load(answer["data"]["runConfigSchemaOrError"]["rootDefaultYaml"])["ops"]
+    assert shown["receiver_network"]["config"] == {"network_file": ""}
+    assert list(shown)[:2] == ["model_evaluation", "receiver_network"]
+    assert shown["synthetic_dataset"]["config"].keys() >= {"preset", "num_samples", "seed", "dataset_id"}
+
+
 def test_the_launchpad_reads_what_a_file_of_the_command_line_says(webserver: Webserver) -> None:
     """The launchpad sends its text as it stands."""
     text = """

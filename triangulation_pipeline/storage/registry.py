@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or
 
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
-from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
+from triangulation_pipeline.storage.errors import ProductionChanged, StorageError, quoted
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import printable, shown, uuid_text
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,9 @@ def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:
         _lock_versions(connection, model_name)
         model = _get(connection, model_name, version)
         if not model.passed:
-            raise StorageError(f"{model_name} version {version} cannot go into production. {model.promotion_reason}")
+            raise StorageError(
+                f"{quoted(model_name)} version {version} cannot go into production. {printable(model.promotion_reason)}"
+            )
         return _promote(connection, model)
 
     return in_one_transaction(engine, promote)
@@ -222,7 +224,7 @@ def rollback_model(engine: Engine, model_name: str) -> Promotion:
         _lock_versions(connection, model_name)
         current = _production(connection, model_name)
         if current is None:
-            raise StorageError(f"no version of model {model_name!r} is in production")
+            raise StorageError(f"no version of model {shown(model_name)} is in production")
         earlier = connection.scalar(
             select(models.c.version)
             .where(
@@ -234,7 +236,7 @@ def rollback_model(engine: Engine, model_name: str) -> Promotion:
             .limit(1)
         )
         if earlier is None:
-            raise StorageError(f"no version of {model_name} before {current.version} was ever in production")
+            raise StorageError(f"no version of {quoted(model_name)} before {current.version} was ever in production")
         return _promote(connection, _get(connection, model_name, earlier))
 
     return in_one_transaction(engine, roll_back)
@@ -344,7 +346,7 @@ def _get(connection: Connection, model_name: str, version: int | None) -> ModelR
     row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         wanted = "" if version is None else f" version {version}"
-        raise StorageError(f"there is no model {model_name!r}{wanted} in the registry")
+        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
     return ModelRecord(**row)
 
 

@@ -215,6 +215,18 @@ def test_lost_settings_are_refused_before_anything_is_made(
     assert places(postgresql_server, direct.database) == set()
 
 
+def test_what_a_pooler_refuses_is_told_as_a_server_would(direct: URL) -> None:
+    with temporary_pgbouncer(direct, **USUAL) as url:
+        for changes, says in (
+            (url.set(password="s3cret"), f"wrong user or password for user '{ROLE}'"),
+            (url.set(username="nobody", password="s3cret"), "wrong user or password for user 'nobody'"),
+            (url.set(database="elsewhere"), "there is no database 'elsewhere' on this server; create it first"),
+        ):
+            with pytest.raises(StorageError, match=f"cannot be opened: {says}") as caught:
+                opened(changes)
+            assert "s3cret" not in str(caught.value)
+
+
 def test_a_server_that_is_away_behind_a_pooler_is_one_sentence(
     direct: URL, pool_mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

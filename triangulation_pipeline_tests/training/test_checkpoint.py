@@ -1,6 +1,8 @@
 import io
 import pickle
 import re
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,65 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="do not fit its architecture"):
             replace(checkpoint, weights=weights).locator()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_file_is_refused_unread(content: bytes, compression: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of kilobytes that would become gigabytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(packed, "w", compression) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds something compressed"):
+        read_checkpoint(packed.getvalue())
+
+
+def test_entries_that_share_their_bytes_are_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a list of contents can say: a hundred times the same bytes, for the price of a line each."""
+    archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
+    largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    archive.filelist += [largest] * 100
+    archive._didModify = True
+    archive.close()
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds more than its size"):
+        read_checkpoint(buffer.getvalue())
+
+
+@pytest.mark.parametrize("inside", [lambda tensor: tensor, lambda tensor: {"a": [1, (tensor,)]}])
+def test_a_tensor_that_repeats_what_is_stored_is_refused(inside: Callable[[torch.Tensor], Any]) -> None:
+    repeated = torch.zeros(1).expand(10**12)
+    content = dump({"format": FORMAT, "spec": inside(repeated)})
+    assert len(content) < 5000
+    with pytest.raises(ValueError, match="holds a tensor of 1,000,000,000,000 values, more than its file"):
+        load(content)
+
+
+def test_other_kinds_of_tensors_are_refused() -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (10**6, 10**6), check_invariants=True)
+    for odd in (sparse, torch.zeros(10**9, device="meta")):
+        with pytest.raises(ValueError, match=r"not a (readable )?checkpoint"):
+            load(dump({"format": FORMAT, "spec": odd}))
+
+
+def test_weights_are_held_against_the_spec_before_use(content: bytes) -> None:
+    document = load(content)
+    state = torch.get_rng_state()
+    name = "rounds.0.read.weight"
+    for weights in (
+        document["weights"] | {name: document["weights"][name][:1].expand_as(document["weights"][name]).T},
+        document["weights"] | {name: document["weights"][name].double()},
+        document["weights"] | {"surplus": torch.zeros(1)},
+        {key: value for key, value in document["weights"].items() if key != name},
+    ):
+        with pytest.raises(ValueError, match="do not fit its architecture triangulation: 1 are missing, unknown or"):
+            read_checkpoint(dump(document | {"weights": weights}))
+    for weights in ([], {name: 1.0}, None):
+        with pytest.raises(ValueError, match="weights must be tensors by name"):
+            read_checkpoint(dump(document | {"weights": weights}))
+    read_checkpoint(content)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_non_finite_tensors_are_named() -> None:
