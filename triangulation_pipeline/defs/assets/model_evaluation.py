@@ -36,7 +36,12 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
         description=found
         or f"epoch {checkpoint.epoch}: digest {trained_model.reference.sha256[:12]} verified, weights finite, reloaded "
         "predictions equal",
-        metadata={"sha256": trained_model.reference.sha256, "epoch": checkpoint.epoch},
+        metadata={
+            "val_rmse_m": checkpoint.metrics["val_rmse_m"],
+            "rows": len(validation_split.batch),
+            "epoch": checkpoint.epoch,
+            "sha256": trained_model.reference.sha256,
+        },
     )
 
 
@@ -51,7 +56,10 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
             "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
         ),
         dg.AssetCheckSpec(
-            "calibration", asset="model_evaluation", description="The 95 % ellipse covers 93 to 97 % of the errors."
+            "calibration",
+            asset="model_evaluation",
+            description="The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by "
+            "1.96 standard errors of the sample. Fewer than 125 rows are too few to tell, and do not pass.",
         ),
         dg.AssetCheckSpec(
             "better_than_classical",
@@ -141,6 +149,7 @@ def model_evaluation(
                 passed=check.passed,
                 severity=dg.AssetCheckSeverity.WARN,
                 description=check.description,
+                metadata=check.numbers,
             )
             for check in checks
         ],
