@@ -123,6 +123,18 @@ def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
     }
 
 
+def test_the_lines_on_inputs_are_short_and_name_them(whole_run: Run) -> None:
+    lines = [
+        entry.user_message
+        for entry in whole_run.instance.all_logs(whole_run.run_id)
+        if " by lineage: " in entry.user_message
+    ]
+    assert "receiver_network by lineage: network north-west-italy" in lines
+    dataset_id = whole_run.metadata("synthetic_dataset")["dataset_id"]
+    assert any(line.startswith(f"synthetic_dataset by lineage: dataset_id {dataset_id}, sha256 ") for line in lines)
+    assert max(map(len, lines)) < 300
+
+
 def test_numbers_in_the_metadata_are_finite(whole_run: Run) -> None:
     for asset in ("synthetic_dataset", "trained_model", "model_evaluation", "registered_model"):
         for name, value in whole_run.metadata(asset).items():

@@ -10,6 +10,7 @@ from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
@@ -91,6 +92,7 @@ def model_evaluation(
     with refusals():
         checkpoint = trained_model.read()
         network = checkpoint.spec.network
+        context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
         if len(ids := {checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
             raise ValueError(
                 f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
