@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from triangulation_pipeline.cli.home import config_option, get_job_named, json_option, sentences, use_home
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.cli.tables import plain, show_json
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     import dagster as dg
