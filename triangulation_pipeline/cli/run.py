@@ -58,12 +58,13 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
 def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], console: Console) -> str:
     """Runs the whole graph in this process; gives the job's id. Raises ValueError with a failed step's sentence."""
     from triangulation_pipeline.definitions import train_locator_job
+    from triangulation_pipeline.defs.run_tags import run_tags
 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with _progress(console):
         result = train_locator_job().execute_in_process(
-            instance=instance, run_config={**quiet, **run_config}, raise_on_error=False
+            instance=instance, run_config={**quiet, **run_config}, tags=run_tags(run_config), raise_on_error=False
         )
     if not result.success:
         raise ValueError(_failure(result))
@@ -134,19 +135,10 @@ def _instance() -> "dg.DagsterInstance":
 
 
 def _failure(result: Any) -> str:
-    for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.blocking:
-            return f"{evaluation.check_name}: {evaluation.description}"
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.event_specific_data
-            if data.user_failure_data is not None and data.user_failure_data.description:
-                return f"{event.step_key}: {data.user_failure_data.description}"
-            cause = data.error
-            while cause.cause is not None:
-                cause = cause.cause
-            return f"{event.step_key}: {' '.join(cause.message.split())}"
-    return f"run {result.run_id} failed"
+    from triangulation_pipeline.defs.run_tags import first_failure
+
+    found = first_failure(result.all_events)
+    return f"run {result.run_id} failed" if found is None else found[1]
 
 
 class _ProgressHandler(logging.Handler):

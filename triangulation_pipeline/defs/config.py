@@ -183,6 +183,16 @@ def training_settings(run_config: Mapping[str, Any]) -> TrainedModelConfig:
     return TrainedModelConfig(**_settings_of("trained_model", run_config))
 
 
+def model_name_of(run_config: Mapping[str, Any]) -> str:
+    """The name a run registers its model under. Raises ValueError (pydantic's ValidationError) where it is wrong."""
+    return RegisteredModelConfig(**_settings_of("registered_model", run_config)).model_name
+
+
+def network_of(run_config: Mapping[str, Any]) -> ReceiverNetwork:
+    """The network of a run. Raises ValueError where its file does not describe one."""
+    return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network()
+
+
 def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True) -> None:
     """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both.
 

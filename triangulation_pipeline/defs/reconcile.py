@@ -39,8 +39,8 @@ _WAITING = {
 @dg.sensor(
     minimum_interval_seconds=INTERVAL_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Training jobs follow their runs: those that wait are listed as queued, those whose worker died "
-    "without a word become failed and can be resumed. Launches nothing.",
+    description="Has to stay on. Launches nothing; it keeps training jobs in step with their runs: a job whose run "
+    "waits is listed as queued, a job whose worker died without a word becomes failed and can be resumed.",
 )
 def job_reconciler(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SkipReason:
     """One look at all unfinished jobs."""

@@ -49,6 +49,14 @@ def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
     )
 
 
+def test_every_switch_says_what_it_does() -> None:
+    repository = defs.get_repository_def()
+    told = {found.name: found.description or "" for found in (*repository.sensor_defs, *repository.schedule_defs)}
+    assert told.pop("job_reconciler").startswith("Has to stay on. Launches nothing;")
+    for name, description in told.items():
+        assert description.startswith("Launches "), name
+
+
 def test_every_setting_has_a_description() -> None:
     from triangulation_pipeline.defs.config import STEP_CONFIGS, ScenarioOverrides
 

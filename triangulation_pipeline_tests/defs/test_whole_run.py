@@ -110,6 +110,31 @@ def test_checks_ran_and_the_blocking_ones_passed(whole_run: Run) -> None:
     assert model.is_production == model.promoted
 
 
+def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
+    numbers = {e.check_name: set(e.metadata) for e in whole_run.result.get_asset_check_evaluations()}
+    assert numbers == {
+        "dataset_quality": {"acceptance_rate", "lowest", "good_geometry_share", "rows"},
+        "splits_disjoint_and_complete": {"rows", "training_rows", "validation_rows", "test_rows"},
+        "checkpoint_is_sound": {"val_rmse_m", "rows", "epoch", "sha256"},
+        "accuracy": {"rmse_m", "limit_m", "rows"},
+        "calibration": {"coverage_95", "lowest", "highest", "rows"},
+        "better_than_classical": {"p95_m", "limit_m", "rows"},
+        "not_worse_than_production": set(),  # there was none
+    }
+
+
+def test_the_lines_on_inputs_are_short_and_name_them(whole_run: Run) -> None:
+    lines = [
+        entry.user_message
+        for entry in whole_run.instance.all_logs(whole_run.run_id)
+        if " by lineage: " in entry.user_message
+    ]
+    assert "receiver_network by lineage: network north-west-italy" in lines
+    dataset_id = whole_run.metadata("synthetic_dataset")["dataset_id"]
+    assert any(line.startswith(f"synthetic_dataset by lineage: dataset_id {dataset_id}, sha256 ") for line in lines)
+    assert max(map(len, lines)) < 300
+
+
 def test_numbers_in_the_metadata_are_finite(whole_run: Run) -> None:
     for asset in ("synthetic_dataset", "trained_model", "model_evaluation", "registered_model"):
         for name, value in whole_run.metadata(asset).items():

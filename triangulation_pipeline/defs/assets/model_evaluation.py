@@ -10,6 +10,7 @@ from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
@@ -36,7 +37,12 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
         description=found
         or f"epoch {checkpoint.epoch}: digest {trained_model.reference.sha256[:12]} verified, weights finite, reloaded "
         "predictions equal",
-        metadata={"sha256": trained_model.reference.sha256, "epoch": checkpoint.epoch},
+        metadata={
+            "val_rmse_m": checkpoint.metrics["val_rmse_m"],
+            "rows": len(validation_split.batch),
+            "epoch": checkpoint.epoch,
+            "sha256": trained_model.reference.sha256,
+        },
     )
 
 
@@ -51,7 +57,10 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
             "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
         ),
         dg.AssetCheckSpec(
-            "calibration", asset="model_evaluation", description="The 95 % ellipse covers 93 to 97 % of the errors."
+            "calibration",
+            asset="model_evaluation",
+            description="The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by "
+            "1.96 standard errors of the sample. Fewer than 125 rows are too few to tell, and do not pass.",
         ),
         dg.AssetCheckSpec(
             "better_than_classical",
@@ -83,6 +92,7 @@ def model_evaluation(
     with refusals():
         checkpoint = trained_model.read()
         network = checkpoint.spec.network
+        context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
         if len(ids := {checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
             raise ValueError(
                 f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
@@ -141,6 +151,7 @@ def model_evaluation(
                 passed=check.passed,
                 severity=dg.AssetCheckSeverity.WARN,
                 description=check.description,
+                metadata=check.numbers,
             )
             for check in checks
         ],

@@ -15,6 +15,7 @@ from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredS
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
@@ -68,6 +69,7 @@ def trained_model(
     settings = TrainingConfig.model_validate(config.model_dump())
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
+        context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
         parent = _parent(storage, settings)
         if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
@@ -197,11 +199,13 @@ def _stopped(storage: Storage, job: JobRecord, pulse: Pulse) -> dg.Failure:
     where = f"at epoch {epoch} of {job.total_epochs}"
     if pulse.asked is Stop.pause:
         pause_job(storage.engine, job)
-        told = f"paused {where}; `triangulation resume {job.id}` goes on from there"
+        outcome, told = "paused", f"paused {where}; `triangulation resume {job.id}` goes on from there"
     else:
         cancel_job(storage.engine, job, f"cancelled {where}")
-        told = f"cancelled {where}"
-    return dg.Failure(description=told, metadata={"job_id": job.id, "epoch": epoch}, allow_retries=False)
+        outcome, told = "cancelled", f"cancelled {where}; `triangulation resume {job.id}` goes on from there"
+    return dg.Failure(
+        description=told, metadata={"outcome": outcome, "job_id": job.id, "epoch": epoch}, allow_retries=False
+    )
 
 
 def _parent(storage: Storage, settings: TrainingConfig) -> "Checkpoint | None":
