@@ -371,6 +371,7 @@ def registered(engine: Engine, job: JobRecord, digest: str, passed: bool, networ
         model_architecture="triangulation",
         pytorch_model_location="/store/best_model.pth",
         sha256=digest * 64,
+        weights_digest=digest * 64,
         epoch=1,
         trained_by_job_id=job.id,
         synthetic_dataset_id=str(job.synthetic_dataset_id),

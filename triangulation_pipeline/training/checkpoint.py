@@ -1,6 +1,8 @@
 """Checkpoints as bytes: plain tensors, numbers and strings only, so that reading one never executes anything."""
 
+import hashlib
 import io
+import json
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from triangulation_pipeline.model.locator import Locator, build_locator
-from triangulation_pipeline.model.spec import LocatorSpec
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
 from triangulation_pipeline.validation import one_sentence, printable, shown
 
 FORMAT = "triangulation-checkpoint/1"
@@ -27,6 +29,22 @@ class Checkpoint:
     config: dict[str, Any]
     dataset: dict[str, str]
     code_version: str
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of all that decides the model's predictions, and of nothing else: weights, network, heights, area,
+        architecture and its version. Two equal trainings have the same, though their files differ in the seconds that
+        each epoch took."""
+        decides = {
+            "locator_version": LOCATOR_VERSION,
+            **self.spec.model_dump(mode="json", include={"architecture", "tx_height_m", "area_margin_m"}),
+            "network_digest": self.spec.network.digest,
+        }
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def locator(self) -> Locator:
         """The model with these weights, in evaluation mode. Raises ValueError where they do not fit its spec."""

@@ -57,7 +57,7 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     assert (job.run_id, job.stop_requested, job.heartbeats) == (job_id, None, 0)
     model = get_model(engine, "m")
     assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
-    assert (model.promoted, model.passed) == (True, True)
+    assert (model.promoted, model.passed, model.weights_digest) == (True, True, None)
     engine.dispose()
 
 

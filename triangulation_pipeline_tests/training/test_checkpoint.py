@@ -1,5 +1,6 @@
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.network import random_network
+from triangulation_pipeline.training import checkpoint as checkpoint_module
 from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
 
 from ..model.helpers import fresh, poked, samples, spec_for
@@ -118,6 +121,48 @@ def test_a_missing_key_is_refused(content: bytes, name: str) -> None:
     del document[name]
     with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{name}"):
         read_checkpoint(dump(document))
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_digest_of_weights_is_of_what_decides_predictions(architecture: Architecture) -> None:
+    checkpoint = some_checkpoint(architecture)
+    digest = checkpoint.weights_digest
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert read_checkpoint(write_checkpoint(checkpoint)).weights_digest == digest
+    same = {
+        "epoch": 9,
+        "metrics": {"val_loss": 2.0, "epoch_seconds": 7.0},
+        "config": {"job_name": "another"},
+        "dataset": {"id": "another"},
+        "code_version": "2",
+        "spec": checkpoint.spec.model_copy(update={"dropout_rate": 0.5}),
+        "weights": dict(reversed(checkpoint.weights.items())),
+    }
+    for name, value in same.items():
+        assert replace(checkpoint, **{name: value}).weights_digest == digest, name
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_each_part_that_decides_predictions_changes_the_digest(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = some_checkpoint(architecture)
+    digests = {checkpoint.weights_digest}
+    for name, tensor in checkpoint.weights.items():
+        other = tensor.clone().reshape(-1)
+        other[-1] = torch.nextafter(other[-1], torch.tensor(torch.inf))
+        changed = checkpoint.weights | {name: other.reshape(tensor.shape)}
+        digests.add(replace(checkpoint, weights=changed).weights_digest)
+    assert len(digests) == len(checkpoint.weights) + 1
+    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", random_network(7, 1))):
+        spec = checkpoint.spec.model_copy(update={field: value})
+        digests.add(replace(checkpoint, spec=spec).weights_digest)
+    other = next(each for each in Architecture if each is not architecture)
+    spec = checkpoint.spec.model_copy(update={"architecture": other})
+    digests.add(replace(checkpoint, spec=spec).weights_digest)
+    monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", -1)
+    digests.add(checkpoint.weights_digest)
+    assert len(digests) == len(checkpoint.weights) + 6
 
 
 def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
