@@ -1,6 +1,7 @@
 """What every command starts with: the home, the database, the webserver, and faults that end in one sentence."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from triangulation_pipeline.cli.tables import say
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import printable
 
@@ -18,19 +20,25 @@ if TYPE_CHECKING:
 
 JOB = "train_locator"
 SHORTEST_PREFIX = 4
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 Command = Callable[..., Any]
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1."""
+    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1; Ctrl-C with
+    exit code 130."""
     from triangulation_pipeline.client import WebserverError
 
     try:
         yield
     except (ValueError, StorageError, WebserverError) as error:
         raise click.ClickException(printable(str(error))) from None
+    except KeyboardInterrupt:
+        say("stopped", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def use_home() -> None:

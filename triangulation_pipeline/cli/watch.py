@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triangulation_pipeline.cli.curve import curve
-from triangulation_pipeline.cli.home import match_job, open_engine, sentences, url_option
+from triangulation_pipeline.cli.home import INTERRUPTED, match_job, open_engine, sentences, url_option
 from triangulation_pipeline.cli.operate import latest_run, run_named
 from triangulation_pipeline.cli.tables import plain, say
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 CURVE_ROWS = 8
 CURVE_COLUMNS = 80
-INTERRUPTED = 130
 
 
 @click.command()
