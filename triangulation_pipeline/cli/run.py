@@ -21,6 +21,8 @@ from triangulation_pipeline.cli.home import (
     config_option,
     get_job_named,
     json_option,
+    open_instance,
+    runs_here,
     sentences,
     use_home,
 )
@@ -60,8 +62,8 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         check(run_config)
         storage = OpenStorage()
         storage.open()
-        with _instance() as instance:
-            job = None if resumed is None else get_job_named(storage.engine, resumed)
+        with open_instance() as instance:
+            job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
             job_id = str(uuid.uuid4()) if job is None else job.id
             try:
                 with _undisturbed(sys.stderr if as_json else sys.stdout) as console:
@@ -176,20 +178,6 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
         _check_success(result)
         again = find_job_of_run(storage.engine, result.run_id)
     return job.id if again is None else again.id
-
-
-def _instance() -> "dg.DagsterInstance":
-    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
-    fail."""
-    import dagster as dg
-    from filelock import FileLock
-
-    try:
-        Path(".dagster").mkdir(exist_ok=True)
-        with FileLock(Path(".dagster") / "opening.lock"):
-            return dg.DagsterInstance.get()
-    except OSError as error:
-        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
 
 
 def _check_success(result: Any) -> None:
