@@ -164,8 +164,8 @@ class RegisteredModelConfig(StepConfig):
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters. New weights are its next "
-        "version.",
+        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters. New weights are its "
+        "next version.",
     )
 
 
