@@ -1,6 +1,7 @@
 """The command line as a person uses it: other processes, what they print and how they exit."""
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -77,7 +78,10 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
         "best_model.pth",
     ):
         assert expected in done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+    # Nothing but lines, each for itself.
+    assert "\x1b" not in done.stdout
+    assert re.findall(r"(?m)^epoch (\d)/4: .* s$", done.stdout) == ["1", "2", "3", "4"]
     table = triangulation("models").stdout
     assert "rf-triangulation" in table
 

@@ -319,9 +319,10 @@ def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
     good_m = metrics["val_rmse_good_geom_m"]
     good = "no such rows" if good_m is None else f"{good_m:,.1f} m"
     return (
-        f"epoch {metrics['epoch']}/{settings.epochs}: train_loss {metrics['train_loss']:.4f}, "
-        f"val_loss {metrics['val_loss']:.4f}, val RMSE {metrics['val_rmse_m']:,.0f} m, "
-        f"with GDOP < {settings.max_gdop:g} {good}, {metrics['epoch_seconds']:.1f} s"
+        # As long as a line of a terminal, 80 characters.
+        f"epoch {metrics['epoch']}/{settings.epochs}: loss {metrics['train_loss']:.3f}, "
+        f"val loss {metrics['val_loss']:.3f}, RMSE {metrics['val_rmse_m']:,.0f} m, "
+        f"GDOP < {settings.max_gdop:g}: {good}, {metrics['epoch_seconds']:.1f} s"
     )
 
 
