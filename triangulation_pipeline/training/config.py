@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from triangulation_pipeline.model.spec import Architecture
 from triangulation_pipeline.validation import refuse_booleans, uuid_text, without_controls
 
+# Raised with every change of the weights that equal settings and rows are trained to: losses, steps, stopping,
+# calibration. Part of assets' code versions.
+TRAINING_VERSION = 1
+
 
 class Scheduler(StrEnum):
     """``cosine`` anneals to a hundredth; ``one_cycle`` rises to the learning rate and falls to nearly nothing."""
