@@ -53,6 +53,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         show_json(results)
     else:
         _show_results(console, results)
+        console.print("In Dagster (`make ui`) it is listed under Runs.")
 
 
 def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], console: Console) -> str:
