@@ -337,6 +337,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "LaunchRunSuccess",
         "Runs",
         "Runs",
+        "Runs",
         "Asset",
         "Asset",
         "Asset",
