@@ -181,7 +181,7 @@ class Webserver:
         )
 
     def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
-        """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
+        """What runs observed of an asset, the newest first: of ``trained_model`` the ``metrics`` of epochs."""
         return self._ask(
             "asset_observations",
             lambda found: [_asset_event(event) for event in found["assetObservations"]],
@@ -340,8 +340,13 @@ def _page(found: Mapping[str, Any]) -> _Page:
 
 
 def _epoch(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an observation. Raises ValueError for those that no training has."""
-    numbers = {label: value for label, value in _metadata(event).items() if isinstance(value, int | float)}
+    """The numbers of an observation: its ``metrics``, or in events of earlier versions entries of their own. Raises
+    ValueError for those that no training has."""
+    found = _metadata(event)
+    found |= found.pop("metrics", {})
+    numbers = {
+        label: value for label, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     for label, value in numbers.items():
         if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
             raise ValueError(f"{label} is no number of a training")

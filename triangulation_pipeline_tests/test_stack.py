@@ -175,7 +175,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     # What Dagster knows of it.
     (left,) = webserver.materializations("registered_model")
     assert (left.run_id, left.metadata["version"]) == (launched["run_id"], 1)
-    seen = [event.metadata["epoch"] for event in webserver.observations("trained_model")]
+    seen = [event.metadata["metrics"]["epoch"] for event in webserver.observations("trained_model")]
     assert seen == [4, 3, 2, 1]
     events = webserver.events(launched["run_id"])
     assert [epoch["epoch"] for epoch in events.epochs] == [1, 2, 3, 4]
@@ -352,6 +352,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "EventConnection",
         "TerminateRunSuccess",
         "LaunchRunSuccess",
+        "Runs",
         "Runs",
         "Runs",
         "RunIds",
