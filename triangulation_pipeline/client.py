@@ -149,6 +149,15 @@ class Webserver:
         wanted = {"tags": [{"key": PARENT_RUN_TAG, "value": run_id}]}
         return self._ask("runs", lambda found: [_run(run) for run in found["results"]], filter=wanted)
 
+    def runs_named(self, beginning: str) -> list[Run]:
+        """The runs whose ids begin so, the newest first."""
+        found = self._ask("run_ids", lambda found: [uuid_text("a run's id", run_id) for run_id in found["results"]])
+        return [self.run(run_id) for run_id in found if run_id.startswith(beginning)]
+
+    def check(self) -> None:
+        """Raises WebserverError where the webserver is away, or is none of Dagster's."""
+        self._ask("job_locations", _locations)
+
     def events(self, run_id: str, after: str | None = None) -> Events:
         """What happened in a run after a cursor, or from its beginning."""
         epochs: list[dict[str, float]] = []

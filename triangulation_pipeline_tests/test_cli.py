@@ -1,7 +1,9 @@
 """The command line as a person uses it: other processes, what they print and how they exit."""
 
 import json
+import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,7 @@ def test_two_runs_side_by_side_then_what_they_left(home: Path) -> None:
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     results = [json.loads(out) for out, _ in outputs]
+    assert stat.S_IMODE((home / ".dagster").stat().st_mode) == 0o700
     assert sorted(result["version"] for result in results) == [1, 2]
     for _, err in outputs:
         assert "epoch 4/4" in err
@@ -75,7 +78,10 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
         "best_model.pth",
     ):
         assert expected in done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+    # Nothing but lines, each for itself.
+    assert "\x1b" not in done.stdout
+    assert re.findall(r"(?m)^epoch (\d)/4: .* s$", done.stdout) == ["1", "2", "3", "4"]
     table = triangulation("models").stdout
     assert "rf-triangulation" in table
 

@@ -32,7 +32,7 @@ from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.test_cli import COMMAND
-from triangulation_pipeline_tests.test_cli_operate import refusal, said
+from triangulation_pipeline_tests.test_cli_operate import refusal, resumed, said
 
 pytestmark = pytest.mark.stack
 
@@ -195,7 +195,7 @@ def test_failed_run(webserver: Webserver) -> None:
     announced = {"job_name": "trouble", "description": "", "config": {}, "total_epochs": 1}
     job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
     fail_job(engine, job, "trouble")
-    again = said("resume", run.run_id[:8])
+    again = resumed(run.run_id[:8])
     assert webserver.run(again).parent_run_id == run.run_id
     until(lambda: webserver.run(again).is_finished)
     assert standing(run.run_id) == ("queued", "FAILURE")
@@ -205,6 +205,8 @@ def test_failed_run(webserver: Webserver) -> None:
     relaunched = webserver.reexecute(replace(webserver.run(run.run_id), is_launched=False))
     assert (relaunched.parent_run_id, relaunched.root_run_id) == (run.run_id, run.run_id)
     assert webserver.reexecutions(run.run_id) == [webserver.run(relaunched.run_id), earlier]
+    assert webserver.runs_named(run.run_id[:8]) == [webserver.run(run.run_id)]
+    assert said("cancel", relaunched.run_id[:8]).startswith(f"job {run.run_id} ")
     engine.dispose()
 
 
@@ -223,7 +225,7 @@ def test_cancelled_before_it_trains(webserver: Webserver, run_file: Callable[...
     said("cancel", "--wait", job[:8])
     assert standing(job) == ("cancelled", "CANCELED")
 
-    again = said("resume", job)
+    again = resumed(job)
     assert refusal("resume", job).startswith(f"job {job} is queued; ")
     (row,) = (row for row in json.loads(said("status", "--json")) if row["job_id"] == job)
     assert (row["run_id"], row["status"]) == (again, "queued")
@@ -261,7 +263,7 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     paused = row()
     assert (paused["status"], paused["run_status"], paused["stop_requested"]) == ("paused", "FAILURE", None)
     assert f"paused at epoch {paused['current_epoch']} of 3000" in refusal("watch", job)
-    third = said("resume", job)
+    third = resumed(job)
     goes_on_in(third, paused["current_epoch"])
 
     webserver.terminate(third)
@@ -270,6 +272,21 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     assert row()["status"] == "cancelled"
     epochs = [epoch["epoch"] for epoch in json.loads(said("metrics", job, "--json"))]
     assert epochs == list(range(1, row()["current_epoch"] + 1))
+
+
+def test_the_launchpad_begins_with_the_settings_a_newcomer_needs(webserver: Webserver) -> None:
+    """What it shows before anybody has typed."""
+    query = """query {
+      runConfigSchemaOrError(mode: "default", selector: {
+        pipelineName: "train_locator", repositoryName: "__repository__",
+        repositoryLocationName: "triangulation_pipeline"
+      }) { ... on RunConfigSchema { rootDefaultYaml } }
+    }"""
+    answer = requests.post(f"{webserver.url}/graphql", json={"query": query}, timeout=60).json()
+    shown = yaml.safe_load(answer["data"]["runConfigSchemaOrError"]["rootDefaultYaml"])["ops"]
+    assert shown["receiver_network"]["config"] == {"network_file": ""}
+    assert list(shown)[:2] == ["model_evaluation", "receiver_network"]
+    assert shown["synthetic_dataset"]["config"].keys() >= {"preset", "num_samples", "seed", "dataset_id"}
 
 
 def test_the_launchpad_reads_what_a_file_of_the_command_line_says(webserver: Webserver) -> None:
@@ -338,6 +355,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "Runs",
         "Runs",
         "Runs",
+        "RunIds",
         "Asset",
         "Asset",
         "Asset",

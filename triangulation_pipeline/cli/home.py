@@ -1,6 +1,7 @@
 """What every command starts with: the home, the database, the webserver, and faults that end in one sentence."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,29 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from triangulation_pipeline.cli.tables import say
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.validation import printable, shown
 
 if TYPE_CHECKING:
+    import dagster as dg
     from sqlalchemy import Engine
 
     from triangulation_pipeline.storage.jobs import JobRecord
 
 JOB = "train_locator"
 SHORTEST_PREFIX = 4
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 Command = Callable[..., Any]
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1."""
+    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1; Ctrl-C with
+    exit code 130."""
     from triangulation_pipeline.client import WebserverError
 
     try:
         yield
     except (ValueError, StorageError, WebserverError) as error:
         raise click.ClickException(printable(str(error))) from None
+    except KeyboardInterrupt:
+        say("stopped", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def use_home() -> None:
@@ -57,25 +66,75 @@ def open_engine() -> "Engine":
     return open_database(read_settings().database_url)
 
 
-def match_job(engine: "Engine", name: str) -> "JobRecord | None":
-    """The job whose id is or begins with ``name``, or None. Raises ValueError where it is too short or ambiguous."""
+def find_named(
+    engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]"
+) -> "tuple[JobRecord | None, Any | None]":
+    """The job that ``name`` is an id of: its own, that of any of its runs, or the beginning of one; or, where there is
+    no such job, the run of that id.
+
+    ``runs_named`` gives Dagster's runs whose ids begin so; it is asked where the database does not know the name.
+    Raises ValueError where the name is too short or ambiguous, and StorageError where nothing has it.
+    """
+    from triangulation_pipeline.client import WebserverError
     from triangulation_pipeline.storage.jobs import list_jobs
 
     prefix = name.strip().lower()
     if len(prefix) < SHORTEST_PREFIX:
-        raise ValueError(f"a job is named by its id or the first {SHORTEST_PREFIX} characters or more, got {name!r}")
-    found = [job for job in list_jobs(engine) if job.id.startswith(prefix)]
-    if len(found) > 1:
-        shown = ", ".join(job.id for job in found[:3])
-        raise ValueError(f"{name} is the beginning of {len(found)} jobs' ids ({shown}); give more of it")
-    return found[0] if found else None
+        raise ValueError(
+            f"a job or run is named by its id, or the first {SHORTEST_PREFIX} characters of it or more, got "
+            f"{shown(name)}"
+        )
+    jobs = list_jobs(engine)
+    found = [job for job in jobs if any(known.startswith(prefix) for known in (job.id, job.run_id or ""))]
+    runs = []
+    if not found:
+        try:
+            runs = runs_named(prefix)
+        except WebserverError as error:
+            raise StorageError(f"there is no training job {shown(name)}, and no word of such a run: {error}") from None
+        roots = {run.root_run_id or run.run_id for run in runs}
+        found = [job for job in jobs if job.id in roots]
+    ids = [job.id for job in found] or [run.run_id for run in runs]
+    if not ids:
+        raise StorageError(f"there is no training job and no run {shown(name)}")
+    if len(ids) > 1:
+        raise ValueError(
+            f"{name} is the beginning of {len(ids)} {'jobs' if found else 'runs'}' ids ({', '.join(ids[:3])}); give "
+            "more of it"
+        )
+    return (found[0], None) if found else (None, runs[0])
 
 
-def get_job_named(engine: "Engine", name: str) -> "JobRecord":
-    """The job whose id is or begins with ``name``. Raises StorageError where there is none."""
-    if (job := match_job(engine, name)) is None:
-        raise StorageError(f"there is no training job {name}")
+def get_job_named(engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]") -> "JobRecord":
+    """The job, as ``find_named`` finds it. Raises StorageError where there is none, also where there is a run."""
+    job, run = find_named(engine, name, runs_named)
+    if job is None:
+        assert run is not None
+        raise StorageError(f"run {run.run_id} has no training job: it did not come to train, or has not yet")
     return job
+
+
+def open_instance() -> "dg.DagsterInstance":
+    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
+    fail."""
+    import dagster as dg
+    from filelock import FileLock
+
+    from triangulation_pipeline.storage.objects import make_private
+
+    try:
+        make_private(Path(".dagster"))
+        with FileLock(Path(".dagster") / "opening.lock"):
+            return dg.DagsterInstance.get()
+    except OSError as error:
+        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
+
+
+def runs_here(beginning: str) -> "list[dg.DagsterRun]":
+    """The runs of this home whose ids begin so."""
+    with open_instance() as instance:
+        ids = [run_id for run_id in instance.get_run_ids() if run_id.startswith(beginning)]
+        return [run for run in map(instance.get_run_by_id, ids) if run is not None]
 
 
 def json_option(command: Command) -> Command:

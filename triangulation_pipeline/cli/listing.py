@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from triangulation_pipeline.cli.home import get_job_named, json_option, open_engine, sentences
+from triangulation_pipeline.cli.home import get_job_named, json_option, open_engine, runs_here, sentences
 from triangulation_pipeline.cli.tables import show_rows
 
 
@@ -23,7 +23,7 @@ def jobs(as_json: bool) -> None:
 @click.argument("job")
 @json_option
 def metrics(job: str, as_json: bool) -> None:
-    """The epochs of the training job JOB (the beginning of its id is enough)."""
+    """The epochs of the training job JOB: the id of the job or of one of its runs, or the beginning of one."""
     shown = (
         "epoch",
         "train_loss",
@@ -93,6 +93,6 @@ def _list(view_name: str, as_json: bool, shown: Sequence[str], job: str | None =
         from triangulation_pipeline.storage.views import VIEWS, read_view
 
         (view,) = (view for view in VIEWS if view.name == view_name)
-        equal = {} if job is None else {"job_id": get_job_named(engine, job).id}
+        equal = {} if job is None else {"job_id": get_job_named(engine, job, runs_here).id}
         rows = read_view(engine, view, **equal)
     show_rows(rows, as_json, shown)

@@ -13,16 +13,15 @@ from rich.console import Console
 
 from triangulation_pipeline.cli.home import (
     config_option,
+    find_named,
     get_job_named,
     json_option,
-    match_job,
     open_engine,
     sentences,
     url_option,
 )
 from triangulation_pipeline.cli.run_config import check, read_run_config
-from triangulation_pipeline.cli.tables import say, show_json, show_rows
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -71,7 +70,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         elif not watched:
             say(run.run_id)
         if watched:
-            follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
+            follow(engine, webserver, run.run_id, Console(stderr=as_json))
 
 
 @click.command()
@@ -87,7 +86,8 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.jobs import UNFINISHED, list_jobs
 
         webserver = Webserver(url)
-        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job)]
+        webserver.check()
+        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job, webserver.runs_named)]
         rows = [_standing(engine, webserver, record) for record in found]
     if job is not None and as_json:
         show_json(rows[0])
@@ -109,11 +109,15 @@ def pause(job: str, wait: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.jobs import request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
-        found = get_job_named(engine, job)
-        request_stop(engine, found.id, Stop.pause)
-        say(f"job {found.id} pauses at its next batch")
+        webserver = Webserver(url)
+        found = get_job_named(engine, job, webserver.runs_named)
+        if found.status is JobStatus.paused:
+            say(f"job {found.id} is already paused")
+        else:
+            request_stop(engine, found.id, Stop.pause)
+            say(f"job {found.id} pauses at its next batch")
         if wait:
-            _wait(engine, Webserver(url), found, JobStatus.paused)
+            _wait(engine, webserver, found, JobStatus.paused)
 
 
 @click.command()
@@ -130,15 +134,17 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
         webserver = Webserver(url)
-        found = match_job(engine, job)
+        found, run = find_named(engine, job, webserver.runs_named)
         if found is None:
-            run = run_named(webserver, job)
+            assert run is not None
             webserver.terminate(run.run_id)
             say(f"run {run.run_id} is cancelled")
             if wait:
                 _wait_for_run(webserver, run.run_id)
             return
-        if request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
+        if found.status is JobStatus.cancelled:
+            say(f"job {found.id} is already cancelled")
+        elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
             # It did not train yet; a run that comes to it later is refused, but need not come that far.
             try:
                 with suppress(RunNotFound):
@@ -156,17 +162,18 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
 
 @click.command()
 @click.argument("job")
+@json_option
 @url_option
-def resume(job: str, url: str | None) -> None:
-    """Go on with the failed, cancelled or paused JOB: launch its run again and print the new run's id."""
+def resume(job: str, as_json: bool, url: str | None) -> None:
+    """Go on with the failed, cancelled or paused JOB in a new run, whose id is printed."""
     from triangulation_pipeline.client import Webserver, WebserverError
 
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.jobs import RESUMABLE, assign_run, fail_job, requeue_job
 
-        found = get_job_named(engine, job)
         webserver = Webserver(url)
+        found = get_job_named(engine, job, webserver.runs_named)
         run = webserver.run(found.run_id or found.id)
         if found.status not in RESUMABLE:
             raise ValueError(
@@ -183,7 +190,10 @@ def resume(job: str, url: str | None) -> None:
             fail_job(engine, queued, f"resume failed: {error}")
             raise
         assign_run(engine, queued, again.run_id)
-    say(again.run_id)
+    if as_json:
+        show_json({"job_id": found.id, "run_id": again.run_id})
+    else:
+        say(f"job {short(found.id)} goes on in run {short(again.run_id)}")
 
 
 @click.command()
@@ -219,16 +229,6 @@ def _promoted(done: "Promotion") -> str:
     if replaced is None or replaced.network_digest == model.network_digest:
         return told
     return f"{told}, for {model.network}; it replaces version {replaced.version}, for {replaced.network}"
-
-
-def run_named(webserver: "Webserver", name: str) -> "Run":
-    """The run of that id. Raises StorageError where neither the database nor Dagster knows it."""
-    from triangulation_pipeline.client import RunNotFound
-
-    try:
-        return webserver.run(name)
-    except RunNotFound:
-        raise StorageError(f"there is no training job and no run {name}") from None
 
 
 def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":

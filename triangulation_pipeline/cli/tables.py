@@ -22,6 +22,11 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def short(full_id: str) -> str:
+    """The beginning of an id, which every command takes for the whole."""
+    return full_id[:8]
+
+
 def plain(text: str) -> Text:
     """A text for rich, shown as it is."""
     return Text(printable(text))

@@ -214,6 +214,7 @@ def test_first_tick_compares_the_network_with_productions(
         model_architecture="triangulation",
         pytorch_model_location="nowhere",
         sha256="a" * 64,
+        weights_digest="a" * 64,
         epoch=1,
         trained_by_job_id=train(engine, dataset),
         synthetic_dataset_id=dataset.id,

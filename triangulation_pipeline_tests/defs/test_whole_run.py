@@ -7,10 +7,13 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
+from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.storage.jobs import get_job, read_metrics
-from triangulation_pipeline.storage.registry import get_model_of_job
+from triangulation_pipeline.storage.registry import get_model_of_job, list_models
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
 
 
@@ -191,16 +194,76 @@ def test_events_stay_small(whole_run: Run) -> None:
                 assert len(value) < 70_000, f"{asset}.{name}"  # 50 kB of picture in base64
 
 
-def test_second_run_reuses_the_dataset_and_makes_version_2(whole_run: Run) -> None:
-    again = execute(settings(), instance=whole_run.instance)
+def data_versions(run: Run) -> dict[str, str]:
+    """By asset, of what the run made."""
+    found = run.result.get_asset_materialization_events()
+    return {
+        event.asset_key.to_user_string(): (event.materialization.tags or {})["dagster/data_version"] for event in found
+    }
+
+
+def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:
+    first = get_model_of_job(whole_run.engine, whole_run.run_id)
+    assert "registered_before" not in whole_run.metadata("registered_model")
+    for _ in range(2):
+        again = execute(settings(), instance=whole_run.instance)
+        assert again.result.success
+        assert again.metadata("synthetic_dataset")["reused"] is True
+        assert again.metadata("synthetic_dataset")["sha256"] == whole_run.metadata("synthetic_dataset")["sha256"]
+        trained = again.metadata("trained_model")
+        assert trained["weights_digest"] == whole_run.metadata("trained_model")["weights_digest"]
+        assert trained["sha256"] != whole_run.metadata("trained_model")["sha256"], "the file has its epochs' seconds"
+        assert data_versions(again) == data_versions(whole_run)
+        registered = again.metadata("registered_model")
+        assert registered["registered_before"] == "the same weights as version 1: no new version was made"
+        (model,) = list_models(whole_run.engine)
+        assert model.id == first.id
+        assert get_model_of_job(whole_run.engine, whole_run.run_id) == model
+        assert get_model_of_job(whole_run.engine, again.run_id) == model
+        # Same data, same seed, same thread count: the same metrics.
+        assert model.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
+        marks = ("version", "is_active", "is_production", "production_since", "promoted", "promotion_reason")
+        assert [getattr(model, name) for name in marks] == [getattr(first, name) for name in marks]
+        # The row names the newest file, by the digest of its bytes.
+        assert (model.sha256, model.trained_by_job_id) == (trained["sha256"], again.run_id)
+        content = Path(model.pytorch_model_location).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == model.sha256
+
+
+def stale(run: Run) -> dict[str, list[str]]:
+    """The assets that Dagster calls out of date, and why."""
+    resolver = CachingStaleStatusResolver(run.instance, defs.resolve_asset_graph(), LoadingContextForTest(run.instance))
+    keys = defs.resolve_asset_graph().materializable_asset_keys
+    return {
+        key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key)]
+        for key in keys
+        if resolver.get_status(key) is not StaleStatus.FRESH
+    }
+
+
+def test_equal_training_leaves_what_follows_in_sync(whole_run: Run) -> None:
+    first = execute(settings(), instance=whole_run.instance)
+    assert first.result.success
+    assert stale(whole_run) == {}
+    again = execute(settings(), ["trained_model"], whole_run.instance)
     assert again.result.success
-    assert again.metadata("synthetic_dataset")["reused"] is True
-    assert again.metadata("synthetic_dataset")["sha256"] == whole_run.metadata("synthetic_dataset")["sha256"]
-    first, second = (get_model_of_job(whole_run.engine, run.run_id) for run in (whole_run, again))
-    assert (first.version, second.version) == (1, 2)
-    assert (first.is_active, second.is_active) == (False, True)
-    # Same data, same seed, same thread count: the same metrics.
-    assert second.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
+    assert stale(whole_run) == {}
+    # In sync it is: the evaluation of the first file is one of the second's weights.
+    registered = execute(settings(), ["registered_model"], whole_run.instance)
+    assert registered.result.success
+    (model,) = list_models(whole_run.engine)
+    assert model.trained_by_job_id == again.run_id
+
+    other = execute(settings(trained_model={"seed": 1}), ["trained_model"], whole_run.instance)
+    assert other.result.success
+    assert set(stale(whole_run)) == {"model_evaluation", "registered_model"}
+    assert execute(settings(), ["registered_model"], whole_run.instance).failure() == (
+        f"model_evaluation is of the weights of job {first.run_id}, trained_model is of job {other.run_id} and has "
+        "others; materialise model_evaluation and registered_model in one run"
+    )
+    assert execute(settings(), ["model_evaluation", "registered_model"], whole_run.instance).result.success
+    assert stale(whole_run) == {}
+    assert [(model.version, model.is_active) for model in list_models(whole_run.engine)] == [(2, True), (1, False)]
 
 
 def test_existing_dataset_by_reference(whole_run: Run) -> None:

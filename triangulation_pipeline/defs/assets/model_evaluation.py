@@ -1,5 +1,7 @@
 """The evaluation on the test split."""
 
+import hashlib
+import json
 import logging
 
 import dagster as dg
@@ -97,7 +99,8 @@ def model_evaluation(
             raise ValueError(
                 f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
             )
-        scenario = Scenario.model_validate(get_dataset(storage.engine, test_split.dataset_id).config["scenario"])
+        dataset = get_dataset(storage.engine, test_split.dataset_id)
+        scenario = Scenario.model_validate(dataset.config["scenario"])
         prediction = predict(checkpoint.locator(), locator_inputs(test_split.batch))
         comparison = compare(
             network,
@@ -127,12 +130,14 @@ def model_evaluation(
             training_job_id=reference.job_id,
             epoch=checkpoint.epoch,
             checkpoint_sha256=reference.sha256,
+            weights_digest=checkpoint.weights_digest,
             synthetic_dataset_id=test_split.dataset_id,
             metrics=summary
             | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
             visualization_paths={name: picture.location for name, picture in stored.items()},
         )
     log.info("model_evaluation: %s", printable(reason))
+    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary]
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
@@ -145,6 +150,7 @@ def model_evaluation(
             "evaluation_id": evaluation_id,
             "summary": dg.MetadataValue.json(summary),
         },
+        data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
         check_results=[
             dg.AssetCheckResult(
                 check_name=check.name,

@@ -52,7 +52,7 @@ def synthetic_dataset(
     preflight(context, storage)
     started = time.perf_counter()
     with refusals():
-        if config.dataset_id is None:
+        if not config.dataset_id:
             record, reused = _simulated(config, storage, receiver_network.network)
         else:
             record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
