@@ -79,7 +79,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         show_json(results)
     else:
         _show_results(Console(), results)
-        click.echo("In Dagster (`make ui`) it is listed under Runs.")
+        say("In Dagster (`make ui`) it is listed under Runs.")
 
 
 @contextmanager

@@ -114,10 +114,10 @@ def test_a_value_out_of_range_ends_the_run_in_its_first_second(page: Page, stack
     expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
     # Without scrolling: below what was not executed, and above the stack trace.
     sentence = "Failure: trained_model: epochs: Input should be greater than or equal to 1 (got 0)"
-    expect(page.get_by_text(sentence).first).to_be_in_viewport()
-    expect(page.get_by_text("Not executing")).not_to_be_in_viewport()
+    expect(page.get_by_text(sentence).last).to_be_in_viewport()
+    expect(page.get_by_text("Not executing").last).not_to_be_in_viewport()
     page.set_viewport_size({"width": 1280, "height": 1500})
-    expect(page.get_by_text(f"receiver_network: {sentence.removeprefix('Failure: ')}").first).to_be_in_viewport()
+    expect(page.get_by_text(f"receiver_network: {sentence.removeprefix('Failure: ')}").last).to_be_in_viewport()
     run = stack.run(run_id)
     # A second; on a machine with other things to do, a few.
     assert run["endTime"] - run["startTime"] < 5
