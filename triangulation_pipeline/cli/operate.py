@@ -20,6 +20,7 @@ from triangulation_pipeline.cli.home import (
     sentences,
     url_option,
 )
+from triangulation_pipeline.cli.listing import Columns, epochs_done, tenths
 from triangulation_pipeline.cli.run_config import check, read_run_config
 from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
 
@@ -91,8 +92,15 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
     if job is not None and as_json:
         show_json(rows[0])
         return
-    shown = ("job_id", "job_name", "status", "stop_requested", "run_status", "current_epoch", "total_epochs")
-    show_rows(rows, as_json, (*shown, "val_rmse_m", "error_message"))
+    columns: Columns = {
+        "job": lambda row: short(row["job_id"]),
+        "name": lambda row: row["job_name"],
+        "status": lambda row: row["status"] + (f", {row['stop_requested']} asked" if row["stop_requested"] else ""),
+        "run": lambda row: row["run_status"],
+        "epoch": epochs_done,
+        "RMSE m": lambda row: tenths(row["val_rmse_m"]),
+    }
+    show_rows(rows, as_json, columns, note=lambda row: row["error_message"])
 
 
 @click.command()
