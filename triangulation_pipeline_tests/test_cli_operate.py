@@ -308,6 +308,18 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     worker.join()
 
 
+def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = running(engine, webserver)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
+    done = triangulation("pause", "--wait", job.id)
+    assert (done.exit_code, done.stderr) == (130, "stopped\n")
+    assert beat(engine, job) is Stop.pause
+
+
 def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from triangulation_pipeline.cli.home import get_job_named, json_option, open_engine, runs_here, sentences
+from triangulation_pipeline.cli.home import JOB_IS, get_job_named, json_option, open_engine, runs_here, sentences
 from triangulation_pipeline.cli.tables import Row, ago, short, show_rows
 
 Columns = Mapping[str, Callable[[Row], Any]]
@@ -14,7 +14,7 @@ Columns = Mapping[str, Callable[[Row], Any]]
 @click.command()
 @json_option
 def jobs(as_json: bool) -> None:
-    """List the training jobs, newest first."""
+    """List the training jobs, the newest first."""
     columns: Columns = {
         "job": lambda row: short(row["job_id"]),
         "name": lambda row: row["job_name"],
@@ -26,11 +26,14 @@ def jobs(as_json: bool) -> None:
     _list("job_overview", as_json, columns, note=lambda row: row["error_message"])
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @json_option
 def metrics(job: str, as_json: bool) -> None:
-    """List the epochs of the training job JOB: the id of the job or of one of its runs, or the beginning of one."""
+    """List the epochs of a training job.
+
+    Errors are on the validation rows; "good" are those of good geometry.
+    """
     columns: Columns = {
         "epoch": lambda row: row["epoch"],
         "loss": lambda row: f"{row['train_loss']:.4f}",
@@ -49,7 +52,7 @@ def metrics(job: str, as_json: bool) -> None:
 @click.command()
 @json_option
 def datasets(as_json: bool) -> None:
-    """List the datasets, newest first."""
+    """List the datasets, the newest first."""
     columns: Columns = {
         "dataset": lambda row: short(row["dataset_id"]),
         "name": lambda row: row["name"],
@@ -63,9 +66,10 @@ def datasets(as_json: bool) -> None:
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the registered models by name, the newest version first; errors are on test rows of good geometry.
+    """List the registered models by name.
 
-    What stands in the first column, `name:version`, is what parent_model_id takes.
+    The newest version comes first. Errors are on the test rows of good geometry. What the first column shows,
+    name:version, may stand in a run config as parent_model_id.
     """
     columns: Columns = {
         "model": lambda row: f"{row['model_name']}:{row['version']}",
@@ -81,7 +85,10 @@ def models(as_json: bool) -> None:
 @click.command()
 @json_option
 def evaluations(as_json: bool) -> None:
-    """List the evaluations, newest first; errors are on test rows of good geometry."""
+    """List the evaluations, the newest first.
+
+    Errors are on the test rows of good geometry.
+    """
     columns: Columns = {
         "job": lambda row: short(row["job_id"]),
         "network": lambda row: row["network"],

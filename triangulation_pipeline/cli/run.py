@@ -19,6 +19,7 @@ from rich.table import Table
 
 from triangulation_pipeline.cli.home import (
     INTERRUPTED,
+    JOB_IS,
     config_option,
     get_job_named,
     json_option,
@@ -45,14 +46,15 @@ BOUND_NOTE = (
 LISTEN_S = 5.0
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @config_option
-@click.option("--resume", "resumed", metavar="JOB", help="Go on with this failed, cancelled, paused or killed job.")
+@click.option("--resume", "resumed", metavar="JOB", help="Go on with a job that did not finish.")
 @json_option
 def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
-    """Materialise everything: network, dataset, splits, model, evaluation, registry.
+    """Run the whole graph in this process.
 
-    Ctrl-C and SIGTERM stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
+    It makes the network, the dataset and its splits, trains and evaluates a model, and registers it. Ctrl-C and SIGTERM
+    stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
     """
     if config_file is not None and resumed is not None:
         raise click.UsageError("--resume goes on with the job's own settings: leave out --config")
