@@ -56,6 +56,7 @@ class StandIn:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.launched: list[Any] = []
+        self.tags: Any = None
         self.terminated: list[str] = []
         self.refusal: str | None = None
         self.is_away = False
@@ -80,8 +81,9 @@ class StandIn:
     def reexecutions(self, run_id: str) -> list[Run]:
         return [run for run in reversed(self.runs.values()) if run.parent_run_id == run_id]
 
-    def launch(self, run_config: Any) -> Run:
+    def launch(self, run_config: Any, tags: Any) -> Run:
         self.launched.append(run_config)
+        self.tags = tags
         return self._new(None)
 
     def reexecute(self, run: Run) -> Run:
@@ -246,6 +248,11 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     (home / "run.yaml").write_text(json.dumps(config))
     printed = json.loads(said("launch", "--config", "run.yaml", "--json"))
     assert webserver.launched == [config]
+    assert webserver.tags == {
+        "triangulation/network": "north-west-italy (491d2d57)",
+        "triangulation/model_name": "rf-triangulation",
+        "triangulation/job_name": "mine",
+    }
     job = get_job(engine, printed["job_id"])
     assert printed["run_id"] == job.id
     assert (job.status, job.job_name, job.total_epochs) == (JobStatus.queued, "mine", 7)
@@ -267,7 +274,7 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     del webserver.runs[job.id]
     (row,) = json.loads(said("status", "--json"))
     assert row["run_status"] is None
-    assert job.id in said("status")
+    assert job.id[:8] in said("status")
     complete_job(engine, job)
     assert said("status") == "none"
     webserver.is_away = True
@@ -306,6 +313,18 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     assert said("pause", "--wait", job.id).endswith(f"job {job.id} has stopped")
     assert webserver.run(job.id).is_finished
     worker.join()
+
+
+def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = running(engine, webserver)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
+    done = triangulation("pause", "--wait", job.id)
+    assert (done.exit_code, done.stderr) == (130, "stopped\n")
+    assert beat(engine, job) is Stop.pause
 
 
 def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:

@@ -283,6 +283,7 @@ evaluate_and_register = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets("model_evaluation", "registered_model"),
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
+    run_tags={REASON_TAG: "trained_model was materialised alone"},
     description="Launches model_evaluation and registered_model after trained_model was materialised alone and its "
     "check has passed, with their default settings: the model is registered as rf-triangulation.",
 )
