@@ -26,6 +26,7 @@ import requests
 from requests.auth import HTTPBasicAuth
 
 from triangulation_pipeline.address import by_proxy, parse_address
+from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.validation import SHOWN_CHARACTERS, brief, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
@@ -148,6 +149,15 @@ class Webserver:
         wanted = {"tags": [{"key": PARENT_RUN_TAG, "value": run_id}]}
         return self._ask("runs", lambda found: [_run(run) for run in found["results"]], filter=wanted)
 
+    def runs_named(self, beginning: str) -> list[Run]:
+        """The runs whose ids begin so, the newest first."""
+        found = self._ask("run_ids", lambda found: [uuid_text("a run's id", run_id) for run_id in found["results"]])
+        return [self.run(run_id) for run_id in found if run_id.startswith(beginning)]
+
+    def check(self) -> None:
+        """Raises WebserverError where the webserver is away, or is none of Dagster's."""
+        self._ask("job_locations", _locations)
+
     def events(self, run_id: str, after: str | None = None) -> Events:
         """What happened in a run after a cursor, or from its beginning."""
         epochs: list[dict[str, float]] = []
@@ -171,7 +181,7 @@ class Webserver:
         )
 
     def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
-        """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
+        """What runs observed of an asset, the newest first: of ``trained_model`` the ``metrics`` of epochs."""
         return self._ask(
             "asset_observations",
             lambda found: [_asset_event(event) for event in found["assetObservations"]],
@@ -268,14 +278,6 @@ def query(name: str) -> str:
     return files("triangulation_pipeline").joinpath("graphql", f"{name}.graphql").read_text(encoding="utf-8")
 
 
-def config_fault(message: str) -> str:
-    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = " ".join(message[:30_000].split())
-    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
-        return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return brief(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
-
-
 def _refusal(found: Mapping[str, Any]) -> str | None:
     """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
     kind = found["__typename"]
@@ -329,8 +331,13 @@ def _page(found: Mapping[str, Any]) -> _Page:
 
 
 def _epoch(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an observation. Raises ValueError for those that no training has."""
-    numbers = {label: value for label, value in _metadata(event).items() if isinstance(value, int | float)}
+    """The numbers of an observation: its ``metrics``, or in events of earlier versions entries of their own. Raises
+    ValueError for those that no training has."""
+    found = _metadata(event)
+    found |= found.pop("metrics", {})
+    numbers = {
+        label: value for label, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     for label, value in numbers.items():
         if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
             raise ValueError(f"{label} is no number of a training")

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
@@ -16,6 +19,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline import client
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Events, Run, RunNotFound, WebserverError
+from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import (
@@ -42,8 +46,8 @@ from triangulation_pipeline_tests.storage.conftest import make_batch
 from triangulation_pipeline_tests.storage.test_jobs import record
 
 
-def make_run(run_id: str, status: str, parent_run_id: str | None = None) -> Run:
-    return Run(run_id, status, "train_locator", parent_run_id, parent_run_id, None, None, {}, True)
+def make_run(run_id: str, status: str, parent_run_id: str | None = None, root_run_id: str | None = None) -> Run:
+    return Run(run_id, status, "train_locator", parent_run_id, root_run_id, None, None, {}, True)
 
 
 class StandIn:
@@ -52,8 +56,10 @@ class StandIn:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.launched: list[Any] = []
+        self.tags: Any = None
         self.terminated: list[str] = []
         self.refusal: str | None = None
+        self.is_away = False
         self.story: list[Events] = []
 
     def __call__(self, url: str | None) -> "StandIn":
@@ -64,27 +70,37 @@ class StandIn:
             raise RunNotFound(f"Run {run_id} could not be found.")
         return self.runs[run_id]
 
+    def runs_named(self, beginning: str) -> list[Run]:
+        self.check()
+        return [run for run_id, run in self.runs.items() if run_id.startswith(beginning)]
+
+    def check(self) -> None:
+        if self.is_away:
+            raise WebserverError("the webserver is away")
+
     def reexecutions(self, run_id: str) -> list[Run]:
         return [run for run in reversed(self.runs.values()) if run.parent_run_id == run_id]
 
-    def launch(self, run_config: Any) -> Run:
+    def launch(self, run_config: Any, tags: Any) -> Run:
         self.launched.append(run_config)
+        self.tags = tags
         return self._new(None)
 
     def reexecute(self, run: Run) -> Run:
-        return self._new(run.run_id)
+        return self._new(run)
 
     def terminate(self, run_id: str) -> None:
         self.terminated.append(run_id)
-        self.runs[run_id] = make_run(run_id, "CANCELED", self.run(run_id).parent_run_id)
+        self.runs[run_id] = replace(self.run(run_id), status="CANCELED")
 
     def events(self, run_id: str, after: str | None) -> Events:
-        return self.story.pop(0)
+        return self.story.pop(0) if self.story else Events([], None, "0")
 
-    def _new(self, parent_run_id: str | None) -> Run:
+    def _new(self, parent: Run | None) -> Run:
         if self.refusal is not None:
             raise WebserverError(self.refusal)
-        run = make_run(str(uuid.uuid4()), "QUEUED", parent_run_id)
+        ids = (None, None) if parent is None else (parent.run_id, parent.root_run_id or parent.run_id)
+        run = make_run(str(uuid.uuid4()), "QUEUED", *ids)
         self.runs[run.run_id] = run
         return run
 
@@ -123,6 +139,11 @@ def refusal(*arguments: str) -> str:
     assert done.stderr.startswith("Error: ")
     (line,) = done.stderr.strip().splitlines()
     return line.removeprefix("Error: ")
+
+
+def resumed(job: str) -> str:
+    """The id of the run in which a job goes on."""
+    return str(json.loads(said("resume", job, "--json"))["run_id"])
 
 
 def announced(engine: Engine, webserver: StandIn, job_id: str | None = None) -> JobRecord:
@@ -164,6 +185,9 @@ def paused(engine: Engine, webserver: StandIn) -> JobRecord:
     return job
 
 
+NAMING = (["watch"], ["pause"], ["cancel"], ["resume"], ["metrics"], ["status"], ["run", "--resume"])
+
+
 def test_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: StandIn) -> None:
     ids = [f"{start}-0000-4000-8000-000000000000" for start in ("abcd0000", "abcd1111", "ffff0000")]
     for job_id in ids:
@@ -173,10 +197,50 @@ def test_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: St
     ambiguous = refusal("status", "abcd")
     assert ambiguous.startswith("abcd is the beginning of 2 jobs' ids (abcd")
     assert ambiguous.endswith("); give more of it")
-    assert refusal("status", "fff") == "a job is named by its id or the first 4 characters or more, got 'fff'"
-    assert refusal("metrics", "dddd") == "there is no training job dddd"
-    assert refusal("watch", "dddd") == "there is no training job and no run dddd"
-    assert refusal("cancel", "dddd") == "there is no training job and no run dddd"
+    for command in NAMING:
+        told = refusal(*command, "fff")
+        assert told == "a job or run is named by its id, or the first 4 characters of it or more, got 'fff'"
+        assert refusal(*command, "dddd") == "there is no training job and no run 'dddd'"
+
+
+def test_any_run_of_a_job_names_it(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    """The first run, whose id is the job's, the latest, and one between."""
+    second = resumed(paused.id)
+    webserver.runs[second] = replace(webserver.runs[second], status="FAILURE")
+    fail_job(engine, get_job(engine, paused.id), "once more")
+    third = resumed(second[:8])
+    assert (webserver.run(third).parent_run_id, webserver.run(third).root_run_id) == (second, paused.id)
+    for name in (paused.id, second, third, second[:6].upper()):
+        assert json.loads(said("status", name, "--json"))["job_id"] == paused.id
+    assert refusal("pause", second[:8]).startswith(f"job {paused.id} is queued")
+    assert said("cancel", second[:8]) == f"job {paused.id} is cancelled"
+    assert webserver.terminated == [third]
+    assert refusal("watch", second[:8]) == f"run {third} was cancelled"
+
+    webserver.is_away = True
+    told = refusal("pause", second)
+    assert told == f"there is no training job '{second}', and no word of such a run: the webserver is away"
+
+
+def test_a_run_of_this_home_names_its_job_without_a_webserver(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    with dg.DagsterInstance.get() as instance:
+        runs = [
+            instance.create_run_for_job(train_locator_job(), parent_run_id=parent, root_run_id=parent)
+            for parent in (job.id, None)
+        ]
+    assert said("metrics", runs[0].run_id[:8]) == "none"
+    told = refusal("metrics", runs[1].run_id[:8])
+    assert told == f"run {runs[1].run_id} has no training job: it did not come to train, or has not yet"
+
+
+def test_a_run_without_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: StandIn) -> None:
+    run_ids = [f"{start}-0000-4000-8000-000000000000" for start in ("abcd0000", "abcd1111")]
+    webserver.runs = {run_id: make_run(run_id, "STARTED") for run_id in run_ids}
+    assert refusal("cancel", "abcd").startswith("abcd is the beginning of 2 runs' ids (abcd")
+    assert refusal("pause", "abcd0").startswith(f"run {run_ids[0]} has no training job: ")
+    assert said("cancel", "abcd0") == f"run {run_ids[0]} is cancelled"
+    assert refusal("watch", "abcd0") == f"run {run_ids[0]} was cancelled"
 
 
 def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn, home: Path) -> None:
@@ -184,6 +248,11 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     (home / "run.yaml").write_text(json.dumps(config))
     printed = json.loads(said("launch", "--config", "run.yaml", "--json"))
     assert webserver.launched == [config]
+    assert webserver.tags == {
+        "triangulation/network": "north-west-italy (491d2d57)",
+        "triangulation/model_name": "rf-triangulation",
+        "triangulation/job_name": "mine",
+    }
     job = get_job(engine, printed["job_id"])
     assert printed["run_id"] == job.id
     assert (job.status, job.job_name, job.total_epochs) == (JobStatus.queued, "mine", 7)
@@ -205,9 +274,11 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     del webserver.runs[job.id]
     (row,) = json.loads(said("status", "--json"))
     assert row["run_status"] is None
-    assert job.id in said("status")
+    assert job.id[:8] in said("status")
     complete_job(engine, job)
     assert said("status") == "none"
+    webserver.is_away = True
+    assert refusal("status") == refusal("status", job.id) == "the webserver is away"
 
 
 def test_brackets_in_a_cell_are_text(engine: Engine, webserver: StandIn) -> None:
@@ -244,6 +315,18 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     worker.join()
 
 
+def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = running(engine, webserver)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
+    done = triangulation("pause", "--wait", job.id)
+    assert (done.exit_code, done.stderr) == (130, "stopped\n")
+    assert beat(engine, job) is Stop.pause
+
+
 def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
 
@@ -274,8 +357,24 @@ def test_a_run_without_a_job_is_cancelled(engine: Engine, webserver: StandIn) ->
     assert webserver.terminated == [run_id]
 
 
+def test_what_is_asked_for_already_is_no_fault(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    assert said("pause", paused.id) == f"job {paused.id} is already paused"
+    assert said("pause", "--wait", paused.id).splitlines()[-1] == f"job {paused.id} has stopped"
+    again = resumed(paused.id)
+    said("cancel", again)
+    assert said("cancel", again) == f"job {paused.id} is already cancelled"
+    assert webserver.terminated == [again]
+
+
+def test_resume_says_in_which_run(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
+    told = re.fullmatch(r"job (\w{8}) goes on in run (\w{8})", said("resume", paused.id))
+    assert told is not None
+    assert paused.id.startswith(told[1])
+    assert json.loads(said("status", told[2], "--json"))["run_id"].startswith(told[2])
+
+
 def test_resume_and_cancel_again(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
-    again = said("resume", paused.id[:6])
+    again = resumed(paused.id[:6])
     assert webserver.run(again).parent_run_id == paused.run_id
     assert get_job(engine, paused.id).status is JobStatus.queued
     assert refusal("resume", paused.id).startswith(f"job {paused.id} is queued; ")
@@ -346,6 +445,26 @@ def test_watch(engine: Engine, webserver: StandIn, end: str, failure: str | None
         assert done.stderr.endswith(f"{sentence}\n")
 
 
+def test_a_resumed_run_is_watched_with_the_whole_curve_and_then_the_verdict(engine: Engine, webserver: StandIn) -> None:
+    job = running(engine, webserver)
+    record(engine, job, 1, val_rmse_m=900.0)
+    record(engine, job, 2, val_rmse_m=90.0)
+    registered(engine, job, "a", True)
+    webserver.story = [Events([epoch(3, 20.0)], None, "1")]
+    webserver.runs[job.id] = make_run(job.id, "SUCCESS")
+    shown = said("watch", job.id)
+    assert "900 ┤" in shown
+    assert " 20 ┤" in shown
+    assert [line for line in shown.splitlines() if "val loss" in line] == [
+        "epoch 3/4: val RMSE 20.0 m, val loss 1.0000"
+    ]
+    assert shown.splitlines()[-3:] == [
+        f"run {job.id} succeeded",
+        "locator version 1: median 21.0 m, RMSE 64.5 m with good geometry",
+        "Promoted.",
+    ]
+
+
 def test_listings_are_the_views(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
     record(engine, job, 1)
@@ -378,7 +497,7 @@ def registered(engine: Engine, job: JobRecord, digest: str, passed: bool, networ
         network_name=network_name,
         network_digest=hashlib.sha256(network_name.encode()).hexdigest(),
         hyperparameters={},
-        metrics={"test_rmse_m": 64.5},
+        metrics={"test_rmse_m": 150.5, "test_rmse_good_geom_m": 64.5, "test_p50_good_geom_m": 21.0},
         passed=passed,
         promotion_reason="Promoted." if passed else "It is worse.",
         champion_id=champion and champion.id,

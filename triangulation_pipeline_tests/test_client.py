@@ -157,6 +157,9 @@ def test_events_are_read_page_by_page(answer: Answer) -> None:
         }
         for n in (1, 2)
     ]
+    # As it is now: one entry of JSON.
+    metrics = json.dumps({"epoch": 2, "val_rmse_m": 5.25, "val_loss": -0.5, "val_rmse_good_geom_m": None})
+    epochs[1]["metadataEntries"] = [entry("metrics", jsonString=metrics)]
     noise = {"__typename": "LogMessageEvent"}
     webserver, asked = answer(
         data(__typename="EventConnection", cursor="1", hasMore=True, events=[noise, epochs[0]]),

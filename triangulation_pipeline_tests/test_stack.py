@@ -32,7 +32,7 @@ from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.test_cli import COMMAND
-from triangulation_pipeline_tests.test_cli_operate import refusal, said
+from triangulation_pipeline_tests.test_cli_operate import refusal, resumed, said
 
 pytestmark = pytest.mark.stack
 
@@ -168,6 +168,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     launched = json.loads(done.stdout)
     for expected in ("epoch 4/4: val RMSE", "SUCCESS", "┤", f"run {launched['run_id']} succeeded"):
         assert expected in done.stderr
+    assert re.search(r"\nrf-triangulation version 1: median [\d.]+ m, .* with good geometry\n.*romoted: ", done.stderr)
     job = launched["job_id"]
     assert standing(job[:8]) == ("completed", "SUCCESS")
     assert [row["epoch"] for row in json.loads(said("metrics", job[:8], "--json"))] == [1, 2, 3, 4]
@@ -175,7 +176,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     # What Dagster knows of it.
     (left,) = webserver.materializations("registered_model")
     assert (left.run_id, left.metadata["version"]) == (launched["run_id"], 1)
-    seen = [event.metadata["epoch"] for event in webserver.observations("trained_model")]
+    seen = [event.metadata["metrics"]["epoch"] for event in webserver.observations("trained_model")]
     assert seen == [4, 3, 2, 1]
     events = webserver.events(launched["run_id"])
     assert [epoch["epoch"] for epoch in events.epochs] == [1, 2, 3, 4]
@@ -195,7 +196,7 @@ def test_failed_run(webserver: Webserver) -> None:
     announced = {"job_name": "trouble", "description": "", "config": {}, "total_epochs": 1}
     job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
     fail_job(engine, job, "trouble")
-    again = said("resume", run.run_id[:8])
+    again = resumed(run.run_id[:8])
     assert webserver.run(again).parent_run_id == run.run_id
     until(lambda: webserver.run(again).is_finished)
     assert standing(run.run_id) == ("queued", "FAILURE")
@@ -205,6 +206,8 @@ def test_failed_run(webserver: Webserver) -> None:
     relaunched = webserver.reexecute(replace(webserver.run(run.run_id), is_launched=False))
     assert (relaunched.parent_run_id, relaunched.root_run_id) == (run.run_id, run.run_id)
     assert webserver.reexecutions(run.run_id) == [webserver.run(relaunched.run_id), earlier]
+    assert webserver.runs_named(run.run_id[:8]) == [webserver.run(run.run_id)]
+    assert json.loads(said("status", relaunched.run_id[:8], "--json"))["job_id"] == run.run_id
     engine.dispose()
 
 
@@ -223,7 +226,7 @@ def test_cancelled_before_it_trains(webserver: Webserver, run_file: Callable[...
     said("cancel", "--wait", job[:8])
     assert standing(job) == ("cancelled", "CANCELED")
 
-    again = said("resume", job)
+    again = resumed(job)
     assert refusal("resume", job).startswith(f"job {job} is queued; ")
     (row,) = (row for row in json.loads(said("status", "--json")) if row["job_id"] == job)
     assert (row["run_id"], row["status"]) == (again, "queued")
@@ -261,7 +264,7 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     paused = row()
     assert (paused["status"], paused["run_status"], paused["stop_requested"]) == ("paused", "FAILURE", None)
     assert f"paused at epoch {paused['current_epoch']} of 3000" in refusal("watch", job)
-    third = said("resume", job)
+    third = resumed(job)
     goes_on_in(third, paused["current_epoch"])
 
     webserver.terminate(third)
@@ -352,6 +355,8 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "LaunchRunSuccess",
         "Runs",
         "Runs",
+        "Runs",
+        "RunIds",
         "Asset",
         "Asset",
         "Asset",

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.validation import printable, shown
 
 if TYPE_CHECKING:
+    import dagster as dg
     from sqlalchemy import Engine
 
     from triangulation_pipeline.storage.jobs import JobRecord
 
 JOB = "train_locator"
 SHORTEST_PREFIX = 4
+JOB_IS = f"JOB is the id of a job or of one of its runs, or the first {SHORTEST_PREFIX} characters of it or more."
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 Command = Callable[..., Any]
 
@@ -38,7 +42,9 @@ def use_home() -> None:
     if not os.environ.get("DAGSTER_HOME"):
         if not Path("dagster.yaml").is_file():
             raise ValueError(
-                "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it, or change folder"
+                "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it to the project's folder, "
+                "or change to that: every command but `network` reads the database, which TRIANGULATION_DATABASE_URL "
+                "names or else is in that folder, and --url says only where Dagster's webserver is"
             )
         os.environ["DAGSTER_HOME"] = str(Path.cwd())
     home = Path(os.environ["DAGSTER_HOME"])
@@ -57,30 +63,80 @@ def open_engine() -> "Engine":
     return open_database(read_settings().database_url)
 
 
-def match_job(engine: "Engine", name: str) -> "JobRecord | None":
-    """The job whose id is or begins with ``name``, or None. Raises ValueError where it is too short or ambiguous."""
+def find_named(
+    engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]"
+) -> "tuple[JobRecord | None, Any | None]":
+    """The job that ``name`` is an id of: its own, that of any of its runs, or the beginning of one; or, where there is
+    no such job, the run of that id.
+
+    ``runs_named`` gives Dagster's runs whose ids begin so; it is asked where the database does not know the name.
+    Raises ValueError where the name is too short or ambiguous, and StorageError where nothing has it.
+    """
+    from triangulation_pipeline.client import WebserverError
     from triangulation_pipeline.storage.jobs import list_jobs
 
     prefix = name.strip().lower()
     if len(prefix) < SHORTEST_PREFIX:
-        raise ValueError(f"a job is named by its id or the first {SHORTEST_PREFIX} characters or more, got {name!r}")
-    found = [job for job in list_jobs(engine) if job.id.startswith(prefix)]
-    if len(found) > 1:
-        shown = ", ".join(job.id for job in found[:3])
-        raise ValueError(f"{name} is the beginning of {len(found)} jobs' ids ({shown}); give more of it")
-    return found[0] if found else None
+        raise ValueError(
+            f"a job or run is named by its id, or the first {SHORTEST_PREFIX} characters of it or more, got "
+            f"{shown(name)}"
+        )
+    jobs = list_jobs(engine)
+    found = [job for job in jobs if any(known.startswith(prefix) for known in (job.id, job.run_id or ""))]
+    runs = []
+    if not found:
+        try:
+            runs = runs_named(prefix)
+        except WebserverError as error:
+            raise StorageError(f"there is no training job {shown(name)}, and no word of such a run: {error}") from None
+        roots = {run.root_run_id or run.run_id for run in runs}
+        found = [job for job in jobs if job.id in roots]
+    ids = [job.id for job in found] or [run.run_id for run in runs]
+    if not ids:
+        raise StorageError(f"there is no training job and no run {shown(name)}")
+    if len(ids) > 1:
+        raise ValueError(
+            f"{name} is the beginning of {len(ids)} {'jobs' if found else 'runs'}' ids ({', '.join(ids[:3])}); give "
+            "more of it"
+        )
+    return (found[0], None) if found else (None, runs[0])
 
 
-def get_job_named(engine: "Engine", name: str) -> "JobRecord":
-    """The job whose id is or begins with ``name``. Raises StorageError where there is none."""
-    if (job := match_job(engine, name)) is None:
-        raise StorageError(f"there is no training job {name}")
+def get_job_named(engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]") -> "JobRecord":
+    """The job, as ``find_named`` finds it. Raises StorageError where there is none, also where there is a run."""
+    job, run = find_named(engine, name, runs_named)
+    if job is None:
+        assert run is not None
+        raise StorageError(f"run {run.run_id} has no training job: it did not come to train, or has not yet")
     return job
+
+
+def open_instance() -> "dg.DagsterInstance":
+    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
+    fail."""
+    import dagster as dg
+    from filelock import FileLock
+
+    from triangulation_pipeline.storage.objects import make_private
+
+    try:
+        make_private(Path(".dagster"))
+        with FileLock(Path(".dagster") / "opening.lock"):
+            return dg.DagsterInstance.get()
+    except OSError as error:
+        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
+
+
+def runs_here(beginning: str) -> "list[dg.DagsterRun]":
+    """The runs of this home whose ids begin so."""
+    with open_instance() as instance:
+        ids = [run_id for run_id in instance.get_run_ids() if run_id.startswith(beginning)]
+        return [run for run in map(instance.get_run_by_id, ids) if run is not None]
 
 
 def json_option(command: Command) -> Command:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, with whole ids and all columns.")(command)
 
 
 def url_option(command: Command) -> Command:
@@ -88,7 +144,7 @@ def url_option(command: Command) -> Command:
     return click.option(
         "--url",
         metavar="URL",
-        help="Dagster's webserver; else TRIANGULATION_WEBSERVER_URL, else http://localhost:3000.",
+        help="Address of Dagster's webserver. The default is TRIANGULATION_WEBSERVER_URL, or http://localhost:3000.",
     )(command)
 
 
@@ -98,5 +154,5 @@ def config_option(command: Command) -> Command:
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
-        help="Dagster run config (YAML): what differs from the defaults.",
+        help="Dagster run config in YAML; what is left out keeps its default.",
     )(command)

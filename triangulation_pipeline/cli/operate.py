@@ -12,17 +12,19 @@ import click
 from rich.console import Console
 
 from triangulation_pipeline.cli.home import (
+    JOB_IS,
     config_option,
+    find_named,
     get_job_named,
     json_option,
-    match_job,
     open_engine,
     sentences,
     url_option,
 )
-from triangulation_pipeline.cli.run_config import check, read_run_config
-from triangulation_pipeline.cli.tables import say, show_json, show_rows
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.cli.listing import Columns, epochs_done, tenths
+from triangulation_pipeline.cli.run_config import check
+from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -33,16 +35,21 @@ if TYPE_CHECKING:
 
 WAIT_POLL_S = 1.0
 
-wait_option = click.option("--wait", is_flag=True, help="Return when it has stopped, and not when it is asked to.")
+wait_option = click.option(
+    "--wait", is_flag=True, help="Return when it has stopped, and not as soon as it is asked to."
+)
 
 
 @click.command()
 @config_option
-@click.option("--watch", "watched", is_flag=True, help="Follow the run, as `triangulation watch` does.")
+@click.option("--watch", "watched", is_flag=True, help="Follow the run to its end, as `triangulation watch` does.")
 @json_option
 @url_option
 def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | None) -> None:
-    """Launch the whole graph on Dagster's webserver, and print the run's id."""
+    """Launch a run of the whole graph.
+
+    The settings are checked, then Dagster's webserver launches the run. Its id is printed.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -54,7 +61,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         from triangulation_pipeline.storage.jobs import announce_job
         from triangulation_pipeline.storage.tables import JobStatus
 
-        settings = TrainedModelConfig(**check(run_config)["ops"]["trained_model"]["config"])
+        settings = TrainedModelConfig(**check(run_config, runs_here=False)["ops"]["trained_model"]["config"])
         webserver = Webserver(url)
         run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
         job = announce_job(
@@ -71,15 +78,18 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         elif not watched:
             say(run.run_id)
         if watched:
-            follow(engine, webserver, run.run_id, job.total_epochs, Console(stderr=as_json))
+            follow(engine, webserver, run.run_id, Console(stderr=as_json))
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job", required=False)
 @json_option
 @url_option
 def status(job: str | None, as_json: bool, url: str | None) -> None:
-    """How JOB stands, and its run in Dagster; without JOB, all that are waiting or at work."""
+    """Show how jobs stand.
+
+    It shows JOB, or without JOB all jobs that wait or are at work, each beside the status of its run in Dagster.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -87,21 +97,32 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.jobs import UNFINISHED, list_jobs
 
         webserver = Webserver(url)
-        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job)]
+        webserver.check()
+        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job, webserver.runs_named)]
         rows = [_standing(engine, webserver, record) for record in found]
     if job is not None and as_json:
         show_json(rows[0])
         return
-    shown = ("job_id", "job_name", "status", "stop_requested", "run_status", "current_epoch", "total_epochs")
-    show_rows(rows, as_json, (*shown, "val_rmse_m", "error_message"))
+    columns: Columns = {
+        "job": lambda row: short(row["job_id"]),
+        "name": lambda row: row["job_name"],
+        "status": lambda row: row["status"] + (f", {row['stop_requested']} asked" if row["stop_requested"] else ""),
+        "run": lambda row: row["run_status"],
+        "epoch": epochs_done,
+        "RMSE m": lambda row: tenths(row["val_rmse_m"]),
+    }
+    show_rows(rows, as_json, columns, note=lambda row: row["error_message"])
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
 @url_option
 def pause(job: str, wait: bool, url: str | None) -> None:
-    """Ask the running JOB to stop at its next batch and keep its state; `resume` goes on from there."""
+    """Pause a job that trains.
+
+    It stops at its next batch and keeps its state; `triangulation resume` goes on from there.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -109,19 +130,26 @@ def pause(job: str, wait: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.jobs import request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
-        found = get_job_named(engine, job)
-        request_stop(engine, found.id, Stop.pause)
-        say(f"job {found.id} pauses at its next batch")
+        webserver = Webserver(url)
+        found = get_job_named(engine, job, webserver.runs_named)
+        if found.status is JobStatus.paused:
+            say(f"job {found.id} is already paused")
+        else:
+            request_stop(engine, found.id, Stop.pause)
+            say(f"job {found.id} pauses at its next batch")
         if wait:
-            _wait(engine, Webserver(url), found, JobStatus.paused)
+            _wait(engine, webserver, found, JobStatus.paused)
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
 @url_option
 def cancel(job: str, wait: bool, url: str | None) -> None:
-    """Cancel JOB: at its next batch, or at once if it does not train yet. The id of a run without a job serves too."""
+    """Cancel a job.
+
+    It stops at its next batch, or at once when it does not train yet. A run that has no job is cancelled as well.
+    """
     from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError
 
     with sentences():
@@ -130,15 +158,17 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
         webserver = Webserver(url)
-        found = match_job(engine, job)
+        found, run = find_named(engine, job, webserver.runs_named)
         if found is None:
-            run = run_named(webserver, job)
+            assert run is not None
             webserver.terminate(run.run_id)
             say(f"run {run.run_id} is cancelled")
             if wait:
                 _wait_for_run(webserver, run.run_id)
             return
-        if request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
+        if found.status is JobStatus.cancelled:
+            say(f"job {found.id} is already cancelled")
+        elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
             # It did not train yet; a run that comes to it later is refused, but need not come that far.
             try:
                 with suppress(RunNotFound):
@@ -154,19 +184,23 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
             _wait(engine, webserver, found, JobStatus.cancelled)
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
+@json_option
 @url_option
-def resume(job: str, url: str | None) -> None:
-    """Go on with the failed, cancelled or paused JOB: launch its run again and print the new run's id."""
+def resume(job: str, as_json: bool, url: str | None) -> None:
+    """Go on with a job that stopped.
+
+    A job that failed, was cancelled or was paused goes on after its last epoch, in a new run.
+    """
     from triangulation_pipeline.client import Webserver, WebserverError
 
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.jobs import RESUMABLE, assign_run, fail_job, requeue_job
 
-        found = get_job_named(engine, job)
         webserver = Webserver(url)
+        found = get_job_named(engine, job, webserver.runs_named)
         run = webserver.run(found.run_id or found.id)
         if found.status not in RESUMABLE:
             raise ValueError(
@@ -183,15 +217,21 @@ def resume(job: str, url: str | None) -> None:
             fail_job(engine, queued, f"resume failed: {error}")
             raise
         assign_run(engine, queued, again.run_id)
-    say(again.run_id)
+    if as_json:
+        show_json({"job_id": found.id, "run_id": again.run_id})
+    else:
+        say(f"job {short(found.id)} goes on in run {short(again.run_id)}")
 
 
 @click.command()
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 def promote(name: str, version: int) -> None:
-    """Put VERSION of the model NAME into production, if it passed its checks; also in place of one for another
-    network."""
+    """Put a version into production.
+
+    VERSION of the model NAME takes the place of the version that is in production, also when that is for another
+    network. A version that did not pass its checks is refused.
+    """
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import promote_model
@@ -203,7 +243,10 @@ def promote(name: str, version: int) -> None:
 @click.command()
 @click.argument("name")
 def rollback(name: str) -> None:
-    """Put the version of the model NAME that was in production before back into production."""
+    """Put the version before back into production.
+
+    It is the version of the model NAME that was in production before the one that is.
+    """
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import rollback_model
@@ -219,16 +262,6 @@ def _promoted(done: "Promotion") -> str:
     if replaced is None or replaced.network_digest == model.network_digest:
         return told
     return f"{told}, for {model.network}; it replaces version {replaced.version}, for {replaced.network}"
-
-
-def run_named(webserver: "Webserver", name: str) -> "Run":
-    """The run of that id. Raises StorageError where neither the database nor Dagster knows it."""
-    from triangulation_pipeline.client import RunNotFound
-
-    try:
-        return webserver.run(name)
-    except RunNotFound:
-        raise StorageError(f"there is no training job and no run {name}") from None
 
 
 def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":

@@ -1,39 +1,67 @@
 """``triangulation run``: the whole graph in this process."""
 
 import logging
+import os
+import signal
+import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from triangulation_pipeline.cli.home import config_option, get_job_named, json_option, sentences, use_home
-from triangulation_pipeline.cli.run_config import check, read_run_config
-from triangulation_pipeline.cli.tables import plain, show_json
+from triangulation_pipeline.cli.home import (
+    INTERRUPTED,
+    JOB_IS,
+    config_option,
+    get_job_named,
+    json_option,
+    open_instance,
+    runs_here,
+    sentences,
+    use_home,
+)
+from triangulation_pipeline.cli.run_config import check
+from triangulation_pipeline.cli.tables import plain, say, short, show_json
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     import dagster as dg
+    from sqlalchemy import Engine
 
     from triangulation_pipeline.defs.resources import OpenStorage
     from triangulation_pipeline.storage.jobs import JobRecord
 
+BOUND_NOTE = (
+    "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
+    "and can lie above that of a model, which knows the area."
+)
 # A worker in another process beats every second.
 LISTEN_S = 5.0
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @config_option
-@click.option("--resume", "resumed", metavar="JOB", help="Go on with this failed, cancelled, paused or killed job.")
+@click.option("--resume", "resumed", metavar="JOB", help="Go on with a job that did not finish.")
 @json_option
 def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
-    """Materialise everything: network, dataset, splits, model, evaluation, registry."""
+    """Run the whole graph in this process.
+
+    It makes the network, the dataset and its splits, trains and evaluates a model, and registers it. Ctrl-C and SIGTERM
+    stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
+    """
     if config_file is not None and resumed is not None:
         raise click.UsageError("--resume goes on with the job's own settings: leave out --config")
+    # Also where a script has started it with `&`, and interrupts were ignored.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     with sentences():
         run_config = {} if config_file is None else read_run_config(config_file)
         use_home()
@@ -42,21 +70,68 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         check(run_config)
         storage = OpenStorage()
         storage.open()
-        console = Console(stderr=as_json)
-        with _instance() as instance:
-            if resumed is None:
-                job_id = _materialize(instance, run_config, console)
-            else:
-                job_id = _resume(instance, storage, get_job_named(storage.engine, resumed), console)
+        with open_instance() as instance:
+            job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
+            job_id = str(uuid.uuid4()) if job is None else job.id
+            try:
+                with _undisturbed(sys.stderr if as_json else sys.stdout) as console:
+                    if job is None:
+                        _materialize(instance, run_config, job_id, console)
+                    else:
+                        job_id = _resume(instance, storage, job, console)
+            except KeyboardInterrupt:
+                say(_stopped(storage.engine, job_id), err=True)
+                sys.exit(INTERRUPTED)
         results = _results(storage, job_id)
     if as_json:
         show_json(results)
     else:
-        _show_results(console, results)
+        _show_results(Console(), results)
+        say("In Dagster (`make ui`) it is listed under Runs.")
 
 
-def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], console: Console) -> str:
-    """Runs the whole graph in this process; gives the job's id. Raises ValueError with a failed step's sentence."""
+@contextmanager
+def _undisturbed(stream: TextIO) -> Iterator[Console]:
+    """A console on what the stream goes to, while nothing else is written to standard output and error.
+
+    Within a run Dagster points both at its compute logs, where rich would see no terminal, and has child processes copy
+    those to where both pointed before: beside a progress bar, and at Ctrl-C with tracebacks of their own.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors) as file:
+        try:
+            for number in kept:
+                os.dup2(nowhere, number)
+            yield Console(file=file)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+            os.close(nowhere)
+
+
+def _stopped(engine: "Engine", job_id: str) -> str:
+    """What an interrupted run leaves, and how to go on."""
+    from triangulation_pipeline.storage.jobs import WAITING, cancel_job, find_job
+    from triangulation_pipeline.storage.tables import JobStatus
+
+    if (job := find_job(engine, job_id)) is None:
+        return "stopped before it trained; the same command begins again"
+    if job.status in WAITING:
+        cancel_job(engine, job, "the run was terminated before it trained")
+    again = f"`triangulation run --resume {short(job.id)}`"
+    if job.status is JobStatus.completed:
+        return f"stopped after the training; {again} goes on with the evaluation"
+    return f"stopped at epoch {job.current_epoch} of {job.total_epochs}; {again} goes on from there"
+
+
+def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], run_id: str, console: Console) -> None:
+    """Runs the whole graph in this process. Raises ValueError with a failed step's sentence, and KeyboardInterrupt."""
     from triangulation_pipeline.definitions import train_locator_job
     from triangulation_pipeline.defs.run_tags import run_tags
 
@@ -64,18 +139,20 @@ def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], 
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with _progress(console):
         result = train_locator_job().execute_in_process(
-            instance=instance, run_config={**quiet, **run_config}, tags=run_tags(run_config), raise_on_error=False
+            instance=instance,
+            run_config={**quiet, **run_config},
+            tags=run_tags(run_config),
+            raise_on_error=False,
+            run_id=run_id,
         )
-    if not result.success:
-        raise ValueError(_failure(result))
-    return result.run_id
+    _check_success(result)
 
 
 def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRecord", console: Console) -> str:
     """Goes on in this process with what the job's last run did not finish; gives the job's id.
 
     Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's
-    sentence, and StorageError where the job cannot be resumed.
+    sentence; StorageError where the job cannot be resumed; and KeyboardInterrupt.
     """
     import dagster as dg
 
@@ -112,26 +189,21 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
         _progress(console),
         dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result,
     ):
-        if not result.success:
-            raise ValueError(_failure(result))
+        _check_success(result)
         again = find_job_of_run(storage.engine, result.run_id)
     return job.id if again is None else again.id
 
 
-def _instance() -> "dg.DagsterInstance":
-    """Dagster's instance. The first process makes its SQLite files alone: of two that do so at once Dagster lets one
-    fail."""
-    import dagster as dg
-    from filelock import FileLock
-
-    from triangulation_pipeline.storage.objects import make_private
-
-    try:
-        make_private(Path(".dagster"))
-        with FileLock(Path(".dagster") / "opening.lock"):
-            return dg.DagsterInstance.get()
-    except OSError as error:
-        raise ValueError(f"DAGSTER_HOME ({Path.cwd()}) cannot be written: {error.strerror}") from None
+def _check_success(result: Any) -> None:
+    """Raises KeyboardInterrupt where the run was interrupted, and ValueError with a failed step's sentence."""
+    if result.success:
+        return
+    for event in result.all_events:
+        # To Dagster an interrupt is one more failure.
+        reason = event.job_failure_data.failure_reason if event.is_job_failure else None
+        if reason is not None and reason.value == "UNEXPECTED_TERMINATION":
+            raise KeyboardInterrupt
+    raise ValueError(_failure(result))
 
 
 def _failure(result: Any) -> str:
@@ -150,7 +222,10 @@ class _ProgressHandler(logging.Handler):
         self.task = progress.add_task("working", total=None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.progress.console.print(plain(record.getMessage()), soft_wrap=True)
+        console = self.progress.console
+        # Where nobody reads it any more, as in `triangulation run | head`, the run goes on.
+        with suppress(OSError, SystemExit):
+            console.print(plain(record.getMessage()), soft_wrap=not console.is_terminal)
         if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
             self.progress.update(
                 self.task, description="training", completed=record.epochs_done, total=record.epochs_total
@@ -169,7 +244,9 @@ def _progress(console: Console) -> Iterator[None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # What steps print belongs into the compute logs.
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with bar as progress:
         handler = _ProgressHandler(progress)
         level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
@@ -185,9 +262,12 @@ def _progress(console: Console) -> Iterator[None]:
 
 def _results(storage: Any, run_id: str) -> dict[str, Any]:
     """What the final page shows."""
-    from triangulation_pipeline.storage.registry import get_model_of_job
+    from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
+    from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
     model = get_model_of_job(storage.engine, run_id)
+    newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
+    found = get_evaluation(storage.engine, newest["evaluation_id"]).metrics
     return {
         "model_name": model.model_name,
         "version": model.version,
@@ -198,6 +278,9 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
         "job_id": run_id,
         "dataset_id": model.synthetic_dataset_id,
         "metrics": model.metrics,
+        "test_rows": found["all"]["rows"],
+        "test_rows_good_geom": found["good_geometry"]["rows"],
+        "max_gdop": found["max_gdop"],
         "checkpoint": model.pytorch_model_location,
         "sha256": model.sha256,
         "database": storage.engine.url.render_as_string(hide_password=True),
@@ -208,44 +291,48 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
 def _show_results(console: Console, results: Mapping[str, Any]) -> None:
     values = results["metrics"]
 
-    def metres(name: str) -> str:
-        value = values[name]
-        return "none" if value is None else f"{value:,.1f} m"
+    def cells(*names: str | None) -> list[str]:
+        """Of each number that on all rows and that on those of good geometry; empty where there is none."""
+        both = [None if name is None else f"{name}{subset}_m" for name in names for subset in ("", "_good_geom")]
+        found = [None if name is None else values[name] for name in both]
+        return ["" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}" for value in found]
 
-    def share(name: str) -> str:
-        value = values[name]
-        return "none" if value is None else f"{value:.1%}"
-
-    def row(label: str, name: str) -> None:
-        if (values[f"{name}_m"], values[f"{name}_good_geom_m"]) != (None, None):
-            page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
-
-    page = Table()
-    page.add_column("error on")
-    page.add_column("all rows", justify="right")
-    page.add_column("good geometry", justify="right")
+    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    page.add_column("error, m")
+    for head in ("median", "p95", "RMSE"):
+        page.add_column(f"{head}\nall", justify="right")
+        page.add_column("\ngood", justify="right")
     for label, name in (
-        ("validation RMSE", "val_rmse"),
-        ("test RMSE", "test_rmse"),
-        ("test median", "test_p50"),
-        ("test p95", "test_p95"),
-        ("Cramér-Rao bound, rms", "crlb_rms"),
-        ("Huber Gauss-Newton RMSE", "huber_gauss_newton_rmse"),
-        ("Huber Gauss-Newton p95", "huber_gauss_newton_p95"),
-        ("mixture ML RMSE", "mixture_ml_rmse"),
-        ("mixture ML p95", "mixture_ml_p95"),
-        ("levels' posterior mean RMSE", "level_posterior_mean_rmse"),
-        ("power-weighted centroid RMSE", "power_weighted_centroid_rmse"),
+        ("model", "test"),
+        ("Gauss-Newton", "gauss_newton"),
+        ("Huber Gauss-Newton", "huber_gauss_newton"),
+        ("mixture ML", "mixture_ml"),
+        ("levels' posterior mean", "level_posterior_mean"),
+        ("power-weighted centroid", "power_weighted_centroid"),
     ):
-        row(label, name)
+        if any(shown := cells(f"{name}_p50", f"{name}_p95", f"{name}_rmse")):
+            page.add_row(label, *shown)
+    page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
+    rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
+    told = [
+        f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
+        f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
+        f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
+        BOUND_NOTE,
+    ]
     if missing := values["huber_gauss_newton_rows_without_fix"]:
-        page.add_row(
-            "rows no solver locates", str(missing), str(values["huber_gauss_newton_rows_without_fix_good_geom"])
-        )
-    page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
+        of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
+        told.insert(1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
     console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
+    console.print()
     console.print(page)
-    console.print(plain(results["promotion_reason"]), soft_wrap=True)
+    console.print()
+    for line in (*told, results["promotion_reason"]):
+        console.print(plain(line), soft_wrap=not console.is_terminal)
     for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"

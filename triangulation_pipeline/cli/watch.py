@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from triangulation_pipeline.cli.curve import curve
-from triangulation_pipeline.cli.home import match_job, open_engine, sentences, url_option
-from triangulation_pipeline.cli.operate import latest_run, run_named
+from triangulation_pipeline.cli.home import INTERRUPTED, JOB_IS, find_named, open_engine, sentences, url_option
+from triangulation_pipeline.cli.operate import latest_run
 from triangulation_pipeline.cli.tables import plain, say
 
 if TYPE_CHECKING:
@@ -24,32 +24,35 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 CURVE_ROWS = 8
 CURVE_COLUMNS = 80
-INTERRUPTED = 130
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @url_option
 def watch(job: str, url: str | None) -> None:
-    """Follow JOB, or the run of that id, to its end: 0 where it succeeds, 1 with the reason where it fails.
+    """Follow a job to its end.
 
-    Ctrl-C leaves it alone.
+    It shows the epochs, the curve and, in the end, whether the model was promoted and why. The exit code is 0 when the
+    run succeeds, and 1 with the reason when it does not. Ctrl-C leaves the run alone.
     """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
         engine = open_engine()
         webserver = Webserver(url)
-        found = match_job(engine, job)
-        run = run_named(webserver, job) if found is None else latest_run(webserver, found)
-        follow(engine, webserver, run.run_id, found.total_epochs if found else None, Console())
+        found, run = find_named(engine, job, webserver.runs_named)
+        if found is not None:
+            run = latest_run(webserver, found)
+        assert run is not None
+        follow(engine, webserver, run.run_id, Console())
 
 
-def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: int | None, console: Console) -> None:
-    """Shows a run until it ends. Raises ValueError with the reason where it does not succeed."""
-    from triangulation_pipeline.storage.jobs import find_job_of_run
+def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Console) -> None:
+    """Shows a run until it ends, with the epochs of its job from the first on, and then what became of the model.
+    Raises ValueError with the reason where it does not succeed."""
+    from triangulation_pipeline.storage.jobs import find_job_of_run, read_metrics
 
-    cursor, failure, val_rmse_m = None, None, dict[int, float]()
+    cursor, failure, job, val_rmse_m = None, None, None, dict[int, float]()
     try:
         console.print(plain(f"run {run_id}"), soft_wrap=True)
         with Live(console=console, refresh_per_second=4) as live:
@@ -57,8 +60,11 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
                 # The status first, so that all events of a run that has ended are in what comes next.
                 run, events = webserver.run(run_id), webserver.events(run_id, cursor)
                 cursor, failure = events.cursor, failure or events.failure
-                if total_epochs is None and (job := find_job_of_run(engine, run_id)) is not None:
-                    total_epochs = job.total_epochs
+                if job is None and (job := find_job_of_run(engine, run_id)) is not None:
+                    # What runs before this one trained.
+                    history = read_metrics(engine, job.id)
+                    val_rmse_m = dict(zip(map(int, history["epoch"]), history["val_rmse_m"], strict=True)) | val_rmse_m
+                total_epochs = None if job is None else job.total_epochs
                 for epoch in events.epochs:
                     val_rmse_m[int(epoch["epoch"])] = epoch["val_rmse_m"]
                     live.console.print(plain(_line(epoch, total_epochs)), soft_wrap=True)
@@ -76,6 +82,32 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, total_epochs: 
     if run.status != "SUCCESS":
         raise ValueError(failure or f"run {run_id} failed")
     console.print(plain(f"run {run_id} succeeded"), soft_wrap=True)
+    for line in [] if job is None else verdict(engine, job.id):
+        console.print(plain(line), soft_wrap=True)
+
+
+def verdict(engine: "Engine", job_id: str) -> list[str]:
+    """What became of a job's model: its version, its errors, and whether it was promoted and why; nothing where none
+    is registered."""
+    from triangulation_pipeline.storage.views import model_overview, read_view
+
+    models = read_view(engine, model_overview, job_id=job_id)
+    if not models:
+        return []
+    model = max(models, key=lambda row: row["created_at"])
+    errors = ", ".join(
+        f"{name} {model[column]:,.1f} m"
+        for name, column in (
+            ("median", "test_p50_good_geom_m"),
+            ("p95", "test_p95_good_geom_m"),
+            ("RMSE", "test_rmse_good_geom_m"),
+        )
+        if model[column] is not None
+    )
+    return [
+        f"{model['model_name']} version {model['version']}" + (f": {errors} with good geometry" if errors else ""),
+        model["promotion_reason"],
+    ]
 
 
 def _line(epoch: dict[str, float], total_epochs: int | None) -> str:

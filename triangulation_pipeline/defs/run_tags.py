@@ -59,6 +59,11 @@ def resumed_tags(run: dg.DagsterRun) -> dict[str, str]:
     return {OUTCOME_TAG: "resumed", OUTCOME_REASON_TAG: f"goes on from run {run.parent_run_id}"}
 
 
+def outcome_tags(outcome: str, told: str) -> dict[str, str]:
+    """How a run ended, and the sentence on it."""
+    return {OUTCOME_TAG: outcome, OUTCOME_REASON_TAG: brief(told, LONGEST_REASON)}
+
+
 def first_failure(events: Iterable[dg.DagsterEvent]) -> tuple[str, str] | None:
     """The outcome and the sentence of a run with these events: the first step or blocking check that failed. None where
     none did, or the run was terminated."""
@@ -95,7 +100,7 @@ def say_outcome(context: dg.InitResourceContext) -> None:
     if found is None:
         return
     outcome, told = found
-    tags = {OUTCOME_TAG: outcome, OUTCOME_REASON_TAG: brief(told, LONGEST_REASON)}
+    tags = outcome_tags(outcome, told)
     # Dagster tears a resource down once for itself, and once for the I/O managers that have it.
     known = instance.get_run_by_id(run.run_id)
     if known is not None and tags.items() <= known.tags.items():

@@ -255,9 +255,13 @@ def dataset_histograms(batch: SampleBatch) -> Figure:
     return figure
 
 
-def training_curves(history: Sequence[Mapping[str, float | int | None]], limit_m: float | None = None) -> Figure:
+def training_curves(
+    history: Sequence[Mapping[str, float | int | None]],
+    limit_m: float | None = None,
+    limit_p50_m: float | None = None,
+) -> Figure:
     """Loss, error and learning rate by epoch, from a trainer's history; ``limit_m`` is the rms Cramér-Rao bound of the
-    validation rows with good geometry."""
+    validation rows with good geometry, ``limit_p50_m`` what the bounds of all of them leave for the median."""
     figure = _figure(6.4)
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.7, 0.6))
     if not history:
@@ -281,7 +285,9 @@ def training_curves(history: Sequence[Mapping[str, float | int | None]], limit_m
     draw(error, "val_rmse_good_geom_m", "RMSE, validation, good geometry", BLUE, width=2.4)
     draw(error, "val_distance_p50_m", "median, validation", GREEN)
     if limit_m is not None:
-        error.axhline(limit_m, color=BLACK, ls="--", lw=1.4, label=f"limit, good geometry: {_metres(limit_m)} rms")
+        error.axhline(limit_m, color=BLUE, ls="--", lw=1.4, label=f"limit, good geometry: {_metres(limit_m)} rms")
+    if limit_p50_m is not None:
+        error.axhline(limit_p50_m, color=GREEN, ls="--", lw=1.4, label=f"limit of the median: {_metres(limit_p50_m)}")
     error.set_yscale("log")
     error.set_ylabel("position error")
     _metre_axis(error, "y")

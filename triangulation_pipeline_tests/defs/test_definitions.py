@@ -1,11 +1,13 @@
 """The shape of the graph, and what loading it costs."""
 
+import re
 import subprocess
 import sys
 
 import dagster as dg
 
 from triangulation_pipeline.definitions import defs
+from triangulation_pipeline_tests.conftest import ROOT
 
 
 def test_loadable() -> None:
@@ -37,6 +39,18 @@ def test_graph_is_the_designed_one() -> None:
         "calibration": False,
         "better_than_classical": False,
         "not_worse_than_production": False,
+    }
+
+
+def test_the_readme_has_the_edges_of_the_graph() -> None:
+    graph = defs.resolve_asset_graph()
+    section = (ROOT / "README.md").read_text().partition("## The graph")[2].partition("\n## ")[0]
+    told: dict[str, set[str]] = {}
+    for assets, parents in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]*)\|", section, re.MULTILINE):
+        told |= {asset: set(re.findall(r"`(\w+)`", parents)) for asset in re.findall(r"`(\w+)`", assets)}
+    assert told == {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.materializable_asset_keys
     }
 
 

@@ -36,12 +36,54 @@ def test_table_in_the_metadata_is_the_stored_history(whole_run: Run) -> None:
 
 def test_live_observations_are_the_stored_history(whole_run: Run) -> None:
     found = whole_run.instance.fetch_observations(dg.AssetKey("trained_model"), limit=100).records
-    live = {
-        int(record.asset_observation.metadata["epoch"].value): record.asset_observation.metadata["val_loss"].value
-        for record in found
-    }
+    live = [record.asset_observation.metadata["metrics"].value for record in found]
     history = read_metrics(whole_run.engine, whole_run.run_id)
-    assert live == dict(zip(history["epoch"], history["val_loss"], strict=True))
+    assert live[::-1] == history.astype(object).where(history.notna(), None).to_dict("records")
+
+
+def test_an_observation_is_a_picture_first_and_nothing_that_dagster_draws(whole_run: Run) -> None:
+    for record in whole_run.instance.fetch_observations(dg.AssetKey("trained_model"), limit=100).records:
+        assert record.asset_observation is not None
+        metadata = record.asset_observation.metadata
+        assert [(name, type(value)) for name, value in metadata.items()] == [
+            ("curves", dg.MarkdownMetadataValue),
+            ("metrics", dg.JsonMetadataValue),
+        ]
+        assert str(metadata["curves"].value).startswith("![training curves](data:image/png;base64,")
+        assert len(str(metadata["curves"].value)) < 50_000
+
+
+def test_a_long_run_observes_a_bounded_number_of_epochs_the_first_and_the_last(
+    whole_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triangulation_pipeline.defs.assets.trained_model.OBSERVED_EPOCHS", 3)
+    config = settings(trained_model={"epochs": 8, "early_stop_patience": 0})
+    run = execute(config, ["trained_model"], whole_run.instance)
+    events = whole_run.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION)
+    seen = [event.asset_observation.metadata["metrics"].value["epoch"] for event in events]
+    assert seen == [1, 3, 6, 8]
+
+
+def test_dagster_draws_few_numbers_from_run_to_run(whole_run: Run) -> None:
+    def drawn(asset: str) -> set[str]:
+        values = whole_run.metadata(asset).items()
+        return {name for name, value in values if isinstance(value, int | float) and not isinstance(value, bool)}
+
+    model = {"val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95", "epoch"}
+    assert drawn("trained_model") == {f"best_{name}" for name in model} | {"epochs_run", "covariance_scale"}
+    best = json.loads(json.dumps(whole_run.metadata("trained_model")["calibrated_metrics"]))
+    assert whole_run.metadata("trained_model")["best_val_coverage_95"] == best["val_coverage_95"]
+    headline = {
+        "test_rmse_good_geom_m",
+        "test_p50_good_geom_m",
+        "test_p95_good_geom_m",
+        "test_coverage_95_good_geom",
+        "huber_gauss_newton_p95_good_geom_m",
+        "crlb_rms_good_geom_m",
+        "test_rmse_m",
+    }
+    assert drawn("model_evaluation") == headline
+    assert drawn("registered_model") == headline | {"version", "epoch"}
 
 
 def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:

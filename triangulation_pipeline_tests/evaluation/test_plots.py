@@ -114,7 +114,9 @@ def test_dataset_histograms(default_batch: SampleBatch, rss_batch: SampleBatch) 
 
 
 def test_training_curves() -> None:
-    words = drawn(training_curves(history(40), limit_m=33.2))
+    words = drawn(training_curves(history(40), limit_m=33.2, limit_p50_m=21.4))
+    assert "limit, good geometry: 33 m rms" in words
+    assert "limit of the median: 21 m" in words
     assert "lowest validation loss in epoch 30" in words
     assert "limit, good geometry: 33 m rms" in words
     assert "limit" not in drawn(training_curves(history(3)))
