@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from triangulation_pipeline.cli import main
+from triangulation_pipeline.cli.home import JOB_IS
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline_tests.conftest import ROOT
@@ -128,9 +131,38 @@ def test_bad_environment_is_refused_in_one_sentence(home: Path, monkeypatch: pyt
 
 def test_away_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    done = triangulation("models", cwd=tmp_path)
+    for command in (["models"], ["status", "--url", "http://localhost:9"]):
+        done = triangulation(*command, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: DAGSTER_HOME is not set and the current folder has no dagster.yaml; ")
+        assert "every command but `network` reads the database" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert len(done.stderr) < 350
+
+
+def test_status_fails_where_the_webserver_is_away(home: Path) -> None:
+    """Also where no job is at work: it was not asked what Dagster knows."""
+    done = triangulation("status", "--url", "http://localhost:9")
     assert done.returncode == 1
-    assert "DAGSTER_HOME is not set and the current folder has no dagster.yaml" in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: the webserver at http://localhost:9 cannot be reached")
+
+
+@pytest.mark.parametrize("name", sorted(set(main.commands) - {"ui", "webserver", "network"}))
+def test_help_is_whole_sentences(name: str) -> None:
+    """Also in the list of all commands, which shows the first, and cuts it where it is long."""
+    command = main.commands[name]
+    assert command.help is not None
+    text = " ".join(command.help.split())
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert not command.get_short_help_str().endswith("...")
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help is not None
+            assert option.help.endswith(".")
+    takes_a_job = any(argument.name == "job" for argument in command.params) or name == "run"
+    assert command.epilog == (JOB_IS if takes_a_job else None)
 
 
 def test_unknown_job(home: Path) -> None:

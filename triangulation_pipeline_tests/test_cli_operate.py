@@ -274,7 +274,7 @@ def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> Non
     del webserver.runs[job.id]
     (row,) = json.loads(said("status", "--json"))
     assert row["run_status"] is None
-    assert job.id in said("status")
+    assert job.id[:8] in said("status")
     complete_job(engine, job)
     assert said("status") == "none"
     webserver.is_away = True
@@ -313,6 +313,18 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     assert said("pause", "--wait", job.id).endswith(f"job {job.id} has stopped")
     assert webserver.run(job.id).is_finished
     worker.join()
+
+
+def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = running(engine, webserver)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
+    done = triangulation("pause", "--wait", job.id)
+    assert (done.exit_code, done.stderr) == (130, "stopped\n")
+    assert beat(engine, job) is Stop.pause
 
 
 def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:

@@ -177,7 +177,8 @@ def test_the_last_page_of_a_run_is_shown_and_not_obeyed() -> None:
 
     console = Console(file=io.StringIO(), width=300)
     names = ("model_name", "version", "network", "promotion_reason", "checkpoint", "database", "object_store", "job_id")
-    _show_results(console, dict.fromkeys(names, HOSTILE) | {"metrics": Numbers()})
+    rows = {"test_rows": 9, "test_rows_good_geom": 7, "max_gdop": 5.0}
+    _show_results(console, dict.fromkeys(names, HOSTILE) | {"metrics": Numbers()} | rows)
     assert isinstance(console.file, io.StringIO)
     words = harmless(console.file.getvalue())
     assert words.count(SHOWN) == len(names)

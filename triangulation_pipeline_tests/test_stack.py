@@ -168,6 +168,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     launched = json.loads(done.stdout)
     for expected in ("epoch 4/4: val RMSE", "SUCCESS", "┤", f"run {launched['run_id']} succeeded"):
         assert expected in done.stderr
+    assert re.search(r"\nrf-triangulation version 1: median [\d.]+ m, .* with good geometry\n.*romoted: ", done.stderr)
     job = launched["job_id"]
     assert standing(job[:8]) == ("completed", "SUCCESS")
     assert [row["epoch"] for row in json.loads(said("metrics", job[:8], "--json"))] == [1, 2, 3, 4]
@@ -206,7 +207,7 @@ def test_failed_run(webserver: Webserver) -> None:
     assert (relaunched.parent_run_id, relaunched.root_run_id) == (run.run_id, run.run_id)
     assert webserver.reexecutions(run.run_id) == [webserver.run(relaunched.run_id), earlier]
     assert webserver.runs_named(run.run_id[:8]) == [webserver.run(run.run_id)]
-    assert said("cancel", relaunched.run_id[:8]).startswith(f"job {run.run_id} ")
+    assert json.loads(said("status", relaunched.run_id[:8], "--json"))["job_id"] == run.run_id
     engine.dispose()
 
 

@@ -1,14 +1,33 @@
 """The command line, ``triangulation``; its commands are in the files beside this one."""
 
+from typing import Any
+
 import click
 
 from triangulation_pipeline.cli import listing, network, operate, run, serve, watch
+from triangulation_pipeline.cli.home import INTERRUPTED
+from triangulation_pipeline.cli.tables import say
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Click itself ends with exit code 1 after Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="triangulation-pipeline")
 def main() -> None:
-    """From the description of a receiver network to a registered, calibrated locator of transmitters."""
+    """Train, evaluate and register locators of radio transmitters for a network of receivers.
+
+    The exit code is 0 when all went well; 1 when it did not, with the reason in one sentence; 2 for a wrong command
+    line; and 130 after Ctrl-C.
+    """
 
 
 for command in (

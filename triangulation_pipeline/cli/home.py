@@ -1,7 +1,6 @@
 """What every command starts with: the home, the database, the webserver, and faults that end in one sentence."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from triangulation_pipeline.cli.tables import say
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import printable, shown
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 JOB = "train_locator"
 SHORTEST_PREFIX = 4
+JOB_IS = f"JOB is the id of a job or of one of its runs, or the first {SHORTEST_PREFIX} characters of it or more."
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
@@ -29,17 +28,13 @@ Command = Callable[..., Any]
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1; Ctrl-C with
-    exit code 130."""
+    """Bad input, storage faults and what the webserver refuses end with their one sentence and exit code 1."""
     from triangulation_pipeline.client import WebserverError
 
     try:
         yield
     except (ValueError, StorageError, WebserverError) as error:
         raise click.ClickException(printable(str(error))) from None
-    except KeyboardInterrupt:
-        say("stopped", err=True)
-        sys.exit(INTERRUPTED)
 
 
 def use_home() -> None:
@@ -47,7 +42,9 @@ def use_home() -> None:
     if not os.environ.get("DAGSTER_HOME"):
         if not Path("dagster.yaml").is_file():
             raise ValueError(
-                "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it, or change folder"
+                "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it to the project's folder, "
+                "or change to that: every command but `network` reads the database, which TRIANGULATION_DATABASE_URL "
+                "names or else is in that folder, and --url says only where Dagster's webserver is"
             )
         os.environ["DAGSTER_HOME"] = str(Path.cwd())
     home = Path(os.environ["DAGSTER_HOME"])
@@ -139,7 +136,7 @@ def runs_here(beginning: str) -> "list[dg.DagsterRun]":
 
 def json_option(command: Command) -> Command:
     """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, with whole ids and all columns.")(command)
 
 
 def url_option(command: Command) -> Command:
@@ -147,7 +144,7 @@ def url_option(command: Command) -> Command:
     return click.option(
         "--url",
         metavar="URL",
-        help="Dagster's webserver; else TRIANGULATION_WEBSERVER_URL, else http://localhost:3000.",
+        help="Address of Dagster's webserver. The default is TRIANGULATION_WEBSERVER_URL, or http://localhost:3000.",
     )(command)
 
 
@@ -157,5 +154,5 @@ def config_option(command: Command) -> Command:
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
-        help="Dagster run config (YAML): what differs from the defaults.",
+        help="Dagster run config in YAML; what is left out keeps its default.",
     )(command)

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from triangulation_pipeline.cli.home import (
+    JOB_IS,
     config_option,
     find_named,
     get_job_named,
@@ -20,8 +21,10 @@ from triangulation_pipeline.cli.home import (
     sentences,
     url_option,
 )
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.listing import Columns, epochs_done, tenths
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -32,16 +35,21 @@ if TYPE_CHECKING:
 
 WAIT_POLL_S = 1.0
 
-wait_option = click.option("--wait", is_flag=True, help="Return when it has stopped, and not when it is asked to.")
+wait_option = click.option(
+    "--wait", is_flag=True, help="Return when it has stopped, and not as soon as it is asked to."
+)
 
 
 @click.command()
 @config_option
-@click.option("--watch", "watched", is_flag=True, help="Follow the run, as `triangulation watch` does.")
+@click.option("--watch", "watched", is_flag=True, help="Follow the run to its end, as `triangulation watch` does.")
 @json_option
 @url_option
 def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | None) -> None:
-    """Launch the whole graph on Dagster's webserver, and print the run's id."""
+    """Launch a run of the whole graph.
+
+    The settings are checked, then Dagster's webserver launches the run. Its id is printed.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -53,7 +61,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         from triangulation_pipeline.storage.jobs import announce_job
         from triangulation_pipeline.storage.tables import JobStatus
 
-        settings = TrainedModelConfig(**check(run_config)["ops"]["trained_model"]["config"])
+        settings = TrainedModelConfig(**check(run_config, runs_here=False)["ops"]["trained_model"]["config"])
         webserver = Webserver(url)
         run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
         job = announce_job(
@@ -73,12 +81,15 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
             follow(engine, webserver, run.run_id, Console(stderr=as_json))
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job", required=False)
 @json_option
 @url_option
 def status(job: str | None, as_json: bool, url: str | None) -> None:
-    """How JOB stands, and its run in Dagster; without JOB, all that are waiting or at work."""
+    """Show how jobs stand.
+
+    It shows JOB, or without JOB all jobs that wait or are at work, each beside the status of its run in Dagster.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -92,16 +103,26 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
     if job is not None and as_json:
         show_json(rows[0])
         return
-    shown = ("job_id", "job_name", "status", "stop_requested", "run_status", "current_epoch", "total_epochs")
-    show_rows(rows, as_json, (*shown, "val_rmse_m", "error_message"))
+    columns: Columns = {
+        "job": lambda row: short(row["job_id"]),
+        "name": lambda row: row["job_name"],
+        "status": lambda row: row["status"] + (f", {row['stop_requested']} asked" if row["stop_requested"] else ""),
+        "run": lambda row: row["run_status"],
+        "epoch": epochs_done,
+        "RMSE m": lambda row: tenths(row["val_rmse_m"]),
+    }
+    show_rows(rows, as_json, columns, note=lambda row: row["error_message"])
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
 @url_option
 def pause(job: str, wait: bool, url: str | None) -> None:
-    """Ask the running JOB to stop at its next batch and keep its state; `resume` goes on from there."""
+    """Pause a job that trains.
+
+    It stops at its next batch and keeps its state; `triangulation resume` goes on from there.
+    """
     from triangulation_pipeline.client import Webserver
 
     with sentences():
@@ -120,12 +141,15 @@ def pause(job: str, wait: bool, url: str | None) -> None:
             _wait(engine, webserver, found, JobStatus.paused)
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
 @url_option
 def cancel(job: str, wait: bool, url: str | None) -> None:
-    """Cancel JOB: at its next batch, or at once if it does not train yet. The id of a run without a job serves too."""
+    """Cancel a job.
+
+    It stops at its next batch, or at once when it does not train yet. A run that has no job is cancelled as well.
+    """
     from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError
 
     with sentences():
@@ -160,12 +184,15 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
             _wait(engine, webserver, found, JobStatus.cancelled)
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @json_option
 @url_option
 def resume(job: str, as_json: bool, url: str | None) -> None:
-    """Go on with the failed, cancelled or paused JOB in a new run, whose id is printed."""
+    """Go on with a job that stopped.
+
+    A job that failed, was cancelled or was paused goes on after its last epoch, in a new run.
+    """
     from triangulation_pipeline.client import Webserver, WebserverError
 
     with sentences():
@@ -200,8 +227,11 @@ def resume(job: str, as_json: bool, url: str | None) -> None:
 @click.argument("name")
 @click.argument("version", type=click.IntRange(min=1))
 def promote(name: str, version: int) -> None:
-    """Put VERSION of the model NAME into production, if it passed its checks; also in place of one for another
-    network."""
+    """Put a version into production.
+
+    VERSION of the model NAME takes the place of the version that is in production, also when that is for another
+    network. A version that did not pass its checks is refused.
+    """
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import promote_model
@@ -213,7 +243,10 @@ def promote(name: str, version: int) -> None:
 @click.command()
 @click.argument("name")
 def rollback(name: str) -> None:
-    """Put the version of the model NAME that was in production before back into production."""
+    """Put the version before back into production.
+
+    It is the version of the model NAME that was in production before the one that is.
+    """
     with sentences():
         engine = open_engine()
         from triangulation_pipeline.storage.registry import rollback_model

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from triangulation_pipeline.cli.home import (
     INTERRUPTED,
+    JOB_IS,
     config_option,
     get_job_named,
     json_option,
@@ -26,8 +28,9 @@ from triangulation_pipeline.cli.home import (
     sentences,
     use_home,
 )
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -36,18 +39,23 @@ if TYPE_CHECKING:
     from triangulation_pipeline.defs.resources import OpenStorage
     from triangulation_pipeline.storage.jobs import JobRecord
 
+BOUND_NOTE = (
+    "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
+    "and can lie above that of a model, which knows the area."
+)
 # A worker in another process beats every second.
 LISTEN_S = 5.0
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @config_option
-@click.option("--resume", "resumed", metavar="JOB", help="Go on with this failed, cancelled, paused or killed job.")
+@click.option("--resume", "resumed", metavar="JOB", help="Go on with a job that did not finish.")
 @json_option
 def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
-    """Materialise everything: network, dataset, splits, model, evaluation, registry.
+    """Run the whole graph in this process.
 
-    Ctrl-C and SIGTERM stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
+    It makes the network, the dataset and its splits, trains and evaluates a model, and registers it. Ctrl-C and SIGTERM
+    stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
     """
     if config_file is not None and resumed is not None:
         raise click.UsageError("--resume goes on with the job's own settings: leave out --config")
@@ -254,9 +262,12 @@ def _progress(console: Console) -> Iterator[None]:
 
 def _results(storage: Any, run_id: str) -> dict[str, Any]:
     """What the final page shows."""
-    from triangulation_pipeline.storage.registry import get_model_of_job
+    from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
+    from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
     model = get_model_of_job(storage.engine, run_id)
+    newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
+    found = get_evaluation(storage.engine, newest["evaluation_id"]).metrics
     return {
         "model_name": model.model_name,
         "version": model.version,
@@ -267,6 +278,9 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
         "job_id": run_id,
         "dataset_id": model.synthetic_dataset_id,
         "metrics": model.metrics,
+        "test_rows": found["all"]["rows"],
+        "test_rows_good_geom": found["good_geometry"]["rows"],
+        "max_gdop": found["max_gdop"],
         "checkpoint": model.pytorch_model_location,
         "sha256": model.sha256,
         "database": storage.engine.url.render_as_string(hide_password=True),
@@ -277,44 +291,48 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
 def _show_results(console: Console, results: Mapping[str, Any]) -> None:
     values = results["metrics"]
 
-    def metres(name: str) -> str:
-        value = values[name]
-        return "none" if value is None else f"{value:,.1f} m"
+    def cells(*names: str | None) -> list[str]:
+        """Of each number that on all rows and that on those of good geometry; empty where there is none."""
+        both = [None if name is None else f"{name}{subset}_m" for name in names for subset in ("", "_good_geom")]
+        found = [None if name is None else values[name] for name in both]
+        return ["" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}" for value in found]
 
-    def share(name: str) -> str:
-        value = values[name]
-        return "none" if value is None else f"{value:.1%}"
-
-    def row(label: str, name: str) -> None:
-        if (values[f"{name}_m"], values[f"{name}_good_geom_m"]) != (None, None):
-            page.add_row(label, metres(f"{name}_m"), metres(f"{name}_good_geom_m"))
-
-    page = Table()
-    page.add_column("error on")
-    page.add_column("all rows", justify="right")
-    page.add_column("good geometry", justify="right")
+    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    page.add_column("error, m")
+    for head in ("median", "p95", "RMSE"):
+        page.add_column(f"{head}\nall", justify="right")
+        page.add_column("\ngood", justify="right")
     for label, name in (
-        ("validation RMSE", "val_rmse"),
-        ("test RMSE", "test_rmse"),
-        ("test median", "test_p50"),
-        ("test p95", "test_p95"),
-        ("Cramér-Rao bound, rms", "crlb_rms"),
-        ("Huber Gauss-Newton RMSE", "huber_gauss_newton_rmse"),
-        ("Huber Gauss-Newton p95", "huber_gauss_newton_p95"),
-        ("mixture ML RMSE", "mixture_ml_rmse"),
-        ("mixture ML p95", "mixture_ml_p95"),
-        ("levels' posterior mean RMSE", "level_posterior_mean_rmse"),
-        ("power-weighted centroid RMSE", "power_weighted_centroid_rmse"),
+        ("model", "test"),
+        ("Gauss-Newton", "gauss_newton"),
+        ("Huber Gauss-Newton", "huber_gauss_newton"),
+        ("mixture ML", "mixture_ml"),
+        ("levels' posterior mean", "level_posterior_mean"),
+        ("power-weighted centroid", "power_weighted_centroid"),
     ):
-        row(label, name)
+        if any(shown := cells(f"{name}_p50", f"{name}_p95", f"{name}_rmse")):
+            page.add_row(label, *shown)
+    page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
+    rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
+    told = [
+        f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
+        f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
+        f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
+        BOUND_NOTE,
+    ]
     if missing := values["huber_gauss_newton_rows_without_fix"]:
-        page.add_row(
-            "rows no solver locates", str(missing), str(values["huber_gauss_newton_rows_without_fix_good_geom"])
-        )
-    page.add_row("95 % ellipse covers", share("test_coverage_95"), share("test_coverage_95_good_geom"))
+        of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
+        told.insert(1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
     console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
+    console.print()
     console.print(page)
-    console.print(plain(results["promotion_reason"]), soft_wrap=True)
+    console.print()
+    for line in (*told, results["promotion_reason"]):
+        console.print(plain(line), soft_wrap=not console.is_terminal)
     for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"

@@ -5,8 +5,10 @@ Whatever is printed may come from somebody else: stored names, reasons, a server
 """
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,6 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from triangulation_pipeline.validation import printable
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+# A longer cell is continued on the next line where the terminal is narrow; a shorter one is never broken.
+LONGEST_WORD = 12
+
+Row = Mapping[str, Any]
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -32,25 +40,51 @@ def plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def show_rows(rows: list[dict[str, Any]], as_json: bool, shown: Sequence[str]) -> None:
-    """All columns as JSON, or those ``shown`` as a table."""
+def show_rows(
+    rows: list[dict[str, Any]],
+    as_json: bool,
+    columns: Mapping[str, Callable[[Row], Any]],
+    note: Callable[[Row], str | None] = lambda row: None,
+) -> None:
+    """All columns as JSON, or as a table what ``columns`` makes of a row by title, as narrow as it can be without
+    cutting anything; under it the sentences of rows that have one, each after what its row begins with."""
     if as_json:
         show_json(rows)
         return
     if not rows:
         click.echo("none")
         return
-    table = Table(show_edge=False)
-    for name in shown:
-        number = any(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(_cell(row[name])) for name in shown))
+    # The first column names the row, be it only digits.
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    cells = [[_cell(make(row)) for make in columns.values()] for row in rows]
+    for number, title in enumerate(columns):
+        column = [line[number] for line in cells]
+        are_numbers = number > 0 and all(re.fullmatch(r"-|[\d.,/e+-]*\d", cell) for cell in column)
+        folds = max(map(len, column)) > LONGEST_WORD
+        table.add_column(title, justify="right" if are_numbers else "left", overflow="fold", no_wrap=not folds)
+    for line in cells:
+        table.add_row(*map(plain, line))
     console = Console()
     if not sys.stdout.isatty():
         # A pipe or a file gets whole lines.
         console.width = console.measure(table, options=console.options.update(max_width=100_000)).maximum
     console.print(table)
+    for row, (first, *_) in zip(rows, cells, strict=True):
+        if (sentence := note(row)) is not None:
+            console.print(plain(f"{first}: {sentence}"), soft_wrap=not sys.stdout.isatty())
+
+
+def ago(moment: str | None) -> str | None:
+    """How long ago a moment (ISO 8601) was, in one unit; a day that is long past as its date."""
+    if moment is None:
+        return None
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    if seconds >= 30 * DAY_S:
+        return moment[:10]
+    for unit, length in (("d", DAY_S), ("h", HOUR_S), ("min", MINUTE_S)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
 
 
 def show_json(value: Any) -> None:
@@ -61,4 +95,6 @@ def show_json(value: Any) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triangulation_pipeline.cli.curve import curve
-from triangulation_pipeline.cli.home import INTERRUPTED, find_named, open_engine, sentences, url_option
+from triangulation_pipeline.cli.home import INTERRUPTED, JOB_IS, find_named, open_engine, sentences, url_option
 from triangulation_pipeline.cli.operate import latest_run
 from triangulation_pipeline.cli.tables import plain, say
 
@@ -26,13 +26,14 @@ CURVE_ROWS = 8
 CURVE_COLUMNS = 80
 
 
-@click.command()
+@click.command(epilog=JOB_IS)
 @click.argument("job")
 @url_option
 def watch(job: str, url: str | None) -> None:
-    """Follow JOB, or the run of that id, to its end: 0 where it succeeds, 1 with the reason where it fails.
+    """Follow a job to its end.
 
-    Ctrl-C leaves it alone.
+    It shows the epochs, the curve and, in the end, whether the model was promoted and why. The exit code is 0 when the
+    run succeeds, and 1 with the reason when it does not. Ctrl-C leaves the run alone.
     """
     from triangulation_pipeline.client import Webserver
 

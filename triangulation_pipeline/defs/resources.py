@@ -17,7 +17,7 @@ from triangulation_pipeline.defs.run_tags import resumed_tags, run_tags, say_out
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
-from triangulation_pipeline.storage.registry import get_model_by_id
+from triangulation_pipeline.storage.registry import find_referred_model
 from triangulation_pipeline.storage.settings import Settings, read_settings
 from triangulation_pipeline.validation import brief
 
@@ -148,4 +148,4 @@ def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
         context.instance.add_run_tags(run.run_id, tags)
         storage.open()
         if (parent_model_id := training_settings(run.run_config).parent_model_id) is not None:
-            get_model_by_id(storage.engine, parent_model_id)
+            find_referred_model(storage.engine, parent_model_id)

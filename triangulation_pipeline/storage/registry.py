@@ -1,6 +1,7 @@
 """The model registry: versions of named models, which is in production, and what evaluations found."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -193,6 +194,22 @@ def get_model_by_id(engine: Engine, model_id: str) -> ModelRecord:
     model_id = uuid_text("model_id", model_id)
     with reading(engine) as connection:
         return _get_by_id(connection, model_id)
+
+
+def find_referred_model(engine: Engine, reference: str, before_id: str | None = None) -> ModelRecord:
+    """The version that a person means by its id, by ``name:version``, or by a name: that in production, else the
+    newest. Where ``before_id`` is one that the reference could mean, it is that one: what was begun from a version goes
+    on from it. Raises StorageError where there is none."""
+    with reading(engine) as connection:
+        if before_id is not None:
+            before = _get_by_id(connection, before_id)
+            if reference in (before.id, before.model_name, f"{before.model_name}:{before.version}"):
+                return before
+        with suppress(ValueError):
+            return _get_by_id(connection, uuid_text("model_id", reference))
+        name, _, version = reference.partition(":")
+        production = None if version else _production(connection, name)
+        return production or _get(connection, name, int(version) if version else None)
 
 
 def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:

@@ -1,12 +1,16 @@
 """Settings of a training, each honoured by the loop; the description is what the launchpad shows."""
 
+import re
 from enum import StrEnum
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.validation import refuse_booleans, uuid_text, without_controls
+from triangulation_pipeline.validation import refuse_booleans, without_controls
+
+# A name as registered_model takes it, which may look like an id, with or without a version.
+MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(:[1-9][0-9]{0,8})?")
 
 
 class Scheduler(StrEnum):
@@ -93,8 +97,9 @@ class TrainingConfig(BaseModel):
     )
     parent_model_id: str | None = Field(
         None,
-        description="Id of a registered model of the same network and architecture, from whose weights the training "
-        "begins (fine-tuning); null = from random weights.",
+        description="A registered model of the same network and architecture, from whose weights the training begins "
+        "(fine-tuning): name:version, as in rf-triangulation:4; name, for its version in production, else its newest; "
+        "or its id. Null = from random weights.",
     )
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
     accelerator: Accelerator = Field(
@@ -114,8 +119,10 @@ class TrainingConfig(BaseModel):
 
     @field_validator("parent_model_id")
     @classmethod
-    def _is_a_uuid(cls, value: str | None) -> str | None:
-        return None if value is None else uuid_text("the id of a model", value)
+    def _refers_to_a_model(cls, value: str | None) -> str | None:
+        if value is None or MODEL_REFERENCE.fullmatch(value):
+            return value
+        raise ValueError("must be name:version, as in rf-triangulation:4, the name of a model, or the id of one")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -35,7 +35,13 @@ from triangulation_pipeline.storage.jobs import (
     requeue_job,
     start_job,
 )
-from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.storage.registry import (
+    find_referred_model,
+    get_model,
+    get_model_of_job,
+    list_models,
+    register_model,
+)
 from triangulation_pipeline.storage.tables import JobStatus, Stop, models, training_jobs
 from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import make_home
@@ -278,6 +284,46 @@ def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
     assert (missing.failed_step(), missing.failure()) == (
         "receiver_network",
         f"there is no model {unknown} in the registry",
+    )
+
+
+def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
+    whole_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job keeps the id of what the name meant when it began; a newer version does not change it."""
+    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    engine, run_id = whole_run.engine, str(uuid.uuid4())
+    parent = get_model(engine, "rf-triangulation")
+    tuned = {"epochs": 9, "early_stop_patience": 0, "batch_size": 64, "parent_model_id": "rf-triangulation"}
+    config = settings(trained_model=tuned)
+    with when_epochs_are_done(engine, run_id, 2, lambda: request_stop(engine, run_id, Stop.pause)):
+        run = execute(config, instance=whole_run.instance, run_id=run_id)
+    assert get_job(engine, run_id).config["parent_model_id"] == parent.id
+    same = {name: getattr(parent, name) for name in ("network_name", "network_digest", "hyperparameters", "metrics")}
+    newer = register_model(
+        engine,
+        model_name="rf-triangulation",
+        model_architecture=parent.model_architecture,
+        pytorch_model_location="/nowhere",
+        sha256="f" * 64,
+        epoch=1,
+        trained_by_job_id=parent.trained_by_job_id,
+        synthetic_dataset_id=parent.synthetic_dataset_id,
+        passed=False,
+        promotion_reason="It cannot even be read.",
+        **same,
+    )
+    assert find_referred_model(engine, "rf-triangulation").id == newer.id
+    assert resume(run).result.success
+    job = get_job(engine, run_id)
+    assert (job.status, job.config["parent_model_id"]) == (JobStatus.completed, parent.id)
+    assert get_model_of_job(engine, run_id).parent_model_id == parent.id
+
+    tuned["parent_model_id"] = "rf-triangulation:99"
+    missing = execute(settings(trained_model=tuned), instance=whole_run.instance)
+    assert (missing.failed_step(), missing.failure()) == (
+        "receiver_network",
+        "there is no model 'rf-triangulation' version 99 in the registry",
     )
 
 

@@ -94,9 +94,9 @@ def test_a_file_that_is_no_network_is_not_quoted(used: Run, tmp_path: Path) -> N
 
 def test_settings_that_are_wrong_are_not_quoted_by_dagster(used: Run) -> None:
     """Dagster makes the object of a step's settings before the step can look at them."""
-    run = execute(settings(trained_model={"parent_model_id": SECRET}), ["trained_model"], used.instance)
+    run = execute(settings(trained_model={"parent_model_id": f"{SECRET}!"}), ["trained_model"], used.instance)
     assert not run.result.success
-    assert "input_value" not in everything_told(run).replace(repr({"parent_model_id": SECRET}), "")
+    assert "input_value" not in everything_told(run).replace(repr({"parent_model_id": f"{SECRET}!"}), "")
 
 
 def test_network_files_lie_in_the_folder_that_is_allowed(
@@ -134,9 +134,7 @@ def test_odd_sites_are_a_warning_on_the_page_of_the_network(home: Path, tmp_path
         "  - {name: a, lat: 45.0, lon: 7.0}\n  - {name: A, lat: 45.2, lon: 7.9}\n  - {name: c, lat: 44.6, lon: 8.3}\n"
     )
     run = execute(settings(receiver_network={"network_file": str(path)}), ["receiver_network"])
-    assert run.metadata("receiver_network")["warnings"] == (
-        "the names of sites 'a' and 'A' differ only in upper and lower case"
-    )
+    assert run.metadata("receiver_network")["warnings"] == ("the names of sites 'a' and 'A' look alike")
     plain = execute(settings(), ["receiver_network"])
     assert "warnings" not in plain.metadata("receiver_network")
     assert plain.metadata("receiver_network")["network_digest"] == NORTH_WEST_ITALY.digest

@@ -17,6 +17,7 @@ from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
     ModelRecord,
     find_production_model,
+    find_referred_model,
     get_evaluation,
     get_model,
     get_model_by_id,
@@ -276,6 +277,26 @@ def test_a_model_and_an_evaluation_written_at_once_are_linked(engine: Engine, ma
         evaluation = pool.submit(evaluate, engine, job)
         evaluating.set()
         assert get_evaluation(engine, evaluation.result()).model_id == model.result().id
+
+
+def test_a_model_is_referred_to_by_name_version_or_id(engine: Engine, make_job: MakeJob) -> None:
+    """A name means the version in production, and where none is, the newest."""
+    job = make_job()
+    first, second = (register(engine, job, sha256=digest * 64, passed=False) for digest in "ab")
+    assert find_referred_model(engine, "locator").id == second.id
+    assert find_referred_model(engine, "locator:1").id == first.id
+    for text in (first.id, first.id.upper(), first.id.replace("-", "")):
+        assert find_referred_model(engine, text).id == first.id
+    third = register(engine, job, sha256="c" * 64, passed=True)
+    newest = register(engine, job, sha256="d" * 64, passed=False)
+    assert find_referred_model(engine, "locator").id == third.id
+    # What goes on stays with what it was begun from, where that is what was meant.
+    for text in ("locator", "locator:1", first.id):
+        assert find_referred_model(engine, text, first.id).id == first.id
+    assert find_referred_model(engine, "locator:4", first.id).id == newest.id
+    for missing in ("finder", "locator:9", str(uuid.uuid4())):
+        with pytest.raises(StorageError, match="there is no model"):
+            find_referred_model(engine, missing)
 
 
 def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None:

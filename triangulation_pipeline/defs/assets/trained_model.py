@@ -37,7 +37,7 @@ from triangulation_pipeline.storage.jobs import (
 )
 from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.pulse import Pulse
-from triangulation_pipeline.storage.registry import get_model_by_id
+from triangulation_pipeline.storage.registry import find_referred_model, get_model_by_id
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.training.config import TrainingConfig
 
@@ -73,6 +73,7 @@ def trained_model(
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
         context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
+        settings = _with_parent_id(context, storage, settings)
         parent = _parent(storage, settings)
         if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
@@ -215,6 +216,19 @@ def _stopped(storage: Storage, job: JobRecord, pulse: Pulse) -> dg.Failure:
     return dg.Failure(
         description=told, metadata={"outcome": outcome, "job_id": job.id, "epoch": epoch}, allow_retries=False
     )
+
+
+def _with_parent_id(context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig) -> TrainingConfig:
+    """The settings with the id of the model that they refer to: of the one that this training was begun from, where it
+    goes on."""
+    if settings.parent_model_id is None:
+        return settings
+    earlier = _earlier(context, storage)
+    before_id = (
+        earlier.config.get("parent_model_id") if earlier is not None and earlier.started_at is not None else None
+    )
+    model = find_referred_model(storage.engine, settings.parent_model_id, before_id)
+    return settings.model_copy(update={"parent_model_id": model.id})
 
 
 def _parent(storage: Storage, settings: TrainingConfig) -> "Checkpoint | None":
