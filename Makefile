@@ -26,6 +26,7 @@ run: install
 	$(BIN)/triangulation run $(ARGS)
 
 ui: install
+	mkdir -p -m 700 $(DAGSTER_HOME)/.dagster
 	$(BIN)/dagster instance concurrency set training 1
 	exec $(BIN)/triangulation ui -w workspace.yaml $(ARGS)
 

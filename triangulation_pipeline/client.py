@@ -26,7 +26,7 @@ import requests
 from requests.auth import HTTPBasicAuth
 
 from triangulation_pipeline.address import by_proxy, parse_address
-from triangulation_pipeline.validation import SHOWN_CHARACTERS, printable, uuid_text
+from triangulation_pipeline.validation import SHOWN_CHARACTERS, brief, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
 DEFAULT_URL = "http://localhost:3000"
@@ -36,7 +36,6 @@ TIMEOUT_S = 60
 # Of another server than Dagster's there is no saying what it sends; a thousand events are a megabyte or two.
 MOST_ANSWER_BYTES = 32 * 2**20
 MOST_PAGES = 1000
-MOST_CHARACTERS = 300
 # What an observation of an epoch has at least, and a size that no number of it reaches.
 EPOCH_LABELS = frozenset({"epoch", "val_rmse_m", "val_loss"})
 LARGEST_NUMBER = 1e30
@@ -181,7 +180,7 @@ class Webserver:
         )
 
     def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
-        """What runs observed of an asset, the newest first: of ``trained_model`` the metrics of epochs."""
+        """What runs observed of an asset, the newest first: of ``trained_model`` the ``metrics`` of epochs."""
         return self._ask(
             "asset_observations",
             lambda found: [_asset_event(event) for event in found["assetObservations"]],
@@ -214,7 +213,7 @@ class Webserver:
         try:
             answer = json.loads(content)
             if faults := answer.get("errors"):
-                raise WebserverError(f"the webserver refused {name}: {one_line(faults[0]['message'])}")
+                raise WebserverError(f"the webserver refused {name}: {brief(faults[0]['message'])}")
             found = next(iter(answer["data"].values()))
             if (refusal := _refusal(found)) is not None:
                 raise (RunNotFound if found["__typename"] == "RunNotFoundError" else WebserverError)(refusal)
@@ -280,25 +279,19 @@ def query(name: str) -> str:
 
 def config_fault(message: str) -> str:
     """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = " ".join(message[: 100 * MOST_CHARACTERS].split())
+    message = " ".join(message[:30_000].split())
     if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
         return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return one_line(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks and control characters, and cut where it is long."""
-    text = printable(" ".join(text[: 100 * MOST_CHARACTERS].split()))
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    return brief(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
 
 
 def _refusal(found: Mapping[str, Any]) -> str | None:
     """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
     kind = found["__typename"]
     if kind == "RunConfigValidationInvalid":
-        return one_line("; ".join(config_fault(error["message"]) for error in found["errors"]))
+        return brief("; ".join(config_fault(error["message"]) for error in found["errors"]))
     if kind.endswith(("Error", "Failure", "Conflict")):
-        return one_line(found.get("message") or kind)
+        return brief(found.get("message") or kind)
     return None
 
 
@@ -309,15 +302,20 @@ def _failure(event: Mapping[str, Any]) -> str | None:
         check = event["evaluation"]
         if check["success"] or check["severity"] != "ERROR":
             return None
-        return one_line(f"{check['checkName']}: {check['description']}")
+        return brief(f"{check['checkName']}: {check['description']}")
     if kind == "ExecutionStepFailureEvent":
         described = (event["failureMetadata"] or {}).get("description")
-        error = event["error"] or {"message": "failed", "errorChain": []}
-        cause = [error["message"], *(link["error"]["message"] for link in error["errorChain"])][-1]
-        return one_line(f"{event['stepKey']}: {described or cause}")
+        return brief(f"{event['stepKey']}: {described or _cause(event, 'failed')}")
     if kind == "RunFailureEvent":
-        return one_line((event["error"] or event)["message"])
+        # Where no step was at work: of a refusal before the first, Dagster's own error comes first.
+        return brief(_cause(event, event["message"]).removeprefix("ValueError: "))
     return None
+
+
+def _cause(event: Mapping[str, Any], otherwise: str) -> str:
+    """The message of the error that the others of an event came from."""
+    error = event["error"]
+    return otherwise if error is None else [error, *(link["error"] for link in error["errorChain"])][-1]["message"]
 
 
 @dataclass(frozen=True)
@@ -340,8 +338,13 @@ def _page(found: Mapping[str, Any]) -> _Page:
 
 
 def _epoch(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an observation. Raises ValueError for those that no training has."""
-    numbers = {label: value for label, value in _metadata(event).items() if isinstance(value, int | float)}
+    """The numbers of an observation: its ``metrics``, or in events of earlier versions entries of their own. Raises
+    ValueError for those that no training has."""
+    found = _metadata(event)
+    found |= found.pop("metrics", {})
+    numbers = {
+        label: value for label, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     for label, value in numbers.items():
         if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
             raise ValueError(f"{label} is no number of a training")

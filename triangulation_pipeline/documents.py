@@ -35,6 +35,7 @@ DEEPEST = 30
 MOST_VALUES = 20_000
 LONGEST_NAME = 200
 LONGEST_INTEGER = 20  # digits and sign, more than any field takes and any database column holds
+_TOO_LONG = f"whole numbers have at most {LONGEST_INTEGER} digits"
 
 
 class _Constructor(SafeConstructor):
@@ -47,9 +48,7 @@ class _Constructor(SafeConstructor):
 
     def construct_integer(self, node: ScalarNode) -> int:
         if len(node.value) > LONGEST_INTEGER:
-            raise MarkedYAMLError(
-                problem=f"whole numbers have at most {LONGEST_INTEGER} digits", problem_mark=node.start_mark
-            )
+            raise MarkedYAMLError(problem=_TOO_LONG, problem_mark=node.start_mark)
         return int(super().construct_yaml_int(node))
 
 
@@ -116,7 +115,7 @@ def parse_yaml(text: str) -> Any:
 def parse_json(text: str) -> Any:
     """A JSON document. Raises ValueError with one sentence that names the line and quotes nothing."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -195,6 +194,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{repr(twice) if is_name(twice) else 'a key'} is written twice in one object")
     return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(_TOO_LONG)
+    return int(digits)
 
 
 def _is_safe(problem: str) -> bool:

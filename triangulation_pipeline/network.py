@@ -5,6 +5,7 @@ Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitu
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -20,12 +21,13 @@ from triangulation_pipeline.validation import refuse_booleans, without_controls
 WGS84_A_M = 6378137.0
 WGS84_B_M = 6356752.314245179
 
-# Of a site from the origin of the frame, in a straight line: farther off, one frame serves no purpose.
+# Of a site from the middle of all, in a straight line: farther off, one frame serves no purpose.
 FARTHEST_M = 2000e3
 # A site so many times farther from the middle of the others than most of those are is odd from the first distance on,
 # and taken for a mistake from the second.
 STRAY_EXTENTS, ODD_M, STRAY_M = 5, 50e3, 1000e3
-# Two sites nearer to each other than this share of the usual distance are odd.
+# Sites nearer to each other than this are one; those nearer than this share of the usual distance are odd.
+SAME_SPOT_M = 0.1
 TWIN_SHARE = 1e-3
 
 
@@ -150,12 +152,12 @@ class ReceiverNetwork(BaseModel):
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"site names must be unique, repeated: {', '.join(repeated[:5])}")
-        places: dict[tuple[float, float], str] = {}
-        for site in sites:
-            place = (round(site.lat, 6), round(site.lon, 6))
-            if place in places:
-                raise ValueError(f"sites {places[place]!r} and {site.name!r} stand on the same spot {place}")
-            places[place] = site.name
+        # By distance: on the 180th meridian and at a pole one spot has several longitudes.
+        for i, j in zip(*np.nonzero(np.triu(_apart_m(sites) < SAME_SPOT_M, 1)), strict=True):
+            raise ValueError(
+                f"sites {sites[i].name!r} and {sites[j].name!r} stand on the same spot (lat {sites[j].lat:g}, lon "
+                f"{sites[j].lon:g})"
+            )
         _refuse_strays(sites)
         return sites
 
@@ -198,12 +200,11 @@ class ReceiverNetwork(BaseModel):
         """What is taken and is often a mistake, a sentence each: for a warning before any work starts."""
         folded: dict[str, str] = {}
         found = [
-            f"the names of sites {other!r} and {site.name!r} differ only in upper and lower case"
+            f"the names of sites {other!r} and {site.name!r} look alike"
             for site in self.sites
-            if (other := folded.setdefault(site.name.casefold(), site.name)) != site.name
+            if (other := folded.setdefault(_folded(site.name), site.name)) != site.name
         ]
-        place_m = _ecef_m(self.sites)
-        distance_m = np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
+        distance_m = _apart_m(self.sites)
         extent_m = float(np.median(distance_m[~np.eye(len(self.sites), dtype=bool)]))
         for i, j in zip(*np.nonzero(np.triu(distance_m < TWIN_SHARE * extent_m, 1)), strict=True):
             found.append(
@@ -223,6 +224,17 @@ class ReceiverNetwork(BaseModel):
 def _ecef_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
     """(r, 3) metres, earth-centred, on the ellipsoid."""
     return np.stack(pymap3d.geodetic2ecef(np.array([s.lat for s in sites]), np.array([s.lon for s in sites]), 0.0), -1)
+
+
+def _apart_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
+    """(r, r) straight distances between the sites, metres, altitudes left out."""
+    place_m = _ecef_m(sites)
+    return np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
+
+
+def _folded(name: str) -> str:
+    """The same for names that look alike: without case, joiners, and the several ways to write one letter."""
+    return unicodedata.normalize("NFKC", name.replace("\u200c", "").replace("\u200d", "")).casefold()
 
 
 def _strays(sites: tuple[Site, ...], least_m: float) -> list[tuple[Site, float, float]]:

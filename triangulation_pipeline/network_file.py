@@ -65,6 +65,7 @@ def _parsed(text: str, path: Path) -> Any:
 def _check_form(document: Any) -> None:
     """Raises ValueError for what is no network at all, saying what it seems to be."""
     if isinstance(document, dict) and {"name", "sites"} <= document.keys():
+        _check_blanks("", document)
         sites = document["sites"]
         if isinstance(sites, Mapping):
             raise ValueError("'sites' must be a list: begin each site with a dash, as in '- name: Hilltop'")
@@ -73,8 +74,7 @@ def _check_form(document: Any) -> None:
         for number, site in enumerate(sites, 1):
             if not isinstance(site, Mapping):
                 raise ValueError(f"site {number} must have the fields name, lat and lon, it is {_kind(site)}")
-            if isinstance(name := site.get("name"), str) and name != name.strip():
-                raise ValueError(f"site {number}: name must not begin or end with a blank, got {shown(name)}")
+            _check_blanks(f"site {number}: ", site)
         return
     if not isinstance(document, dict):
         seems = f"; it is {_kind(document)}"
@@ -85,6 +85,11 @@ def _check_form(document: Any) -> None:
     else:
         seems = f"; {'name' if 'sites' in document else 'sites'} is missing"
     raise ValueError(f"a network must have the keys 'name' and 'sites' (`triangulation network` prints one){seems}")
+
+
+def _check_blanks(where: str, named: Mapping[str, Any]) -> None:
+    if isinstance(name := named.get("name"), str) and name != name.strip():
+        raise ValueError(f"{where}name must not begin or end with a blank, got {shown(name)}")
 
 
 def _from_csv(text: str, name: str) -> dict[str, Any]:
@@ -119,6 +124,8 @@ def _from_geojson(collection: Mapping[str, Any], name: str) -> dict[str, Any]:
     features = collection.get("features")
     if not isinstance(features, list):
         raise ValueError("the FeatureCollection must have a list of 'features'")
+    if not _is_wgs84(collection.get("crs")):
+        raise ValueError("the coordinates of GeoJSON must be WGS-84 degrees, its 'crs' names another system")
     sites = []
     for number, feature in enumerate(features, 1):
         geometry = feature.get("geometry") if isinstance(feature, Mapping) else None
@@ -129,16 +136,28 @@ def _from_geojson(collection: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise ValueError(f"feature {number}: the coordinates of a point must be [lon, lat] or [lon, lat, altitude]")
         site: dict[str, Any] = {"lon": place[0], "lat": place[1]}
         properties = feature.get("properties")
-        for field, value in properties.items() if isinstance(properties, Mapping) else ():
-            if field in _FIELDS and field not in site:
-                site[field] = value
-            elif field.lower() in _ALTITUDES:
+        known = properties.items() if isinstance(properties, Mapping) else ()
+        # Upper case is no difference, as in CSV: a field that is left out gets its default without a word.
+        for field, value in sorted(known, key=lambda item: item[0] not in _FIELDS):
+            ours = field.strip().lower()
+            if ours in _FIELDS and ours not in site:
+                site[ours] = value
+            elif ours in _ALTITUDES:
                 raise ValueError(f"feature {number}: {_unknown('property', field)}")
         if len(place) == 3 and site.setdefault("altitude_m", place[2]) != place[2]:
             raise ValueError(f"feature {number}: altitude_m and the third coordinate differ; leave one out")
         sites.append(site)
     given = collection.get("name")
     return {"name": given if isinstance(given, str) and given else name, "sites": sites}
+
+
+def _is_wgs84(crs: object) -> bool:
+    """Whether the reference system of old GeoJSON (its member ``crs``, rarely there) is the one of all GeoJSON."""
+    if crs is None:
+        return True
+    properties = crs.get("properties") if isinstance(crs, Mapping) else None
+    name = properties.get("name") if isinstance(properties, Mapping) else None
+    return isinstance(name, str) and re.search(r"\b(CRS:?84|EPSG:+4326)$", name) is not None
 
 
 def _sentence(error: ValidationError, document: Mapping[str, Any]) -> str:

@@ -6,16 +6,22 @@ the one that reads the launchpad's text, so that it means there what it means to
 pinned, and tests ask the running webserver.
 """
 
+import fcntl
+import os
 import signal
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import Any, TextIO
 
 from yaml import YAMLError  # PyYAML's, which Dagster expects
 
 from triangulation_pipeline.documents import parse_yaml
 from triangulation_pipeline.gate import gated, read_hosts
+
+# Dagster's timeline, the page it opens on, knows only runs that a webserver or daemon launched.
+WHERE_RUNS_ARE = "The page `Runs` lists every run; the timeline leaves out those of `triangulation run`."
 
 
 def run_webserver(arguments: Sequence[str]) -> None:
@@ -55,9 +61,11 @@ def _run_config(text: str) -> Any:
 def run_dev(arguments: Sequence[str]) -> None:
     """``dagster dev`` with these arguments, whose webserver is behind the gate; ends the process when it is over.
 
-    Raises ValueError where ``TRIANGULATION_WEBSERVER_HOSTS`` is wrong.
+    Raises ValueError where ``TRIANGULATION_WEBSERVER_HOSTS`` is wrong, or one runs in the current folder, the home.
     """
     read_hosts()
+    lock = lock_home(Path.cwd())
+    print(WHERE_RUNS_ARE, flush=True)
     # A shell script's `triangulation ui &` ignores the interrupt, and Dagster would ignore SIGTERM with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from dagster import SupersessionWarning
@@ -70,7 +78,50 @@ def run_dev(arguments: Sequence[str]) -> None:
     def start_gated(parts: Sequence[str], **kwargs: Any) -> Popen[Any]:
         if list(parts[1:3]) == ["-m", "dagster_webserver"]:
             parts = [parts[0], "-m", "triangulation_pipeline.cli", "webserver", *parts[3:]]
-        return start(parts, **kwargs)
+        # Webserver and daemon hold the lock too: they outlive this process where it is killed.
+        process = start(parts, **kwargs | {"pass_fds": [*kwargs.get("pass_fds", ()), lock.fileno()]})
+        lock.write(f"{process.pid}\n")
+        lock.flush()
+        return process
 
     dev.open_ipc_subprocess = start_gated
     dev.dev_command(list(arguments), prog_name="triangulation ui")
+
+
+def lock_home(home: Path) -> TextIO:
+    """The home's lock, which this process holds, and those it hands the file to, until the last of them has ended, in
+    whatever way: of two daemons on one home each would launch what is due. The file lists their ids.
+
+    Raises ValueError, naming the processes, where others hold it.
+    """
+    path = home / ".dagster" / "ui.lock"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        lock = path.open("a+")
+    except OSError as error:
+        raise ValueError(f"DAGSTER_HOME ({home}) cannot be written: {error.strerror}") from None
+    try:
+        # The system's own lock: it never outlives its holders, as a file alone would.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        running = ", ".join(line for line in lock.read().split() if _is_running(line))
+        lock.close()
+        raise ValueError(
+            f"Dagster's pages and daemon of {home} are running already (processes {running}); open those, or end them "
+            "first, by Ctrl-C where they were started or by `kill`"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _is_running(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OSError, OverflowError):
+        return False
+    return True

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_two_runs_side_by_side_then_what_they_left(home: Path) -> None:
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     results = [json.loads(out) for out, _ in outputs]
+    assert stat.S_IMODE((home / ".dagster").stat().st_mode) == 0o700
     assert sorted(result["version"] for result in results) == [1, 2]
     for _, err in outputs:
         assert "epoch 4/4" in err

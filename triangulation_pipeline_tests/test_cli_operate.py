@@ -56,6 +56,7 @@ class StandIn:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.launched: list[Any] = []
+        self.tags: Any = None
         self.terminated: list[str] = []
         self.refusal: str | None = None
         self.is_away = False
@@ -80,8 +81,9 @@ class StandIn:
     def reexecutions(self, run_id: str) -> list[Run]:
         return [run for run in reversed(self.runs.values()) if run.parent_run_id == run_id]
 
-    def launch(self, run_config: Any) -> Run:
+    def launch(self, run_config: Any, tags: Any) -> Run:
         self.launched.append(run_config)
+        self.tags = tags
         return self._new(None)
 
     def reexecute(self, run: Run) -> Run:
@@ -246,6 +248,11 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     (home / "run.yaml").write_text(json.dumps(config))
     printed = json.loads(said("launch", "--config", "run.yaml", "--json"))
     assert webserver.launched == [config]
+    assert webserver.tags == {
+        "triangulation/network": "north-west-italy (491d2d57)",
+        "triangulation/model_name": "rf-triangulation",
+        "triangulation/job_name": "mine",
+    }
     job = get_job(engine, printed["job_id"])
     assert printed["run_id"] == job.id
     assert (job.status, job.job_name, job.total_epochs) == (JobStatus.queued, "mine", 7)
@@ -483,6 +490,7 @@ def registered(engine: Engine, job: JobRecord, digest: str, passed: bool, networ
         model_architecture="triangulation",
         pytorch_model_location="/store/best_model.pth",
         sha256=digest * 64,
+        weights_digest=digest * 64,
         epoch=1,
         trained_by_job_id=job.id,
         synthetic_dataset_id=str(job.synthetic_dataset_id),

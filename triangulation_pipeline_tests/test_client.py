@@ -157,6 +157,9 @@ def test_events_are_read_page_by_page(answer: Answer) -> None:
         }
         for n in (1, 2)
     ]
+    # As it is now: one entry of JSON.
+    metrics = json.dumps({"epoch": 2, "val_rmse_m": 5.25, "val_loss": -0.5, "val_rmse_good_geom_m": None})
+    epochs[1]["metadataEntries"] = [entry("metrics", jsonString=metrics)]
     noise = {"__typename": "LogMessageEvent"}
     webserver, asked = answer(
         data(__typename="EventConnection", cursor="1", hasMore=True, events=[noise, epochs[0]]),
@@ -243,6 +246,13 @@ def step_failure(description: str | None, *causes: str) -> dict[str, Any]:
 
 
 RUN_FAILURE = {"__typename": "RunFailureEvent", "message": "Execution failed", "error": None}
+# What Dagster makes of a refusal before the first step.
+REFUSED_RUN = RUN_FAILURE | {
+    "error": {
+        "message": "Error executing resource_fn on ResourceDefinition checkpoints\n",
+        "errorChain": [{"error": {"message": f"{name}: it is not taken\n"}} for name in ("Failure", "ValueError")],
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -253,6 +263,7 @@ RUN_FAILURE = {"__typename": "RunFailureEvent", "message": "Execution failed", "
         ([step_failure(None), RUN_FAILURE], "trained_model: outer"),
         ([check("WARN", False), check("ERROR", True), check("ERROR", False), step_failure("x")], "sound: it is not"),
         ([RUN_FAILURE], "Execution failed"),
+        ([REFUSED_RUN], "it is not taken"),
         ([check("WARN", False)], None),
     ],
 )

@@ -1,5 +1,6 @@
 """What can be seen of docker/ without an engine; docker/smoke-test sees the rest."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import dagster as dg
@@ -27,6 +29,8 @@ DOCKER = ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()
 EXAMPLE = (DOCKER / ".env.example").read_text()
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+NETWORKS: dict[str, Any] = yaml.safe_load(COMPOSE)["networks"]
+OURS = {"code", "webserver", "daemon"}
 
 SECRETS = set(re.findall(r"(?m)^(\w+)=", EXAMPLE))
 DEFAULTS = dict(re.findall(r"(?m)^#(\w+)=(.*)$", EXAMPLE))
@@ -55,10 +59,50 @@ def test_only_the_webserver_is_published_and_on_this_machine_alone() -> None:
 
 def test_the_workspace_names_the_code_server() -> None:
     (server,) = (entry["grpc_server"] for entry in yaml.safe_load((DOCKER / "workspace.yaml").read_text())["load_from"])
-    assert server["host"] in SERVICES
-    command = (DOCKER / "Dockerfile").read_text().split("CMD ")[1]
-    assert f'"--port", "{server["port"]}"' in command
+    assert f"--host {server['host']} --port {server['port']} " in SERVICES["code"]["command"]
     assert server["location_name"] == "triangulation_pipeline"
+    # All but the place is the image's own command.
+    command = json.loads((DOCKER / "Dockerfile").read_text().split("CMD ")[1])
+    assert " ".join(command).replace("0.0.0.0", server["host"]) == SERVICES["code"]["command"]
+
+
+def test_database_and_object_store_reach_no_port_of_ours() -> None:
+    """Ours listen on the network that those two are not on, by a name that they have there alone."""
+    assert {name: list(service["networks"]) for name, service in SERVICES.items()} == {
+        **{name: ["storage"] for name in ("timescaledb", "minio")},
+        **{name: ["storage", "control"] for name in OURS},
+    }
+    assert NETWORKS == {"storage": {"internal": True}, "control": None}
+    for name in ("code", "webserver"):
+        (alias,) = SERVICES[name]["networks"]["control"]["aliases"]
+        assert SERVICES[name]["networks"]["storage"] == {}
+        (host,) = re.findall(r"--host (\S+)", SERVICES[name]["command"])
+        assert host == alias == f"{name}.control"
+    assert "--host" not in SERVICES["daemon"]["command"]
+
+
+def test_the_webserver_is_behind_the_gate_and_knows_its_name() -> None:
+    assert SERVICES["webserver"]["command"].startswith("triangulation webserver ")
+    hosts = SERVICES["webserver"]["environment"]["TRIANGULATION_WEBSERVER_HOSTS"]
+    called = urlsplit(SERVICES["code"]["environment"]["TRIANGULATION_WEBSERVER_URL"]).hostname
+    assert hosts == f"{called},${{TRIANGULATION_WEBSERVER_HOSTS:-}}"
+
+
+def test_containers_have_no_right_that_they_do_without() -> None:
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+        assert "memory" in service["deploy"]["resources"]["limits"], name
+        assert service.get("read_only", False) == (name in OURS), name
+    added = {name: set(service["cap_add"]) for name, service in SERVICES.items() if "cap_add" in service}
+    assert added == {"timescaledb": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}}
+    assert "USER 10001" in (DOCKER / "Dockerfile").read_text()
+
+
+def test_images_are_named_by_their_bytes() -> None:
+    for name in ("PYTHON_IMAGE", "TIMESCALEDB_IMAGE", "MINIO_IMAGE"):
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", DEFAULTS[name]), name
 
 
 PASSWORDS = {"dagster": "a-password-of-dagster", "pipeline": "a-password-of-pipeline"}
@@ -188,3 +232,68 @@ def test_the_instance_keeps_runs_and_the_pools_limit_in_postgresql(instance_home
         first, second = (slots.claim_concurrency_slot("training", run, "trained_model") for run in ("one", "two"))
         assert first.is_claimed
         assert not second.is_claimed
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_a_backup_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    """The printed commands, with the mask of an ordinary shell; the container's own is run here, in the same manner."""
+    (of_containers,) = re.findall(r"(?m)^```\n(mkdir -p -m 700 backup\ncompose stop\n.*?)```", OPERATIONS, re.DOTALL)
+    (embedded,) = re.findall(r"`(mkdir -p [^`]*cp -a \.dagster [^`]*)`", OPERATIONS)
+    (tmp_path / ".dagster").mkdir()
+    (tmp_path / ".dagster" / "triangulation.db").touch()
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / ".env").touch()
+    (tmp_path / "from").mkdir()
+    script = f"""
+    set -eu
+    umask 022
+    compose() {{ :; }}
+    docker() {{ for last; do :; done; sh -c "$(echo "$last" | sed 's#/to/#backup/#; s#/from#from#')"; }}
+    {of_containers}
+    {embedded}
+    """
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    backup = tmp_path / "backup"
+    assert backup.stat().st_mode & 0o777 == 0o700
+    for name in ("database.tar", "objects.tar", ".env"):
+        assert (backup / name).stat().st_mode & 0o777 == 0o600, name
+    (copied,) = backup.glob("*-*-*")
+    assert (copied / "triangulation.db").exists()
+    assert "backup/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.production
+def test_wider_rights_of_an_older_database_are_taken_away_as_printed() -> None:
+    (printed,) = re.findall(r"```sql\n(REVOKE ALL ON DATABASE .*?)```", OPERATIONS, re.DOTALL)
+    if find_timescaledb() is None:
+        cannot_run(NO_TIMESCALEDB)
+    with temporary_server(timescaledb=True) as server:
+        with server.administrator() as connection:
+            connection.execute("CREATE ROLE postgres SUPERUSER")
+            connection.execute("CREATE ROLE dagster LOGIN PASSWORD 'a-password-of-dagster'")
+            connection.execute("ALTER ROLE pipeline PASSWORD 'a-password-of-pipeline'")
+            connection.execute("CREATE DATABASE dagster OWNER dagster")
+            connection.execute("CREATE DATABASE triangulation")
+            connection.execute("REVOKE ALL ON DATABASE dagster, triangulation FROM PUBLIC")
+            connection.execute("GRANT CONNECT, CREATE ON DATABASE triangulation TO pipeline")
+        open_database(url_of(server, "pipeline", "triangulation")).dispose()
+        with psycopg.connect(url_of(server, "dagster", "dagster"), autocommit=True) as connection:
+            connection.execute("CREATE TABLE runs (a int)")
+        admin = server.admin.set(drivername="postgresql").render_as_string(hide_password=False)
+        subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", admin], input=printed, text=True, check=True)
+        for role, own, schema in (("pipeline", "triangulation", "triangulation"), ("dagster", "dagster", "public")):
+            with psycopg.connect(url_of(server, role, own), autocommit=True) as connection:
+                for statement in (
+                    f"CREATE EXTENSION pgcrypto SCHEMA {schema}",
+                    "CREATE TEMPORARY TABLE hidden (a int)",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        connection.execute(statement)
+                connection.execute(f"CREATE TABLE {schema}.more (a int)")
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(url_of(server, role, "postgres"))
+        open_database(url_of(server, "pipeline", "triangulation")).dispose()
+        with psycopg.connect(url_of(server, "dagster", "dagster"), autocommit=True) as connection:
+            connection.execute("ALTER TABLE runs ADD b int")

@@ -190,6 +190,10 @@ def observed(epoch: str = "1", val_rmse_m: Any = 9.0, val_loss: Any = 1.0) -> di
     return {"__typename": "ObservationEvent", "metadataEntries": found}
 
 
+def told_in_json(text: str) -> dict[str, Any]:
+    return {"__typename": "ObservationEvent", "metadataEntries": entries(metrics={"jsonString": text})}
+
+
 def page(*events: Any, more: bool = False) -> Answer:
     return graphql(__typename="EventConnection", cursor="1", hasMore=more, events=list(events))
 
@@ -205,6 +209,10 @@ PAGES: dict[str, Answer] = {
     "no number": page(observed(val_loss=float("nan"))),
     "a very large number": page(observed(val_loss=1e300)),
     "no end of pages": page(more=True),
+    "metrics that are none": page(told_in_json("[1, 2]")),
+    "metrics that are no JSON": page(told_in_json("{")),
+    "metrics of an infinite error": page(told_in_json('{"epoch": 1, "val_rmse_m": Infinity, "val_loss": 1}')),
+    "metrics of many digits": page(told_in_json('{"epoch": %s, "val_rmse_m": 1, "val_loss": 1}' % ("9" * 9999))),
 }
 
 

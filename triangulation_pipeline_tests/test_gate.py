@@ -1,6 +1,7 @@
 """Who is let in to the webserver, and who is kept out (``ui/test_foreign_pages.py`` asks with a real browser)."""
 
 import asyncio
+import re
 import string
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.gate import HOSTS_VARIABLE, THIS_MACHINE, gated, read_hosts
+from triangulation_pipeline_tests.conftest import ROOT
 
 HOSTS = THIS_MACHINE | {"triangulation.example.org"}
 OWN = ("host", "localhost:3000")
@@ -123,10 +125,11 @@ def test_another_host_is_refused(hosts: list[str]) -> None:
 
 @given(host=st.text(st.characters(codec="latin-1"), max_size=40))
 def test_no_host_but_the_webservers_own_comes_in(host: str) -> None:
-    name, _, port = host.lower().rpartition(":")
-    is_own = host.lower() in HOSTS or (name in HOSTS and port != "" and set(port) <= set(string.digits))
+    name, colon, port = host.lower().rpartition(":")
+    has_port = colon and 1 <= len(port) <= 5 and set(port) <= set(string.digits)
     status, text, reached = ask(("host", host))
-    assert (status, reached) == ((200, True) if is_own and len(port) <= 5 else (403, False))
+    is_own = host.lower() in HOSTS or (has_port and name in HOSTS)
+    assert (status, reached) == ((200, True) if is_own else (403, False))
     assert text.strip().isprintable()
 
 
@@ -238,3 +241,11 @@ def test_the_webserver_that_the_command_starts_is_behind_the_gate(home: Any, mon
         asyncio.run(app({**scope, "headers": [(b"host", host.encode())]}, receive, send))
         answers.append(sent[0]["status"])
     assert answers == [200, 403]
+
+
+def test_nothing_that_the_project_starts_is_without_the_gate() -> None:
+    """`dagster dev`, `dg dev` and `dagster-webserver` have none; only the charts of others start them."""
+    for started in ("Makefile", "docker/compose.yaml", "docker/Dockerfile"):
+        text = (ROOT / started).read_text()
+        assert not re.findall(r"dagster dev|dg dev|dagster-webserver|dagster_webserver", text), started
+    assert "exec $(BIN)/triangulation ui " in (ROOT / "Makefile").read_text()

@@ -54,9 +54,7 @@ def test_networks_where_longitudes_jump_have_their_middle_among_their_sites(
 
 def test_odd_networks_are_taken_with_a_warning() -> None:
     assert NORTH_WEST_ITALY.oddities() == []
-    assert network_of(*ALPS, (45.1, 7.1), names="abcA").oddities() == [
-        "the names of sites 'a' and 'A' differ only in upper and lower case"
-    ]
+    assert network_of(*ALPS, (45.1, 7.1), names="abcA").oddities() == ["the names of sites 'a' and 'A' look alike"]
     assert network_of(*ALPS, (45.00001, 7.0)).oddities() == [
         "sites 'a' and 'd' are 1 m apart, the network's sites typically 74 km"
     ]
@@ -67,6 +65,35 @@ def test_odd_networks_are_taken_with_a_warning() -> None:
         sites=tuple(Site(name=f"{i}", lat=45 + i / 3, lon=7 + i**2 / 9, timing=Timing.none) for i in range(4)),
     )
     assert untimed.oddities()[0].startswith("0 of the 4 sites have timing: gps; without three the network locates by")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((-17.0, 180.0), (-17.0, -180.0)), ((90.0, 10.0), (90.0, 50.0)), ((-17.0, 179.9999998), (-17.0, -179.9999998))],
+    ids=["180th meridian", "pole", "a hair's breadth"],
+)
+def test_one_spot_is_one_spot_however_it_is_written(one: tuple[float, float], other: tuple[float, float]) -> None:
+    lat = one[0]
+    third, fourth = (lat - 0.5, 179.5), (lat - 0.5, -70.0 if lat == 90 else -179.5)
+    with pytest.raises(ValueError, match="sites 'a' and 'b' stand on the same spot"):
+        network_of(one, other, third, fourth)
+    # A metre beside it is another spot, also across the meridian.
+    beside = (lat - 1e-5, other[1])
+    assert "are 1 m apart" in network_of(one, beside, third, fourth).oddities()[0]
+
+
+@pytest.mark.parametrize("twin", ["A", "\uff41", "a\u200d"], ids=["case", "width", "joiner"])
+def test_names_that_look_alike_are_odd(twin: str) -> None:
+    sites = [Site(name=name, lat=lat, lon=lon) for name, (lat, lon) in zip(("a", twin, "c"), ALPS, strict=True)]
+    (found,) = ReceiverNetwork(name="n", sites=tuple(sites)).oddities()
+    assert "look alike" in found
+
+
+def test_the_ways_to_write_an_accent_look_alike() -> None:
+    sites = [
+        Site(name=name, lat=lat, lon=lon) for name, (lat, lon) in zip(("\u00e9", "e\u0301", "c"), ALPS, strict=True)
+    ]
+    assert "look alike" in ReceiverNetwork(name="n", sites=tuple(sites)).oddities()[0]
 
 
 def test_no_random_network_is_odd() -> None:

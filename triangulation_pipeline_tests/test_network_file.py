@@ -91,6 +91,7 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (sites(("'a '", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got 'a '"),
         (sites(('"a\\x1b[2J"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\x1b in place 2"),
         (sites(('"a\\u202eb"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\u202e in place 2"),
+        (sites(*PLACES).replace("name: n", "name: 'n '"), "name must not begin or end with a blank, got 'n '"),
         (sites(*PLACES).replace("name: n", 'name: "a\\nb"'), "name must not hold control characters, has \\n"),
         (yaml.safe_dump({"sites": DOCUMENT["sites"]}), "must have the keys 'name' and 'sites'"),
         ("name: n\nsites:\n  a: {lat: 1}\n", "'sites' must be a list: begin each site with a dash"),
@@ -164,6 +165,22 @@ def test_geojson(tmp_path: Path) -> None:
     assert read(tmp_path, points([[7, 45], [7.9, 45.2], [8.3, 44.6]], name="alps"), "x.geojson").name == "alps"
 
 
+def test_properties_of_geojson_are_taken_in_any_case(tmp_path: Path) -> None:
+    text = points([[7, 45], [7.9, 45.2], [8.3, 44.6]])
+    text = text.replace('"name"', '"Name"').replace('"marker-color": "#fff"', '"TIMING": "none", "Altitude_m": 1500')
+    network = read(tmp_path, text, "sites.geojson")
+    assert [(site.name, site.altitude_m) for site in network.sites] == [(f"site {i}", 1500) for i in range(3)]
+    assert not network.has_timing.any()
+    both = points([[7, 45], [7.9, 45.2], [8.3, 44.6]]).replace('{"name"', '{"NAME": "another", "name"')
+    assert [site.name for site in read(tmp_path, both, "sites.geojson").sites] == ["site 0", "site 1", "site 2"]
+
+
+@pytest.mark.parametrize("name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:EPSG::4326", "EPSG:4326"])
+def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> None:
+    crs = {"type": "name", "properties": {"name": name}}
+    read(tmp_path, points([[7, 45], [7.9, 45.2], [8.3, 44.6]], crs=crs), "sites.geojson")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -182,8 +199,12 @@ def test_geojson(tmp_path: Path) -> None:
         ('{"type": "FeatureCollection"}', "the FeatureCollection must have a list of 'features'"),
         ('{"type": "Feature", "geometry": null}', "of GeoJSON a FeatureCollection of points is read"),
         ('{"name": "a", "name": "b"}', "'name' is written twice in one object"),
+        (f'{{"name": {"9" * 5000}, "sites": []}}', "whole numbers have at most 20 digits"),
+        (points([[7, 45]], crs={"properties": {"name": "urn:ogc:def:crs:EPSG::4230"}}), "must be WGS-84 degrees"),
+        (points([[7, 45]], crs={"properties": {"name": "EPSG:43260 SECRET"}}), "must be WGS-84 degrees"),
+        (points([[7, 45]], crs="SECRET"), "must be WGS-84 degrees"),
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_bad_geojson(tmp_path: Path, text: str, sentence: str) -> None:
     told = refusal(tmp_path, text, "sites.geojson")

@@ -87,3 +87,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is not a regular file"):
         read_run_config(tmp_path / "pipe")
+
+
+def test_a_file_name_that_is_too_long_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    told = refusal(tmp_path, f"ops: {{receiver_network: {{config: {{network_file: {'x' * 5000}}}}}}}")
+    assert told.startswith("receiver_network: network file ...xxx")
+    assert told.endswith("cannot be read: File name too long")

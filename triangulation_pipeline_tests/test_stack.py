@@ -176,7 +176,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     # What Dagster knows of it.
     (left,) = webserver.materializations("registered_model")
     assert (left.run_id, left.metadata["version"]) == (launched["run_id"], 1)
-    seen = [event.metadata["epoch"] for event in webserver.observations("trained_model")]
+    seen = [event.metadata["metrics"]["epoch"] for event in webserver.observations("trained_model")]
     assert seen == [4, 3, 2, 1]
     events = webserver.events(launched["run_id"])
     assert [epoch["epoch"] for epoch in events.epochs] == [1, 2, 3, 4]
@@ -275,6 +275,21 @@ def test_training_is_resumed_where_it_was(webserver: Webserver, run_file: Callab
     assert epochs == list(range(1, row()["current_epoch"] + 1))
 
 
+def test_the_launchpad_begins_with_the_settings_a_newcomer_needs(webserver: Webserver) -> None:
+    """What it shows before anybody has typed."""
+    query = """query {
+      runConfigSchemaOrError(mode: "default", selector: {
+        pipelineName: "train_locator", repositoryName: "__repository__",
+        repositoryLocationName: "triangulation_pipeline"
+      }) { ... on RunConfigSchema { rootDefaultYaml } }
+    }"""
+    answer = requests.post(f"{webserver.url}/graphql", json={"query": query}, timeout=60).json()
+    shown = yaml.safe_load(answer["data"]["runConfigSchemaOrError"]["rootDefaultYaml"])["ops"]
+    assert shown["receiver_network"]["config"] == {"network_file": ""}
+    assert list(shown)[:2] == ["model_evaluation", "receiver_network"]
+    assert shown["synthetic_dataset"]["config"].keys() >= {"preset", "num_samples", "seed", "dataset_id"}
+
+
 def test_the_launchpad_reads_what_a_file_of_the_command_line_says(webserver: Webserver) -> None:
     """The launchpad sends its text as it stands."""
     text = """
@@ -338,6 +353,7 @@ def test_the_documented_requests(webserver: Webserver) -> None:
         "EventConnection",
         "TerminateRunSuccess",
         "LaunchRunSuccess",
+        "Runs",
         "Runs",
         "Runs",
         "RunIds",

@@ -117,8 +117,10 @@ def open_instance() -> "dg.DagsterInstance":
     import dagster as dg
     from filelock import FileLock
 
+    from triangulation_pipeline.storage.objects import make_private
+
     try:
-        Path(".dagster").mkdir(exist_ok=True)
+        make_private(Path(".dagster"))
         with FileLock(Path(".dagster") / "opening.lock"):
             return dg.DagsterInstance.get()
     except OSError as error:

@@ -55,13 +55,14 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         run_config = {} if config_file is None else read_run_config(config_file)
         engine = open_engine()
         from triangulation_pipeline.cli.watch import follow
-        from triangulation_pipeline.defs.config import TrainedModelConfig
+        from triangulation_pipeline.defs.config import TrainedModelConfig, network_of
+        from triangulation_pipeline.defs.run_tags import run_tags
         from triangulation_pipeline.storage.jobs import announce_job
         from triangulation_pipeline.storage.tables import JobStatus
 
         settings = TrainedModelConfig(**check(run_config)["ops"]["trained_model"]["config"])
         webserver = Webserver(url)
-        run = webserver.launch(run_config)
+        run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
         job = announce_job(
             engine,
             job_id=run.run_id,

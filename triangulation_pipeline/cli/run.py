@@ -86,6 +86,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         show_json(results)
     else:
         _show_results(Console(), results)
+        say("In Dagster (`make ui`) it is listed under Runs.")
 
 
 @contextmanager
@@ -131,12 +132,17 @@ def _stopped(engine: "Engine", job_id: str) -> str:
 def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], run_id: str, console: Console) -> None:
     """Runs the whole graph in this process. Raises ValueError with a failed step's sentence, and KeyboardInterrupt."""
     from triangulation_pipeline.definitions import train_locator_job
+    from triangulation_pipeline.defs.run_tags import run_tags
 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with _progress(console):
         result = train_locator_job().execute_in_process(
-            instance=instance, run_config={**quiet, **run_config}, raise_on_error=False, run_id=run_id
+            instance=instance,
+            run_config={**quiet, **run_config},
+            tags=run_tags(run_config),
+            raise_on_error=False,
+            run_id=run_id,
         )
     _check_success(result)
 
@@ -200,19 +206,10 @@ def _check_success(result: Any) -> None:
 
 
 def _failure(result: Any) -> str:
-    for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.blocking:
-            return f"{evaluation.check_name}: {evaluation.description}"
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.event_specific_data
-            if data.user_failure_data is not None and data.user_failure_data.description:
-                return f"{event.step_key}: {data.user_failure_data.description}"
-            cause = data.error
-            while cause.cause is not None:
-                cause = cause.cause
-            return f"{event.step_key}: {' '.join(cause.message.split())}"
-    return f"run {result.run_id} failed"
+    from triangulation_pipeline.defs.run_tags import first_failure
+
+    found = first_failure(result.all_events)
+    return f"run {result.run_id} failed" if found is None else found[1]
 
 
 class _ProgressHandler(logging.Handler):

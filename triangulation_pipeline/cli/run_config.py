@@ -32,9 +32,10 @@ def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
     try:
         config = run_config["ops"]["receiver_network"]["config"]
         beside = path.absolute().parent / config["network_file"]
-    except (KeyError, TypeError):
-        return  # there is none, or Dagster says what is wrong with it
-    if beside.is_file():
+        is_there = beside.is_file()
+    except (KeyError, TypeError, OSError):
+        return  # there is none, or whoever reads it says what is wrong with it
+    if is_there:
         config["network_file"] = str(beside)
 
 

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from triangulation_pipeline.defs.config import ReceiverNetworkConfig, RegisteredModelConfig
 from triangulation_pipeline.defs.jobs import train_locator, trains
 from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
@@ -28,7 +29,6 @@ from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.validation import printable
 
 MINIMUM_INTERVAL_S = 30
-REASON_TAG = "triangulation/reason"
 
 
 class AutomationSettings(BaseSettings):
@@ -105,10 +105,11 @@ def training_under_way(instance: dg.DagsterInstance, but_for: str | None = None)
     job=train_locator,
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Launches a training on each dataset that was written, or expanded, after this was turned on, that no "
+    "run has trained on, and that is of the network of automatic runs (TRIANGULATION_NETWORK_FILE).",
 )
 def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
-    """Trains on each dataset that was written, or expanded, after the sensor was turned on, that no run has trained
-    on, and that is of the network of automatic runs (TRIANGULATION_NETWORK_FILE)."""
+    """One look at the datasets without a training."""
     # The datasets first: one that a training made is seen only while its run is under way, or has its job.
     untrained = list_untrained_datasets(storage.engine)
     if not context.cursor:
@@ -134,12 +135,13 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
             else "there is no new dataset"
         )
     dataset = of_network[0]
+    run_config = settings.run_config(synthetic_dataset={"dataset_id": dataset.id})
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
                 run_key=f"dataset:{dataset.id}",
-                run_config=settings.run_config(synthetic_dataset={"dataset_id": dataset.id}),
-                tags={REASON_TAG: f"new dataset {printable(dataset.name)}"},
+                run_config=run_config,
+                tags=run_tags(run_config, network) | {REASON_TAG: f"new dataset {printable(dataset.name)}"},
             )
         ],
         # Of those with a training since nothing need be remembered: they are no longer asked for.
@@ -151,10 +153,11 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     job=train_locator,
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Launches a training when the network in TRIANGULATION_NETWORK_FILE has changed; when first turned on, "
+    "where the model in production is for another network. The first model of a new network is not promoted by itself.",
 )
 def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
-    """Trains when what TRIANGULATION_NETWORK_FILE describes has changed; when first turned on, where the model in
-    production is for another network. The first model of a new network is not promoted by itself."""
+    """One look at the file."""
     settings = read_automation_settings()
     if settings.network_file is None:
         return dg.SkipReason(
@@ -180,7 +183,8 @@ def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) 
                 # With its time, as a file may be changed, and changed back.
                 run_key=f"network:{network.digest}:{modified_ns}",
                 run_config=settings.run_config(),
-                tags={REASON_TAG: f"network {network.name} is {network.digest[:8]}, was {before[:8]}"},
+                tags=run_tags(settings.run_config(), network)
+                | {REASON_TAG: f"network {printable(network.name)} is {network.digest[:8]}, was {before[:8]}"},
             )
         ],
         cursor=network.digest,
@@ -195,20 +199,23 @@ _settings = read_automation_settings()
     cron_schedule=_settings.retrain_cron,
     execution_timezone=_settings.retrain_timezone,
     default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Launches a training by the clock (TRIANGULATION_RETRAIN_CRON, TRIANGULATION_RETRAIN_TIMEZONE) on a "
+    "dataset simulated with a new seed; left out while a training is queued or in progress.",
 )
 def periodic_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Trains by the clock (TRIANGULATION_RETRAIN_CRON, TRIANGULATION_RETRAIN_TIMEZONE) on a dataset simulated with a
-    new seed, the scheduled minute; left out while a training is queued or in progress."""
+    """One training; its seed is the scheduled minute."""
     # In UTC no minute comes twice.
     minute = context.scheduled_execution_time.astimezone(UTC)
     run_key = f"scheduled:{minute.isoformat()}"
     # A daemon that was killed between making the run and queueing it asks anew, and goes on with it.
     if busy := training_under_way(context.instance, but_for=run_key):
         return dg.SkipReason(busy)
+    run_config = read_automation_settings().run_config(synthetic_dataset={"seed": int(f"{minute:%Y%m%d%H%M}")})
     return dg.RunRequest(
         run_key=run_key,
-        run_config=read_automation_settings().run_config(synthetic_dataset={"seed": int(f"{minute:%Y%m%d%H%M}")}),
-        tags={REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
+        run_config=run_config,
+        # The run's first step adds the network; a file that is wrong now is its to refuse.
+        tags=run_tags(run_config) | {REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
     )
 
 
@@ -223,5 +230,7 @@ evaluate_and_register = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets("model_evaluation", "registered_model"),
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Evaluates and registers a model that was trained alone, once its checkpoint is found sound.",
+    run_tags={REASON_TAG: "trained_model was materialised alone"},
+    description="Launches model_evaluation and registered_model after trained_model was materialised alone and its "
+    "check has passed.",
 )

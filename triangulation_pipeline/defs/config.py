@@ -37,16 +37,16 @@ class ReceiverNetworkConfig(StepConfig):
     """Which receivers."""
 
     network_file: str | None = Field(
-        None,
+        "",  # the launchpad shows an empty text, and hides null
         description="File of the sites: YAML (`triangulation network` prints one), CSV with the columns name, lat, lon "
         "and altitude_m, or GeoJSON points. A relative path is resolved against TRIANGULATION_NETWORK_FOLDER if it is "
-        "set, else against DAGSTER_HOME. Null = north-west Italy.",
+        "set, else against DAGSTER_HOME. Empty = north-west Italy.",
     )
 
     def network(self) -> ReceiverNetwork:
         """The network. Raises ValueError where the file does not describe one, or lies outside the folder that
         TRIANGULATION_NETWORK_FOLDER allows."""
-        return NORTH_WEST_ITALY if self.network_file is None else read_network(network_path(self.network_file))
+        return read_network(network_path(self.network_file)) if self.network_file else NORTH_WEST_ITALY
 
 
 def network_path(name: str) -> Path:
@@ -94,13 +94,23 @@ class SyntheticDatasetConfig(StepConfig):
 
     preset: Preset = Field(
         Preset.default,
-        description="default, valley (path loss exponent 4.5), line_of_sight (no excess delays) or rss (levels only).",
+        description="The conditions: default, valley (path-loss exponent 4.5), line_of_sight (no delayed paths) or "
+        "rss (signal strength only).",
     )
-    scenario: ScenarioOverrides = Field(default_factory=ScenarioOverrides, description="What differs from the preset.")
-    num_samples: int = Field(50_000, ge=1_000, le=5_000_000, description="Transmissions, 1000 to 5000000.")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of all draws, 0 or more; equal seeds give equal bytes.")
+    scenario: ScenarioOverrides = Field(
+        default_factory=ScenarioOverrides, description="Parameters of the simulation that differ from the preset."
+    )
+    num_samples: int = Field(
+        50_000, ge=1_000, le=5_000_000, description="Number of simulated transmissions, 1000 to 5000000."
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="Random seed of the simulation, 0 or more; the same seed gives identical data.",
+    )
     dataset_id: str | None = Field(
-        None, description="Take this dataset as it is, its digest verified; nothing is simulated. Null = simulate."
+        "", description="Id of an existing dataset to use as it is; its digest is verified. Empty = simulate."
     )
 
     @model_validator(mode="after")
@@ -111,14 +121,14 @@ class SyntheticDatasetConfig(StepConfig):
             for name in others
             if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
         ]
-        if self.dataset_id is not None and differing:
+        if self.dataset_id and differing:
             raise ValueError(f"dataset_id takes a dataset as it is: leave out {', '.join(differing)}")
         return self
 
     @field_validator("dataset_id")
     @classmethod
     def _is_a_uuid(cls, value: str | None) -> str | None:
-        return None if value is None else uuid_text("the id of a dataset", value)
+        return uuid_text("the id of a dataset", value) if value else value
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
@@ -139,7 +149,10 @@ class ModelEvaluationConfig(StepConfig):
     """What the evaluation asks of a model before it may be promoted."""
 
     max_rmse_m: float = Field(
-        100.0, gt=0, le=1e7, description="Highest test RMSE on good geometry for a promotion, m, above 0 to 1e7."
+        100.0,
+        gt=0,
+        le=1e7,
+        description="Highest test RMSE on samples with good geometry that allows a promotion, m, above 0 to 1e7.",
     )
 
 
@@ -151,7 +164,8 @@ class RegisteredModelConfig(StepConfig):
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Letters, digits, '.', '_' and '-', 1 to 255 characters; each run makes a new version of it.",
+        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters. New weights are its "
+        "next version.",
     )
 
 
@@ -167,6 +181,16 @@ STEP_CONFIGS: dict[str, type[StepConfig]] = {
 def training_settings(run_config: Mapping[str, Any]) -> TrainedModelConfig:
     """The training settings of a run. Raises ValueError (pydantic's ValidationError) where they are wrong."""
     return TrainedModelConfig(**_settings_of("trained_model", run_config))
+
+
+def model_name_of(run_config: Mapping[str, Any]) -> str:
+    """The name a run registers its model under. Raises ValueError (pydantic's ValidationError) where it is wrong."""
+    return RegisteredModelConfig(**_settings_of("registered_model", run_config)).model_name
+
+
+def network_of(run_config: Mapping[str, Any]) -> ReceiverNetwork:
+    """The network of a run. Raises ValueError where its file does not describe one."""
+    return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network()
 
 
 def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True) -> None:

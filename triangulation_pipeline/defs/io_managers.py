@@ -2,6 +2,7 @@
 metadata, so it is found by lineage: two runs side by side never take each other's dataset or weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from triangulation_pipeline.defs.resources import Storage, refusals
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
+from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
@@ -85,8 +87,8 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """The reference, or what it refers to."""
         found = _materialization(context)
-        reference = found.metadata[REFERENCE].value
-        context.log.info(f"{context.asset_key.to_user_string()} by lineage: {reference}")
+        reference: Any = found.metadata[REFERENCE].value
+        context.log.info(f"{context.asset_key.to_user_string()} by lineage: {_named(reference)}")
         return self.resolve(reference, context)
 
     def resolve(self, reference: Any, context: dg.InputContext) -> Any:
@@ -141,6 +143,14 @@ class CheckpointIOManager(ReferenceIOManager):
         with refusals():
             objects = self._places.objects
             return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
+
+
+def _named(reference: Mapping[str, Any]) -> str:
+    """What a reference names, on one line: of a network, which stands in it whole, the name."""
+    return ", ".join(
+        f"{field} {printable(str(value['name'] if isinstance(value, Mapping) else value))}"
+        for field, value in reference.items()
+    )
 
 
 def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:

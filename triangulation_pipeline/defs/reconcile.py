@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline.defs.config import training_settings
 from triangulation_pipeline.defs.jobs import trains
 from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.run_tags import OUTCOME_TAG, outcome_tags
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
@@ -39,8 +40,8 @@ _WAITING = {
 @dg.sensor(
     minimum_interval_seconds=INTERVAL_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Training jobs follow their runs: those that wait are listed as queued, those whose worker died "
-    "without a word become failed and can be resumed. Launches nothing.",
+    description="Has to stay on. Launches nothing; it keeps training jobs in step with their runs: a job whose run "
+    "waits is listed as queued, a job whose worker died without a word becomes failed and can be resumed.",
 )
 def job_reconciler(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SkipReason:
     """One look at all unfinished jobs."""
@@ -114,6 +115,9 @@ def _settle(instance: dg.DagsterInstance, engine: Engine, job: JobRecord, *, sil
         cancel_job(engine, job, "the run was terminated")
         return [f"job {job.id} was cancelled with its run"]
     fail_job(engine, job, told)
+    # It could not say so itself, where it did not.
+    if run is not None and not run.is_success and run.tags.get(OUTCOME_TAG, "resumed") == "resumed":
+        instance.add_run_tags(run.run_id, outcome_tags("failed", told))
     if run is not None and not run.is_finished:
         instance.report_run_failed(run, f"job {job.id}: {told}")
     return [f"job {job.id} failed: {told}"]

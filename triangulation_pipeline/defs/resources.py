@@ -1,15 +1,19 @@
 """What assets reach the outside by, and how a refusal becomes one sentence in the UI."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 from sqlalchemy import Engine
 
-from triangulation_pipeline.defs.config import check_run_config, refuse_environment, training_settings
+import triangulation_pipeline
+from triangulation_pipeline.defs.config import check_run_config, network_of, refuse_environment, training_settings
+from triangulation_pipeline.defs.run_tags import resumed_tags, run_tags, say_outcome
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import ObjectStore, open_store
@@ -53,8 +57,11 @@ class Storage(dg.ConfigurableResource):
                 refuse_environment(context.run.run_config)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Closes the database's connections."""
-        self._opened.close()
+        """Says why the run failed, if it did, and closes the database's connections."""
+        try:
+            say_outcome(context)
+        finally:
+            self._opened.close()
 
 
 class OpenStorage:
@@ -108,23 +115,37 @@ def refusals() -> Iterator[None]:
     except MemoryError as error:
         raise dg.Failure(
             description="the memory that this process may take does not suffice; take fewer samples or sites",
+            metadata=_place_of(error),
             allow_retries=False,
-        ) from error
+        ) from None
     except (ValueError, ArithmeticError, StorageError) as error:
-        raise dg.Failure(description=brief(str(error), LONGEST_REFUSAL), allow_retries=False) from error
+        # Without the chain of what was raised, whose stack traces would hide the sentence.
+        description = brief(str(error), LONGEST_REFUSAL)
+        raise dg.Failure(description=description, metadata=_place_of(error), allow_retries=False) from None
+
+
+def _place_of(error: BaseException) -> dict[str, str]:
+    """Where in this package it was raised, or called for: for who looks for a fault of ours."""
+    package = Path(triangulation_pipeline.__file__).parent
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if package in Path(frame.filename).parents]
+    if not frames:
+        return {}
+    place = Path(frames[-1].filename).relative_to(package)
+    return {"raised_in": f"{place}:{frames[-1].lineno} ({frames[-1].name}), {type(error).__name__}"}
 
 
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
-    """First thing in every asset, done by a run's first: the settings of the whole run are checked, database and object
-    store opened, and the model to begin from looked up."""
+    """First thing in every asset, done by a run's first: the settings of the whole run are checked, the run is tagged,
+    database and object store are opened, and the model to begin from is looked up."""
     if storage.is_checked:
         return
-    selection = context.run.asset_selection
+    run = context.run
+    makes_network = not run.asset_selection or dg.AssetKey("receiver_network") in run.asset_selection
     with refusals():
-        check_run_config(
-            context.run.run_config,
-            makes_network=not selection or dg.AssetKey("receiver_network") in selection,
-        )
+        check_run_config(run.run_config, makes_network=makes_network)
+        network = network_of(run.run_config) if makes_network else None
+        tags = run_tags(run.run_config, network, run.asset_selection) | resumed_tags(run)
+        context.instance.add_run_tags(run.run_id, tags)
         storage.open()
-        if (parent_model_id := training_settings(context.run.run_config).parent_model_id) is not None:
+        if (parent_model_id := training_settings(run.run_config).parent_model_id) is not None:
             find_referred_model(storage.engine, parent_model_id)

@@ -255,9 +255,13 @@ def dataset_histograms(batch: SampleBatch) -> Figure:
     return figure
 
 
-def training_curves(history: Sequence[Mapping[str, float | int | None]], limit_m: float | None = None) -> Figure:
+def training_curves(
+    history: Sequence[Mapping[str, float | int | None]],
+    limit_m: float | None = None,
+    limit_p50_m: float | None = None,
+) -> Figure:
     """Loss, error and learning rate by epoch, from a trainer's history; ``limit_m`` is the rms Cramér-Rao bound of the
-    validation rows with good geometry."""
+    validation rows with good geometry, ``limit_p50_m`` what the bounds of all of them leave for the median."""
     figure = _figure(6.4)
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.7, 0.6))
     if not history:
@@ -281,7 +285,9 @@ def training_curves(history: Sequence[Mapping[str, float | int | None]], limit_m
     draw(error, "val_rmse_good_geom_m", "RMSE, validation, good geometry", BLUE, width=2.4)
     draw(error, "val_distance_p50_m", "median, validation", GREEN)
     if limit_m is not None:
-        error.axhline(limit_m, color=BLACK, ls="--", lw=1.4, label=f"limit, good geometry: {_metres(limit_m)} rms")
+        error.axhline(limit_m, color=BLUE, ls="--", lw=1.4, label=f"limit, good geometry: {_metres(limit_m)} rms")
+    if limit_p50_m is not None:
+        error.axhline(limit_p50_m, color=GREEN, ls="--", lw=1.4, label=f"limit of the median: {_metres(limit_p50_m)}")
     error.set_yscale("log")
     error.set_ylabel("position error")
     _metre_axis(error, "y")
@@ -335,12 +341,46 @@ def _map(
         bar.ax.set_yticklabels([_metres(edge) for edge in edges], fontsize=8.5)
         bar.ax.minorticks_off()
     _draw_sites(axes, network)
+    _draw_graticule(axes, network)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.04), ncols=2, fontsize=8.5, frameon=False)
     axes.set_aspect("equal")
     axes.set_xlabel("east, km", loc="right")  # beside the legend
     axes.set_ylabel("north, km")
     _plain(axes)
     return figure
+
+
+def _draw_graticule(axes: Axes, network: ReceiverNetwork) -> None:
+    """Lines of equal latitude and longitude, with their degrees, over what the axes show."""
+    (west_km, east_km), (south_km, north_km) = axes.get_xlim(), axes.get_ylim()
+    grid = np.stack(np.meshgrid(np.linspace(west_km, east_km, 121), np.linspace(south_km, north_km, 121)), axis=-1)
+    lat, lon = network.frame.geodetic(1e3 * grid, 0.0)
+    # Counted from the middle, so that nothing jumps at the 180th meridian; opposite the middle beyond a pole it must.
+    lon_off = (lon - network.frame.lon + 180) % 360 - 180
+    lon_off[np.abs(lon_off) > 175] = np.nan
+    for value, offset, names in ((lat, 0.0, "NS"), (lon_off, network.frame.lon, "EW")):
+        low, high = float(np.nanmin(value)) + offset, float(np.nanmax(value)) + offset
+        levels = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        levels = levels[(levels > low) & (levels < high)]
+        if len(levels):
+            lines = axes.contour(
+                *np.moveaxis(grid, -1, 0),
+                value,
+                levels - offset,
+                colors=GREY,
+                linewidths=0.6,
+                linestyles="solid",
+                zorder=0,
+            )
+            shown = {float(at): _degrees(level, names) for at, level in zip(lines.levels, levels, strict=True)}
+            for label in axes.clabel(lines, fmt=shown, fontsize=7.5, colors=BLACK):
+                label.set(zorder=2.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})
+
+
+def _degrees(value: float, names: str) -> str:
+    """As in 45.25° N; longitudes beyond 180 come from the other side."""
+    value = round(value if names == "NS" else (value + 180) % 360 - 180, 6)
+    return f"{abs(value):g}°" + ("" if value in (0, -180) else f" {names[int(value < 0)]}")
 
 
 def _edges_m(value_m: Float) -> list[float]:

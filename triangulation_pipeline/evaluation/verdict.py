@@ -1,5 +1,6 @@
 """Whether a model is good enough to be promoted, and why."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,10 @@ from triangulation_pipeline.evaluation.comparison import Estimator, Float, Subse
 # error of about 4 %. Both models meet the same rows, which leaves a part of it between two that are equally good.
 MOST_P95_OVER_PRODUCTION = 1.02
 NOT_WORSE = "not_worse_than_production"
+# What the 95 % ellipse may cover of all errors there could be; a sample's share is judged by `coverage_limits`.
+LEAST_COVERAGE_95, MOST_COVERAGE_95 = 0.93, 0.97
+# Of a normal distribution 95 % lie within so many standard deviations.
+BAND_SIGMAS = 1.96
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,26 @@ class PromotionCheck:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-def promotion_checks(
-    summary: Summary, max_rmse_m: float, coverage_low: float = 0.93, coverage_high: float = 0.97
-) -> list[PromotionCheck]:
+def coverage_limits(rows: int) -> tuple[float, float] | None:
+    """Between which shares of ``rows`` errors the 95 % ellipse may cover: LEAST_COVERAGE_95 to MOST_COVERAGE_95, each
+    widened by 1.96 binomial standard errors, within which 95 % of the samples of a model that is just good enough lie.
+
+    None where the upper one is 100 % or more (fewer than 125 rows): so few cannot show that an ellipse is too large.
+    """
+    low, high = (
+        limit + side * BAND_SIGMAS * math.sqrt(limit * (1 - limit) / max(rows, 1))
+        for limit, side in ((LEAST_COVERAGE_95, -1), (MOST_COVERAGE_95, 1))
+    )
+    return None if high >= 1 else (low, high)
+
+
+def promotion_checks(summary: Summary, max_rmse_m: float) -> list[PromotionCheck]:
     """What ``Comparison.summary()`` says of a model on the test rows with good geometry.
 
     ``accuracy``: every such row is located, with an RMSE of at most ``max_rmse_m``; ``calibration``: the 95 % ellipse
-    covers between ``coverage_low`` and ``coverage_high``; ``better_than_classical``: the 95th percentile lies below
-    multi-start Huber Gauss-Newton's, on the rows on which all estimators have a fix. All fail without such rows.
+    covers a share within ``coverage_limits``; ``better_than_classical``: the 95th percentile lies below
+    multi-start Huber Gauss-Newton's, on the rows on which all estimators have a fix. All fail without such rows, and
+    calibration where they are too few to tell.
     """
     good = summary[Subset.good_geometry]
     model, rival = Estimator.model, Estimator.huber_gauss_newton
@@ -43,29 +60,49 @@ def promotion_checks(
     if reason:
         return [PromotionCheck(name, False, reason) for name in ("accuracy", "calibration", "better_than_classical")]
 
-    rmse_m, covered = good["estimators"][model]["rmse_m"], good["calibration"]["coverage_95"]
-    accurate, calibrated = rmse_m <= max_rmse_m, coverage_low <= covered <= coverage_high
-    bounds = f"{100 * coverage_low:.1f} to {100 * coverage_high:.1f} %"
-    common = good["on_common_rows"]
-    if good["common_rows"] and common[rival] is not None:
-        mine_m, rival_m = common[model]["p95_m"], common[rival]["p95_m"]
-        better = mine_m < rival_m
-        beside = f"the p95 of {mine_m:,.1f} m is{'' if better else ' not'} below Huber Gauss-Newton's {rival_m:,.1f} m"
-    else:
-        better, beside = False, "no row has a fix by Huber Gauss-Newton to compare the p95 with"
+    rmse_m = good["estimators"][model]["rmse_m"]
+    accurate = rmse_m <= max_rmse_m
     return [
         PromotionCheck(
             "accuracy",
             accurate,
             f"the RMSE of {rmse_m:,.1f} m is {'within' if accurate else 'above'} {max_rmse_m:,.1f} m",
+            {"rmse_m": rmse_m, "limit_m": max_rmse_m, "rows": good["rows"]},
         ),
-        PromotionCheck(
-            "calibration",
-            calibrated,
-            f"the 95 % ellipse covers {100 * covered:.1f} % ({'within' if calibrated else 'not within'} {bounds})",
-        ),
-        PromotionCheck("better_than_classical", better, beside),
+        _calibration(good["calibration"]["coverage_95"], good["rows"]),
+        _better_than_classical(good["on_common_rows"][model], good["on_common_rows"][rival], good["common_rows"]),
     ]
+
+
+def _calibration(covered: float, rows: int) -> PromotionCheck:
+    told = f"the 95 % ellipse covers {100 * covered:.1f} %"
+    numbers: dict[str, float] = {"coverage_95": covered, "rows": rows}
+    limits = coverage_limits(rows)
+    if limits is None:
+        return PromotionCheck("calibration", False, f"{told}, of too few rows to tell whether that is right", numbers)
+    low, high = limits
+    calibrated = low <= covered <= high
+    return PromotionCheck(
+        "calibration",
+        calibrated,
+        f"{told} ({'within' if calibrated else 'not within'} {100 * low:.1f} to {100 * high:.1f} %)",
+        {**numbers, "lowest": low, "highest": high},
+    )
+
+
+def _better_than_classical(model: Summary, rival: Summary | None, rows: int) -> PromotionCheck:
+    """By ``distance_statistics`` of both on the same rows."""
+    name = "better_than_classical"
+    if not rows or rival is None:
+        return PromotionCheck(name, False, "no row has a fix by Huber Gauss-Newton to compare the p95 with")
+    mine_m, rival_m = model["p95_m"], rival["p95_m"]
+    better = mine_m < rival_m
+    return PromotionCheck(
+        name,
+        better,
+        f"the p95 of {mine_m:,.1f} m is{'' if better else ' not'} below Huber Gauss-Newton's {rival_m:,.1f} m",
+        {"p95_m": mine_m, "limit_m": rival_m, "rows": rows},
+    )
 
 
 def not_worse_than_production(

@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 from triangulation_pipeline.network import ReceiverNetwork
 
+# Raised with every change of the arithmetic that leads from weights and inputs to a prediction: code and constants of
+# this room. It is part of the digest of weights, so that equal digests predict the same, and of the assets' versions.
+LOCATOR_VERSION = 1
+
 
 class Architecture(StrEnum):
     """``triangulation`` solves for the position in the network; ``regression`` reads it off the pooled embedding."""

@@ -38,41 +38,107 @@ class Scenario(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    features: Features = Field(Features.rss_tdoa, description="rss (signal strength only) or rss_tdoa.")
-    frequency_mhz: float = Field(145.0, ge=30, le=3000, description="Carrier, MHz, 30 to 3000.")
+    features: Features = Field(
+        Features.rss_tdoa,
+        description="What the receivers report: rss (signal strength only) or rss_tdoa (arrival times as well).",
+    )
+    frequency_mhz: float = Field(145.0, ge=30, le=3000, description="Carrier frequency, MHz, 30 to 3000.")
     tx_power_w: tuple[float, ...] = Field(
-        (5.0, 25.0, 50.0), min_length=1, max_length=16, description="Transmit power of each class, W, 0.001 to 10000."
+        (5.0, 25.0, 50.0),
+        min_length=1,
+        max_length=16,
+        description="Transmit power of each class of transmitters, W, 0.001 to 10000.",
     )
     tx_power_share: tuple[float, ...] = Field(
-        (0.2, 0.5, 0.3), min_length=1, max_length=16, description="Share of each power class; must sum to 1."
+        (0.2, 0.5, 0.3),
+        min_length=1,
+        max_length=16,
+        description="Share of the transmitters in each power class. The shares must sum to 1.",
     )
-    tx_antenna_gain_dbi: float = Field(2.0, ge=-20, le=30, description="dBi, -20 to 30.")
-    rx_antenna_gain_dbi: float = Field(2.0, ge=-20, le=30, description="dBi, -20 to 30.")
-    tx_height_m: float = Field(2.0, ge=0.5, le=300, description="Antenna height over the ellipsoid, m, 0.5 to 300.")
-    rx_height_m: float = Field(10.0, ge=1, le=300, description="Receiving antenna over ground, m, 1 to 300.")
-    area_margin_km: float = Field(20.0, ge=0, le=200, description="Service area = receiver box + margin, km, 0 to 200.")
-    noise_bandwidth_khz: float = Field(12.5, ge=0.1, le=20_000, description="kHz, 0.1 to 20000.")
-    signal_bandwidth_khz: float = Field(8.0, ge=0.1, le=20_000, description="kHz, at most the noise bandwidth.")
+    tx_antenna_gain_dbi: float = Field(
+        2.0, ge=-20, le=30, description="Antenna gain of the transmitter, dBi, -20 to 30."
+    )
+    rx_antenna_gain_dbi: float = Field(2.0, ge=-20, le=30, description="Antenna gain of the receivers, dBi, -20 to 30.")
+    tx_height_m: float = Field(
+        2.0, ge=0.5, le=300, description="Height of the transmitter's antenna above the ellipsoid, m, 0.5 to 300."
+    )
+    rx_height_m: float = Field(
+        10.0, ge=1, le=300, description="Height of the receivers' antennas above the ground, m, 1 to 300."
+    )
+    area_margin_km: float = Field(
+        20.0,
+        ge=0,
+        le=200,
+        description="Transmitters stand in the box around the receivers, widened by this on all sides, km, 0 to 200.",
+    )
+    noise_bandwidth_khz: float = Field(
+        12.5, ge=0.1, le=20_000, description="Bandwidth of the receivers' noise, kHz, 0.1 to 20000."
+    )
+    signal_bandwidth_khz: float = Field(
+        8.0,
+        ge=0.1,
+        le=20_000,
+        description="Bandwidth that the signal occupies, kHz, 0.1 to 20000 and at most the noise bandwidth.",
+    )
     burst_s: float = Field(1.0, ge=0.001, le=60, description="Length of a transmission, s, 0.001 to 60.")
-    path_loss: PathLossModel = Field(PathLossModel.log_distance, description="Median path loss model.")
-    path_loss_exponent: float = Field(3.5, ge=2, le=6, description="Of log_distance beyond 1 km, 2 to 6.")
-    knife_edge_probability: float = Field(0.0, ge=0, le=1, description="Share of links with one mid-path edge, 0 to 1.")
-    knife_edge_height_m: float = Field(
-        50.0, ge=1, le=2000, description="Mean height of that edge over the line of sight, m, 1 to 2000."
+    path_loss: PathLossModel = Field(
+        PathLossModel.log_distance,
+        description="Model of the median path loss: free_space, plane_earth, egli, hata or log_distance.",
     )
-    shadowing_common_db: float = Field(4.0, ge=0, le=20, description="One draw a transmission, sigma dB, 0 to 20.")
-    shadowing_link_db: float = Field(6.0, ge=0.5, le=20, description="One draw a link, sigma dB, 0.5 to 20.")
-    man_made_noise: Environment = Field(Environment.rural, description="ITU-R P.372 environment.")
-    gain_offset_sigma_db: float = Field(2.0, ge=0, le=20, description="Unknown site gains, sigma dB, 0 to 20.")
-    detection_threshold_db: float = Field(6.0, ge=-20, le=40, description="SNR detected half the time, dB, -20 to 40.")
-    detection_width_db: float = Field(1.5, ge=0.01, le=10, description="Width of the detection curve, dB, 0.01 to 10.")
-    min_detections: int = Field(3, ge=1, le=64, description="Transmissions heard by fewer are rejected, 1 to 64.")
-    tx_frequency_error_ppm: float = Field(1.0, ge=0, le=100, description="Sigma a transmission, ppm, 0 to 100.")
-    rx_frequency_error_ppm: float = Field(0.1, ge=0, le=100, description="Sigma a site, ppm, 0 to 100.")
-    clock_sigma_ns: float = Field(50.0, ge=1, le=100_000, description="Time stamp noise a receiver, ns, 1 to 100000.")
-    site_bias_sigma_ns: float = Field(30.0, ge=0, le=100_000, description="Fixed site clock bias, ns, 0 to 100000.")
-    nlos_probability: float = Field(0.10, ge=0, le=0.9, description="Share of links without line of sight, 0 to 0.9.")
-    nlos_mean_ns: float = Field(500.0, ge=1, le=100_000, description="Mean excess delay of those, ns, 1 to 100000.")
+    path_loss_exponent: float = Field(
+        3.5, ge=2, le=6, description="Path-loss exponent of the log_distance model beyond 1 km, 2 to 6."
+    )
+    knife_edge_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the links with one obstacle (knife edge) in the middle of the path, 0 to 1.",
+    )
+    knife_edge_height_m: float = Field(
+        50.0, ge=1, le=2000, description="Mean height of that obstacle above the line of sight, m, 1 to 2000."
+    )
+    shadowing_common_db: float = Field(
+        4.0,
+        ge=0,
+        le=20,
+        description="Standard deviation of the shadowing common to all links of a transmission, dB, 0 to 20.",
+    )
+    shadowing_link_db: float = Field(
+        6.0, ge=0.5, le=20, description="Standard deviation of the shadowing of each single link, dB, 0.5 to 20."
+    )
+    man_made_noise: Environment = Field(
+        Environment.rural, description="Man-made noise after ITU-R P.372: city, residential, rural or quiet_rural."
+    )
+    gain_offset_sigma_db: float = Field(
+        2.0, ge=0, le=20, description="Standard deviation of the sites' unknown gain offsets, dB, 0 to 20."
+    )
+    detection_threshold_db: float = Field(
+        6.0, ge=-20, le=40, description="SNR at which half of the signals are detected, dB, -20 to 40."
+    )
+    detection_width_db: float = Field(
+        1.5, ge=0.01, le=10, description="Width of the transition from undetected to detected, dB, 0.01 to 10."
+    )
+    min_detections: int = Field(
+        3, ge=1, le=64, description="Transmissions that fewer receivers detect are left out, 1 to 64."
+    )
+    tx_frequency_error_ppm: float = Field(
+        1.0, ge=0, le=100, description="Standard deviation of the transmitters' frequency error, ppm, 0 to 100."
+    )
+    rx_frequency_error_ppm: float = Field(
+        0.1, ge=0, le=100, description="Standard deviation of the receivers' frequency error, ppm, 0 to 100."
+    )
+    clock_sigma_ns: float = Field(
+        50.0, ge=1, le=100_000, description="Standard deviation of the receivers' time stamps, ns, 1 to 100000."
+    )
+    site_bias_sigma_ns: float = Field(
+        30.0, ge=0, le=100_000, description="Standard deviation of the sites' fixed clock bias, ns, 0 to 100000."
+    )
+    nlos_probability: float = Field(
+        0.10, ge=0, le=0.9, description="Share of the links without line of sight, whose signal arrives late, 0 to 0.9."
+    )
+    nlos_mean_ns: float = Field(
+        500.0, ge=1, le=100_000, description="Mean excess delay of those links, ns, 1 to 100000."
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

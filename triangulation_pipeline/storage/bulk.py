@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select
 
 from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.pgcopy import copy_in, copy_out
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
 
@@ -47,7 +47,7 @@ def select_samples(connection: Connection, dataset_id: str, split: Split | None 
         for block in blocks(connection, dataset_id, None if split is None else split.name):
             yield SampleBatch(sample_id=block.pop("id").view(np.uint8).reshape(-1, 16), **block)
     except (ValueError, TypeError) as error:
-        raise StorageError(f"dataset {dataset_id} holds damaged samples: {error}") from None
+        raise StorageError(f"dataset {dataset_id} holds damaged samples: {quoted(error)}") from None
 
 
 def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: SampleBatch) -> None:

@@ -16,7 +16,7 @@ from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.postgresql import queue_for_chunks
 from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets, training_jobs
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import shown, uuid_text
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def write_dataset(
         except IntegrityError:
             if (record := _find(connection, dataset_id)) is not None:
                 return record, True
-            raise StorageError(f"another dataset is named {name!r} already; choose another name") from None
+            raise StorageError(f"another dataset is named {shown(name)} already; choose another name") from None
         counts = np.zeros(len(Split), np.int64)
         sha256 = samples_digest(_insert_all(connection, dataset_id, batches, counts))
         if not counts.any():
-            raise ValueError(f"dataset {name!r} must hold at least one sample")
+            raise ValueError(f"dataset {shown(name)} must hold at least one sample")
         connection.execute(
             update(synthetic_datasets)
             .where(synthetic_datasets.c.id == dataset_id)
@@ -159,8 +159,8 @@ def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
         sha256 = samples_digest(select_samples(connection, dataset_id))
     if sha256 != record.sha256:
         raise StorageError(
-            f"dataset {dataset_id} ({record.name!r}) was changed after it was written: its samples have the digest "
-            f"{sha256}, its record says {record.sha256}"
+            f"dataset {dataset_id} ({shown(record.name)}) was changed after it was written: its samples have the "
+            f"digest {sha256}, its record says {record.sha256}"
         )
     return record
 

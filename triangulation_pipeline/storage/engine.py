@@ -20,8 +20,10 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 
 from triangulation_pipeline.address import parse_address
 from triangulation_pipeline.storage import postgresql
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.storage.objects import make_private
 from triangulation_pipeline.storage.patience import DEADLINE_S, tried
+from triangulation_pipeline.validation import shown
 
 # Longer than any transaction here: a dataset of millions of samples is written in a single one.
 BUSY_TIMEOUT_S = 600.0
@@ -57,12 +59,12 @@ def parse_url(url: str) -> URL:
         return postgresql.check_url(parsed, address)
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(
-            f"the database URL must begin with sqlite:/// or postgresql://, got the scheme {parsed.drivername!r}"
+            f"the database URL must begin with sqlite:/// or postgresql://, got the scheme {shown(parsed.drivername)}"
         )
     if parsed.username is not None or parsed.host:
         raise ValueError("the database URL of a file has no host, as in sqlite:////folder/triangulation.db")
     if parsed.query:
-        raise ValueError(f"the database URL takes no parameters, got {', '.join(map(repr, sorted(parsed.query)))}")
+        raise ValueError(f"the database URL takes no parameters, got {', '.join(map(shown, sorted(parsed.query)))}")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise ValueError(
             "the database URL must name a file, as in sqlite:////folder/triangulation.db; "
@@ -130,7 +132,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
                 commits = True
     except _Undone as error:
         if commits:
-            raise _Unknown(f"{error}; whether it was written before is not known") from error.__cause__
+            raise _Unknown(f"{error}; whether it was written before is not known") from None
         raise
 
 
@@ -146,8 +148,7 @@ def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result], *
             with writing(engine) as connection:
                 return write(connection)
         except IntegrityError as error:
-            lost: Exception = StorageError(f"other processes kept writing the same row: {error.orig}")
-            lost.__cause__ = error
+            lost: Exception = StorageError(f"other processes kept writing the same row: {quoted(error.orig)}")
         except _Undone as error:
             lost = error
         except _Unknown as error:
@@ -200,14 +201,14 @@ def _sentences(engine: Engine, verb: str) -> Iterator[None]:
             error.connection_invalidated or isinstance(error.orig, psycopg.errors.DeadlockDetected)
         )
         kind = _Undone if undone else StorageError
-        raise kind(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
+        raise kind(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from None
     except (DataError, psycopg.DataError) as error:
-        raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from error
+        raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from None
     except IntegrityError:
         raise  # for who knows which key it is
     except DBAPIError as error:
         # A server that became a standby, a right that was taken away.
-        raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from error
+        raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from None
 
 
 def _is_sqlite(url: URL) -> bool:
@@ -215,20 +216,22 @@ def _is_sqlite(url: URL) -> bool:
 
 
 def _place(url: URL) -> str:
-    return str(url.database) if _is_sqlite(url) else postgresql.place(url)
+    return quoted(url.database) if _is_sqlite(url) else postgresql.place(url)
 
 
 def _cause(url: URL, error: BaseException) -> str:
     original = error.orig if isinstance(error, DBAPIError) else error
-    return postgresql.cause(url, original) if isinstance(original, psycopg.Error) else str(original)
+    return postgresql.cause(url, original) if isinstance(original, psycopg.Error) else quoted(original)
 
 
 def _sqlite_arguments(url: URL) -> dict[str, Any]:
     path = Path(str(url.database))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
     except OSError as error:
-        raise StorageError(f"database {path} cannot be opened: {error.strerror}: {error.filename}") from None
+        raise StorageError(
+            f"database {quoted(path)} cannot be opened: {error.strerror}: {quoted(error.filename)}"
+        ) from None
     return {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
 
 
@@ -276,7 +279,7 @@ def _migrate(engine: Engine) -> None:
                 return  # without the write lock: another process may hold it for long
         if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
             raise StorageError(
-                f"database {_place(engine.url)} is at schema revision {current!r}, which this version of "
+                f"database {_place(engine.url)} is at schema revision {shown(current)}, which this version of "
                 "triangulation_pipeline does not know; use the newer version that wrote it"
             )
         with writing(engine) as connection:

@@ -1,8 +1,10 @@
 """The object store: immutable bytes by key, verified when read. Here in a folder; in a bucket, see ``s3.py``."""
 
+import errno
 import hashlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.validation import shown
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
@@ -96,7 +99,10 @@ class ObjectStore(Protocol):
 
 
 class FolderStore:
-    """An ``ObjectStore`` in a folder of this machine; a location is an absolute path."""
+    """An ``ObjectStore`` in a folder of this machine; a location is an absolute path.
+
+    The folder itself may be a symbolic link; none is followed inside it, for it could lead anywhere.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -106,6 +112,7 @@ class FolderStore:
         path = self._path(key)
         aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
+            self._refuse_links(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with aside.open("xb") as file:
@@ -127,8 +134,14 @@ class FolderStore:
 
     def get(self, key: str, sha256: str) -> bytes:
         """See ``ObjectStore``."""
+        path = self._path(key)
         try:
-            data = self._path(key).read_bytes()
+            self._refuse_links(path)
+            # Not blocking, for what should be a file may be a pipe.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError(errno.EINVAL, "it is no file")
+                data = file.read()
         except FileNotFoundError:
             raise StorageError(f"object {key!r}, of digest {sha256}, is missing under {self.root}") from None
         except OSError as error:
@@ -138,7 +151,9 @@ class FolderStore:
     def delete(self, key: str) -> None:
         """See ``ObjectStore``."""
         try:
-            self._path(key).unlink(missing_ok=True)
+            path = self._path(key)
+            self._refuse_links(path.parent)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"object {key!r} cannot be deleted under {self.root}: {error.strerror}") from None
 
@@ -154,16 +169,23 @@ class FolderStore:
         """See ``ObjectStore``."""
         path = Path(location)
         if not path.is_relative_to(self.root):
-            raise ValueError(f"{location!r} is no place in the object store {self.root}")
+            raise ValueError(f"{shown(location)} is no place in the object store {self.root}")
         return checked_key(path.relative_to(self.root).as_posix())
 
     def _path(self, key: str) -> Path:
         return self.root / checked_key(key)
 
+    def _refuse_links(self, path: Path) -> None:
+        """Raises OSError where the path, or a folder on the way to it from the root, is a symbolic link."""
+        while path != self.root:
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, f"{path} is a symbolic link, and none is followed")
+            path = path.parent
+
     def _keys(self) -> Iterator[str]:
         for path in self.root.rglob("*"):
             key = path.relative_to(self.root).as_posix()
-            if is_key(key) and path.is_file():
+            if is_key(key) and path.is_file() and not path.is_symlink():
                 yield key
 
 
@@ -179,10 +201,21 @@ def open_store(place: Path | S3Place, s3_client: Callable[[], Any]) -> ObjectSto
 
         return open_s3(place, s3_client)
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        make_private(place)
     except OSError as error:
         raise StorageError(f"object store {place} cannot be opened: {error.strerror}") from None
     return FolderStore(place)
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, for this user alone; one that is there keeps its rights.
+
+    Raises OSError where it cannot be made.
+    """
+    for path in reversed(folder.parents):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def is_key(text: str) -> bool:
@@ -195,7 +228,7 @@ def checked_key(key: str) -> str:
     if not is_key(key):
         raise ValueError(
             f"an object's key must be names of letters, digits and _ . = - joined by '/', "
-            f"none beginning with '.', '=' or '-', got {key!r}"
+            f"none beginning with '.', '=' or '-', got {shown(key)}"
         )
     return key
 

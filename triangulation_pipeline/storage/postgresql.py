@@ -21,8 +21,8 @@ import psycopg
 from sqlalchemy import URL, Connection, NullPool, text
 
 from triangulation_pipeline.address import Address
-from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.validation import shown
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
@@ -42,6 +42,8 @@ URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey
 _MIGRATION_LOCK = 0x7472_6961_6E67
 
 # What PostgreSQL and PgBouncer say.
+_NO_LOGIN = r"(password|SASL) authentication failed|no password supplied|no such user"
+_NO_DATABASE = r'database "[^"]*" does not exist|no such database'
 _TAKEN = r"too many (connections|clients)|connection slots are|no more connections allowed|query_wait_timeout"
 
 _log = logging.getLogger(__name__)
@@ -55,12 +57,12 @@ def check_url(url: URL, address: Address) -> URL:
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
             f"the database URL must begin with postgresql:// (psycopg 3, written out {DRIVER}://), "
-            f"got the scheme {url.drivername!r}"
+            f"got the scheme {shown(url.drivername)}"
         )
     if odd := sorted(set(url.query) - URL_PARAMETERS):
         raise ValueError(
             f"the database URL takes only the parameters {', '.join(sorted(URL_PARAMETERS))}; "
-            f"got {', '.join(map(repr, odd))}"
+            f"got {', '.join(map(shown, odd))}"
         )
     folder = url.query.get("host", "")
     if (url.host or "", url.port) != (address.host, address.port) or not isinstance(folder, str) or "," in folder:
@@ -259,8 +261,8 @@ def cause(url: URL, error: psycopg.Error) -> str:
         return f"a statement took longer than {STATEMENT_TIMEOUT_S} s"
     # A connection that is not made has no error code, only the server's or the library's words.
     for pattern, words in (
-        (r"password authentication failed|no password supplied", f"wrong user or password for user {url.username!r}"),
-        (r'database "[^"]*" does not exist', f"there is no database {url.database!r} on this server; create it first"),
+        (_NO_LOGIN, f"wrong user or password for user {shown(url.username)}"),
+        (_NO_DATABASE, f"there is no database {shown(url.database)} on this server; create it first"),
         (r"Connection refused", "connection refused; is the server running there?"),
         (r"failed to resolve host|could not translate host name", "the host name is unknown"),
         (r"timeout expired", f"no answer within {CONNECT_TIMEOUT_S} s"),
@@ -269,14 +271,14 @@ def cause(url: URL, error: psycopg.Error) -> str:
     ):
         if re.search(pattern, text_of):
             return words
-    first_line = (error.diag.message_primary or text_of).strip().partition("\n")[0]
-    return first_line.replace(url.password, "***") if url.password else first_line
+    said = error.diag.message_primary or text_of
+    return quoted(said.replace(url.password, "***") if url.password else said)
 
 
 def may_pass(error: BaseException | None) -> bool:
     """Whether a connection that could not be made may be made later: all that is not said to be final."""
     final = (
-        r"password authentication failed|no password supplied|does not exist|permission denied|pg_hba\.conf|"
+        rf"{_NO_LOGIN}|{_NO_DATABASE}|does not exist|permission denied|pg_hba\.conf|"
         r"server does not support SSL|certificate verify failed"
     )
     return isinstance(error, psycopg.OperationalError) and re.search(final, str(error)) is None
@@ -290,8 +292,8 @@ def is_taken(error: BaseException | None) -> bool:
 def place(url: URL) -> str:
     """The database and its server, for messages."""
     host = str(url.host or url.query.get("host") or "the local socket")
-    host = f"[{host}]" if ":" in host else printable(host)
-    return f"{printable(str(url.database))} on {host}" + (f":{url.port}" if url.port else "")
+    host = f"[{host}]" if ":" in host else quoted(host)
+    return f"{quoted(url.database)} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:

@@ -7,7 +7,7 @@ from typing import Self
 
 from sqlalchemy import Engine
 
-from triangulation_pipeline.storage.errors import IllegalTransition
+from triangulation_pipeline.storage.errors import IllegalTransition, quoted
 from triangulation_pipeline.storage.jobs import JobRecord, beat
 from triangulation_pipeline.storage.tables import Stop
 
@@ -56,5 +56,5 @@ class Pulse:
                 return
             except Exception as error:  # whatever it is: the epoch's own transaction decides what becomes of the run
                 if not away:
-                    log.warning("job %s: no sign of life can be given: %s", self._job.id, error)
+                    log.warning("job %s: no sign of life can be given: %s", self._job.id, quoted(error))
                 away = True

@@ -7,18 +7,19 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, update
 
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
-from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
+from triangulation_pipeline.storage.errors import ProductionChanged, StorageError, quoted
 from triangulation_pipeline.storage.tables import model_evaluations, models, synthetic_datasets, training_jobs
-from triangulation_pipeline.validation import uuid_text
+from triangulation_pipeline.validation import printable, shown, uuid_text
 
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A row of ``models``: one set of weights. ``metrics``, ``epoch`` and ``sha256`` all describe the same file."""
+    """A row of ``models``: one set of weights. ``metrics``, ``epoch`` and ``sha256`` all describe the same file;
+    ``weights_digest`` is of what decides its predictions (None in rows of old)."""
 
     id: str
     model_name: str
@@ -43,11 +44,20 @@ class ModelRecord:
     parent_model_id: str | None
     production_since: datetime | None
     passed: bool
+    weights_digest: str | None
 
     @property
     def network(self) -> str:
         """The receiver network for a reader: its name, and the beginning of the digest that tells it from others."""
         return f"{self.network_name} ({self.network_digest[:8]})"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What registering a set of weights did: the version they are, and whether it is a new one."""
+
+    model: ModelRecord
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class EvaluationRecord:
     metrics: dict[str, Any]
     visualization_paths: dict[str, Any]
     evaluated_at: datetime
+    weights_digest: str | None
 
 
 def register_model(
@@ -80,6 +91,7 @@ def register_model(
     model_architecture: str,
     pytorch_model_location: str,
     sha256: str,
+    weights_digest: str,
     epoch: int,
     trained_by_job_id: str,
     synthetic_dataset_id: str,
@@ -91,15 +103,16 @@ def register_model(
     promotion_reason: str,
     champion_id: str | None = None,
     parent_model_id: str | None = None,
-) -> ModelRecord:
+) -> Registration:
     """Registers a set of weights as the next version of its name, the active one from now on.
 
     ``passed`` and ``promotion_reason`` say whether it passed every check of a promotion, and why; ``champion_id`` is
     the version in production that it was compared with. One that passed is promoted: the production mark moves to it
     from the version that had it. But a version of another network (by its digest) is never replaced here: then it is
-    not promoted, and the reason says so. Evaluations of the same file are linked to it. All in one transaction. The
-    same file of the same job is one version: registered again, it keeps its version and takes the new metrics and
-    verdict; one that is in production stays so.
+    not promoted, and the reason says so. Evaluations of the same weights are linked to it. All in one transaction.
+
+    Equal weights (by ``weights_digest``) of one name are one version, whichever job trained them: registered again,
+    they keep number, time and production mark, and take the new file (the old one may be lost), metrics and verdict.
 
     Raises ProductionChanged, with nothing written, where it passed and another version than ``champion_id`` is in
     production by now, and StorageError where it is registered under another name, or where the job, the dataset or the
@@ -110,6 +123,7 @@ def register_model(
         "model_architecture": model_architecture,
         "pytorch_model_location": pytorch_model_location,
         "sha256": sha256,
+        "weights_digest": weights_digest,
         "epoch": epoch,
         "trained_by_job_id": uuid_text("trained_by_job_id", trained_by_job_id),
         "synthetic_dataset_id": uuid_text("synthetic_dataset_id", synthetic_dataset_id),
@@ -121,8 +135,7 @@ def register_model(
         "promotion_reason": promotion_reason,
         "parent_model_id": None if parent_model_id is None else uuid_text("parent_model_id", parent_model_id),
     }
-    model_id = in_one_transaction(engine, lambda connection: _register(connection, values, champion_id))
-    return get_model_by_id(engine, model_id)
+    return in_one_transaction(engine, lambda connection: _register(connection, values, champion_id))
 
 
 def record_evaluation(
@@ -131,6 +144,7 @@ def record_evaluation(
     training_job_id: str,
     epoch: int,
     checkpoint_sha256: str,
+    weights_digest: str,
     synthetic_dataset_id: str,
     metrics: Mapping[str, Any],
     visualization_paths: Mapping[str, str],
@@ -144,6 +158,7 @@ def record_evaluation(
         "training_job_id": uuid_text("training_job_id", training_job_id),
         "epoch": epoch,
         "checkpoint_sha256": checkpoint_sha256,
+        "weights_digest": weights_digest,
         "synthetic_dataset_id": uuid_text("synthetic_dataset_id", synthetic_dataset_id),
         "metrics": checked_json("metrics", metrics),
         "visualization_paths": checked_json("visualization_paths", visualization_paths),
@@ -207,7 +222,9 @@ def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:
         _lock_versions(connection, model_name)
         model = _get(connection, model_name, version)
         if not model.passed:
-            raise StorageError(f"{model_name} version {version} cannot go into production. {model.promotion_reason}")
+            raise StorageError(
+                f"{quoted(model_name)} version {version} cannot go into production. {printable(model.promotion_reason)}"
+            )
         return _promote(connection, model)
 
     return in_one_transaction(engine, promote)
@@ -224,7 +241,7 @@ def rollback_model(engine: Engine, model_name: str) -> Promotion:
         _lock_versions(connection, model_name)
         current = _production(connection, model_name)
         if current is None:
-            raise StorageError(f"no version of model {model_name!r} is in production")
+            raise StorageError(f"no version of model {shown(model_name)} is in production")
         earlier = connection.scalar(
             select(models.c.version)
             .where(
@@ -236,17 +253,20 @@ def rollback_model(engine: Engine, model_name: str) -> Promotion:
             .limit(1)
         )
         if earlier is None:
-            raise StorageError(f"no version of {model_name} before {current.version} was ever in production")
+            raise StorageError(f"no version of {quoted(model_name)} before {current.version} was ever in production")
         return _promote(connection, _get(connection, model_name, earlier))
 
     return in_one_transaction(engine, roll_back)
 
 
 def get_model_of_job(engine: Engine, job_id: str) -> ModelRecord:
-    """The model that a job trained, as it was registered last. Raises StorageError where none is."""
+    """The model that a job trained, as it was registered last; its row may name a later job with equal weights. Raises
+    StorageError where none is."""
+    job_id = uuid_text("job_id", job_id)
+    evaluated = select(model_evaluations.c.model_id).where(model_evaluations.c.training_job_id == job_id)
     statement = (
         select(models)
-        .where(models.c.trained_by_job_id == uuid_text("job_id", job_id))
+        .where(or_(models.c.trained_by_job_id == job_id, models.c.id.in_(evaluated)))
         .order_by(models.c.created_at.desc())
     )
     with reading(engine) as connection:
@@ -263,46 +283,47 @@ def list_models(engine: Engine) -> list[ModelRecord]:
         return [ModelRecord(**row) for row in connection.execute(statement).mappings()]
 
 
-def _register(connection: Connection, values: dict[str, Any], champion_id: str | None) -> str:
+def _register(connection: Connection, values: dict[str, Any], champion_id: str | None) -> Registration:
     _check_origin(connection, values["trained_by_job_id"], values["synthetic_dataset_id"])
     if (parent := values["parent_model_id"]) is not None:
         _get_by_id(connection, parent)
     model_name = values["model_name"]
     _lock_versions(connection, model_name)
     same_name = models.c.model_name == model_name
-    same_file = models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
-    row = connection.execute(select(models).where(*same_file)).mappings().one_or_none()
-    existing = None if row is None else ModelRecord(**row)
+    of_file = _find(
+        connection, models.c.trained_by_job_id == values["trained_by_job_id"], models.c.sha256 == values["sha256"]
+    )
+    of_weights = _find(connection, same_name, models.c.weights_digest == values["weights_digest"])
+    existing = of_file or of_weights
+    if of_file is not None and of_weights is not None and of_file.id != of_weights.id:
+        # An older version registered the file, without a digest; a later one has had equal weights since.
+        values = values | {"weights_digest": of_file.weights_digest}
     if existing is not None and existing.model_name != model_name:
         raise StorageError(f"these weights are registered already, as {existing.model_name} version {existing.version}")
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     version = newest + 1 if existing is None else existing.version
     values = values | _verdict(values, version, _production(connection, model_name), champion_id)
-    if existing is not None:
-        verdict = {name: values[name] for name in ("metrics", "passed", "promoted", "promotion_reason")}
-        connection.execute(update(models).where(models.c.id == existing.id).values(**verdict))
-        # One that was in production already, and had to leave it, does not come back by itself.
-        if values["promoted"] and not existing.promoted and existing.production_since is None:
-            _put_into_production(connection, model_name, existing.id)
-        return existing.id
-    connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
-    model_id = str(uuid4())
-    connection.execute(
-        insert(models).values(
-            **values, id=model_id, version=version, is_active=True, is_production=False, created_at=now()
+    if existing is None:
+        model_id = str(uuid4())
+        connection.execute(update(models).where(same_name, models.c.is_active).values(is_active=False))
+        connection.execute(
+            insert(models).values(
+                **values, id=model_id, version=version, is_active=True, is_production=False, created_at=now()
+            )
         )
-    )
-    if values["promoted"]:
+    else:
+        model_id = existing.id
+        connection.execute(update(models).where(models.c.id == model_id).values(**values))
+    # One that was in production already, and had to leave it, does not come back by itself.
+    if values["promoted"] and (existing is None or not (existing.promoted or existing.production_since)):
         _put_into_production(connection, model_name, model_id)
-    connection.execute(
-        update(model_evaluations)
-        .where(
-            model_evaluations.c.training_job_id == values["trained_by_job_id"],
-            model_evaluations.c.checkpoint_sha256 == values["sha256"],
-        )
-        .values(model_id=model_id)
+    evaluations = model_evaluations.c
+    its_own = and_(
+        evaluations.training_job_id == values["trained_by_job_id"], evaluations.checkpoint_sha256 == values["sha256"]
     )
-    return model_id
+    nobodys = and_(evaluations.weights_digest == values["weights_digest"], evaluations.model_id.is_(None))
+    connection.execute(update(model_evaluations).where(or_(its_own, nobodys)).values(model_id=model_id))
+    return Registration(_get_by_id(connection, model_id), is_new=existing is None)
 
 
 def _verdict(
@@ -342,7 +363,7 @@ def _get(connection: Connection, model_name: str, version: int | None) -> ModelR
     row = connection.execute(statement).mappings().one_or_none()
     if row is None:
         wanted = "" if version is None else f" version {version}"
-        raise StorageError(f"there is no model {model_name!r}{wanted} in the registry")
+        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
     return ModelRecord(**row)
 
 
@@ -354,8 +375,12 @@ def _get_by_id(connection: Connection, model_id: str) -> ModelRecord:
 
 
 def _production(connection: Connection, model_name: str) -> ModelRecord | None:
-    statement = select(models).where(models.c.model_name == model_name, models.c.is_production)
-    row = connection.execute(statement).mappings().one_or_none()
+    return _find(connection, models.c.model_name == model_name, models.c.is_production)
+
+
+def _find(connection: Connection, *conditions: ColumnElement[bool]) -> ModelRecord | None:
+    """The one row that meets the conditions, or None."""
+    row = connection.execute(select(models).where(*conditions)).mappings().one_or_none()
     return None if row is None else ModelRecord(**row)
 
 
@@ -387,7 +412,15 @@ def _evaluate(connection: Connection, values: dict[str, Any]) -> str:
     evaluation_id = str(uuid4())
     registered_as = (
         select(models.c.id)
-        .where(models.c.trained_by_job_id == values["training_job_id"], models.c.sha256 == values["checkpoint_sha256"])
+        .where(
+            or_(
+                and_(
+                    models.c.trained_by_job_id == values["training_job_id"],
+                    models.c.sha256 == values["checkpoint_sha256"],
+                ),
+                models.c.weights_digest == values["weights_digest"],
+            )
+        )
         .order_by(models.c.created_at.desc())
         .limit(1)
         .scalar_subquery()

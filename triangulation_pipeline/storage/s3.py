@@ -189,7 +189,7 @@ class S3Store:
     def key(self, location: str) -> str:
         """See ``ObjectStore``."""
         if not location.startswith(f"{self.root}/"):
-            raise ValueError(f"{location!r} is no place in the object store {self.root}")
+            raise ValueError(f"{shown(location)} is no place in the object store {self.root}")
         return checked_key(location.removeprefix(f"{self.root}/"))
 
     def _name(self, key: str) -> str:

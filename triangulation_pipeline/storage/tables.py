@@ -189,8 +189,10 @@ models = Table(
     Column("parent_model_id", UuidText, ForeignKey("models.id")),
     Column("production_since", UtcDateTime),
     Column("passed", Boolean, nullable=False, server_default=text("false")),
+    Column("weights_digest", String(64)),  # null in rows that an older version wrote
     UniqueConstraint("model_name", "version"),
     UniqueConstraint("trained_by_job_id", "sha256"),
+    Index("uq_models_model_name_weights_digest", "model_name", "weights_digest", unique=True),
     *(
         Index(
             f"uq_models_model_name_{mark}",
@@ -215,6 +217,7 @@ model_evaluations = Table(
     Column("metrics", Json, nullable=False),
     Column("visualization_paths", Json, nullable=False),
     Column("evaluated_at", UtcDateTime, nullable=False),
+    Column("weights_digest", String(64)),  # null in rows that an older version wrote
     # Two runs of equal configuration may well end in equal bytes: each keeps its own evaluation.
     UniqueConstraint(
         "training_job_id", "checkpoint_sha256", "synthetic_dataset_id", name="uq_model_evaluations_checkpoint"

@@ -97,7 +97,7 @@ model_overview = Table(
     Column("model_architecture", Text, comment="triangulation or regression"),
     Column("epoch", Integer, comment="epoch of the weights"),
     *_measured(),
-    Column("job_id", UuidText, comment="the job that trained it"),
+    Column("job_id", UuidText, comment="the job that trained it; of several with equal weights the last"),
     Column("dataset_id", UuidText, comment="what it was trained on"),
     Column("parent_model_id", UuidText, comment="the model it was fine-tuned from, if any"),
     Column("network_name", Text, comment="name of the receiver network"),
@@ -107,6 +107,7 @@ model_overview = Table(
     Column("created_at", UtcDateTime, comment="when it was registered"),
     Column("passed", Boolean, comment="it passed every check of a promotion; only such can be promoted by hand"),
     Column("network", Text, comment="the network for a reader: its name and the beginning of its digest"),
+    Column("weights_digest", Text, comment="SHA-256 of what decides its predictions; null in older rows"),
 )
 evaluation_overview = Table(
     "evaluation_overview",
@@ -119,7 +120,7 @@ evaluation_overview = Table(
     Column("passed", Boolean, comment="whether accuracy, calibration and the comparison with the solver passed"),
     Column("verdict", Text, comment="why or why not, in a sentence"),
     *_measured(),
-    Column("sha256", Text, comment="digest of the weights"),
+    Column("sha256", Text, comment="digest of the weights' file"),
     Column("evaluated_at", UtcDateTime, comment="when"),
     Column("network_name", Text, comment="name of the receiver network"),
     Column("network_digest", Text, comment="SHA-256 of the network's sites"),

@@ -33,31 +33,67 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    job_name: str = Field("training", min_length=1, max_length=255, description="Name of the job, 1 to 255 characters.")
-    description: str = Field("", max_length=2000, description="Kept with the job; one line, up to 2000 characters.")
+    job_name: str = Field(
+        "training",
+        min_length=1,
+        max_length=255,
+        description="Name of the training job, for listings, 1 to 255 characters.",
+    )
+    description: str = Field(
+        "", max_length=2000, description="A note that is kept with the job, up to 2000 characters."
+    )
     model_architecture: Architecture = Field(
         Architecture.triangulation,
         description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
     )
-    batch_size: int = Field(512, ge=8, le=65_536, description="Rows a step, 8 to 65536.")
-    epochs: int = Field(15, ge=1, le=5000, description="At most this many passes, 1 to 5000.")
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's highest, above 0 to 1.")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's, 0 to 1.")
-    dropout_rate: float = Field(0.0, ge=0, le=0.9, description="Within the attention block and encoder, 0 to 0.9.")
-    lr_scheduler: Scheduler = Field(Scheduler.cosine, description="cosine or one_cycle, each after the warm-up.")
-    warmup_epochs: int = Field(1, ge=0, le=1000, description="Linear rise of the rate; fewer than epochs, 0 to 1000.")
-    early_stop_patience: int = Field(10, ge=0, le=5000, description="Epochs without improvement; 0 = never stop early.")
-    early_stop_delta: float = Field(0.001, ge=0, le=1e6, description="val_loss must fall by more than this, 0 to 1e6.")
+    batch_size: int = Field(512, ge=8, le=65_536, description="Samples in one training step, 8 to 65536.")
+    epochs: int = Field(
+        15,
+        ge=1,
+        le=5000,
+        description="Number of passes over the training samples at most; early stopping may end sooner. 1 to 5000.",
+    )
+    learning_rate: float = Field(
+        3e-3,
+        gt=0,
+        le=1,
+        description="Peak learning rate of AdamW: the warm-up rises to it, the schedule falls from it. Above 0 to 1.",
+    )
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay of AdamW, 0 to 1.")
+    dropout_rate: float = Field(
+        0.0, ge=0, le=0.9, description="Share of activations dropped in the encoder and the attention block, 0 to 0.9."
+    )
+    lr_scheduler: Scheduler = Field(
+        Scheduler.cosine, description="How the learning rate falls after the warm-up: cosine or one_cycle."
+    )
+    warmup_epochs: int = Field(
+        1, ge=0, le=1000, description="Epochs in which the learning rate rises linearly; fewer than epochs, 0 to 1000."
+    )
+    early_stop_patience: int = Field(
+        10,
+        ge=0,
+        le=5000,
+        description="The training stops after this many epochs without improvement. 0 = never. 0 to 5000.",
+    )
+    early_stop_delta: float = Field(
+        0.001,
+        ge=0,
+        le=1e6,
+        description="The validation loss must fall by more than this to count as an improvement, 0 to 1e6.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm, above 0 to 1e6.")
     max_gdop: float = Field(
         5.0,
         gt=0,
         le=1e6,
-        description="Rows of lower GDOP are the good geometry that errors are reported on and promotion is decided by, "
-        "above 0 to 1e6; all rows are trained on.",
+        description="Samples with a lower GDOP have good geometry; errors are reported on them, and they decide a "
+        "promotion. The training uses all samples. Above 0 to 1e6.",
     )
     min_snr_db: float | None = Field(
-        None, ge=-50, le=100, description="Training rows of lower mean SNR are left out, dB, -50 to 100; null = all."
+        None,
+        ge=-50,
+        le=100,
+        description="Training samples with a lower mean SNR are left out, dB, -50 to 100. Null = all are used.",
     )
     parent_model_id: str | None = Field(
         None,
@@ -66,8 +102,16 @@ class TrainingConfig(BaseModel):
         "or its id. Null = from random weights.",
     )
     checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
-    accelerator: Accelerator = Field(Accelerator.auto, description="auto, cpu or gpu (an error without one).")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of weights, dropout and the order of rows, 0 or more.")
+    accelerator: Accelerator = Field(
+        Accelerator.auto,
+        description="Where the training runs: auto (a GPU if there is one), cpu or gpu (an error without one).",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="Seed of the initial weights, of dropout and of the order of the samples, 0 or more.",
+    )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)
 

@@ -23,7 +23,13 @@ from triangulation_pipeline.physics.solvers import fit_site_biases_ns
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
-from triangulation_pipeline.training.metrics import chi_square_2, coverage, distance_statistics, rmse_m
+from triangulation_pipeline.training.metrics import (
+    chi_square_2,
+    coverage,
+    distance_statistics,
+    median_of_bounds_m,
+    rmse_m,
+)
 
 # A step is hundreds of operations of microseconds: a second thread gains a quarter on an idle machine, costs tenfold on
 # a busy one (threads spin while they wait for each other), and makes results depend on the number of cores.
@@ -143,6 +149,11 @@ class Trainer:
     def limit_m(self) -> float | None:
         """The rms Cramér-Rao bound of the validation rows with good geometry, metres."""
         return rmse_m(self.val.crlb_m[self.val.gdop < self.config.max_gdop])
+
+    @property
+    def limit_p50_m(self) -> float | None:
+        """The median error that the Cramér-Rao bounds of the validation rows leave possible, metres."""
+        return median_of_bounds_m(self.val.crlb_m)
 
     @property
     def covariance_scale(self) -> float:

@@ -23,7 +23,10 @@ def fault(checkpoint: Checkpoint, val: SampleBatch) -> str | None:
     lat, lon = spec.network.frame.geodetic(prediction.en_m, spec.tx_height_m)
     truth_en_m = spec.network.frame.enu_m(rows.tx_lat, rows.tx_lon, np.full(len(rows), spec.tx_height_m))[:, :2]
     statistics = distance_statistics(haversine_m(lat, lon, rows.tx_lat, rows.tx_lon))
-    nees = prediction.nees(truth_en_m)
+    try:
+        nees = prediction.nees(truth_en_m)
+    except np.linalg.LinAlgError:
+        return f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
     found = {
         "val_rmse_m": statistics["rmse_m"],
         "val_distance_p50_m": statistics["p50_m"],

@@ -101,7 +101,12 @@ def test_dataset_written_after_the_sensor_was_turned_on_is_trained_on_once(
     (request,), cursor, _ = tick(automation.new_dataset, instance, cursor)
     assert request.run_key == f"dataset:{first.id}"
     assert request.run_config == {"ops": {"synthetic_dataset": {"config": {"dataset_id": first.id}}}}
-    assert request.tags[automation.REASON_TAG] == f"new dataset {first.name}"
+    assert request.tags == {
+        "triangulation/reason": f"new dataset {first.name}",
+        "triangulation/network": "north-west-italy (491d2d57)",
+        "triangulation/model_name": "rf-triangulation",
+        "triangulation/job_name": "training",
+    }
     dg.validate_run_config(defs.resolve_job_def("train_locator"), request.run_config)
     check_run_config(request.run_config)
 
@@ -209,6 +214,7 @@ def test_first_tick_compares_the_network_with_productions(
         model_architecture="triangulation",
         pytorch_model_location="nowhere",
         sha256="a" * 64,
+        weights_digest="a" * 64,
         epoch=1,
         trained_by_job_id=train(engine, dataset),
         synthetic_dataset_id=dataset.id,

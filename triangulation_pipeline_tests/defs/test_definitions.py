@@ -1,11 +1,13 @@
 """The shape of the graph, and what loading it costs."""
 
+import re
 import subprocess
 import sys
 
 import dagster as dg
 
 from triangulation_pipeline.definitions import defs
+from triangulation_pipeline_tests.conftest import ROOT
 
 
 def test_loadable() -> None:
@@ -40,6 +42,18 @@ def test_graph_is_the_designed_one() -> None:
     }
 
 
+def test_the_readme_has_the_edges_of_the_graph() -> None:
+    graph = defs.resolve_asset_graph()
+    section = (ROOT / "README.md").read_text().partition("## The graph")[2].partition("\n## ")[0]
+    told: dict[str, set[str]] = {}
+    for assets, parents in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]*)\|", section, re.MULTILINE):
+        told |= {asset: set(re.findall(r"`(\w+)`", parents)) for asset in re.findall(r"`(\w+)`", assets)}
+    assert told == {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.materializable_asset_keys
+    }
+
+
 def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
     repository = defs.get_repository_def()
     found = {found.name: found.default_status.value for found in (*repository.sensor_defs, *repository.schedule_defs)}
@@ -47,6 +61,14 @@ def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
     assert found == dict.fromkeys(
         ("new_dataset", "network_file_changed", "evaluate_and_register", "periodic_retraining"), "STOPPED"
     )
+
+
+def test_every_switch_says_what_it_does() -> None:
+    repository = defs.get_repository_def()
+    told = {found.name: found.description or "" for found in (*repository.sensor_defs, *repository.schedule_defs)}
+    assert told.pop("job_reconciler").startswith("Has to stay on. Launches nothing;")
+    for name, description in told.items():
+        assert description.startswith("Launches "), name
 
 
 def test_every_setting_has_a_description() -> None:

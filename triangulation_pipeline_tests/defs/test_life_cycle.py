@@ -459,6 +459,8 @@ def test_a_silent_worker_is_dead(waiting: tuple[dg.DagsterInstance, Engine], is_
         found = instance.get_run_by_id(run.run_id)
         assert found is not None
         assert found.status is dg.DagsterRunStatus.FAILURE
+        assert found.tags["triangulation/outcome"] == "failed"
+        assert found.tags["triangulation/outcome_reason"] == "no sign of life from its worker for 120 s"
 
 
 def test_the_sensor_remembers_what_it_saw(waiting: tuple[dg.DagsterInstance, Engine]) -> None:

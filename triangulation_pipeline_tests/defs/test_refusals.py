@@ -234,11 +234,10 @@ def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
     assert list(read_metrics(failed.engine, run_id)["epoch"]) == [1, 2, 3, 4]
 
     whole = execute(settings(), instance=instance)
-    continued, straight = (get_model_of_job(whole.engine, job_id) for job_id in (run_id, whole.run_id))
-    weights = [
-        read_checkpoint(Path(model.pytorch_model_location).read_bytes()).weights for model in (continued, straight)
-    ]
+    files = [home / ".dagster" / "objects" / "checkpoints" / job_id for job_id in (run_id, whole.run_id)]
+    weights = [read_checkpoint((file / "best_model.pth").read_bytes()).weights for file in files]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert get_model_of_job(whole.engine, run_id) == get_model_of_job(whole.engine, whole.run_id)
 
 
 def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
+from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.storage.jobs import get_job, read_metrics
-from triangulation_pipeline.storage.registry import get_model_of_job
+from triangulation_pipeline.storage.registry import get_model_of_job, list_models
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
 
 
@@ -33,12 +36,54 @@ def test_table_in_the_metadata_is_the_stored_history(whole_run: Run) -> None:
 
 def test_live_observations_are_the_stored_history(whole_run: Run) -> None:
     found = whole_run.instance.fetch_observations(dg.AssetKey("trained_model"), limit=100).records
-    live = {
-        int(record.asset_observation.metadata["epoch"].value): record.asset_observation.metadata["val_loss"].value
-        for record in found
-    }
+    live = [record.asset_observation.metadata["metrics"].value for record in found]
     history = read_metrics(whole_run.engine, whole_run.run_id)
-    assert live == dict(zip(history["epoch"], history["val_loss"], strict=True))
+    assert live[::-1] == history.astype(object).where(history.notna(), None).to_dict("records")
+
+
+def test_an_observation_is_a_picture_first_and_nothing_that_dagster_draws(whole_run: Run) -> None:
+    for record in whole_run.instance.fetch_observations(dg.AssetKey("trained_model"), limit=100).records:
+        assert record.asset_observation is not None
+        metadata = record.asset_observation.metadata
+        assert [(name, type(value)) for name, value in metadata.items()] == [
+            ("curves", dg.MarkdownMetadataValue),
+            ("metrics", dg.JsonMetadataValue),
+        ]
+        assert str(metadata["curves"].value).startswith("![training curves](data:image/png;base64,")
+        assert len(str(metadata["curves"].value)) < 50_000
+
+
+def test_a_long_run_observes_a_bounded_number_of_epochs_the_first_and_the_last(
+    whole_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triangulation_pipeline.defs.assets.trained_model.OBSERVED_EPOCHS", 3)
+    config = settings(trained_model={"epochs": 8, "early_stop_patience": 0})
+    run = execute(config, ["trained_model"], whole_run.instance)
+    events = whole_run.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION)
+    seen = [event.asset_observation.metadata["metrics"].value["epoch"] for event in events]
+    assert seen == [1, 3, 6, 8]
+
+
+def test_dagster_draws_few_numbers_from_run_to_run(whole_run: Run) -> None:
+    def drawn(asset: str) -> set[str]:
+        values = whole_run.metadata(asset).items()
+        return {name for name, value in values if isinstance(value, int | float) and not isinstance(value, bool)}
+
+    model = {"val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95", "epoch"}
+    assert drawn("trained_model") == {f"best_{name}" for name in model} | {"epochs_run", "covariance_scale"}
+    best = json.loads(json.dumps(whole_run.metadata("trained_model")["calibrated_metrics"]))
+    assert whole_run.metadata("trained_model")["best_val_coverage_95"] == best["val_coverage_95"]
+    headline = {
+        "test_rmse_good_geom_m",
+        "test_p50_good_geom_m",
+        "test_p95_good_geom_m",
+        "test_coverage_95_good_geom",
+        "huber_gauss_newton_p95_good_geom_m",
+        "crlb_rms_good_geom_m",
+        "test_rmse_m",
+    }
+    assert drawn("model_evaluation") == headline
+    assert drawn("registered_model") == headline | {"version", "epoch"}
 
 
 def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
@@ -110,6 +155,31 @@ def test_checks_ran_and_the_blocking_ones_passed(whole_run: Run) -> None:
     assert model.is_production == model.promoted
 
 
+def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
+    numbers = {e.check_name: set(e.metadata) for e in whole_run.result.get_asset_check_evaluations()}
+    assert numbers == {
+        "dataset_quality": {"acceptance_rate", "lowest", "good_geometry_share", "rows"},
+        "splits_disjoint_and_complete": {"rows", "training_rows", "validation_rows", "test_rows"},
+        "checkpoint_is_sound": {"val_rmse_m", "rows", "epoch", "sha256"},
+        "accuracy": {"rmse_m", "limit_m", "rows"},
+        "calibration": {"coverage_95", "lowest", "highest", "rows"},
+        "better_than_classical": {"p95_m", "limit_m", "rows"},
+        "not_worse_than_production": set(),  # there was none
+    }
+
+
+def test_the_lines_on_inputs_are_short_and_name_them(whole_run: Run) -> None:
+    lines = [
+        entry.user_message
+        for entry in whole_run.instance.all_logs(whole_run.run_id)
+        if " by lineage: " in entry.user_message
+    ]
+    assert "receiver_network by lineage: network north-west-italy" in lines
+    dataset_id = whole_run.metadata("synthetic_dataset")["dataset_id"]
+    assert any(line.startswith(f"synthetic_dataset by lineage: dataset_id {dataset_id}, sha256 ") for line in lines)
+    assert max(map(len, lines)) < 300
+
+
 def test_numbers_in_the_metadata_are_finite(whole_run: Run) -> None:
     for asset in ("synthetic_dataset", "trained_model", "model_evaluation", "registered_model"):
         for name, value in whole_run.metadata(asset).items():
@@ -124,16 +194,76 @@ def test_events_stay_small(whole_run: Run) -> None:
                 assert len(value) < 70_000, f"{asset}.{name}"  # 50 kB of picture in base64
 
 
-def test_second_run_reuses_the_dataset_and_makes_version_2(whole_run: Run) -> None:
-    again = execute(settings(), instance=whole_run.instance)
+def data_versions(run: Run) -> dict[str, str]:
+    """By asset, of what the run made."""
+    found = run.result.get_asset_materialization_events()
+    return {
+        event.asset_key.to_user_string(): (event.materialization.tags or {})["dagster/data_version"] for event in found
+    }
+
+
+def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:
+    first = get_model_of_job(whole_run.engine, whole_run.run_id)
+    assert "registered_before" not in whole_run.metadata("registered_model")
+    for _ in range(2):
+        again = execute(settings(), instance=whole_run.instance)
+        assert again.result.success
+        assert again.metadata("synthetic_dataset")["reused"] is True
+        assert again.metadata("synthetic_dataset")["sha256"] == whole_run.metadata("synthetic_dataset")["sha256"]
+        trained = again.metadata("trained_model")
+        assert trained["weights_digest"] == whole_run.metadata("trained_model")["weights_digest"]
+        assert trained["sha256"] != whole_run.metadata("trained_model")["sha256"], "the file has its epochs' seconds"
+        assert data_versions(again) == data_versions(whole_run)
+        registered = again.metadata("registered_model")
+        assert registered["registered_before"] == "the same weights as version 1: no new version was made"
+        (model,) = list_models(whole_run.engine)
+        assert model.id == first.id
+        assert get_model_of_job(whole_run.engine, whole_run.run_id) == model
+        assert get_model_of_job(whole_run.engine, again.run_id) == model
+        # Same data, same seed, same thread count: the same metrics.
+        assert model.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
+        marks = ("version", "is_active", "is_production", "production_since", "promoted", "promotion_reason")
+        assert [getattr(model, name) for name in marks] == [getattr(first, name) for name in marks]
+        # The row names the newest file, by the digest of its bytes.
+        assert (model.sha256, model.trained_by_job_id) == (trained["sha256"], again.run_id)
+        content = Path(model.pytorch_model_location).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == model.sha256
+
+
+def stale(run: Run) -> dict[str, list[str]]:
+    """The assets that Dagster calls out of date, and why."""
+    resolver = CachingStaleStatusResolver(run.instance, defs.resolve_asset_graph(), LoadingContextForTest(run.instance))
+    keys = defs.resolve_asset_graph().materializable_asset_keys
+    return {
+        key.to_user_string(): [cause.reason for cause in resolver.get_stale_causes(key)]
+        for key in keys
+        if resolver.get_status(key) is not StaleStatus.FRESH
+    }
+
+
+def test_equal_training_leaves_what_follows_in_sync(whole_run: Run) -> None:
+    first = execute(settings(), instance=whole_run.instance)
+    assert first.result.success
+    assert stale(whole_run) == {}
+    again = execute(settings(), ["trained_model"], whole_run.instance)
     assert again.result.success
-    assert again.metadata("synthetic_dataset")["reused"] is True
-    assert again.metadata("synthetic_dataset")["sha256"] == whole_run.metadata("synthetic_dataset")["sha256"]
-    first, second = (get_model_of_job(whole_run.engine, run.run_id) for run in (whole_run, again))
-    assert (first.version, second.version) == (1, 2)
-    assert (first.is_active, second.is_active) == (False, True)
-    # Same data, same seed, same thread count: the same metrics.
-    assert second.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
+    assert stale(whole_run) == {}
+    # In sync it is: the evaluation of the first file is one of the second's weights.
+    registered = execute(settings(), ["registered_model"], whole_run.instance)
+    assert registered.result.success
+    (model,) = list_models(whole_run.engine)
+    assert model.trained_by_job_id == again.run_id
+
+    other = execute(settings(trained_model={"seed": 1}), ["trained_model"], whole_run.instance)
+    assert other.result.success
+    assert set(stale(whole_run)) == {"model_evaluation", "registered_model"}
+    assert execute(settings(), ["registered_model"], whole_run.instance).failure() == (
+        f"model_evaluation is of the weights of job {first.run_id}, trained_model is of job {other.run_id} and has "
+        "others; materialise model_evaluation and registered_model in one run"
+    )
+    assert execute(settings(), ["model_evaluation", "registered_model"], whole_run.instance).result.success
+    assert stale(whole_run) == {}
+    assert [(model.version, model.is_active) for model in list_models(whole_run.engine)] == [(2, True), (1, False)]
 
 
 def test_existing_dataset_by_reference(whole_run: Run) -> None:

@@ -20,7 +20,9 @@ from triangulation_pipeline.evaluation.plots import (
     png,
     training_curves,
 )
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline_tests.evaluation.conftest import cut
 
@@ -112,7 +114,9 @@ def test_dataset_histograms(default_batch: SampleBatch, rss_batch: SampleBatch) 
 
 
 def test_training_curves() -> None:
-    words = drawn(training_curves(history(40), limit_m=33.2))
+    words = drawn(training_curves(history(40), limit_m=33.2, limit_p50_m=21.4))
+    assert "limit, good geometry: 33 m rms" in words
+    assert "limit of the median: 21 m" in words
     assert "lowest validation loss in epoch 30" in words
     assert "limit, good geometry: 33 m rms" in words
     assert "limit" not in drawn(training_curves(history(3)))
@@ -236,3 +240,34 @@ def test_long_names_are_cut(handmade: Comparison) -> None:
     words = drawn(error_map(named("x" * 100, "y" * 30), handmade)).splitlines()
     assert "x" * 30 + "…" in words
     assert "y" * 30 in words
+
+
+def degrees_on_the_map(network: ReceiverNetwork, batch: SampleBatch) -> dict[str, list[tuple[float, float]]]:
+    """The labels of latitude and longitude, and where they stand, km east and north."""
+    figure = dataset_map(network, batch)
+    figure.canvas.draw()
+    found: dict[str, list[tuple[float, float]]] = {}
+    for text in figure.axes[0].texts:
+        if "°" in text.get_text():
+            found.setdefault(text.get_text(), []).append(text.get_position())
+    return found
+
+
+def test_maps_show_latitude_and_longitude(default_batch: SampleBatch) -> None:
+    found = degrees_on_the_map(NORTH_WEST_ITALY, default_batch)
+    assert found.keys() >= {"44.5° N", "45° N", "45.5° N", "8° E", "9° E"}
+    for label, places in found.items():
+        for east_km, north_km in places:
+            lat, lon = NORTH_WEST_ITALY.frame.geodetic(np.array([1e3 * east_km, 1e3 * north_km]), 0.0)
+            assert float(label.split("°")[0]) == pytest.approx(float(lat if "N" in label else lon), abs=0.03)
+
+
+def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(default_batch: SampleBatch) -> None:
+    fiji = ((-17.8, 177.4), (-16.8, -179.9), (-18.1, 178.4))
+    pole = ((89.5, 0.0), (89.4, 90.0), (89.6, 180.0), (89.2, -60.0))
+    for places, expected in ((fiji, {"178° E", "179° E", "180°", "17.5° S"}), (pole, {"89.5° N"})):
+        network = ReceiverNetwork(
+            name="n", sites=tuple(Site(name=f"{i}", lat=lat, lon=lon) for i, (lat, lon) in enumerate(places))
+        )
+        batch = simulate_chunk(DatasetSpec(network, PRESETS[Preset.default], 300, 0), 0).batch
+        assert degrees_on_the_map(network, batch).keys() >= expected

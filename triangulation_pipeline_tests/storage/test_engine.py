@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, select, text
 
 from triangulation_pipeline.storage import migrations
 from triangulation_pipeline.storage.engine import open_database, writing
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.jobs import get_job
 from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
@@ -57,7 +57,7 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     assert (job.run_id, job.stop_requested, job.heartbeats) == (job_id, None, 0)
     model = get_model(engine, "m")
     assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
-    assert (model.promoted, model.passed) == (True, True)
+    assert (model.promoted, model.passed, model.weights_digest) == (True, True, None)
     engine.dispose()
 
 
@@ -122,6 +122,29 @@ def test_processes_may_migrate_at_once(database: str, empty_database_url: str, t
             (MIGRATIONS.get_current_head(),)
         ]
     engine.dispose()
+
+
+def test_what_others_say_is_one_printable_line_in_a_message(database_url: str, engine: Engine) -> None:
+    assert quoted("\n first\x1b[2J\u202e \nsecond") == "first\\x1b[2J\\u202e"
+    assert quoted("long " * 1000) == ("long " * 60) + "..."
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :odd"), {"odd": "\x1b[2J\n\u202eodd"})
+    with pytest.raises(StorageError, match="does not know") as caught:
+        open_database(database_url)
+    assert str(caught.value).isprintable()
+    with pytest.raises(StorageError) as caught:
+        get_model(engine, "\x1b[2J\n" + "long " * 1000)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+def test_an_error_of_the_database_is_told_without_what_lies_below(engine: Engine) -> None:
+    """Dagster stores the whole chain in an event: statements, values and all."""
+    with pytest.raises(StorageError) as caught, writing(engine) as connection:
+        connection.execute(text("SELECT :value FROM nowhere"), {"value": "s3cret"})
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_newer_database_is_refused(database_url: str, engine: Engine) -> None:

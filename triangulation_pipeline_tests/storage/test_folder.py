@@ -2,14 +2,17 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import FolderStore, open_store
+from triangulation_pipeline.storage.settings import read_settings
 
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 
@@ -79,6 +82,79 @@ def test_a_file_still_being_written_is_no_object(folder: FolderStore) -> None:
     folder.put("a/b", b"")
     (folder.root / "a" / ".0123.tmp").write_bytes(b"half")
     assert folder.list_keys() == ["a/b"]
+
+
+@pytest.mark.parametrize("link", ["checkpoints", "checkpoints/job-1", KEY])
+def test_no_link_leads_out_of_the_folder(folder: FolderStore, tmp_path: Path, link: str) -> None:
+    """Neither to read nor to write; and no digest of what lies elsewhere is told."""
+    outside = tmp_path / "outside"
+    (outside / "state").mkdir(parents=True)
+    secret = outside / "state" / Path(KEY).name
+    secret.write_bytes(b"secret")
+    path, target = folder.root / link, secret
+    for _ in range(len(Path(KEY).parts) - len(Path(link).parts)):
+        target = target.parent
+    path.parent.mkdir(parents=True)
+    path.symlink_to(target)
+    digest = hashlib.sha256(b"secret").hexdigest()
+    before = sorted(outside.rglob("*"))
+    for act in (
+        lambda: folder.get(KEY, digest),
+        lambda: folder.get(KEY, "0" * 64),
+        lambda: folder.put(KEY, b"mine"),
+        *((lambda: folder.delete(KEY),) if link != KEY else ()),
+    ):
+        with pytest.raises(StorageError, match="is a symbolic link, and none is followed") as told:
+            act()
+        assert digest not in str(told.value)
+    assert folder.list_keys() == []
+    assert sorted(outside.rglob("*")) == before
+    assert secret.read_bytes() == b"secret"
+    if link == KEY:
+        folder.delete(KEY)  # the link itself
+        assert not path.is_symlink()
+        assert secret.exists()
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "objects").symlink_to("disk")
+    store = open_store(tmp_path / "objects", no_client)
+    stored = store.put(KEY, b"data")
+    assert store.get(KEY, stored.sha256) == b"data"
+    assert store.list_keys() == [KEY]
+
+
+def test_what_is_no_file_is_not_read(folder: FolderStore) -> None:
+    (folder.root / "a").mkdir(parents=True)
+    os.mkfifo(folder.root / "a" / "pipe")
+    for key in ("a/pipe", "a"):
+        with pytest.raises(StorageError, match=f"object '{key}' cannot be read .*: "):
+            folder.get(key, "0" * 64)
+    assert folder.list_keys() == []
+
+
+def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Database, objects and what lies beside them; a folder that was there keeps its rights."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    for name in ("TRIANGULATION_DATABASE_URL", "TRIANGULATION_OBJECT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o775)
+    mask = os.umask(0o022)
+    try:
+        place = read_settings()
+        open_store(place.object_store, no_client)
+        open_database(place.database_url).dispose()
+        open_store(shared, no_client).put(KEY, b"data")
+        open_database(f"sqlite:///{tmp_path}/new/deep/t.db").dispose()
+    finally:
+        os.umask(mask)
+    for made in (".dagster", ".dagster/objects", "new", "new/deep"):
+        assert stat.S_IMODE((tmp_path / made).stat().st_mode) == 0o700, made
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o775
+    assert stat.S_IMODE((shared / KEY).stat().st_mode) == 0o644
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

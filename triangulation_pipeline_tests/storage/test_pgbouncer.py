@@ -111,7 +111,10 @@ def work(engine: Engine) -> str:
     complete_job(engine, job)
     assert read_metrics(engine, job.id)["epoch"].tolist() == list(range(1, EPOCHS + 1))
     origin = {"synthetic_dataset_id": dataset.id, "epoch": EPOCHS, "metrics": {"test_rmse_m": 1.0}}
-    record_evaluation(engine, training_job_id=job.id, checkpoint_sha256="c" * 64, visualization_paths={}, **origin)
+    weights = {"weights_digest": "c" * 64}
+    record_evaluation(
+        engine, training_job_id=job.id, checkpoint_sha256="c" * 64, visualization_paths={}, **weights, **origin
+    )
     return register_model(
         engine,
         model_name=f"model of {job.id}",
@@ -122,10 +125,11 @@ def work(engine: Engine) -> str:
         network_name="n",
         network_digest="d" * 64,
         hyperparameters={},
-        promoted=True,
+        passed=True,
         promotion_reason="",
+        **weights,
         **origin,
-    ).model_name
+    ).model.model_name
 
 
 def test_tables_lie_where_they_lie_without_a_pooler(engine: Engine, direct: URL, postgresql_server: OwnServer) -> None:
@@ -209,6 +213,18 @@ def test_lost_settings_are_refused_before_anything_is_made(
     ):
         opened(direct)
     assert places(postgresql_server, direct.database) == set()
+
+
+def test_what_a_pooler_refuses_is_told_as_a_server_would(direct: URL) -> None:
+    with temporary_pgbouncer(direct, **USUAL) as url:
+        for changes, says in (
+            (url.set(password="s3cret"), f"wrong user or password for user '{ROLE}'"),
+            (url.set(username="nobody", password="s3cret"), "wrong user or password for user 'nobody'"),
+            (url.set(database="elsewhere"), "there is no database 'elsewhere' on this server; create it first"),
+        ):
+            with pytest.raises(StorageError, match=f"cannot be opened: {says}") as caught:
+                opened(changes)
+            assert "s3cret" not in str(caught.value)
 
 
 def test_a_server_that_is_away_behind_a_pooler_is_one_sentence(

@@ -456,6 +456,15 @@ def test_what_takes_too_long_is_ended(url: URL, engine: Engine, make_dataset, mo
     hasty.dispose()
 
 
+def test_what_the_server_says_is_one_printable_line(engine: Engine) -> None:
+    raising = "DO $$ BEGIN RAISE EXCEPTION E'\\x1b[2J%\\nmore', repeat('long ', 9999) USING DETAIL = 's3cret'; END $$"
+    with pytest.raises(StorageError) as caught, writing(engine) as connection:
+        connection.exec_driver_sql(raising.replace("%", "%%"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
     insert = text(
         "INSERT INTO synthetic_datasets "

@@ -1,3 +1,4 @@
+import hashlib
 import threading
 import time
 import uuid
@@ -20,6 +21,7 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     get_model,
     get_model_by_id,
+    get_model_of_job,
     list_models,
     promote_model,
     record_evaluation,
@@ -29,6 +31,11 @@ from triangulation_pipeline.storage.registry import (
 from triangulation_pipeline.storage.tables import models
 
 MakeJob = Callable[[], JobRecord]
+
+
+def weights_digest(job_id: object, sha256: object) -> str:
+    """That of weights that no other job has trained."""
+    return hashlib.sha256(f"{job_id} {sha256}".encode()).hexdigest()
 
 
 def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
@@ -46,13 +53,14 @@ def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
         "metrics": {"test_rmse_m": 31.5, "val_rmse_good_geom_m": None},
         "passed": False,
         "promotion_reason": "worse than production",
-    }
+    } | changes
+    values.setdefault("weights_digest", weights_digest(values["trained_by_job_id"], values["sha256"]))
     if "champion_id" in changes:
-        return register_model(engine, **values | changes)
+        return register_model(engine, **values).model
     while True:
-        champion = find_production_model(engine, str((values | changes)["model_name"]))
+        champion = find_production_model(engine, str(values["model_name"]))
         with suppress(ProductionChanged):
-            return register_model(engine, **values | changes | {"champion_id": champion and champion.id})
+            return register_model(engine, **values | {"champion_id": champion and champion.id}).model
 
 
 def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
@@ -63,8 +71,9 @@ def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
         "synthetic_dataset_id": job.synthetic_dataset_id,
         "metrics": {"test_rmse_m": 31.5},
         "visualization_paths": {"error_map": "/store/map.png"},
-    }
-    return record_evaluation(engine, **values | changes)
+    } | changes
+    values.setdefault("weights_digest", weights_digest(values["training_job_id"], values["checkpoint_sha256"]))
+    return record_evaluation(engine, **values)
 
 
 def test_versions_follow_each_other_by_name(engine: Engine, make_job: MakeJob) -> None:
@@ -106,6 +115,76 @@ def test_the_same_file_of_a_job_is_registered_once(engine: Engine, make_job: Mak
     assert register(engine, make_job()).version == 3
 
 
+def test_equal_weights_of_other_jobs_are_one_version(engine: Engine, make_job: MakeJob) -> None:
+    """The row names the file that was there last, as the first may be lost; its place in the registry stays."""
+    first_job, second_job = make_job(), make_job()
+    digest = "9" * 64
+    first = register(engine, first_job, weights_digest=digest, passed=True)
+    evaluation = evaluate(engine, first_job, weights_digest=digest)
+    newer = register(engine, make_job(), passed=True)
+    again = register(
+        engine,
+        second_job,
+        weights_digest=digest,
+        sha256="b" * 64,
+        pytorch_model_location="/store/second.pth",
+        passed=True,
+        promotion_reason="Promoted: as good as ever.",
+    )
+    assert again == replace(
+        first,
+        is_production=False,
+        is_active=False,
+        sha256="b" * 64,
+        pytorch_model_location="/store/second.pth",
+        trained_by_job_id=second_job.id,
+        synthetic_dataset_id=str(second_job.synthetic_dataset_id),
+        promotion_reason="Promoted: as good as ever.",
+    )
+    assert [(model.version, model.is_production, model.is_active) for model in list_models(engine)] == [
+        (2, True, True),
+        (1, False, False),
+    ]
+    assert get_model(engine, "locator").id == newer.id
+    # Both jobs find it, and so do evaluations of any job's file.
+    for job in (first_job, second_job):
+        assert get_model_of_job(engine, job.id).id == first.id
+        later = evaluate(engine, job, weights_digest=digest, synthetic_dataset_id=make_job().synthetic_dataset_id)
+        assert get_evaluation(engine, later).model_id == first.id
+    assert get_evaluation(engine, evaluation).model_id == first.id
+    # Under another name they are another model.
+    assert register(engine, make_job(), weights_digest=digest, model_name="other").version == 1
+
+
+def test_equal_weights_that_meet_a_milder_check_are_promoted(engine: Engine, make_job: MakeJob) -> None:
+    strict = register(engine, make_job(), weights_digest="9" * 64, passed=False)
+    mild = register(engine, make_job(), weights_digest="9" * 64, passed=True)
+    assert (mild.id, strict.is_production, mild.is_production) == (strict.id, False, True)
+    # In production it stays, whatever is said of it next.
+    assert register(engine, make_job(), weights_digest="9" * 64, passed=False).is_production
+
+
+def test_equal_weights_at_once_are_one_version(engine: Engine, make_job: MakeJob) -> None:
+    jobs = [make_job() for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda job: register(engine, job, weights_digest="9" * 64, passed=True), jobs))
+    assert {model.id for model in found} == {model.id for model in list_models(engine)}
+    assert len(list_models(engine)) == 1
+
+
+def test_a_row_without_a_digest_is_known_by_its_file(engine: Engine, make_job: MakeJob) -> None:
+    """As an older version left it, which an equal training does not find."""
+    old_job = make_job()
+    old = register(engine, old_job)
+    with writing(engine) as connection:
+        connection.execute(update(models).values(weights_digest=None))
+    new = register(engine, make_job(), weights_digest="9" * 64)
+    assert new.version == 2
+    # The digest stands once a name: the row of old stays without.
+    assert register(engine, old_job, weights_digest="9" * 64) == replace(old, is_active=False, weights_digest=None)
+    assert register(engine, old_job, weights_digest="8" * 64).weights_digest == "8" * 64
+
+
 def test_registering_at_once_gives_each_its_version(engine: Engine, make_job: MakeJob) -> None:
     jobs = [make_job() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -132,6 +211,7 @@ def test_a_lost_race_is_tried_again_but_not_for_ever(engine: Engine, make_job: M
         if statement.startswith("INSERT INTO models") and rivals:
             columns = [column.name for column in models.columns]
             copied = {"id": f"'{uuid.uuid4()}'", "trained_by_job_id": f"'{rivals.pop().id}'", "version": "version + 1"}
+            copied["weights_digest"] = f"'{uuid.uuid4()}'"
             cursor.execute(
                 f"INSERT INTO models ({', '.join(columns)}) "
                 f"SELECT {', '.join(copied.get(name, name) for name in columns)} FROM models ORDER BY version LIMIT 1"

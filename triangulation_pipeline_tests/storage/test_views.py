@@ -42,6 +42,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
         engine,
         training_job_id=job.id,
         checkpoint_sha256="a" * 64,
+        weights_digest="a" * 64,
         metrics={"headline": HEADLINE, **verdict},
         visualization_paths={},
         **origin,
@@ -52,6 +53,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
         model_architecture="triangulation",
         pytorch_model_location="/store/best.pth",
         sha256="a" * 64,
+        weights_digest="a" * 64,
         trained_by_job_id=job.id,
         network_name="test",
         network_digest="d" * 64,
@@ -60,7 +62,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
         passed=True,
         promotion_reason="Promoted: good.",
         **origin,
-    )
+    ).model
 
     (dataset,) = read_view(engine, dataset_overview)
     assert (dataset["dataset_id"], dataset["num_samples"], dataset["num_jobs"]) == (job.synthetic_dataset_id, 20, 1)
@@ -73,7 +75,7 @@ def test_the_views_say_what_the_tables_hold(engine: Engine, make_job: Callable[[
     (version,) = read_view(engine, model_overview, model_name="locator")
     assert (version["model_id"], version["version"], version["is_production"]) == (model.id, 1, True)
     assert (version["passed"], version["promoted"], version["network"]) == (True, True, "test (dddddddd)")
-    assert version["network"] == model.network
+    assert (version["network"], version["weights_digest"]) == (model.network, "a" * 64)
     assert (version["test_rmse_m"], version["test_rmse_good_geom_m"], version["test_p95_good_geom_m"]) == (
         64.5,
         None,

@@ -1,5 +1,8 @@
 import io
 import pickle
+import re
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.network import random_network
+from triangulation_pipeline.training import checkpoint as checkpoint_module
 from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
 
 from ..model.helpers import fresh, poked, samples, spec_for
@@ -118,6 +123,48 @@ def test_a_missing_key_is_refused(content: bytes, name: str) -> None:
         read_checkpoint(dump(document))
 
 
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_digest_of_weights_is_of_what_decides_predictions(architecture: Architecture) -> None:
+    checkpoint = some_checkpoint(architecture)
+    digest = checkpoint.weights_digest
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert read_checkpoint(write_checkpoint(checkpoint)).weights_digest == digest
+    same = {
+        "epoch": 9,
+        "metrics": {"val_loss": 2.0, "epoch_seconds": 7.0},
+        "config": {"job_name": "another"},
+        "dataset": {"id": "another"},
+        "code_version": "2",
+        "spec": checkpoint.spec.model_copy(update={"dropout_rate": 0.5}),
+        "weights": dict(reversed(checkpoint.weights.items())),
+    }
+    for name, value in same.items():
+        assert replace(checkpoint, **{name: value}).weights_digest == digest, name
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_each_part_that_decides_predictions_changes_the_digest(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = some_checkpoint(architecture)
+    digests = {checkpoint.weights_digest}
+    for name, tensor in checkpoint.weights.items():
+        other = tensor.clone().reshape(-1)
+        other[-1] = torch.nextafter(other[-1], torch.tensor(torch.inf))
+        changed = checkpoint.weights | {name: other.reshape(tensor.shape)}
+        digests.add(replace(checkpoint, weights=changed).weights_digest)
+    assert len(digests) == len(checkpoint.weights) + 1
+    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", random_network(7, 1))):
+        spec = checkpoint.spec.model_copy(update={field: value})
+        digests.add(replace(checkpoint, spec=spec).weights_digest)
+    other = next(each for each in Architecture if each is not architecture)
+    spec = checkpoint.spec.model_copy(update={"architecture": other})
+    digests.add(replace(checkpoint, spec=spec).weights_digest)
+    monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", -1)
+    digests.add(checkpoint.weights_digest)
+    assert len(digests) == len(checkpoint.weights) + 6
+
+
 def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
     document = load(content)
     with pytest.raises(ValueError, match="surplus"):
@@ -137,6 +184,65 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="do not fit its architecture"):
             replace(checkpoint, weights=weights).locator()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_file_is_refused_unread(content: bytes, compression: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of kilobytes that would become gigabytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(packed, "w", compression) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds something compressed"):
+        read_checkpoint(packed.getvalue())
+
+
+def test_entries_that_share_their_bytes_are_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a list of contents can say: a hundred times the same bytes, for the price of a line each."""
+    archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
+    largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    archive.filelist += [largest] * 100
+    archive._didModify = True
+    archive.close()
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds more than its size"):
+        read_checkpoint(buffer.getvalue())
+
+
+@pytest.mark.parametrize("inside", [lambda tensor: tensor, lambda tensor: {"a": [1, (tensor,)]}])
+def test_a_tensor_that_repeats_what_is_stored_is_refused(inside: Callable[[torch.Tensor], Any]) -> None:
+    repeated = torch.zeros(1).expand(10**12)
+    content = dump({"format": FORMAT, "spec": inside(repeated)})
+    assert len(content) < 5000
+    with pytest.raises(ValueError, match="holds a tensor of 1,000,000,000,000 values, more than its file"):
+        load(content)
+
+
+def test_other_kinds_of_tensors_are_refused() -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (10**6, 10**6), check_invariants=True)
+    for odd in (sparse, torch.zeros(10**9, device="meta")):
+        with pytest.raises(ValueError, match=r"not a (readable )?checkpoint"):
+            load(dump({"format": FORMAT, "spec": odd}))
+
+
+def test_weights_are_held_against_the_spec_before_use(content: bytes) -> None:
+    document = load(content)
+    state = torch.get_rng_state()
+    name = "rounds.0.read.weight"
+    for weights in (
+        document["weights"] | {name: document["weights"][name][:1].expand_as(document["weights"][name]).T},
+        document["weights"] | {name: document["weights"][name].double()},
+        document["weights"] | {"surplus": torch.zeros(1)},
+        {key: value for key, value in document["weights"].items() if key != name},
+    ):
+        with pytest.raises(ValueError, match="do not fit its architecture triangulation: 1 are missing, unknown or"):
+            read_checkpoint(dump(document | {"weights": weights}))
+    for weights in ([], {name: 1.0}, None):
+        with pytest.raises(ValueError, match="weights must be tensors by name"):
+            read_checkpoint(dump(document | {"weights": weights}))
+    read_checkpoint(content)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_non_finite_tensors_are_named() -> None:

@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from triangulation_pipeline.training.metrics import chi_square_2, coverage, distance_statistics, rmse_m
+from triangulation_pipeline.training.metrics import (
+    chi_square_2,
+    coverage,
+    distance_statistics,
+    median_of_bounds_m,
+    rmse_m,
+)
+
+
+def test_the_median_of_bounds_is_that_of_an_efficient_estimator() -> None:
+    rng = np.random.default_rng(0)
+    bound_m = rng.lognormal(3.0, 1.0, 200_000)
+    errors_m = bound_m * np.hypot(*rng.normal(0, np.sqrt(0.5), (2, len(bound_m))))  # circular, of that rms
+    assert median_of_bounds_m(bound_m) == pytest.approx(np.median(errors_m), rel=0.01)
+    assert median_of_bounds_m(np.full(5, 30.0)) == pytest.approx(30 * np.sqrt(np.log(2)))
+    assert median_of_bounds_m(np.array([30.0, np.nan])) == median_of_bounds_m(np.array([30.0]))
+    assert median_of_bounds_m(np.array([np.nan])) is None
 
 
 def test_rmse_is_over_samples() -> None:

@@ -228,6 +228,10 @@ def test_a_tampered_model_is_found(trained: Trainer) -> None:
     assert "the reloaded model gives" in str(fault(replace(checkpoint, weights=tampered), val))
     broken = checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], float("nan"))}
     assert fault(replace(checkpoint, weights=broken), val) == f"weights are not finite: {name}"
+    flat = checkpoint.weights | {"covariance_scale": torch.tensor(0.0)}
+    assert fault(replace(checkpoint, weights=flat), val) == (
+        f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,5 +1,7 @@
 """What a person sees in Dagster's UI, in the order in which one looks at it."""
 
+import re
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ from sqlalchemy import update
 
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.tables import models
-from triangulation_pipeline_tests.ui.conftest import SECONDS, Stack, open_launchpad, write_config
+from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, free_port, open_launchpad, write_config
 
 pytestmark = pytest.mark.ui
 
@@ -23,7 +25,7 @@ ASSETS = (
     "model_evaluation",
     "registered_model",
 )
-# More than a quick machine trains while it is watched; few enough for each to be observed.
+# More than a quick machine trains while it is watched.
 EPOCHS = 60
 
 # The points that each chart of the page draws, by the chart's name.
@@ -110,8 +112,12 @@ def test_the_launchpad_refuses_a_wrong_choice_type_or_name(page: Page) -> None:
 def test_a_value_out_of_range_ends_the_run_in_its_first_second(page: Page, stack: Stack) -> None:
     run_id = launch(page, {"trained_model": {"epochs": 0}})
     expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
-    sentence = "trained_model: epochs: Input should be greater than or equal to 1 (got 0)"
-    expect(page.get_by_text(sentence).first).to_be_visible()
+    # Without scrolling: below what was not executed, and above the stack trace.
+    sentence = "Failure: trained_model: epochs: Input should be greater than or equal to 1 (got 0)"
+    expect(page.get_by_text(sentence).last).to_be_in_viewport()
+    expect(page.get_by_text("Not executing").last).not_to_be_in_viewport()
+    page.set_viewport_size({"width": 1280, "height": 1500})
+    expect(page.get_by_text(f"receiver_network: {sentence.removeprefix('Failure: ')}").last).to_be_in_viewport()
     run = stack.run(run_id)
     # A second; on a machine with other things to do, a few.
     assert run["endTime"] - run["startTime"] < 5
@@ -174,19 +180,76 @@ def test_curves_grow_while_it_trains_until_it_is_terminated(
         page.wait_for_function(f"() => ({NEWEST_EPOCH})() >= {epoch}")
         assert stack.run(run_id)["status"] == "STARTED"
 
-    # The plots have what there is whenever the page is opened.
+    # The model's events have the curves so far whenever the page is opened.
     model = context.new_page()
-    lengths: set[int] = set()
-    while len(lengths) < 3:
-        lengths.add(drawn_points(model)["val_loss"])
-        assert stack.run(run_id)["status"] == "STARTED", f"the curve had {lengths} points while it trained"
-    model.set_viewport_size({"width": 1280, "height": 560})
-    model.get_by_text("val_distance_p95_m", exact=True).first.evaluate("title => title.scrollIntoView()")
+    pictures: set[str] = set()
+    while len(pictures) < 2:
+        model.goto("/assets/trained_model?view=events")
+        expect(model.get_by_text(f"Observed in run {run_id[:8]}")).to_be_visible()
+        model.locator("tr").filter(has=model.get_by_text("curves", exact=True)).get_by_text("[Show Markdown]").click()
+        image = model.get_by_role("dialog").locator("img").last
+        expect(image).to_be_visible()
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 700
+        pictures.add(str(image.get_attribute("src")))
+        assert stack.run(run_id)["status"] == "STARTED", f"there were {len(pictures)} pictures while it trained"
     screenshot(model, "live_curves")
 
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
+
+
+def test_plots_are_of_few_numbers_a_point_a_run(page: Page, stack: Stack) -> None:
+    """No number of an epoch is among them, which would join the epochs of all runs by one line."""
+    runs = stack.query(
+        '{ assetOrError(assetKey: {path: ["trained_model"]}) { ... on Asset { assetMaterializations { runId } } } }'
+    )["assetOrError"]["assetMaterializations"]
+    assert len(runs) > 1
+    points = drawn_points(page, "trained_model", "best_val_loss")
+    assert set(points.values()) == {len(runs)}
+    assert {"best_val_rmse_good_geom_m", "best_val_distance_p50_m", "best_val_coverage_95"} < set(points)
+    assert not {"val_loss", "val_rmse_m", "train_loss"} & set(points)
+
+
+def test_a_check_draws_its_numbers(page: Page) -> None:
+    page.goto("/assets/model_evaluation?view=checks&checkDetail=calibration")
+    expect(page.get_by_text("Fewer than 125 rows are too few to tell").first).to_be_visible()
+    for name in ("coverage_95", "lowest", "highest", "rows"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+
+
+def test_every_switch_is_described(page: Page) -> None:
+    page.goto("/automation")
+    names = ("evaluate_and_register", "job_reconciler", "network_file_changed", "new_dataset", "periodic_retraining")
+    for name in names:
+        row = page.get_by_text(name, exact=True).locator("xpath=ancestor::*[.//input[@type='checkbox']][1]")
+        expect(row.locator("[aria-label='info']")).to_be_visible()
+
+
+def test_a_paused_run_says_so(page: Page, stack: Stack) -> None:
+    long = {"epochs": 3000, "early_stop_patience": 0, "accelerator": "cpu", "job_name": "to be paused"}
+    run_id = launch(page, {"synthetic_dataset": {"num_samples": 3000}, "trained_model": long})
+    page.wait_for_function("() => /epoch 1\\/3000:/.test(document.body.innerText)")
+    pause = [BIN / "triangulation", "pause", run_id]
+    subprocess.run(pause, cwd=stack.home, env=stack.environment, check=True, stdout=subprocess.DEVNULL)
+    expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+    expect(page.get_by_text(f"`triangulation resume {run_id}` goes on from there").first).to_be_visible()
+    page.get_by_role("button", name="View tags and config").click()
+    for tag in ("outcome: paused", "job_name: to be paused", "model_name: rf-triangulation"):
+        expect(page.get_by_role("dialog").get_by_text(f"triangulation/{tag}")).to_be_visible()
+
+
+def test_a_second_ui_of_the_same_home_is_refused(stack: Stack) -> None:
+    again = [BIN / "triangulation", "ui", "-p", str(free_port())]
+    refused = subprocess.run(
+        again, cwd=stack.home, env=stack.environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        rf"Error: Dagster's pages and daemon of {stack.home} are running already \(processes \d+, \d+, \d+\); open "
+        r"those, or end them first, by Ctrl-C where they were started or by `kill`\n",
+        refused.stderr,
+    )
 
 
 def launch(page: Page, ops: dict[str, dict[str, Any]]) -> str:
@@ -199,10 +262,10 @@ def launch(page: Page, ops: dict[str, dict[str, Any]]) -> str:
     return page.url.rsplit("/", 1)[-1].split("?")[0]
 
 
-def drawn_points(page: Page) -> dict[str, int]:
-    """How many points each chart of the model's page draws, the page opened anew."""
-    page.goto("/assets/trained_model")
+def drawn_points(page: Page, asset: str, awaited: str) -> dict[str, int]:
+    """How many points each chart of an asset's page draws, the page opened anew, once one has some."""
+    page.goto(f"/assets/{asset}")
     page.get_by_role("button", name="Plots").click()
-    page.wait_for_function(f"() => ({DRAWN_POINTS})().val_loss > 0")
+    page.wait_for_function(f"() => ({DRAWN_POINTS})().{awaited} > 0")
     points: dict[str, int] = page.evaluate(DRAWN_POINTS)
     return points

@@ -1,5 +1,7 @@
 """The evaluation on the test split."""
 
+import hashlib
+import json
 import logging
 
 import dagster as dg
@@ -10,6 +12,7 @@ from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
@@ -36,7 +39,12 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
         description=found
         or f"epoch {checkpoint.epoch}: digest {trained_model.reference.sha256[:12]} verified, weights finite, reloaded "
         "predictions equal",
-        metadata={"sha256": trained_model.reference.sha256, "epoch": checkpoint.epoch},
+        metadata={
+            "val_rmse_m": checkpoint.metrics["val_rmse_m"],
+            "rows": len(validation_split.batch),
+            "epoch": checkpoint.epoch,
+            "sha256": trained_model.reference.sha256,
+        },
     )
 
 
@@ -51,7 +59,10 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
             "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
         ),
         dg.AssetCheckSpec(
-            "calibration", asset="model_evaluation", description="The 95 % ellipse covers 93 to 97 % of the errors."
+            "calibration",
+            asset="model_evaluation",
+            description="The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by "
+            "1.96 standard errors of the sample. Fewer than 125 rows are too few to tell, and do not pass.",
         ),
         dg.AssetCheckSpec(
             "better_than_classical",
@@ -83,11 +94,13 @@ def model_evaluation(
     with refusals():
         checkpoint = trained_model.read()
         network = checkpoint.spec.network
+        context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
         if len(ids := {checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
             raise ValueError(
                 f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
             )
-        scenario = Scenario.model_validate(get_dataset(storage.engine, test_split.dataset_id).config["scenario"])
+        dataset = get_dataset(storage.engine, test_split.dataset_id)
+        scenario = Scenario.model_validate(dataset.config["scenario"])
         prediction = predict(checkpoint.locator(), locator_inputs(test_split.batch))
         comparison = compare(
             network,
@@ -117,12 +130,14 @@ def model_evaluation(
             training_job_id=reference.job_id,
             epoch=checkpoint.epoch,
             checkpoint_sha256=reference.sha256,
+            weights_digest=checkpoint.weights_digest,
             synthetic_dataset_id=test_split.dataset_id,
             metrics=summary
             | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
             visualization_paths={name: picture.location for name, picture in stored.items()},
         )
     log.info("model_evaluation: %s", printable(reason))
+    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary]
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
@@ -135,12 +150,14 @@ def model_evaluation(
             "evaluation_id": evaluation_id,
             "summary": dg.MetadataValue.json(summary),
         },
+        data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
         check_results=[
             dg.AssetCheckResult(
                 check_name=check.name,
                 passed=check.passed,
                 severity=dg.AssetCheckSeverity.WARN,
                 description=check.description,
+                metadata=check.numbers,
             )
             for check in checks
         ],

@@ -19,6 +19,7 @@ from triangulation_pipeline.storage.jobs import read_metrics
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     ModelRecord,
+    Registration,
     find_production_model,
     get_evaluation,
     register_model,
@@ -70,31 +71,35 @@ def registered_model(
     with refusals():
         checkpoint = trained_model.read()
         evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
-        if evaluation.checkpoint_sha256 != reference.sha256:
+        # Of the same file, or of another job's with equal weights.
+        if reference.sha256 != evaluation.checkpoint_sha256 and checkpoint.weights_digest != evaluation.weights_digest:
             raise ValueError(
-                f"the evaluation is of weights {evaluation.checkpoint_sha256[:12]}, the trained model's are "
-                f"{reference.sha256[:12]}; evaluate and register in one run"
+                f"model_evaluation is of the weights of job {evaluation.training_job_id}, trained_model is of job "
+                f"{reference.job_id} and has others; materialise model_evaluation and registered_model in one run"
             )
         if evaluation.synthetic_dataset_id != test_split.dataset_id:
             raise ValueError(
-                f"the evaluation is on dataset {evaluation.synthetic_dataset_id}, the test split of "
-                f"{test_split.dataset_id}; materialise them in one run"
+                f"model_evaluation is on dataset {evaluation.synthetic_dataset_id}, test_split is of dataset "
+                f"{test_split.dataset_id}; materialise model_evaluation and registered_model in one run"
             )
         while True:
             try:
-                not_worse, model = _register(
+                not_worse, registration = _register(
                     storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
                 )
                 break
             except ProductionChanged as change:
                 log.info("registered_model: %s; it is compared anew", printable(str(change)))
+    model = registration.model
     history = records(read_metrics(storage.engine, reference.job_id))
-    log.info("registered_model: %s version %d", printable(model.model_name), model.version)
+    before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
+    log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
         metadata={
             "model_name": model.model_name,
             "version": model.version,
+            **({} if before is None else {"registered_before": before}),
             "network": model.network,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
@@ -104,12 +109,13 @@ def registered_model(
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
             "sha256": model.sha256,
+            "weights_digest": model.weights_digest,
             "dataset_id": model.synthetic_dataset_id,
             "job_id": model.trained_by_job_id,
             "network_digest": model.network_digest,
             **epoch_table([rounded({name: row[name] for name in EPOCH_COLUMNS}) for row in history]),
         },
-        data_version=dg.DataVersion(model.sha256),
+        data_version=dg.DataVersion(checkpoint.weights_digest),
         check_results=[
             dg.AssetCheckResult(
                 check_name=not_worse.name,
@@ -129,7 +135,7 @@ def _register(
     checkpoint: "Checkpoint",
     evaluation: EvaluationRecord,
     test: SampleBatch,
-) -> "tuple[PromotionCheck, ModelRecord]":
+) -> "tuple[PromotionCheck, Registration]":
     """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
     one went into production meanwhile."""
     from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, promotion_checks, promotion_verdict
@@ -145,12 +151,13 @@ def _register(
         told = f"version {champion.version} in production is for another network, {champion.network}"
         not_worse = PromotionCheck(NOT_WORSE, False, told)
     passed, reason = promotion_verdict(summary, checks)
-    model = register_model(
+    registration = register_model(
         storage.engine,
         model_name=model_name,
         model_architecture=checkpoint.spec.architecture.value,
         pytorch_model_location=reference.location,
         sha256=reference.sha256,
+        weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=reference.job_id,
         synthetic_dataset_id=checkpoint.dataset["id"],
@@ -163,7 +170,7 @@ def _register(
         champion_id=None if champion is None else champion.id,
         parent_model_id=checkpoint.config["parent_model_id"],
     )
-    return not_worse, model
+    return not_worse, registration
 
 
 def _not_worse_than_production(
@@ -180,7 +187,7 @@ def _not_worse_than_production(
     reference = trained_model.reference
     if production is None:
         return PromotionCheck(NOT_WORSE, True, f"no version of {model_name} was in production")
-    if (production.trained_by_job_id, production.sha256) == (reference.job_id, reference.sha256):
+    if production.sha256 == reference.sha256 or production.weights_digest == challenger.weights_digest:
         return PromotionCheck(NOT_WORSE, True, f"it is version {production.version}, which was in production")
     try:
         objects = storage.objects

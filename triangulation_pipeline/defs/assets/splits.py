@@ -63,9 +63,15 @@ def splits_disjoint_and_complete(
     found = split_fault([split.batch for split in splits])
     if len(ids := sorted({split.dataset_id for split in splits})) > 1:
         found = f"the splits are of different datasets, {' and '.join(ids)}; materialise them in one run"
-    count = sum(len(split.batch) for split in splits)
+    training_rows, validation_rows, test_rows = (len(split.batch) for split in splits)
+    count = training_rows + validation_rows + test_rows
     return dg.AssetCheckResult(
         passed=found is None,
         description=found or f"{count:,} samples, each in one split, with the indices from 0 on without a gap",
-        metadata={"samples": count},
+        metadata={
+            "rows": count,
+            "training_rows": training_rows,
+            "validation_rows": validation_rows,
+            "test_rows": test_rows,
+        },
     )

@@ -25,6 +25,8 @@ from triangulation_pipeline.validation import printable
 
 log = logging.getLogger(__name__)
 
+LEAST_ACCEPTANCE_RATE = 0.5
+
 
 @dg.asset(
     io_manager_key="references",
@@ -50,7 +52,7 @@ def synthetic_dataset(
     preflight(context, storage)
     started = time.perf_counter()
     with refusals():
-        if config.dataset_id is None:
+        if not config.dataset_id:
             record, reused = _simulated(config, storage, receiver_network.network)
         else:
             record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
@@ -87,11 +89,16 @@ def synthetic_dataset(
         check_results=[
             dg.AssetCheckResult(
                 check_name="dataset_quality",
-                passed=heard >= 0.5 and good > 0,
+                passed=heard >= LEAST_ACCEPTANCE_RATE and good > 0,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=f"{heard:.1%} of the candidate transmitters are heard by enough receivers (at least 50 % "
-                f"expected); {good:.1%} of the samples have GDOP < 5 (some expected)",
-                metadata={"acceptance_rate": heard, "good_geometry_share": good},
+                description=f"{heard:.1%} of the candidate transmitters are heard by enough receivers (at least "
+                f"{LEAST_ACCEPTANCE_RATE:.0%} expected); {good:.1%} of the samples have GDOP < 5 (some expected)",
+                metadata={
+                    "acceptance_rate": heard,
+                    "lowest": LEAST_ACCEPTANCE_RATE,
+                    "good_geometry_share": good,
+                    "rows": record.num_samples,
+                },
             )
         ],
     )

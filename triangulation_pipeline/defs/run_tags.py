@@ -1,0 +1,109 @@
+"""Tags by which runs are told apart in Dagster's lists and filters, and the sentence that a failed run ends with."""
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import dagster as dg
+
+from triangulation_pipeline.defs.config import model_name_of, training_settings
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.validation import brief, printable
+
+NETWORK_TAG = "triangulation/network"
+MODEL_NAME_TAG = "triangulation/model_name"
+JOB_NAME_TAG = "triangulation/job_name"
+REASON_TAG = "triangulation/reason"
+"""Why an automatic run was launched."""
+OUTCOME_TAG = "triangulation/outcome"
+"""What Dagster's status does not tell: ``failed``, ``paused`` or ``cancelled``; ``resumed`` in a run that goes on from
+one of those, whose tags it inherits."""
+OUTCOME_REASON_TAG = "triangulation/outcome_reason"
+
+# Longer sentences than a tag can show are cut; the run's events have them whole.
+LONGEST_REASON = 300
+# A run that is terminated says so by its status.
+_INTERRUPTED = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
+
+
+def run_tags(
+    run_config: Mapping[str, Any],
+    network: ReceiverNetwork | None = None,
+    selection: Set[dg.AssetKey] | None = None,
+) -> dict[str, str]:
+    """The tags of a run by its settings: what it trains, and under which name it registers it, as far as it makes
+    (``selection``; None = all) these assets, and its network, where that is known.
+
+    Raises ValueError (pydantic's ValidationError) where the settings are wrong.
+    """
+
+    def makes(asset: str) -> bool:
+        return not selection or dg.AssetKey(asset) in selection
+
+    tags = {} if network is None else network_tag(network.name, network.digest)
+    if makes("registered_model"):
+        tags[MODEL_NAME_TAG] = model_name_of(run_config)
+    if makes("trained_model"):
+        tags[JOB_NAME_TAG] = printable(training_settings(run_config).job_name)
+    return tags
+
+
+def network_tag(name: str, digest: str) -> dict[str, str]:
+    """The tag of a run for that network."""
+    return {NETWORK_TAG: f"{printable(name)} ({digest[:8]})"}
+
+
+def resumed_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """What takes the place of the outcome that a re-execution inherits from the run before it."""
+    if OUTCOME_TAG not in run.tags:
+        return {}
+    return {OUTCOME_TAG: "resumed", OUTCOME_REASON_TAG: f"goes on from run {run.parent_run_id}"}
+
+
+def outcome_tags(outcome: str, told: str) -> dict[str, str]:
+    """How a run ended, and the sentence on it."""
+    return {OUTCOME_TAG: outcome, OUTCOME_REASON_TAG: brief(told, LONGEST_REASON)}
+
+
+def first_failure(events: Iterable[dg.DagsterEvent]) -> tuple[str, str] | None:
+    """The outcome and the sentence of a run with these events: the first step or blocking check that failed. None where
+    none did, or the run was terminated."""
+    for event in events:
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed and evaluation.blocking:
+                return "failed", f"{evaluation.check_name}: {evaluation.description}"
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                outcome = data.user_failure_data.metadata.get("outcome")
+                told = data.user_failure_data.description
+                if outcome is not None:
+                    return str(outcome.value), told
+                return "failed", f"{event.step_key}: {told}"
+            cause = data.error
+            if cause is None or cause.cls_name in _INTERRUPTED:
+                return None
+            while cause.cause is not None:
+                cause = cause.cause
+            return "failed", f"{event.step_key}: {brief(cause.message)}"
+    return None
+
+
+def say_outcome(context: dg.InitResourceContext) -> None:
+    """Last thing in a run: why it failed, as a tag and as a line below those on the steps that were not executed."""
+    run, instance = context.run, context.instance
+    if run is None or instance is None or context.log is None:
+        return
+    kinds = {dg.DagsterEventType.ASSET_CHECK_EVALUATION, dg.DagsterEventType.STEP_FAILURE}
+    events = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kinds))
+    found = first_failure(event for event in events if event is not None)
+    if found is None:
+        return
+    outcome, told = found
+    tags = outcome_tags(outcome, told)
+    # Dagster tears a resource down once for itself, and once for the I/O managers that have it.
+    known = instance.get_run_by_id(run.run_id)
+    if known is not None and tags.items() <= known.tags.items():
+        return
+    (context.log.error if outcome == "failed" else context.log.warning)(told)
+    instance.add_run_tags(run.run_id, tags)
