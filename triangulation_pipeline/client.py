@@ -26,6 +26,7 @@ import requests
 from requests.auth import HTTPBasicAuth
 
 from triangulation_pipeline.address import by_proxy, parse_address
+from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.validation import SHOWN_CHARACTERS, brief, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
@@ -275,14 +276,6 @@ class Webserver:
 def query(name: str) -> str:
     """The text of ``graphql/{name}.graphql``."""
     return files("triangulation_pipeline").joinpath("graphql", f"{name}.graphql").read_text(encoding="utf-8")
-
-
-def config_fault(message: str) -> str:
-    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
-    message = " ".join(message[:30_000].split())
-    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
-        return f"{unset[1]}: the environment variable {unset[2]} is not set"
-    return brief(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
 
 
 def _refusal(found: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ from triangulation_pipeline.defs.automation import (
     network_file_changed,
     new_dataset,
     periodic_retraining,
+    warn_of_wrong_run_config,
 )
 from triangulation_pipeline.defs.io_managers import CheckpointIOManager, ReferenceIOManager, SplitIOManager
 from triangulation_pipeline.defs.jobs import train_locator
@@ -55,3 +56,6 @@ defs = dg.Definitions(
 def train_locator_job() -> dg.JobDefinition:
     """The job by a name that Dagster finds again: it re-executes no other."""
     return defs.resolve_job_def(train_locator.name)
+
+
+warn_of_wrong_run_config(train_locator_job)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
+from triangulation_pipeline.defs.run_config import read_run_config
 
 
 def read(folder: Path, text: str) -> dict[str, Any]:

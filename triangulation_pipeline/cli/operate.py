@@ -22,8 +22,9 @@ from triangulation_pipeline.cli.home import (
     url_option,
 )
 from triangulation_pipeline.cli.listing import Columns, epochs_done, tenths
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -60,7 +61,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         from triangulation_pipeline.storage.jobs import announce_job
         from triangulation_pipeline.storage.tables import JobStatus
 
-        settings = TrainedModelConfig(**check(run_config)["ops"]["trained_model"]["config"])
+        settings = TrainedModelConfig(**check(run_config, runs_here=False)["ops"]["trained_model"]["config"])
         webserver = Webserver(url)
         run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
         job = announce_job(

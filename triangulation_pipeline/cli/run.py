@@ -28,8 +28,9 @@ from triangulation_pipeline.cli.home import (
     sentences,
     use_home,
 )
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
+from triangulation_pipeline.defs.run_config import read_run_config
 
 if TYPE_CHECKING:
     import dagster as dg

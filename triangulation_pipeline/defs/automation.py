@@ -6,7 +6,9 @@ restart of its daemon. While a training is queued or in progress, none is launch
 """
 
 import json
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -18,33 +20,38 @@ from dagster._utils.schedules import is_valid_cron_string
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from triangulation_pipeline.defs.config import ReceiverNetworkConfig, RegisteredModelConfig
+from triangulation_pipeline.defs.config import model_name_of, network_file_of, network_of, network_path
 from triangulation_pipeline.defs.jobs import train_locator, trains
 from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.run_config import check, read_run_config
 from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
-from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
 from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.validation import printable
 
+log = logging.getLogger(__name__)
+
 MINIMUM_INTERVAL_S = 30
+RUN_CONFIG_VARIABLE = "TRIANGULATION_RUN_CONFIG"
+"""A file of run config: what automatic runs train, on which network, and under which name it is registered."""
+FORMER_VARIABLE = "TRIANGULATION_NETWORK_FILE"
+"""What named the network of automatic runs before there was a run config of theirs."""
 
 
 class AutomationSettings(BaseSettings):
-    """``TRIANGULATION_NETWORK_FILE``, ``TRIANGULATION_RETRAIN_CRON`` and ``TRIANGULATION_RETRAIN_TIMEZONE``; made by
+    """``TRIANGULATION_RUN_CONFIG``, ``TRIANGULATION_RETRAIN_CRON`` and ``TRIANGULATION_RETRAIN_TIMEZONE``; made by
     ``read_automation_settings``."""
 
     model_config = SettingsConfigDict(env_prefix="TRIANGULATION_", env_ignore_empty=True, frozen=True)
 
-    network_file: Path | None = Field(
-        None,
-        description="The network that automatic runs train on, a path seen from home; unset = the default network.",
+    run_config: Path | None = Field(
+        None, description="The run config of automatic runs, a path seen from home; unset = the defaults."
     )
     retrain_cron: str = Field("0 3 * * 0", description="When periodic_retraining launches, five cron fields.")
     retrain_timezone: str = Field("UTC", description="The time zone of retrain_cron, as in Europe/Rome.")
 
-    @field_validator("network_file")
+    @field_validator("run_config")
     @classmethod
     def _is_seen_from_home(cls, value: Path | None) -> Path | None:
         return None if value is None else home() / value.expanduser()
@@ -65,18 +72,6 @@ class AutomationSettings(BaseSettings):
             raise ValueError(f"must be the name of a time zone, as in Europe/Rome, got {value!r}") from None
         return value
 
-    def network(self) -> ReceiverNetwork:
-        """The network of automatic runs. Raises ValueError where the file does not describe one."""
-        return ReceiverNetworkConfig(**self._network_config()).network()
-
-    def run_config(self, **steps: Mapping[str, Any]) -> dict[str, Any]:
-        """Run config of an automatic run: the network, and what else is given by step."""
-        given = {"receiver_network": self._network_config(), **steps}
-        return {"ops": {step: {"config": dict(config)} for step, config in given.items() if config}}
-
-    def _network_config(self) -> dict[str, str]:
-        return {} if self.network_file is None else {"network_file": str(self.network_file)}
-
 
 def read_automation_settings() -> AutomationSettings:
     """The settings of this process's environment. Raises ValueError with one sentence naming each variable that is
@@ -89,6 +84,54 @@ def read_automation_settings() -> AutomationSettings:
             for item in error.errors(include_url=False)
         )
         raise ValueError("; ".join(faults)) from None
+
+
+def automatic_run_config(job: dg.JobDefinition) -> dict[str, Any]:
+    """The run config of automatic runs, as it is in its file now. Raises ValueError with one sentence where it is not
+    one of that job, or leaves no dataset to choose."""
+    if os.environ.get(FORMER_VARIABLE):
+        raise ValueError(
+            f"{FORMER_VARIABLE} is no longer read: write 'ops: {{receiver_network: {{config: {{network_file: "
+            f"mine.yaml}}}}}}' into a file, name that file by {RUN_CONFIG_VARIABLE}, and unset {FORMER_VARIABLE}"
+        )
+    path = read_automation_settings().run_config
+    if path is None:
+        return {}
+    try:
+        run_config = read_run_config(path)
+        # Where the runs will be may have a GPU that this process has not.
+        settings = check(job, run_config, runs_here=False)
+        if settings["ops"]["synthetic_dataset"]["config"].get("dataset_id"):
+            raise ValueError("synthetic_dataset: leave out dataset_id; automatic runs choose their dataset")
+    except ValueError as error:
+        raise ValueError(f"{RUN_CONFIG_VARIABLE}: {error}") from None
+    return run_config
+
+
+def warn_of_wrong_run_config(job: Callable[[], dg.JobDefinition]) -> None:
+    """Logs what is wrong with the run config of automatic runs, if anything is: at load nothing else depends on it."""
+    if not any(os.environ.get(name) for name in (RUN_CONFIG_VARIABLE, FORMER_VARIABLE)):
+        return
+    try:
+        automatic_run_config(job())
+    except ValueError as error:
+        log.warning("automatic runs will be skipped: %s", error)
+
+
+def _with_dataset(run_config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The run config with these settings of synthetic_dataset beside those that it has."""
+    ops = run_config.get("ops") or {}
+    step = ops.get("synthetic_dataset") or {}
+    config = (step.get("config") or {}) | changes
+    # What was simulated already is not told how to be.
+    config = {"dataset_id": config["dataset_id"]} if config.get("dataset_id") else config
+    return run_config | {"ops": ops | {"synthetic_dataset": step | {"config": config}}}
+
+
+def _job(context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext) -> dg.JobDefinition:
+    repository = context.repository_def
+    assert repository is not None, "Dagster evaluates sensors and schedules of a code location"
+    return repository.get_job(train_locator.name)
 
 
 def training_under_way(instance: dg.DagsterInstance, but_for: str | None = None) -> str | None:
@@ -106,7 +149,8 @@ def training_under_way(instance: dg.DagsterInstance, but_for: str | None = None)
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Launches a training on each dataset that was written, or expanded, after this was turned on, that no "
-    "run has trained on, and that is of the network of automatic runs (TRIANGULATION_NETWORK_FILE).",
+    "run has trained on, and that is of the network of automatic runs. These take their settings from the file "
+    "TRIANGULATION_RUN_CONFIG.",
 )
 def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
     """One look at the datasets without a training."""
@@ -119,9 +163,9 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
         )
     if busy := training_under_way(context.instance):
         return dg.SkipReason(busy)
-    settings = read_automation_settings()
     try:
-        network = settings.network()
+        run_config = automatic_run_config(_job(context))
+        network = network_of(run_config)
     except ValueError as error:
         return dg.SkipReason(str(error))
     known = set(json.loads(context.cursor)) & {dataset.id for dataset in untrained}
@@ -135,7 +179,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
             else "there is no new dataset"
         )
     dataset = of_network[0]
-    run_config = settings.run_config(synthetic_dataset={"dataset_id": dataset.id})
+    run_config = _with_dataset(run_config, dataset_id=dataset.id)
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
@@ -153,25 +197,30 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     job=train_locator,
     minimum_interval_seconds=MINIMUM_INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Launches a training when the network in TRIANGULATION_NETWORK_FILE has changed; when first turned on, "
-    "where the model in production is for another network. The first model of a new network is not promoted by itself.",
+    description="Launches a training when the network file that TRIANGULATION_RUN_CONFIG names (network_file of "
+    "receiver_network) has changed; when first turned on, where the model in production is for another network. The "
+    "first model of a new network is not promoted by itself.",
 )
 def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
     """One look at the file."""
-    settings = read_automation_settings()
-    if settings.network_file is None:
-        return dg.SkipReason(
-            "TRIANGULATION_NETWORK_FILE is not set: automatic runs train on the default network, which does not change"
-        )
     try:
+        run_config = automatic_run_config(_job(context))
+        name = network_file_of(run_config)
+        if not name:
+            return dg.SkipReason(
+                f"{RUN_CONFIG_VARIABLE} names no network_file of receiver_network: automatic runs train on the default "
+                "network, which does not change"
+            )
         # The time before the content: a file replaced in between has a newer time at most.
-        modified_ns = settings.network_file.stat().st_mtime_ns if settings.network_file.exists() else 0
-        network = settings.network()
-    except (ValueError, OSError) as error:
+        modified_ns = network_path(name).stat().st_mtime_ns
+        network = network_of(run_config)
+    except ValueError as error:
         return dg.SkipReason(str(error))
+    except OSError as error:
+        return dg.SkipReason(f"the network file cannot be read: {error.strerror}")
     before = context.cursor
     if not before:
-        production = find_production_model(storage.engine, RegisteredModelConfig.model_validate({}).model_name)
+        production = find_production_model(storage.engine, model_name_of(run_config))
         before = network.digest if production is None else production.network_digest
     if before == network.digest:
         return dg.SensorResult(skip_reason=f"{network.name} ({before[:8]}) has not changed", cursor=before)
@@ -182,8 +231,8 @@ def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) 
             dg.RunRequest(
                 # With its time, as a file may be changed, and changed back.
                 run_key=f"network:{network.digest}:{modified_ns}",
-                run_config=settings.run_config(),
-                tags=run_tags(settings.run_config(), network)
+                run_config=run_config,
+                tags=run_tags(run_config, network)
                 | {REASON_TAG: f"network {printable(network.name)} is {network.digest[:8]}, was {before[:8]}"},
             )
         ],
@@ -200,7 +249,8 @@ _settings = read_automation_settings()
     execution_timezone=_settings.retrain_timezone,
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Launches a training by the clock (TRIANGULATION_RETRAIN_CRON, TRIANGULATION_RETRAIN_TIMEZONE) on a "
-    "dataset simulated with a new seed; left out while a training is queued or in progress.",
+    "dataset simulated with a new seed, with the settings of the file TRIANGULATION_RUN_CONFIG; left out while a "
+    "training is queued or in progress.",
 )
 def periodic_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """One training; its seed is the scheduled minute."""
@@ -210,12 +260,16 @@ def periodic_retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest 
     # A daemon that was killed between making the run and queueing it asks anew, and goes on with it.
     if busy := training_under_way(context.instance, but_for=run_key):
         return dg.SkipReason(busy)
-    run_config = read_automation_settings().run_config(synthetic_dataset={"seed": int(f"{minute:%Y%m%d%H%M}")})
+    try:
+        run_config = automatic_run_config(_job(context))
+        network = network_of(run_config)
+    except ValueError as error:
+        return dg.SkipReason(str(error))
+    run_config = _with_dataset(run_config, seed=int(f"{minute:%Y%m%d%H%M}"))
     return dg.RunRequest(
         run_key=run_key,
         run_config=run_config,
-        # The run's first step adds the network; a file that is wrong now is its to refuse.
-        tags=run_tags(run_config) | {REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
+        tags=run_tags(run_config, network) | {REASON_TAG: f"scheduled for {minute:%Y-%m-%d %H:%M} UTC"},
     )
 
 
@@ -232,5 +286,5 @@ evaluate_and_register = dg.AutomationConditionSensorDefinition(
     default_status=dg.DefaultSensorStatus.STOPPED,
     run_tags={REASON_TAG: "trained_model was materialised alone"},
     description="Launches model_evaluation and registered_model after trained_model was materialised alone and its "
-    "check has passed.",
+    "check has passed, with their default settings: the model is registered as rf-triangulation.",
 )

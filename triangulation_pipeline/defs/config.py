@@ -188,13 +188,19 @@ def model_name_of(run_config: Mapping[str, Any]) -> str:
     return RegisteredModelConfig(**_settings_of("registered_model", run_config)).model_name
 
 
+def network_file_of(run_config: Mapping[str, Any]) -> str | None:
+    """The network file that a run names, if any. Raises ValueError (pydantic's ValidationError) where it is wrong."""
+    return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network_file
+
+
 def network_of(run_config: Mapping[str, Any]) -> ReceiverNetwork:
     """The network of a run. Raises ValueError where its file does not describe one."""
     return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network()
 
 
-def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True) -> None:
-    """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both.
+def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True, runs_here: bool = True) -> None:
+    """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both, and
+    for the devices of this machine only where the run is here.
 
     Raises ValueError with one sentence naming step, field and value.
     """
@@ -220,7 +226,7 @@ def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = Tru
             dataset_config.spec(network)
         except ValueError as error:
             raise ValueError(f"synthetic_dataset: {error}") from None
-    if training.accelerator is Accelerator.gpu:
+    if runs_here and training.accelerator is Accelerator.gpu:
         # PyTorch takes seconds to import, so only who asks for a GPU waits for the answer here.
         from triangulation_pipeline.training.trainer import choose_device
 

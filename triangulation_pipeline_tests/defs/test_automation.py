@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -14,7 +15,7 @@ import yaml
 from dagster._core.test_utils import create_run_for_test
 from sqlalchemy import Engine
 
-from triangulation_pipeline.definitions import defs
+from triangulation_pipeline.definitions import defs, train_locator_job
 from triangulation_pipeline.defs import automation
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
@@ -29,7 +30,7 @@ OTHER = random_network(5, seed=1)
 
 @pytest.fixture
 def instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    for name in ("NETWORK_FILE", "RETRAIN_CRON", "RETRAIN_TIMEZONE"):
+    for name in ("RUN_CONFIG", "NETWORK_FILE", "NETWORK_FOLDER", "RETRAIN_CRON", "RETRAIN_TIMEZONE"):
         monkeypatch.delenv(f"TRIANGULATION_{name}", raising=False)
     with dg.DagsterInstance.get() as found:
         yield found
@@ -76,11 +77,24 @@ def write_network(path: Path, network: ReceiverNetwork) -> None:
     path.write_text(yaml.safe_dump(network.model_dump(mode="json", exclude_none=True)))
 
 
+def write_run_config(path: Path, **steps: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump({"ops": {step: {"config": config} for step, config in steps.items()}}))
+
+
+def schedule_tick(instance: dg.DagsterInstance, time: datetime) -> dg.RunRequest | str | None:
+    """The run asked for, or why there is none."""
+    repository = defs.get_repository_def()
+    context = dg.build_schedule_context(instance, scheduled_execution_time=time, repository_def=repository)
+    found = automation.periodic_retraining(context)
+    return found.skip_message if isinstance(found, dg.SkipReason) else found
+
+
 def tick(
     sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None
 ) -> tuple[list[dg.RunRequest], str | None, str | None]:
     """The runs asked for, the cursor afterwards and why there are none."""
-    with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"storage": Storage()}) as context:
+    resources = {"storage": Storage()}
+    with dg.build_sensor_context(instance, cursor, definitions=defs, resources=resources) as context:
         found = sensor(context)
     if isinstance(found, dg.SkipReason):
         return [], cursor, found.skip_message
@@ -140,8 +154,11 @@ def test_dataset_of_another_network_waits_for_its_network(
         f"new datasets are of another network than north-west-italy ({NORTH_WEST_ITALY.digest[:8]}): "
         f"{dataset.name} of random-5-1"
     )
-    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
-    assert tick(automation.new_dataset, instance, cursor)[2] == f"network file {home}/sites.yaml does not exist"
+    write_run_config(home / "run.yaml", receiver_network={"network_file": "sites.yaml"})
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
+    assert tick(automation.new_dataset, instance, cursor)[2] == (
+        f"TRIANGULATION_RUN_CONFIG: receiver_network: network file {home}/sites.yaml does not exist"
+    )
     write_network(home / "sites.yaml", OTHER)
     (request,), _, _ = tick(automation.new_dataset, instance, cursor)
     assert request.run_config["ops"] == {
@@ -171,9 +188,14 @@ def test_changed_network_file(
     instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sensor, path = automation.network_file_changed, home / "sites.yaml"
-    assert "TRIANGULATION_NETWORK_FILE is not set" in str(tick(sensor, instance, None)[2])
-    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", str(path))
-    assert tick(sensor, instance, None)[1:] == (None, f"network file {path} does not exist")
+    for text in (None, "", "ops: {receiver_network: {config: {}}}"):
+        if text is not None:
+            (home / "run.yaml").write_text(text)
+            monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
+        assert str(tick(sensor, instance, None)[2]).startswith("TRIANGULATION_RUN_CONFIG names no network_file")
+    write_run_config(home / "run.yaml", receiver_network={"network_file": str(path)})
+    refusal = f"TRIANGULATION_RUN_CONFIG: receiver_network: network file {path} does not exist"
+    assert tick(sensor, instance, None)[1:] == (None, refusal)
 
     write_network(path, NORTH_WEST_ITALY)
     requests, cursor, _ = tick(sensor, instance, None)
@@ -206,11 +228,13 @@ def test_changed_network_file(
 def test_first_tick_compares_the_network_with_productions(
     instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
+    names = {"receiver_network": {"network_file": "sites.yaml"}, "registered_model": {"model_name": "mine"}}
+    write_run_config(home / "run.yaml", **names)
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
     dataset = add_dataset(engine)
     register_model(
         engine,
-        model_name="rf-triangulation",
+        model_name="mine",
         model_architecture="triangulation",
         pytorch_model_location="nowhere",
         sha256="a" * 64,
@@ -240,8 +264,7 @@ def test_each_retraining_has_a_seed_of_its_own(instance: dg.DagsterInstance) -> 
     times = [datetime(2026, 10, 25, 2, 30, tzinfo=rome, fold=fold) for fold in (0, 1)]
     requests = []
     for time in times:
-        context = dg.build_schedule_context(instance, scheduled_execution_time=time)
-        request = automation.periodic_retraining(context)
+        request = schedule_tick(instance, time)
         assert isinstance(request, dg.RunRequest)
         check_run_config(request.run_config)
         requests.append(request)
@@ -253,16 +276,133 @@ def test_each_retraining_has_a_seed_of_its_own(instance: dg.DagsterInstance) -> 
     ]
 
     run = create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.STARTING)
-    found = automation.periodic_retraining(dg.build_schedule_context(instance, scheduled_execution_time=times[0]))
-    assert isinstance(found, dg.SkipReason)
-    assert found.skip_message == f"run {run.run_id} trains a model (starting): one at a time"
+    assert schedule_tick(instance, times[0]) == f"run {run.run_id} trains a model (starting): one at a time"
 
     # But its own run, where the daemon was killed between making and queueing it.
     instance.report_run_canceled(run)
     tags = {"dagster/run_key": str(requests[0].run_key)}
     create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.NOT_STARTED, tags=tags)
-    found = automation.periodic_retraining(dg.build_schedule_context(instance, scheduled_execution_time=times[0]))
-    assert found == requests[0]
+    assert schedule_tick(instance, times[0]) == requests[0]
+
+
+MINE: dict[str, dict[str, Any]] = {
+    "synthetic_dataset": {"preset": "valley", "num_samples": 2000, "seed": 7, "dataset_id": ""},
+    "trained_model": {"epochs": 3, "job_name": "the yearly one"},
+    "registered_model": {"model_name": "mine"},
+}
+
+
+def test_all_automatic_runs_take_the_settings_of_the_run_config(
+    instance: dg.DagsterInstance, engine: Engine, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own model, network, preset; the network file lies beside it."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_network(folder / "sites.yaml", OTHER)
+    write_run_config(folder / "run.yaml", **MINE, receiver_network={"network_file": "sites.yaml"})
+    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", str(folder / "run.yaml"))
+    dataset = add_dataset(engine, OTHER)
+
+    (of_dataset,), _, _ = tick(automation.new_dataset, instance, cursor)
+    (of_network,), _, _ = tick(automation.network_file_changed, instance, NORTH_WEST_ITALY.digest)
+    of_clock = schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC")))
+    assert isinstance(of_clock, dg.RunRequest)
+    named = MINE | {"receiver_network": {"network_file": str(folder / "sites.yaml")}}
+    for request, changed in (
+        (of_dataset, {"synthetic_dataset": {"dataset_id": dataset.id}}),
+        (of_network, {}),
+        (of_clock, {"synthetic_dataset": MINE["synthetic_dataset"] | {"seed": 202611010300}}),
+    ):
+        config = {step: entry["config"] for step, entry in request.run_config["ops"].items()}
+        assert config == named | changed
+        dg.validate_run_config(defs.resolve_job_def("train_locator"), request.run_config)
+        check_run_config(request.run_config)
+        assert request.tags["triangulation/model_name"] == "mine"
+        assert request.tags["triangulation/job_name"] == "the yearly one"
+        assert request.tags["triangulation/network"] == f"random-5-1 ({OTHER.digest[:8]})"
+
+
+WRONG = {
+    "none.yaml": (None, "{home}/none.yaml does not exist"),
+    "list.yaml": ("[1]", "{home}/list.yaml must hold Dagster run config"),
+    "syntax.yaml": ("ops: [", "{home}/syntax.yaml: not valid YAML: line 1"),
+    "name.yaml": ("ops: {registered_model: {config: {model_nam: x}}}", 'unexpected config entry "model_nam"'),
+    "range.yaml": ("ops: {trained_model: {config: {epochs: 0}}}", "trained_model: epochs: Input should be greater"),
+    "env.yaml": ("ops: {trained_model: {config: {job_name: {env: HOME}}}}", "{{env: 'HOME'}} is not taken"),
+    "dataset.yaml": (
+        "ops: {synthetic_dataset: {config: {dataset_id: 6f1c2c5e-3a52-4d8a-8a0c-0d3f7a3a9b11}}}",
+        "synthetic_dataset: leave out dataset_id; automatic runs choose their dataset",
+    ),
+    "outside.yaml": (
+        "ops: {receiver_network: {config: {network_file: /etc/hosts}}}",
+        "receiver_network: network file /etc/hosts lies outside {home}/networks",
+    ),
+}
+
+
+def skips(instance: dg.DagsterInstance, cursor: str | None) -> set[str | None]:
+    """Why each of the three launches nothing."""
+    found = {tick(sensor, instance, cursor)[2] for sensor in (automation.new_dataset, automation.network_file_changed)}
+    last = schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC")))
+    assert not isinstance(last, dg.RunRequest)
+    return found | {last}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_run_config_is_a_skip_reason_and_seen_at_load(
+    instance: dg.DagsterInstance,
+    home: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text, sentence = WRONG[name]
+    if text is not None:
+        (home / name).write_text(text)
+    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", name)
+    monkeypatch.setenv("TRIANGULATION_NETWORK_FOLDER", "networks")
+    (told,) = skips(instance, cursor)
+    assert told is not None
+    assert told.startswith("TRIANGULATION_RUN_CONFIG: ")
+    assert sentence.format(home=home) in told
+    assert "\n" not in told
+    assert len(told) < 500
+    automation.warn_of_wrong_run_config(train_locator_job)
+    assert caplog.messages == [f"automatic runs will be skipped: {told}"]
+
+
+def test_gpu_of_the_runs_is_not_looked_for_here(
+    instance: dg.DagsterInstance, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A code server has none where each run is a pod of its own."""
+    write_run_config(home / "run.yaml", trained_model={"accelerator": "gpu"})
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
+    assert isinstance(schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC"))), dg.RunRequest)
+
+
+def test_the_former_variable_is_refused_and_says_what_to_do(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
+    assert skips(instance, cursor) == {
+        "TRIANGULATION_NETWORK_FILE is no longer read: write 'ops: {receiver_network: {config: {network_file: "
+        "mine.yaml}}}' into a file, name that file by TRIANGULATION_RUN_CONFIG, and unset TRIANGULATION_NETWORK_FILE"
+    }
+    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "")
+    assert isinstance(schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC"))), dg.RunRequest)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_code_location_loads_with_any_run_config(home: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
+    write_run_config(home / "run.yaml", trained_model={"epochs": 0 if wrong else 3})
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
+    code = "import triangulation_pipeline.definitions as found; print(len(found.defs.sensors))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "4\n"
+    assert ("automatic runs will be skipped: TRIANGULATION_RUN_CONFIG: trained_model" in done.stderr) == wrong
 
 
 def test_retraining_takes_cron_and_time_zone_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

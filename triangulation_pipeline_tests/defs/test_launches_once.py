@@ -8,7 +8,7 @@ import pytest
 from triangulation_pipeline.defs.resources import OpenStorage
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline_tests.defs.daemon import running_daemon, wait_for
-from triangulation_pipeline_tests.defs.test_automation import OTHER, add_dataset, write_network
+from triangulation_pipeline_tests.defs.test_automation import OTHER, add_dataset, write_network, write_run_config
 
 pytestmark = pytest.mark.stack
 
@@ -23,7 +23,8 @@ def test_each_launches_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     instance.write_text(
         instance.read_text().replace("concurrency:\n", "concurrency:\n  runs: {max_concurrent_runs: 0}\n")
     )
-    monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
+    write_run_config(home / "run.yaml", receiver_network={"network_file": "sites.yaml"})
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
     monkeypatch.setenv("TRIANGULATION_RETRAIN_CRON", "* * * * *")
     monkeypatch.delenv("TRIANGULATION_RETRAIN_TIMEZONE", raising=False)
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)

@@ -9,8 +9,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from triangulation_pipeline.cli.run_config import check, read_run_config
+from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.defs.config import STEP_CONFIGS
+from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 

@@ -72,8 +72,8 @@ def trained_model(
     settings = TrainingConfig.model_validate(config.model_dump())
     with refusals():
         dataset = _dataset_of(storage, training_split, validation_split)
-        settings = _with_parent_id(context, storage, settings)
         context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
+        settings = _with_parent_id(context, storage, settings)
         parent = _parent(storage, settings)
         if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
@@ -224,9 +224,9 @@ def _with_parent_id(context: dg.AssetExecutionContext, storage: Storage, setting
     if settings.parent_model_id is None:
         return settings
     earlier = _earlier(context, storage)
-    # What was only announced holds what its launcher wrote.
-    begun = earlier if earlier is not None and earlier.started_at is not None else None
-    before_id = None if begun is None else begun.config.get("parent_model_id")
+    before_id = (
+        earlier.config.get("parent_model_id") if earlier is not None and earlier.started_at is not None else None
+    )
     model = find_referred_model(storage.engine, settings.parent_model_id, before_id)
     return settings.model_copy(update={"parent_model_id": model.id})
 

@@ -1,0 +1,66 @@
+"""Run config from a file: read for the command line and for automatic runs, and checked before a run is made of it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triangulation_pipeline.documents import file_name, parse_yaml, read_text
+from triangulation_pipeline.validation import brief
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+
+def read_run_config(path: Path) -> dict[str, Any]:
+    """Dagster run config from YAML. A relative ``network_file`` is first looked for beside it. Raises ValueError with
+    one sentence."""
+    text = read_text(path)
+    try:
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{file_name(path)}: {error}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ValueError(
+            f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
+        )
+    _use_file_beside(path, document)
+    return document
+
+
+def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
+    """Names the network file by its absolute path where it lies beside the run config that names it."""
+    try:
+        config = run_config["ops"]["receiver_network"]["config"]
+        beside = path.absolute().parent / config["network_file"]
+        is_there = beside.is_file()
+    except (KeyError, TypeError, OSError):
+        return  # there is none, or whoever reads it says what is wrong with it
+    if is_there:
+        config["network_file"] = str(beside)
+
+
+def check(job: "dg.JobDefinition", run_config: Mapping[str, Any], *, runs_here: bool = True) -> dict[str, Any]:
+    """The run config of a run of the whole job with its defaults filled in. Raises ValueError where it is bad: names,
+    types and choices first, then ranges and contradictions, and what this machine lacks where the run is to be here."""
+    import dagster as dg
+
+    from triangulation_pipeline.defs.config import check_run_config, refuse_environment
+
+    refuse_environment(run_config)
+    try:
+        resolved = dg.validate_run_config(job, run_config)
+    except dg.DagsterInvalidConfigError as error:
+        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
+    check_run_config(run_config, runs_here=runs_here)
+    return dict(resolved)
+
+
+def config_fault(message: str) -> str:
+    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
+    message = " ".join(message[:50_000].split())
+    if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
+        return f"{unset[1]}: the environment variable {unset[2]} is not set"
+    return brief(re.split(r"[.:,]? Expected:? [\"'{]", message)[0])
