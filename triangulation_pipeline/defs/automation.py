@@ -15,12 +15,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._utils.schedules import is_valid_cron_string
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from triangulation_pipeline.defs.config import model_name_of, network_file_of, network_of, network_path
+from triangulation_pipeline.defs.dagster_private import NOT_FINISHED_STATUSES, is_valid_cron_string
 from triangulation_pipeline.defs.jobs import train_locator, trains
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import check, read_run_config
