@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from triangulation_pipeline.validation import refuse_booleans, without_controls
 
+# Raised where the same description makes another network; part of assets' code versions.
+NETWORK_VERSION = 1
 WGS84_A_M = 6378137.0
 WGS84_B_M = 6356752.314245179
 

@@ -32,6 +32,8 @@ RECEIVER_DTYPES: dict[str, str] = {
 }
 DIGEST_CHUNK = 8192
 
+# Raised with every change of the rule which sample is in which split; part of assets' code versions.
+SPLIT_VERSION = 1
 TRAIN_SHARE = 0.70
 CALIBRATION_SHARE = 0.05
 VALIDATION_SHARE = 0.15

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 import triangulation_pipeline
 from triangulation_pipeline.defs.config import check_run_config, network_of, refuse_environment, training_settings
@@ -62,6 +62,23 @@ class Storage(dg.ConfigurableResource):
             say_outcome(context)
         finally:
             self._opened.close()
+
+
+def _places() -> str:
+    """Database and object store of this environment in Markdown, without passwords; or what is wrong with them."""
+    try:
+        settings = read_settings()
+    except ValueError as error:
+        return f"Wrong: {error}"
+    database = make_url(settings.database_url).set(query={}).render_as_string(hide_password=True)
+    return f"- database: `{database}`\n- object store: `{settings.object_store}`"
+
+
+# Dagster shows the docstring on the resource's page. Fields would be settings that a run could change.
+Storage.__doc__ = (
+    "Where rows and objects are kept, by TRIANGULATION_DATABASE_URL and TRIANGULATION_OBJECT_STORE, as this code "
+    f"location found them when it was loaded:\n\n{_places()}\n\nBoth are opened when a run first uses them."
+)
 
 
 class OpenStorage:

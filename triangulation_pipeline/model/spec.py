@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from triangulation_pipeline.network import ReceiverNetwork
 
 # Raised with every change of the arithmetic that leads from weights and inputs to a prediction: code and constants of
-# this room. It is part of the digest of weights, so that equal digests predict the same, and of the assets' versions.
+# this room. It is part of the digest of weights, so that equal digests predict the same, and of assets' code versions.
 LOCATOR_VERSION = 1
 
 

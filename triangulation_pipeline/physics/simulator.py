@@ -35,6 +35,7 @@ from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.timing import toa_sigma_ns
 from triangulation_pipeline.samples import SampleBatch, Split, sample_ids
 
+# Raised with every change of the rows of equal specs: part of a dataset's identity, and of assets' code versions.
 GENERATOR_VERSION = 1
 CHUNK_SIZE = 8192
 _MAX_CANDIDATES = 64 * CHUNK_SIZE

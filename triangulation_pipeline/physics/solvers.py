@@ -20,6 +20,9 @@ Float = NDArray[np.float64]
 # (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
 RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
 
+# Raised with every change of what the solvers answer to the same measurements; part of assets' code versions, as a
+# training begins with the site biases that are fitted here, and an evaluation compares with all of them.
+SOLVERS_VERSION = 1
 HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
 ABSURD_DIAGONALS = 3.0
 _COST_TOLERANCE = 1e-7

@@ -12,6 +12,10 @@ from triangulation_pipeline.validation import refuse_booleans, without_controls
 # A name as registered_model takes it, which may look like an id, with or without a version.
 MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(:[1-9][0-9]{0,8})?")
 
+# Raised with every change of the weights that equal settings and rows are trained to: losses, steps, stopping,
+# calibration. Part of assets' code versions.
+TRAINING_VERSION = 1
+
 
 class Scheduler(StrEnum):
     """``cosine`` anneals to a hundredth; ``one_cycle`` rises to the learning rate and falls to nearly nothing."""

@@ -68,10 +68,11 @@ def execute(
     selection: list[str] | None = None,
     instance: dg.DagsterInstance | None = None,
     run_id: str | None = None,
+    location: dg.Definitions = defs,
 ) -> Run:
     """Runs the shipped job in the environment's home."""
     instance = instance or dg.DagsterInstance.get()
-    job = defs.resolve_job_def("train_locator")
+    job = location.resolve_job_def("train_locator")
     result = job.execute_in_process(
         instance=instance,
         run_config=config,

@@ -13,7 +13,10 @@ from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredC
 from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
+from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
 from triangulation_pipeline.validation import printable
@@ -50,7 +53,9 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
 
 @dg.asset(
     io_manager_key="references",
-    kinds={"numpy", "sqlalchemy"},
+    group_name="model",
+    kinds={"numpy", "table"},
+    code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
     automation_condition=AFTER_TRAINED_MODEL,
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
@@ -95,9 +100,11 @@ def model_evaluation(
         checkpoint = trained_model.read()
         network = checkpoint.spec.network
         context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
-        if len(ids := {checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
+        if len({checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
             raise ValueError(
-                f"model and splits are of different datasets, {' and '.join(sorted(ids))}; materialise them in one run"
+                f"trained_model was trained on dataset {checkpoint.dataset['id']}, training_split is of dataset "
+                f"{training_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise the "
+                "splits and trained_model in one run"
             )
         dataset = get_dataset(storage.engine, test_split.dataset_id)
         scenario = Scenario.model_validate(dataset.config["scenario"])

@@ -8,11 +8,12 @@ from triangulation_pipeline.defs.config import ReceiverNetworkConfig
 from triangulation_pipeline.defs.io_managers import NetworkReference
 from triangulation_pipeline.defs.metadata import table
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.network import NETWORK_VERSION
 
 log = logging.getLogger(__name__)
 
 
-@dg.asset(io_manager_key="references", kinds={"yaml"})
+@dg.asset(group_name="network", io_manager_key="references", kinds={"yaml"}, code_version=f"network {NETWORK_VERSION}")
 def receiver_network(
     context: dg.AssetExecutionContext, config: ReceiverNetworkConfig, storage: Storage
 ) -> dg.MaterializeResult[NetworkReference]:

@@ -13,6 +13,8 @@ from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelRe
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.jobs import read_metrics
@@ -38,7 +40,9 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
 
 @dg.asset(
     io_manager_key="references",
-    kinds={"sqlalchemy"},
+    group_name="model",
+    kinds={"table"},
+    code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}",
     pool=TRAINING_POOL,
     automation_condition=AFTER_TRAINED_MODEL,
     # The return annotation of a step with checks cannot name the type of its value.
@@ -103,7 +107,6 @@ def registered_model(
             "network": model.network,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
-            **not_worse.numbers,
             "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
             **rounded(known(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,

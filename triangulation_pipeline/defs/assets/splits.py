@@ -4,7 +4,7 @@ import dagster as dg
 
 from triangulation_pipeline.defs.io_managers import DatasetReference, SplitReference, StoredSplit
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
-from triangulation_pipeline.samples import Split, split_fault
+from triangulation_pipeline.samples import SPLIT_VERSION, Split, split_fault
 from triangulation_pipeline.storage.datasets import get_dataset
 
 
@@ -26,7 +26,7 @@ def _reference(
     )
 
 
-@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
+@dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
 def training_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
@@ -34,7 +34,7 @@ def training_split(
     return _reference(context, storage, synthetic_dataset, Split.train)
 
 
-@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
+@dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
 def validation_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
@@ -42,7 +42,7 @@ def validation_split(
     return _reference(context, storage, synthetic_dataset, Split.val)
 
 
-@dg.asset(io_manager_key="splits", kinds={"sqlalchemy"})
+@dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
 def test_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
@@ -61,8 +61,11 @@ def splits_disjoint_and_complete(
     """No sample is in two splits, and together they are the dataset: every index from 0 on, once."""
     splits = (training_split, validation_split, test_split)
     found = split_fault([split.batch for split in splits])
-    if len(ids := sorted({split.dataset_id for split in splits})) > 1:
-        found = f"the splits are of different datasets, {' and '.join(ids)}; materialise them in one run"
+    if len({split.dataset_id for split in splits}) > 1:
+        found = (
+            f"training_split is of dataset {training_split.dataset_id}, validation_split of dataset "
+            f"{validation_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise them in one run"
+        )
     training_rows, validation_rows, test_rows = (len(split.batch) for split in splits)
     count = training_rows + validation_rows + test_rows
     return dg.AssetCheckResult(

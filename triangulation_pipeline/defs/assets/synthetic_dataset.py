@@ -11,7 +11,7 @@ from triangulation_pipeline.defs.memory import check_memory
 from triangulation_pipeline.defs.metadata import known, picture
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.simulator import quality_metrics, simulate
+from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, quality_metrics, simulate
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
@@ -30,7 +30,9 @@ LEAST_ACCEPTANCE_RATE = 0.5
 
 @dg.asset(
     io_manager_key="references",
-    kinds={"numpy", "sqlalchemy"},
+    group_name="simulation",
+    kinds={"numpy", "table"},
+    code_version=f"generator {GENERATOR_VERSION}",
     # The return annotation of a step with checks cannot name the type of its value.
     dagster_type=dg.PythonObjectDagsterType(DatasetReference),
     check_specs=[

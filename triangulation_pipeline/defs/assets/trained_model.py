@@ -8,17 +8,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from triangulation_pipeline.defs.config import TrainedModelConfig
+from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
-from triangulation_pipeline.model.spec import LocatorSpec
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.jobs import (
@@ -39,7 +40,7 @@ from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.registry import find_referred_model, get_model_by_id
 from triangulation_pipeline.storage.tables import JobStatus, Stop
-from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline.training.config import TRAINING_VERSION, TrainingConfig
 
 if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
@@ -54,7 +55,13 @@ OBSERVED_EPOCHS = 20
 PLOTTED = ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95")
 
 
-@dg.asset(io_manager_key="checkpoints", kinds={"pytorch"}, pool=TRAINING_POOL)
+@dg.asset(
+    group_name="model",
+    io_manager_key="checkpoints",
+    kinds={"pytorch"},
+    pool=TRAINING_POOL,
+    code_version=f"training {TRAINING_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
+)
 def trained_model(
     context: dg.AssetExecutionContext,
     config: TrainedModelConfig,
@@ -320,11 +327,13 @@ def _publish(storage: Storage, job: JobRecord, trainer: "Trainer") -> dict[str, 
     return {"final_model": last, "best_model": best}
 
 
-def _dataset_of(storage: Storage, *splits: StoredSplit) -> DatasetRecord:
-    ids = sorted({split.dataset_id for split in splits})
-    if len(ids) > 1:
-        raise ValueError(f"the splits are of different datasets, {' and '.join(ids)}; materialise them in one run")
-    return get_dataset(storage.engine, ids[0])
+def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split: StoredSplit) -> DatasetRecord:
+    if training_split.dataset_id != validation_split.dataset_id:
+        raise ValueError(
+            f"training_split is of dataset {training_split.dataset_id}, validation_split of dataset "
+            f"{validation_split.dataset_id}; materialise both in one run"
+        )
+    return get_dataset(storage.engine, training_split.dataset_id)
 
 
 def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:

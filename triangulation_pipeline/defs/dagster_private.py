@@ -1,0 +1,31 @@
+"""What this package takes from Dagster's private modules, all of it: Dagster exports none of these.
+
+So a new version of Dagster is held against one file; and against ``webserver.py``, which exchanges parts of Dagster's
+programs.
+"""
+
+import dagster as dg
+
+# What a terminated run raises within a step: a BaseException, which `except Exception` lets pass. The job is marked as
+# cancelled where it is caught.
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+# Which runs have not ended. A list of our own would miss a state that a later version adds.
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+# What a schedule takes as cron. A wrong one would else be found by its decorator, in words that name no variable.
+from dagster._utils.schedules import is_valid_cron_string
+
+__all__ = ["NOT_FINISHED_STATUSES", "DagsterExecutionInterruptedError", "begin_retries_here", "is_valid_cron_string"]
+
+
+def begin_retries_here(instance: dg.DagsterInstance) -> None:
+    """Has the daemon retry runs that fail from now on. On a new instance it would begin here by itself, and warn of it
+    in words that nobody who starts it for the first time can make something of."""
+    from dagster._daemon.auto_run_reexecution import event_log_consumer as consumer
+
+    keys = {consumer._create_cursor_key(event_type) for event_type in consumer.DAGSTER_EVENT_TYPES}
+    missing = keys - instance.daemon_cursor_storage.get_cursor_values(keys).keys()
+    if missing:
+        last = str(instance.event_log_storage.get_maximum_record_id() or 0)
+        instance.daemon_cursor_storage.set_cursor_values(dict.fromkeys(missing, last))
