@@ -306,6 +306,7 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
         model_architecture=parent.model_architecture,
         pytorch_model_location="/nowhere",
         sha256="f" * 64,
+        weights_digest="f" * 64,
         epoch=1,
         trained_by_job_id=parent.trained_by_job_id,
         synthetic_dataset_id=parent.synthetic_dataset_id,
