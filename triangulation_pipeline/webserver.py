@@ -69,8 +69,13 @@ def run_dev(arguments: Sequence[str]) -> None:
     print(WHERE_RUNS_ARE, flush=True)
     # A shell script's `triangulation ui &` ignores the interrupt, and Dagster would ignore SIGTERM with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from dagster import SupersessionWarning
+    from dagster import DagsterInstance, SupersessionWarning
     from dagster._cli import dev
+
+    from triangulation_pipeline.defs.dagster_private import begin_retries_here
+
+    with DagsterInstance.get() as instance:
+        begin_retries_here(instance)
 
     # It advises `dg dev`, which starts the webserver without the gate.
     warnings.simplefilter("ignore", SupersessionWarning)

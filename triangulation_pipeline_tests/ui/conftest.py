@@ -196,7 +196,7 @@ def screenshot() -> Callable[[Page, str], None]:
 def open_launchpad(page: Page) -> Locator:
     """From the graph page, as a user does."""
     page.goto("/asset-groups")
-    expect(page.get_by_text("registered_model").first).to_be_visible()
+    expect(page.get_by_text("simulation").first).to_be_visible()  # a group, closed at first
     everything = page.get_by_role("button", name="Materialize all")
     everything.locator("xpath=following::button[1]").click()
     page.get_by_text("Open launchpad").click()

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy import update
 
+from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.tables import models
 from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, free_port, open_launchpad, write_config
@@ -56,17 +57,20 @@ def test_the_graph_and_the_run_made_before(page: Page, stack: Stack, screenshot:
     expect(page.get_by_text("train_locator")).to_be_visible()
     page.goto("/asset-groups")
     graph = page.locator("svg")
+    for group in ("network", "simulation", "model"):
+        expect(graph.get_by_text(group, exact=True).first).to_be_visible()
+    page.keyboard.press("Alt+e")
     for asset in ASSETS:
         expect(graph.get_by_text(asset, exact=True).first).to_be_visible()
     # As little as possible beside the graph.
     page.get_by_text("Hide navigation").click()
-    page.set_viewport_size({"width": 1280, "height": 480})
+    page.set_viewport_size({"width": 1280, "height": 720})
     page.reload()
     expect(graph.get_by_text("registered_model", exact=True).first).to_be_visible()
     jump = page.get_by_placeholder("Jump to")
     jump.locator("xpath=following::button[1]").click()
     expect(jump).to_have_count(0)
-    page.set_viewport_size({"width": 1040, "height": 480})
+    page.set_viewport_size({"width": 1040, "height": 720})
     screenshot(page, "asset_graph")
 
 
@@ -94,7 +98,8 @@ def test_pictures_are_rendered(page: Page, asset: str, pictures: tuple[str, ...]
 def test_the_launchpad_explains_the_fields(page: Page) -> None:
     launchpad = open_launchpad(page)
     launchpad.locator(".CodeMirror-line", has_text="learning_rate").click()
-    expect(launchpad.get_by_text("AdamW's highest, above 0 to 1.")).to_be_visible()
+    description = str(TrainedModelConfig.model_fields["learning_rate"].description)
+    expect(launchpad.get_by_text(description)).to_be_visible()
 
 
 def test_the_launchpad_refuses_a_wrong_choice_type_or_name(page: Page) -> None:
