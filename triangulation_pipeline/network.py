@@ -163,6 +163,13 @@ class ReceiverNetwork(BaseModel):
         _refuse_strays(sites)
         return sites
 
+    # By the fields alone: pydantic would also compare what was cached, and arrays have no truth value.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReceiverNetwork) and (self.name, self.sites) == (other.name, other.sites)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.sites))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of the description."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from triangulation_pipeline.documents import file_name, is_name, parse_json, parse_yaml, read_text
 from triangulation_pipeline.network import ReceiverNetwork, Site
-from triangulation_pipeline.validation import printable, shown
+from triangulation_pipeline.validation import expanded, printable, shown
 
 _FIELDS = tuple(Site.model_fields)
 # What the field's files call a coordinate.
@@ -30,8 +30,8 @@ def read_network(path: str | Path) -> ReceiverNetwork:
 
     Raises ValueError with one sentence naming the file, the site, the field and what would be right.
     """
-    path = _expanded(Path(path))
     try:
+        path = expanded(path)
         text = read_text(path)
     except ValueError as error:
         raise ValueError(f"network file {error}") from None
@@ -44,13 +44,6 @@ def read_network(path: str | Path) -> ReceiverNetwork:
         raise ValueError(f"network file {file_name(path)}: {_sentence(error, document)}") from None
     except ValueError as error:
         raise ValueError(f"network file {file_name(path)}: {error}") from None
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError(f"network file {file_name(path)}: there is no user of that name") from None
 
 
 def _parsed(text: str, path: Path) -> Any:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,6 +60,14 @@ def uuid_text(field: str, value: Any) -> str:
         is_part = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F-]{0,36}", value)
         got = repr(value) if is_part else "something else"
         raise ValueError(f"{field} must be a UUID of 36 characters, got {got}") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` and ``~user`` written out. Raises ValueError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{shown(str(path))}: there is no user of that name") from None
 
 
 def without_controls(value: str) -> str:

@@ -19,6 +19,7 @@ from yaml import YAMLError  # PyYAML's, which Dagster expects
 
 from triangulation_pipeline.documents import parse_yaml
 from triangulation_pipeline.gate import gated, read_hosts
+from triangulation_pipeline.storage.objects import make_private
 
 # Dagster's timeline, the page it opens on, knows only runs that a webserver or daemon launched.
 WHERE_RUNS_ARE = "The page `Runs` lists every run; the timeline leaves out those of `triangulation run`."
@@ -101,7 +102,7 @@ def lock_home(home: Path) -> TextIO:
     """
     path = home / ".dagster" / "ui.lock"
     try:
-        path.parent.mkdir(exist_ok=True)
+        make_private(path.parent)
         lock = path.open("a+")
     except OSError as error:
         raise ValueError(f"DAGSTER_HOME ({home}) cannot be written: {error.strerror}") from None

@@ -195,7 +195,7 @@ def test_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: St
     assert json.loads(said("status", "ffff", "--json"))["job_id"] == ids[2]
     assert json.loads(said("status", ids[0].upper(), "--json"))["job_id"] == ids[0]
     ambiguous = refusal("status", "abcd")
-    assert ambiguous.startswith("abcd is the beginning of 2 jobs' ids (abcd")
+    assert ambiguous.startswith("abcd is the beginning of 2 ids (abcd")
     assert ambiguous.endswith("); give more of it")
     for command in NAMING:
         told = refusal(*command, "fff")
@@ -222,6 +222,23 @@ def test_any_run_of_a_job_names_it(engine: Engine, webserver: StandIn, paused: J
     assert told == f"there is no training job '{second}', and no word of such a run: the webserver is away"
 
 
+def test_a_run_that_was_launched_elsewhere_to_go_on_with_a_job(
+    engine: Engine, webserver: StandIn, paused: JobRecord
+) -> None:
+    """It waits, and nobody has told the job: it can be watched and cancelled, by its id and by the job's."""
+    for name in ("its own", paused.id):
+        run = webserver.reexecute(webserver.run(paused.id))
+        told = said("cancel", "--wait", run.run_id[:8] if name == "its own" else name)
+        assert told == f"run {run.run_id} is cancelled"
+        assert webserver.run(run.run_id).status == "CANCELED"
+    assert get_job(engine, paused.id).status is JobStatus.paused
+    assert refusal("cancel", paused.id) == f"job {paused.id} is paused and cannot become cancelled"
+    run = webserver.reexecute(webserver.run(paused.id))
+    statuses = iter(["QUEUED", "QUEUED", "STARTED", "SUCCESS"])
+    webserver.run = lambda run_id: make_run(run_id, next(statuses))  # type: ignore[method-assign]
+    assert said("watch", run.run_id[:8]).endswith(f"run {run.run_id} succeeded")
+
+
 def test_a_run_of_this_home_names_its_job_without_a_webserver(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
     with dg.DagsterInstance.get() as instance:
@@ -237,7 +254,7 @@ def test_a_run_of_this_home_names_its_job_without_a_webserver(engine: Engine, we
 def test_a_run_without_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: StandIn) -> None:
     run_ids = [f"{start}-0000-4000-8000-000000000000" for start in ("abcd0000", "abcd1111")]
     webserver.runs = {run_id: make_run(run_id, "STARTED") for run_id in run_ids}
-    assert refusal("cancel", "abcd").startswith("abcd is the beginning of 2 runs' ids (abcd")
+    assert refusal("cancel", "abcd").startswith("abcd is the beginning of 2 ids (abcd")
     assert refusal("pause", "abcd0").startswith(f"run {run_ids[0]} has no training job: ")
     assert said("cancel", "abcd0") == f"run {run_ids[0]} is cancelled"
     assert refusal("watch", "abcd0") == f"run {run_ids[0]} was cancelled"

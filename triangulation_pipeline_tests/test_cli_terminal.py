@@ -35,6 +35,8 @@ HOSTILE = (
 SHOWN = (
     r"a\x1b]0;OWNED\x07\x1b[2J\x1b[31m\r\u202e\u2028\x9b2J\x7f\n2026-01-01 CRITICAL - forged [red]b[/y] [link=x] :bug:"
 )
+# In the messages of the storage room, which quote the first line.
+QUOTED = r"a\x1b]0;OWNED\x07\x1b[2J\x1b[31m \u202e \x9b2J\x7f"
 # What rich writes on its own account: bold heads of columns.
 RICH = re.compile("\x1b\\[(0|1)m")
 
@@ -130,10 +132,10 @@ def test_stored_text_is_shown_and_not_obeyed(engine: Engine) -> None:
 def test_refusals_and_answers_are_shown_and_not_obeyed(engine: Engine) -> None:
     assert harmless(on_a_terminal("promote", HOSTILE, "1")) == f"{SHOWN} version 1 is in production\n"
     assert harmless(on_a_terminal("promote", HOSTILE, "2")) == (
-        f"Error: {SHOWN} version 2 cannot go into production. {SHOWN}\n"
+        f"Error: {QUOTED} version 2 cannot go into production. {SHOWN}\n"
     )
     assert harmless(on_a_terminal("rollback", HOSTILE)) == (
-        f"Error: no version of {SHOWN} before 1 was ever in production\n"
+        f"Error: no version of {QUOTED} before 1 was ever in production\n"
     )
 
 

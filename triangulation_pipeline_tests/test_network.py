@@ -28,6 +28,18 @@ def test_the_digest_is_of_the_description() -> None:
     assert network_of(*ALPS).digest != network_of((45.0, 7.001), *ALPS[1:]).digest
 
 
+def test_networks_are_equal_by_their_sites_whatever_was_asked_of_them() -> None:
+    one, same, other = network_of(*ALPS), network_of(*ALPS), network_of((45.0, 7.001), *ALPS[1:])
+    for network in (one, same, other):
+        assert network.site_enu_m.shape == (3, 3)
+        assert network.has_timing.all()
+        assert network.digest
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert one != "n"
+
+
 @pytest.mark.parametrize(
     ("places", "lat", "lon"),
     [

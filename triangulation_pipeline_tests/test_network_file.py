@@ -252,7 +252,7 @@ def test_the_home_of_the_user_is_known(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sites.yaml").write_text(sites(*PLACES))
     assert len(read_network("~/sites.yaml").sites) == 3
-    with pytest.raises(ValueError, match="network file ~no-such-user/x: there is no user of that name"):
+    with pytest.raises(ValueError, match=r"network file .~no-such-user/x.: there is no user of that name"):
         read_network("~no-such-user/x")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,12 @@ def test_the_second_is_refused_and_told_by_whom(tmp_path: Path) -> None:
         other = tmp_path / "other"
         other.mkdir()
         lock_home(other).close()
+
+
+def test_what_it_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    """Events, settings and logs come to lie there."""
+    lock_home(tmp_path).close()
+    assert stat.S_IMODE((tmp_path / ".dagster").stat().st_mode) == 0o700
 
 
 def test_one_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:

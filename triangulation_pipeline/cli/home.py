@@ -66,10 +66,10 @@ def open_engine() -> "Engine":
 def find_named(
     engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]"
 ) -> "tuple[JobRecord | None, Any | None]":
-    """The job that ``name`` is an id of: its own, that of any of its runs, or the beginning of one; or, where there is
-    no such job, the run of that id.
+    """The job that ``name`` is an id of: its own, that of any of its runs, or the beginning of one; and the run of that
+    id, where the database does not know it, with a job or without.
 
-    ``runs_named`` gives Dagster's runs whose ids begin so; it is asked where the database does not know the name.
+    ``runs_named`` gives Dagster's runs whose ids begin so.
     Raises ValueError where the name is too short or ambiguous, and StorageError where nothing has it.
     """
     from triangulation_pipeline.client import WebserverError
@@ -81,25 +81,21 @@ def find_named(
             f"a job or run is named by its id, or the first {SHORTEST_PREFIX} characters of it or more, got "
             f"{shown(name)}"
         )
-    jobs = list_jobs(engine)
-    found = [job for job in jobs if any(known.startswith(prefix) for known in (job.id, job.run_id or ""))]
+    jobs = {job.id: job for job in list_jobs(engine)}
+    ids = {job.id for job in jobs.values() if any(known.startswith(prefix) for known in (job.id, job.run_id or ""))}
     runs = []
-    if not found:
+    if not ids:
         try:
             runs = runs_named(prefix)
         except WebserverError as error:
             raise StorageError(f"there is no training job {shown(name)}, and no word of such a run: {error}") from None
-        roots = {run.root_run_id or run.run_id for run in runs}
-        found = [job for job in jobs if job.id in roots]
-    ids = [job.id for job in found] or [run.run_id for run in runs]
+        ids = {run.root_run_id if run.root_run_id in jobs else run.run_id for run in runs}
     if not ids:
         raise StorageError(f"there is no training job and no run {shown(name)}")
     if len(ids) > 1:
-        raise ValueError(
-            f"{name} is the beginning of {len(ids)} {'jobs' if found else 'runs'}' ids ({', '.join(ids[:3])}); give "
-            "more of it"
-        )
-    return (found[0], None) if found else (None, runs[0])
+        some = ", ".join(sorted(ids)[:3])
+        raise ValueError(f"{name} is the beginning of {len(ids)} ids ({some}); give more of it")
+    return jobs.get(ids.pop()), runs[0] if len(runs) == 1 else None
 
 
 def get_job_named(engine: "Engine", name: str, runs_named: "Callable[[str], list[Any]]") -> "JobRecord":

@@ -154,7 +154,7 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import request_stop
+        from triangulation_pipeline.storage.jobs import UNFINISHED, request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
         webserver = Webserver(url)
@@ -165,6 +165,14 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
             say(f"run {run.run_id} is cancelled")
             if wait:
                 _wait_for_run(webserver, run.run_id)
+            return
+        if found.status not in UNFINISHED and (again := _runs_again(webserver, found)):
+            # Somebody executes it again from Dagster's pages, and it does not train yet.
+            for run in again:
+                webserver.terminate(run.run_id)
+                say(f"run {run.run_id} is cancelled")
+                if wait:
+                    _wait_for_run(webserver, run.run_id)
             return
         if found.status is JobStatus.cancelled:
             say(f"job {found.id} is already cancelled")
@@ -208,19 +216,19 @@ def resume(job: str, as_json: bool, url: str | None) -> None:
             )
         if not run.is_finished:
             raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
-        if under_way := [other.run_id for other in webserver.reexecutions(run.run_id) if not other.is_finished]:
-            raise ValueError(f"job {found.id} is resumed already, by run {under_way[0]}")
+        if again := _runs_again(webserver, found):
+            raise ValueError(f"job {found.id} is resumed already, by run {again[0].run_id}")
         queued = requeue_job(engine, found)
         try:
-            again = webserver.reexecute(run)
+            launched = webserver.reexecute(run)
         except WebserverError as error:
             fail_job(engine, queued, f"resume failed: {error}")
             raise
-        assign_run(engine, queued, again.run_id)
+        assign_run(engine, queued, launched.run_id)
     if as_json:
-        show_json({"job_id": found.id, "run_id": again.run_id})
+        show_json({"job_id": found.id, "run_id": launched.run_id})
     else:
-        say(f"job {short(found.id)} goes on in run {short(again.run_id)}")
+        say(f"job {short(found.id)} goes on in run {short(launched.run_id)}")
 
 
 @click.command()
@@ -267,6 +275,11 @@ def _promoted(done: "Promotion") -> str:
 def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":
     """The run that works on a job, or will, or did last."""
     return webserver.run(job.run_id or job.id)
+
+
+def _runs_again(webserver: "Webserver", job: "JobRecord") -> "list[Run]":
+    """The runs that were launched to go on with a job that has ended, and have not come to it."""
+    return [run for run in webserver.reexecutions(job.run_id or job.id) if not run.is_finished]
 
 
 def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dict[str, Any]:

@@ -41,7 +41,7 @@ def watch(job: str, url: str | None) -> None:
         engine = open_engine()
         webserver = Webserver(url)
         found, run = find_named(engine, job, webserver.runs_named)
-        if found is not None:
+        if found is not None and (run is None or run.is_finished):
             run = latest_run(webserver, found)
         assert run is not None
         follow(engine, webserver, run.run_id, Console())

@@ -27,7 +27,7 @@ from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
 from triangulation_pipeline.storage.settings import home
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.validation import expanded, printable, shown
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ class AutomationSettings(BaseSettings):
     @field_validator("run_config")
     @classmethod
     def _is_seen_from_home(cls, value: Path | None) -> Path | None:
-        return None if value is None else home() / value.expanduser()
+        return None if value is None else home() / expanded(value)
 
     @field_validator("retrain_cron")
     @classmethod
     def _is_cron(cls, value: str) -> str:
         if not is_valid_cron_string(value):
-            raise ValueError(f"must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), got {value!r}")
+            raise ValueError(f"must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), got {shown(value)}")
         return value
 
     @field_validator("retrain_timezone")
@@ -68,7 +68,7 @@ class AutomationSettings(BaseSettings):
         try:
             ZoneInfo(value)
         except (ValueError, OSError, KeyError):
-            raise ValueError(f"must be the name of a time zone, as in Europe/Rome, got {value!r}") from None
+            raise ValueError(f"must be the name of a time zone, as in Europe/Rome, got {shown(value)}") from None
         return value
 
 

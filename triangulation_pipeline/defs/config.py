@@ -19,7 +19,7 @@ from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
-from triangulation_pipeline.validation import one_sentence, printable, refuse_booleans, shown, uuid_text
+from triangulation_pipeline.validation import expanded, one_sentence, printable, refuse_booleans, shown, uuid_text
 
 NETWORK_FOLDER_VARIABLE = "TRIANGULATION_NETWORK_FOLDER"
 """The folder outside which run config may not name network files; unset, it may name any file."""
@@ -52,12 +52,15 @@ class ReceiverNetworkConfig(StepConfig):
 def network_path(name: str) -> Path:
     """Where a network file that run config names lies. Raises ValueError where TRIANGULATION_NETWORK_FOLDER is set and
     the file, links followed, lies outside that folder."""
+    folder = os.environ.get(NETWORK_FOLDER_VARIABLE, "").strip()
     try:
-        path = Path(name).expanduser()
-        folder = os.environ.get(NETWORK_FOLDER_VARIABLE, "").strip()
-        if not folder:
+        allowed = (home() / expanded(folder)).resolve() if folder else None
+    except (RuntimeError, OSError, ValueError):
+        raise ValueError(f"{NETWORK_FOLDER_VARIABLE} is not the name of a folder") from None
+    try:
+        path = expanded(name)
+        if allowed is None:
             return home() / path
-        allowed = (home() / Path(folder).expanduser()).resolve()
         path = (allowed / path).resolve()
     except (RuntimeError, OSError, ValueError):
         raise ValueError(f"network file {file_name(Path(name))} is not the name of a file") from None

@@ -24,7 +24,7 @@ def read_run_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise ValueError(
-            f"{path} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
+            f"{file_name(path)} must hold Dagster run config, as in 'ops: {{trained_model: {{config: {{epochs: 5}}}}}}'"
         )
     _use_file_beside(path, document)
     return document

@@ -294,7 +294,7 @@ def training_curves(
 
     draw(rate, "learning_rate", "learning rate", PURPLE)
     rate.set_ylabel("learning rate")
-    rate.set_ylim(bottom=0)
+    rate.set_ylim(0, 1.1 * max(np.nanmax(_column(history, "learning_rate"), initial=0.0), 1e-9))
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -48,6 +48,12 @@ def parse_url(url: str) -> URL:
             address = parse_address(url)
         except ValueError as error:
             raise ValueError(f"the database URL {error}") from None
+    # After a question mark the library drops without a word what is no parameter, and takes another file or database.
+    _, mark, parameters = url.partition("?")
+    if mark and (url.startswith("sqlite") or not all("=" in part for part in parameters.split("&"))):
+        raise ValueError(
+            "the database URL has a '?' in the name of a file or database, or parameters that it may not have"
+        )
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -63,8 +69,6 @@ def parse_url(url: str) -> URL:
         )
     if parsed.username is not None or parsed.host:
         raise ValueError("the database URL of a file has no host, as in sqlite:////folder/triangulation.db")
-    if parsed.query:
-        raise ValueError(f"the database URL takes no parameters, got {', '.join(map(shown, sorted(parsed.query)))}")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise ValueError(
             "the database URL must name a file, as in sqlite:////folder/triangulation.db; "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.validation import shown
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.
@@ -203,7 +203,7 @@ def open_store(place: Path | S3Place, s3_client: Callable[[], Any]) -> ObjectSto
     try:
         make_private(place)
     except OSError as error:
-        raise StorageError(f"object store {place} cannot be opened: {error.strerror}") from None
+        raise StorageError(f"object store {quoted(place)} cannot be opened: {error.strerror}") from None
     return FolderStore(place)
 
 

@@ -9,11 +9,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from triangulation_pipeline.storage.engine import parse_url
 from triangulation_pipeline.storage.objects import S3Place, parse_s3_url
+from triangulation_pipeline.validation import expanded
 
 
 def home() -> Path:
-    """The folder that relative places are seen from: ``DAGSTER_HOME``, or the current folder. Absolute."""
-    return Path(os.environ.get("DAGSTER_HOME") or ".").expanduser().absolute()
+    """The folder that relative places are seen from: ``DAGSTER_HOME``, or the current folder. Absolute.
+
+    Raises ValueError where that begins with the name of a user who does not exist.
+    """
+    return expanded(os.environ.get("DAGSTER_HOME") or ".").absolute()
 
 
 class Settings(BaseSettings):
@@ -45,7 +49,7 @@ class Settings(BaseSettings):
             )
         url = parse_url(value.strip())
         if url.get_backend_name() == "sqlite":
-            url = url.set(database=str(home() / Path(str(url.database)).expanduser()))
+            url = url.set(database=str(home() / expanded(str(url.database))))
         return url.render_as_string(hide_password=False)
 
     @field_validator("object_store", mode="before")
@@ -59,7 +63,7 @@ class Settings(BaseSettings):
             return parse_s3_url(text)
         if "://" in text:
             raise ValueError("must be a folder or s3://bucket/prefix, and no other URL")
-        return home() / Path(text).expanduser()
+        return home() / expanded(text)
 
 
 def read_settings() -> Settings:

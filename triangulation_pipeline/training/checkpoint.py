@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from triangulation_pipeline.model.locator import Locator, build_locator
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
-from triangulation_pipeline.validation import one_sentence, printable, shown
+from triangulation_pipeline.validation import brief, one_sentence, shown
 
 FORMAT = "triangulation-checkpoint/1"
 
@@ -85,7 +85,7 @@ def read_checkpoint(content: bytes) -> Checkpoint:
     except ValidationError as error:
         raise ValueError(f"checkpoint is incomplete: {one_sentence(error)}") from None
     except (KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint is incomplete: {printable(str(error))[:200]}") from None
+        raise ValueError(f"checkpoint is incomplete: {brief(str(error), 200)}") from None
     _check_shapes(checkpoint)
     return checkpoint
 
@@ -110,8 +110,8 @@ def load(content: bytes) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's reader lets through whatever damaged bytes make it stumble over.
-        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
-        raise ValueError(f"not a readable checkpoint ({len(content)} bytes): {reason}") from None
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"not a readable checkpoint ({len(content)} bytes): {brief(reason, 200)}") from None
     if not isinstance(document, dict):
         raise ValueError(f"not a checkpoint: holds a {type(document).__name__}")
     _check_tensors(document, len(content))

@@ -426,6 +426,13 @@ def test_retraining_takes_cron_and_time_zone_from_the_environment(monkeypatch: p
         ("CRON", "every week", "must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), got 'every week'"),
         ("CRON", "* * * * * *", "must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), got '* * * * * *'"),
         ("TIMEZONE", "Mars/Olympus", "must be the name of a time zone, as in Europe/Rome, got 'Mars/Olympus'"),
+        (
+            "CRON",
+            "secret" * 1000,
+            "must be five cron fields, as in '0 3 * * 0' (Sundays at 3:00), "
+            f"got '{'secret' * 10}'... (6,000 characters)",
+        ),
+        ("TIMEZONE", "a\x1b[2J", "must be the name of a time zone, as in Europe/Rome, got 'a\\x1b[2J'"),
         ("TIMEZONE", "../../etc/passwd", "must be the name of a time zone, as in Europe/Rome, got '../../etc/passwd'"),
     ],
 )
@@ -436,3 +443,9 @@ def test_wrong_settings_are_one_sentence(
     with pytest.raises(ValueError, match="must be") as refusal:
         automation.read_automation_settings()
     assert str(refusal.value) == f"TRIANGULATION_RETRAIN_{variable} {sentence}"
+
+
+def test_the_home_of_an_unknown_user_is_no_place_of_run_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "~nobody-of-this-name/run.yaml")
+    with pytest.raises(ValueError, match=r"^TRIANGULATION_RUN_CONFIG .*there is no user of that name$"):
+        automation.read_automation_settings()

@@ -122,6 +122,9 @@ def test_network_files_lie_in_the_folder_that_is_allowed(
     assert f"network file {outside} lies outside {folder}" in run.failure()
     monkeypatch.setenv("TRIANGULATION_NETWORK_FOLDER", "networks")  # resolved against home
     assert network_path("mine.yaml") == home / "networks" / "mine.yaml"
+    monkeypatch.setenv("TRIANGULATION_NETWORK_FOLDER", "~nobody-of-this-name/networks")
+    with pytest.raises(ValueError, match=r"^TRIANGULATION_NETWORK_FOLDER is not the name of a folder$"):
+        network_path("mine.yaml")
     monkeypatch.delenv("TRIANGULATION_NETWORK_FOLDER")
     assert network_path("mine.yaml") == home / "mine.yaml"
     assert network_path(str(outside)) == outside

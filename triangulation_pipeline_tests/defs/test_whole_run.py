@@ -224,6 +224,8 @@ def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:
         assert model.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
         marks = ("version", "is_active", "is_production", "production_since", "promoted")
         assert [getattr(model, name) for name in marks] == [getattr(first, name) for name in marks]
+        before, now = "no version of rf-triangulation was in production", "it is version 1, which was in production"
+        assert model.promotion_reason == first.promotion_reason.replace(before, now)
         # The row names the newest file, by the digest of its bytes.
         assert (model.sha256, model.trained_by_job_id) == (trained["sha256"], again.run_id)
         content = Path(model.pytorch_model_location).read_bytes()

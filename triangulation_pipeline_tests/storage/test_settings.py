@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import S3Place
 from triangulation_pipeline.storage.settings import read_settings
 
@@ -51,6 +52,42 @@ def test_a_bucket_is_a_place_for_objects(monkeypatch: pytest.MonkeyPatch, value:
     monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", value)
     assert read_settings().object_store == place
     assert str(place) == value.strip().lower().rstrip("/")
+
+
+@pytest.mark.parametrize("name", ["what?", "a?b", "a?b=c"])
+def test_no_question_mark_moves_the_database_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """The library would take 'what' for the file, and drop the rest."""
+    (tmp_path / name).mkdir()
+    for variables in (
+        {"TRIANGULATION_DATABASE_URL": f"sqlite:///{tmp_path}/{name}.db"},
+        {"TRIANGULATION_DATABASE_URL": f"postgresql://me:s3cret@host/{name}"},
+        {"DAGSTER_HOME": str(tmp_path / name)},
+        {"DAGSTER_HOME": str(tmp_path / name), "TRIANGULATION_DATABASE_URL": "sqlite:///mine.db"},
+    ):
+        with monkeypatch.context() as changed:
+            for variable, value in variables.items():
+                changed.setenv(variable, value)
+            with pytest.raises(ValueError, match=r"^[^\n]{1,300}$") as raised:
+                open_database(read_settings().database_url)
+        assert "has a '?'" in str(raised.value) or "got 'b'" in str(raised.value)
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TRIANGULATION_OBJECT_STORE": "~nobody-of-this-name/objects"},
+        {"TRIANGULATION_DATABASE_URL": "sqlite:///~nobody-of-this-name/my.db"},
+        {"DAGSTER_HOME": "~nobody-of-this-name"},
+    ],
+)
+def test_the_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match="there is no user of that name"):
+        read_settings()
 
 
 def test_postgresql_is_taken_as_psycopg_and_its_password_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

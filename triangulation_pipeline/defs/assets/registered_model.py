@@ -107,7 +107,6 @@ def registered_model(
             "network": model.network,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
-            **not_worse.numbers,
             "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
             **rounded(known(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,
