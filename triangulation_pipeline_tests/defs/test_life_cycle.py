@@ -36,6 +36,7 @@ from triangulation_pipeline.storage.jobs import (
     start_job,
 )
 from triangulation_pipeline.storage.registry import (
+    find_production_model,
     find_referred_model,
     get_model,
     get_model_of_job,
@@ -300,6 +301,7 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
         run = execute(config, instance=whole_run.instance, run_id=run_id)
     assert get_job(engine, run_id).config["parent_model_id"] == parent.id
     same = {name: getattr(parent, name) for name in ("network_name", "network_digest", "hyperparameters", "metrics")}
+    champion = find_production_model(engine, "rf-triangulation")
     newer = register_model(
         engine,
         model_name="rf-triangulation",
@@ -310,8 +312,9 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
         epoch=1,
         trained_by_job_id=parent.trained_by_job_id,
         synthetic_dataset_id=parent.synthetic_dataset_id,
-        passed=False,
+        passed=True,
         promotion_reason="It cannot even be read.",
+        champion_id=champion and champion.id,
         **same,
     ).model
     assert find_referred_model(engine, "rf-triangulation").id == newer.id
