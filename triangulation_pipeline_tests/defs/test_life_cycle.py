@@ -313,7 +313,7 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
         passed=False,
         promotion_reason="It cannot even be read.",
         **same,
-    )
+    ).model
     assert find_referred_model(engine, "rf-triangulation").id == newer.id
     assert resume(run).result.success
     job = get_job(engine, run_id)
