@@ -35,6 +35,14 @@ def make_home(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def same_folder() -> Iterator[None]:
+    """Each test ends in the folder it began in: the commands change to their home, which is gone after the test."""
+    before = Path.cwd()
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty home, and the environment of somebody who works in it."""

@@ -38,6 +38,9 @@ main(prog_name="triangulation")
 """
 EPOCHS = 30
 
+# Each begins several runs in terminals of their own, and interrupts them.
+pytestmark = pytest.mark.faults
+
 
 def long_run(home: Path) -> str:
     steps = {"epochs": EPOCHS, "early_stop_patience": 0}
