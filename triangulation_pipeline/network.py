@@ -16,7 +16,7 @@ import pymap3d
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.validation import refuse_booleans, without_controls
+from triangulation_pipeline.validation import printable, refuse_booleans, without_controls
 
 # Raised where the same description makes another network; part of assets' code versions.
 NETWORK_VERSION = 1
@@ -153,7 +153,7 @@ class ReceiverNetwork(BaseModel):
             raise ValueError(f"a network needs 3 to 64 sites, this one has {len(sites)}")
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"site names must be unique, repeated: {', '.join(repeated[:5])}")
+            raise ValueError(f"site names must be unique, repeated: {', '.join(map(printable, repeated[:5]))}")
         # By distance: on the 180th meridian and at a pole one spot has several longitudes.
         for i, j in zip(*np.nonzero(np.triu(_apart_m(sites) < SAME_SPOT_M, 1)), strict=True):
             raise ValueError(

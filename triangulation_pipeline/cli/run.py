@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -224,7 +225,7 @@ class _ProgressHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         console = self.progress.console
         # Where nobody reads it any more, as in `triangulation run | head`, the run goes on.
-        with suppress(OSError, SystemExit):
+        with suppress(OSError, SystemExit), _undivided():
             console.print(plain(record.getMessage()), soft_wrap=not console.is_terminal)
         if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
             self.progress.update(
@@ -232,6 +233,26 @@ class _ProgressHandler(logging.Handler):
             )
         else:
             self.progress.update(self.task, description="working", completed=0, total=None)
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Interrupts that come meanwhile come at its end: rich shows a line twice whose writing is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for arrived in came:
+            signal.raise_signal(arrived)
 
 
 @contextmanager

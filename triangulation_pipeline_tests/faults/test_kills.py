@@ -94,8 +94,10 @@ def test_killed_at_random_moments(never_killed: dict[str, torch.Tensor], home: P
 def test_killed_while_it_ends(home: Path) -> None:
     """After the last epoch: calibration, checks, evaluation, registration."""
     moments = random.Random(3)
-    config = write_config(home, synthetic_dataset={"num_samples": 2000}, trained_model={"epochs": 2})
     for number in range(KILLS // 3):
+        # Other weights each time: equal ones are one version.
+        training = {"epochs": 2, "seed": number}
+        config = write_config(home, synthetic_dataset={"num_samples": 2000}, trained_model=training)
         process = worker("run", "--config", str(config))
         kill_after(process, "epoch", 2, moments.uniform(0, 3))
         job = jobs_of_a_sound_home()[0]

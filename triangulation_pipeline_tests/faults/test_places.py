@@ -186,22 +186,32 @@ def test_a_clock_that_goes_back(home: Path) -> None:
     assert job.finished_at is not None
     assert job.finished_at < job.created_at  # the clock did go back
     clock.write_text("-172800")
+    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING | {"seed": 1})  # other weights
     finish(worker("run", "--config", str(config), env=environment))
     with database() as engine:
         assert [(model.version, model.is_active) for model in list_models(engine)] == [(2, True), (1, False)]
 
 
-def test_two_runs_at_once_on_one_dataset_and_name(home: Path) -> None:
-    config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING)
-    for process in [worker("run", "--config", str(config)) for _ in range(2)]:
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 0)], ids=["other weights", "equal weights"])
+def test_two_runs_at_once_on_one_dataset_and_name(home: Path, seeds: tuple[int, int]) -> None:
+    running = []
+    for number, seed in enumerate(seeds):
+        training = TRAINING | {"seed": seed}
+        config = write_config(home, f"run {number}.yaml", synthetic_dataset=DATASET, trained_model=training)
+        running.append(worker("run", "--config", str(config)))
+    for process in running:
         finish(process)
     jobs = jobs_of_a_sound_home()
     assert [job.status for job in jobs] == [JobStatus.completed] * 2
     assert len({job.synthetic_dataset_id for job in jobs}) == 1
     with database() as engine:
         models = list_models(engine)
-        assert [model.version for model in models] == [2, 1]
-        assert {model.trained_by_job_id for model in models} == {job.id for job in jobs}
+        if len(set(seeds)) == 2:
+            assert [model.version for model in models] == [2, 1]
+            assert {model.trained_by_job_id for model in models} == {job.id for job in jobs}
+        else:
+            assert [model.version for model in models] == [1]
+            assert models[0].trained_by_job_id in {job.id for job in jobs}
         assert sum(model.is_production for model in models) <= 1
 
 
