@@ -367,6 +367,33 @@ def test_a_job_that_waits_is_cancelled_with_its_run(engine: Engine, webserver: S
     assert webserver.terminated == [job.id]
 
 
+@pytest.mark.parametrize("named", ["the job", "the run"])
+def test_a_job_whose_run_was_cancelled_is_cancelled_with_the_run_that_executes_it_again(
+    engine: Engine, webserver: StandIn, named: str
+) -> None:
+    """Nobody has told the job yet that its first run ended."""
+    job = announced(engine, webserver)
+    webserver.terminate(job.id)
+    again = webserver.reexecute(webserver.run(job.id))
+    said("cancel", "--wait", job.id if named == "the job" else again.run_id)
+    assert webserver.terminated == [job.id, again.run_id]
+    assert get_job(engine, job.id).status is JobStatus.cancelled
+
+
+def test_a_run_that_cannot_be_stopped_is_told(
+    engine: Engine, webserver: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = announced(engine, webserver)
+
+    def refuse(run_id: str) -> None:
+        raise WebserverError(f"Run {run_id} could not be terminated")
+
+    monkeypatch.setattr(webserver, "terminate", refuse)
+    told = f"job {job.id} is cancelled, but its run was not stopped: Run {job.id} could not be terminated"
+    assert refusal("cancel", job.id) == told
+    assert get_job(engine, job.id).status is JobStatus.cancelled
+
+
 def test_a_run_without_a_job_is_cancelled(engine: Engine, webserver: StandIn) -> None:
     run_id = str(uuid.uuid4())
     webserver.runs[run_id] = make_run(run_id, "STARTED")

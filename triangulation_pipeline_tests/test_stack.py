@@ -364,4 +364,5 @@ def test_the_documented_requests(webserver: Webserver) -> None:
     ]
     again = answers[4]["run"]["runId"]
     said("cancel", "--wait", again)
-    assert webserver.run(again).status == "CANCELED"
+    # On a slow machine it may train already; a job that is stopped while it trains ends its run as a failure.
+    assert webserver.run(again).status in {"CANCELED", "FAILURE"}

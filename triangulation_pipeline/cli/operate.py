@@ -150,7 +150,7 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
 
     It stops at its next batch, or at once when it does not train yet. A run that has no job is cancelled as well.
     """
-    from triangulation_pipeline.client import RunNotFound, Webserver, WebserverError
+    from triangulation_pipeline.client import Webserver, WebserverError
 
     with sentences():
         engine = open_engine()
@@ -177,12 +177,13 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
         if found.status is JobStatus.cancelled:
             say(f"job {found.id} is already cancelled")
         elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
-            # It did not train yet; a run that comes to it later is refused, but need not come that far.
+            # It did not train yet. Its run would be refused when it comes to it, one that executes that run again would
+            # train.
             try:
-                with suppress(RunNotFound):
-                    run = latest_run(webserver, found)
-                    if not run.is_finished:
-                        webserver.terminate(run.run_id)
+                for run in [*_latest_runs(webserver, found), *_runs_again(webserver, found)]:
+                    webserver.terminate(run.run_id)
+                    if wait:
+                        _wait_for_run(webserver, run.run_id)
             except WebserverError as error:
                 raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
             say(f"job {found.id} is cancelled")
@@ -275,6 +276,17 @@ def _promoted(done: "Promotion") -> str:
 def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":
     """The run that works on a job, or will, or did last."""
     return webserver.run(job.run_id or job.id)
+
+
+def _latest_runs(webserver: "Webserver", job: "JobRecord") -> "list[Run]":
+    """The run that works on a job, or will, unless it has ended or Dagster knows it no more."""
+    from triangulation_pipeline.client import RunNotFound
+
+    try:
+        run = latest_run(webserver, job)
+    except RunNotFound:
+        return []
+    return [] if run.is_finished else [run]
 
 
 def _runs_again(webserver: "Webserver", job: "JobRecord") -> "list[Run]":

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, make_url
 
 import triangulation_pipeline
 from triangulation_pipeline.defs.config import check_run_config, network_of, refuse_environment, training_settings
+from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
 from triangulation_pipeline.defs.run_tags import resumed_tags, run_tags, say_outcome
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
@@ -151,9 +152,18 @@ def _place_of(error: BaseException) -> dict[str, str]:
     return {"raised_in": f"{place}:{frames[-1].lineno} ({frames[-1].name}), {type(error).__name__}"}
 
 
+def end_if_terminated(context: dg.AssetExecutionContext) -> None:
+    """Ends a run that was terminated and has not noticed. Dagster interrupts it once, by an exception, and Python loses
+    one that is raised in some places, in the middle of an import for example."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is not None and run.status is dg.DagsterRunStatus.CANCELING:
+        raise DagsterExecutionInterruptedError
+
+
 def preflight(context: dg.AssetExecutionContext, storage: Storage) -> None:
     """First thing in every asset, done by a run's first: the settings of the whole run are checked, the run is tagged,
     database and object store are opened, and the model to begin from is looked up."""
+    end_if_terminated(context)
     if storage.is_checked:
         return
     run = context.run

@@ -136,6 +136,35 @@ def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
     assert all(torch.equal(mine[name], its[name]) for name in its)
 
 
+@pytest.mark.parametrize("when", ["a step begins", "it trains"])
+def test_a_terminated_run_that_missed_its_interrupt_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its status says so; the exception that Dagster raises in it can be lost in some C code."""
+    instance, run_id = dg.DagsterInstance.get(), str(uuid.uuid4())
+
+    def terminated() -> None:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        instance.report_run_canceling(run)
+
+    engine = OpenStorage().engine
+    if when == "a step begins":
+        place = "triangulation_pipeline.defs.assets.synthetic_dataset.check_memory"
+        monkeypatch.setattr(place, lambda *counts: terminated())
+        execute(LONG, instance=instance, run_id=run_id)
+        assert list_jobs(engine) == []
+    else:
+        with when_epochs_are_done(engine, run_id, 2, terminated):
+            execute(LONG, instance=instance, run_id=run_id)
+        job = get_job(engine, run_id)
+        assert (job.status, job.error_message) == (JobStatus.cancelled, "the run was terminated")
+        assert 2 <= job.current_epoch < 9
+    ended = instance.get_run_by_id(run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.CANCELED
+
+
 def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "EVERY_S", 0.02)
     engine, run_id = OpenStorage().engine, str(uuid.uuid4())

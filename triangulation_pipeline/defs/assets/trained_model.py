@@ -14,7 +14,7 @@ from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterrup
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
@@ -306,6 +306,7 @@ def _train(
             seen = {"curves": _curves(trainer.history, *limits_m), "metrics": dg.MetadataValue.json(dict(metrics))}
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=seen))
         log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
+        end_if_terminated(context)
     return stored
 
 
