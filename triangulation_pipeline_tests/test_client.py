@@ -182,20 +182,149 @@ def locations(*nodes: dict[str, Any]) -> dict[str, Any]:
     return data(__typename="RepositoryConnection", nodes=list(nodes))
 
 
-LAUNCHED = data(
-    __typename="LaunchRunSuccess",
-    run={
-        "runId": RUN_ID,
-        "status": "QUEUED",
-        "jobName": "train_locator",
-        "parentRunId": None,
-        "rootRunId": None,
-        "startTime": None,
-        "endTime": None,
-        "runConfig": {},
-        "repositoryOrigin": {"id": "x"},
-    },
+RUN = {
+    "runId": RUN_ID,
+    "status": "QUEUED",
+    "jobName": "train_locator",
+    "parentRunId": None,
+    "rootRunId": None,
+    "startTime": None,
+    "endTime": None,
+    "runConfig": {},
+    "repositoryOrigin": {"id": "x"},
+}
+LAUNCHED = data(__typename="LaunchRunSuccess", run=RUN)
+
+
+def a_run(status: str, **fields: Any) -> dict[str, Any]:
+    """The answer to a request for a run."""
+    return data(__typename="Run", **RUN | {"status": status} | fields)
+
+
+def test_what_a_run_is(answer: Answer) -> None:
+    other = RUN_ID.replace("5", "6")
+    webserver, asked = answer(
+        a_run("STARTED", parentRunId=other, rootRunId=other, startTime=1.5, endTime=2.5, runConfig={"ops": {}}),
+        a_run("FAILURE", repositoryOrigin=None),
+    )
+    run = webserver.run(RUN_ID)
+    assert (run.run_id, run.status, run.job_name) == (RUN_ID, "STARTED", "train_locator")
+    assert (run.parent_run_id, run.root_run_id, run.start_time_s, run.end_time_s) == (other, other, 1.5, 2.5)
+    assert (run.run_config, run.is_launched, run.is_finished) == ({"ops": {}}, True, False)
+    ended = webserver.run(RUN_ID)
+    assert (ended.parent_run_id, ended.is_launched, ended.is_finished) == (None, False, True)
+    assert asked[0]["variables"] == {"runId": RUN_ID}
+
+
+@pytest.mark.parametrize(
+    ("status", "is_finished"),
+    [
+        ("QUEUED", False),
+        ("NOT_STARTED", False),
+        ("STARTING", False),
+        ("STARTED", False),
+        ("CANCELING", False),
+        ("SUCCESS", True),
+        ("FAILURE", True),
+        ("CANCELED", True),
+    ],
 )
+def test_a_run_has_ended_or_not(answer: Answer, status: str, is_finished: bool) -> None:
+    webserver, _ = answer(a_run(status))
+    assert webserver.run(RUN_ID).is_finished is is_finished
+
+
+@pytest.mark.parametrize(("status", "strategy"), [("FAILURE", "FROM_FAILURE"), ("CANCELED", "ALL_STEPS")])
+def test_of_a_failed_run_the_rest_is_run_again_and_of_a_cancelled_one_all(
+    answer: Answer, status: str, strategy: str
+) -> None:
+    webserver, asked = answer(a_run(status), LAUNCHED)
+    webserver.reexecute(webserver.run(RUN_ID))
+    assert "launchRunReexecution" in asked[1]["query"]
+    assert asked[1]["variables"] == {"runId": RUN_ID, "strategy": strategy}
+
+
+@pytest.mark.parametrize("root", [None, RUN_ID.replace("5", "6")])
+def test_a_run_that_the_webserver_did_not_launch_is_launched_anew_as_its_child(
+    answer: Answer, root: str | None
+) -> None:
+    config = {"ops": {"trained_model": {"config": {"epochs": 3}}}}
+    webserver, asked = answer(
+        a_run("FAILURE", repositoryOrigin=None, rootRunId=root, runConfig=config),
+        locations(node("triangulation_pipeline", "train_locator")),
+        LAUNCHED,
+    )
+    webserver.reexecute(webserver.run(RUN_ID))
+    root = root or RUN_ID
+    assert asked[2]["variables"] == {
+        "location": "triangulation_pipeline",
+        "runConfig": config,
+        "parentRunId": RUN_ID,
+        "rootRunId": root,
+        "tags": [{"key": "dagster/parent_run_id", "value": RUN_ID}, {"key": "dagster/root_run_id", "value": root}],
+    }
+
+
+def test_a_run_that_is_starting_has_to_start_before_it_is_terminated(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster would call it cancelled, and start it all the same."""
+    monkeypatch.setattr("triangulation_pipeline.client.STARTING_POLL_S", 0.01)
+    done = data(__typename="TerminateRunSuccess", run={"runId": RUN_ID})
+    webserver, asked = answer(a_run("STARTING"), a_run("STARTING"), a_run("STARTED"), done)
+    webserver.terminate(RUN_ID)
+    assert ["terminateRun" in request["query"] for request in asked] == [False, False, False, True]
+
+
+def test_a_run_that_cannot_be_terminated_is_told(answer: Answer) -> None:
+    webserver, _ = answer(a_run("SUCCESS"), data(__typename="TerminateRunFailure", message="it has ended"))
+    with pytest.raises(WebserverError, match="it has ended"):
+        webserver.terminate(RUN_ID)
+
+
+def test_runs_by_their_parent_and_by_the_beginning_of_their_ids(answer: Answer) -> None:
+    other = RUN_ID.replace("1", "2")
+    webserver, asked = answer(data(__typename="Runs", results=[RUN | {"runId": other, "parentRunId": RUN_ID}]))
+    (again,) = webserver.reexecutions(RUN_ID)
+    assert (again.run_id, again.parent_run_id) == (other, RUN_ID)
+    assert asked[0]["variables"] == {"filter": {"tags": [{"key": "dagster/parent_run_id", "value": RUN_ID}]}}
+    answer(data(__typename="RunIds", results=[other, RUN_ID]), a_run("QUEUED"))
+    assert [run.run_id for run in webserver.runs_named("1111")] == [RUN_ID]
+
+
+def test_the_tags_of_a_launch_reach_the_webserver(answer: Answer) -> None:
+    webserver, asked = answer(locations(node("triangulation_pipeline", "train_locator")), LAUNCHED)
+    webserver.launch({"ops": {}}, {"network": "here"})
+    assert asked[1]["variables"] == {
+        "location": "triangulation_pipeline",
+        "runConfig": {"ops": {}},
+        "tags": [{"key": "network", "value": "here"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epoch": 0}, {"val_rmse_m": 0.0}, {"val_rmse_m": -3.0}, {"val_loss": float("nan")}, {"val_loss": 1e31}],
+    ids=str,
+)
+def test_numbers_that_no_training_has_are_refused(answer: Answer, wrong: dict[str, float]) -> None:
+    metrics = json.dumps({"epoch": 1, "val_rmse_m": 5.25, "val_loss": -0.5} | wrong)
+    event = {"__typename": "ObservationEvent", "metadataEntries": [entry("metrics", jsonString=metrics)]}
+    webserver, _ = answer(data(__typename="EventConnection", cursor="1", hasMore=False, events=[event]))
+    with pytest.raises(WebserverError, match="not as Dagster's webserver does"):
+        webserver.events("r")
+
+
+def test_the_first_failure_of_a_run_is_its_sentence(answer: Answer) -> None:
+    """Also where the pages after it have more."""
+    pages = [[step_failure("First.")], [step_failure("Second.")]]
+    webserver, _ = answer(
+        *(
+            data(__typename="EventConnection", cursor="1", hasMore=number == 0, events=events)
+            for number, events in enumerate(pages)
+        )
+    )
+    assert webserver.events("r").failure == "trained_model: First."
 
 
 @pytest.mark.parametrize(
