@@ -1,16 +1,23 @@
 """The versions that stand for arithmetic, in datasets' identities, digests of weights and assets' code versions: who
-changes what is computed here has to raise one. Machines round differently; a change of the arithmetic is larger."""
+changes what is computed here has to raise one. Machines round differently; a change of the arithmetic is larger.
+
+The digests are exact: where they stay, nothing moved, not by a bit. They were the same with and without the newer
+instructions of one machine, and by all of OpenBLAS's kernels for it."""
+
+import platform
 
 import numpy as np
 import pytest
 
+from triangulation_pipeline.defs.config import SyntheticDatasetConfig
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, Architecture
 from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
-from triangulation_pipeline.physics.simulator import GENERATOR_VERSION
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, simulate
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_site_biases_ns, gauss_newton
-from triangulation_pipeline.samples import SPLIT_VERSION, Split
+from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
 from triangulation_pipeline_tests.model.helpers import DEFAULT, fresh, poked, samples, spec_for
 from triangulation_pipeline_tests.training.test_trainer import run, trainer_of
@@ -24,6 +31,21 @@ GENERATED = {
         (44.6185, 8.19842, 19.7041, 22.2521),
         (45.6367, 9.25501, 0.0, 179.834),
     ]
+}
+# Identity and SHA-256 of datasets of the default network: the default one, and 1,000 samples of each preset, seed 0.
+DEFAULT_DATASET = {
+    1: (
+        "b507ff7b-aa60-5b3a-9bda-98a82ac5421e",
+        "e9430728315549aa4450fdf1b70d65fe294a45c82869d3af56232312fde396c3",
+    )
+}
+SMALL_DATASETS: dict[int, dict[Preset, str]] = {
+    1: {
+        Preset.default: "2440564be3c40d30122c35fe7b7c3e2ddb306a89f641d51cfe3c04bd17d0ce77",
+        Preset.valley: "57eaad175444c43516a6ca49f75c1312da3377a8d646d94920777b1e424fc484",
+        Preset.line_of_sight: "117728b8b2eeb420229b1143ff59b81f22539c2bd50472bd7a5b133bcc551ba9",
+        Preset.rss: "fab927402a7965d273660117c8257ed9dff8990bbdf636a505e733f56d21b780",
+    }
 }
 SPLIT = {1: [33, 9, 8]}
 # Site biases, then east and north of the first rows by each loss.
@@ -63,6 +85,24 @@ def test_generator() -> None:
     assert rows == pytest.approx(np.array(GENERATED[GENERATOR_VERSION]), rel=1e-4)
 
 
+exact = pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"}, reason="the digests are of x86-64; other processors round otherwise"
+)
+
+
+@exact
+def test_the_default_dataset() -> None:
+    spec = SyntheticDatasetConfig().spec(NORTH_WEST_ITALY)
+    found = (spec.dataset_id, samples_digest(chunk.batch for chunk in simulate(spec)))
+    assert found == DEFAULT_DATASET[GENERATOR_VERSION]
+
+
+@exact
+@pytest.mark.parametrize("preset", list(Preset))
+def test_small_datasets(preset: Preset) -> None:
+    assert samples_digest([samples(1000, PRESETS[preset])]) == SMALL_DATASETS[GENERATOR_VERSION][preset]
+
+
 def test_split() -> None:
     split = samples(50).split
     assert [int((split == part).sum()) for part in Split] == SPLIT[SPLIT_VERSION]
@@ -90,3 +130,14 @@ def test_training() -> None:
     trainer = run(trainer_of())
     losses = [metrics[name] for metrics in trainer.history for name in ("train_loss", "val_loss")]
     assert [*losses, trainer.calibrate()] == pytest.approx(TRAINED[TRAINING_VERSION], rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_a_second_training_gives_the_same_weights(architecture: Architecture) -> None:
+    """Bit for bit: this is what a change that moves nothing is held against, before and after, on one machine."""
+    settings = {"model_architecture": architecture, "dropout_rate": 0.1}
+    first, second = (run(trainer_of(1000, **settings)) for _ in range(2))
+    assert first.calibrate() == second.calibrate()
+    assert first.best_checkpoint().weights_digest == second.best_checkpoint().weights_digest
+    other = run(trainer_of(1000, seed=1, **settings))
+    assert other.best_checkpoint().weights_digest != first.best_checkpoint().weights_digest
