@@ -15,12 +15,12 @@ from triangulation_pipeline_tests.test_cli import small_run, triangulation
 PRINTING = """
 import sys
 from triangulation_pipeline.defs.assets import trained_model as place
-real = place._epoch_line
-def printing(*arguments):
+real = place.record_epoch
+def printing(*arguments, **options):
     print("printed by a step")
     print("warned by a step", file=sys.stderr)
-    return real(*arguments)
-place._epoch_line = printing
+    return real(*arguments, **options)
+place.record_epoch = printing
 from triangulation_pipeline.cli import main
 main(prog_name="triangulation")
 """

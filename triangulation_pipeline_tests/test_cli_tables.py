@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.run import BOUND_NOTE, _show_results
+from triangulation_pipeline.cli.run import BOUND_NOTE, show_results
 from triangulation_pipeline.cli.tables import ago
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
@@ -167,7 +167,7 @@ def page(**changed: float | None) -> list[str]:
     texts = dict.fromkeys(("promotion_reason", "network", "checkpoint", "database", "object_store", "job_id"), "-")
     rows = {"test_rows": 7512, "test_rows_good_geom": 6543, "max_gdop": 5.0}
     metrics = Numbers({"huber_gauss_newton_rows_without_fix": 0} | changed)
-    _show_results(console, {"model_name": "m", "version": 3, "metrics": metrics} | rows | texts)
+    show_results(console, {"model_name": "m", "version": 3, "metrics": metrics} | rows | texts)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.run import _progress, _show_results
+from triangulation_pipeline.cli.run import progress_on, show_results
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import fail_job, start_job
@@ -166,7 +166,7 @@ def test_a_webservers_words_are_shown_and_not_obeyed(engine: Engine) -> None:
 
 def test_log_lines_of_a_run_are_shown_and_not_obeyed() -> None:
     console = Console(file=io.StringIO(), width=300)
-    with _progress(console):
+    with progress_on(console):
         logging.getLogger("triangulation_pipeline.anything").info("dataset %s", HOSTILE)
     assert isinstance(console.file, io.StringIO)
     assert f"dataset {SHOWN}\n" in harmless(console.file.getvalue())
@@ -180,7 +180,7 @@ def test_the_last_page_of_a_run_is_shown_and_not_obeyed() -> None:
     console = Console(file=io.StringIO(), width=300)
     names = ("model_name", "version", "network", "promotion_reason", "checkpoint", "database", "object_store", "job_id")
     rows = {"test_rows": 9, "test_rows_good_geom": 7, "max_gdop": 5.0}
-    _show_results(console, dict.fromkeys(names, HOSTILE) | {"metrics": Numbers()} | rows)
+    show_results(console, dict.fromkeys(names, HOSTILE) | {"metrics": Numbers()} | rows)
     assert isinstance(console.file, io.StringIO)
     words = harmless(console.file.getvalue())
     assert words.count(SHOWN) == len(names)

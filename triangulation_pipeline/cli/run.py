@@ -87,7 +87,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     if as_json:
         show_json(results)
     else:
-        _show_results(Console(), results)
+        show_results(Console(), results)
         say("In Dagster (`make ui`) it is listed under Runs.")
 
 
@@ -138,7 +138,7 @@ def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], 
 
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with _progress(console):
+    with progress_on(console):
         result = train_locator_job().execute_in_process(
             instance=instance,
             run_config={**quiet, **run_config},
@@ -187,7 +187,7 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
         requeue_job(storage.engine, job)
     options = dg.ReexecutionOptions.from_failure(last.run_id, instance)
     with (
-        _progress(console),
+        progress_on(console),
         dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result,
     ):
         _check_success(result)
@@ -256,7 +256,8 @@ def _undivided() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[None]:
+def progress_on(console: Console) -> Iterator[None]:
+    """Shows this package's log lines and a bar that moves with the epochs, while it is entered."""
     logger = logging.getLogger("triangulation_pipeline")
     columns = (
         SpinnerColumn(),
@@ -309,7 +310,8 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
     }
 
 
-def _show_results(console: Console, results: Mapping[str, Any]) -> None:
+def show_results(console: Console, results: Mapping[str, Any]) -> None:
+    """The final page."""
     values = results["metrics"]
 
     def cells(*names: str | None) -> list[str]:
