@@ -123,8 +123,10 @@ def test_listings_fit_80_columns(job: JobRecord) -> None:
         "above 100.0 m.",
     ]
     head, first = listed("metrics", short)
-    assert head.split("  ")[0] == "epoch"
-    assert first.split()[:4] == ["1", *first.split()[1:3], "1,234.6"]
+    titles = ["epoch", "loss", "val loss", "RMSE m", "good m", "p95 m", "NEES", "95 %", "rate", "s"]
+    assert re.split(r" {2,}", head.strip()) == titles
+    # As ``record`` makes them: from 1 on, a sixteenth more from column to column.
+    assert first.split() == ["1", "1.0000", "1.0625", "1,234.6", "1.2", "1.4", "1.5", "162.5", "1.69", "1.8"]
 
 
 def test_a_pipe_gets_whole_lines_and_json_gets_everything(job: JobRecord) -> None:
