@@ -218,6 +218,8 @@ def test_any_run_of_a_job_names_it(engine: Engine, webserver: StandIn, paused: J
     assert refusal("watch", second[:8]) == f"run {third} was cancelled"
 
     webserver.is_away = True
+    # The database knows the latest itself.
+    assert refusal("pause", third[:8]) == f"job {paused.id} is cancelled and cannot become paused"
     told = refusal("pause", second)
     assert told == f"there is no training job '{second}', and no word of such a run: the webserver is away"
 

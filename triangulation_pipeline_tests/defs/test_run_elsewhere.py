@@ -32,6 +32,7 @@ from triangulation_pipeline_tests.postgres import (
     temporary_server,
 )
 from triangulation_pipeline_tests.rclone import NO_RCLONE, S3Server, find_rclone, s3_server
+from triangulation_pipeline_tests.test_cli import small_run, triangulation
 
 pytestmark = pytest.mark.production
 
@@ -176,6 +177,17 @@ def test_a_run_in_production(servers: Servers, home: Path) -> None:
     assert_nowhere(servers.secrets, home, run)
     for each in (run, ridden_out):
         each.storage.close()
+
+
+@pytest.mark.parametrize("servers", ["postgresql"], indirect=True)
+def test_the_last_page_of_a_run_names_the_places_without_their_secrets(servers: Servers, home: Path) -> None:
+    done = triangulation("run", "--json", "--config", small_run(home, synthetic_dataset={"num_samples": 1000}))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results["database"].startswith(f"postgresql+psycopg://{ROLE}:***@")
+    assert results["object_store"] == os.environ["TRIANGULATION_OBJECT_STORE"]
+    assert results["checkpoint"].startswith(results["object_store"])
+    assert not [secret for secret in servers.secrets if secret in done.stdout + done.stderr]
 
 
 @pytest.mark.parametrize("which", ["database", "s3"])
