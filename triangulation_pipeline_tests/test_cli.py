@@ -12,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.cli.home import JOB_IS
@@ -138,6 +139,16 @@ def test_away_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "every command but `network` reads the database" in done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert len(done.stderr) < 350
+
+
+def test_a_home_that_is_none_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative, it would be another folder for each process."""
+    monkeypatch.chdir(home.parent)
+    for wrong in (home.name, str(home / "nowhere"), str(home / "dagster.yaml")):
+        monkeypatch.setenv("DAGSTER_HOME", wrong)
+        done = CliRunner().invoke(main, ["models"])
+        assert done.exit_code == 1
+        assert done.stderr == f"Error: DAGSTER_HOME must be the absolute path of a folder, got {wrong!r}\n"
 
 
 def test_status_fails_where_the_webserver_is_away(home: Path) -> None:
