@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triangulation_pipeline.network import (
-    NORTH_WEST_ITALY,
-    LocalFrame,
-    ReceiverNetwork,
-    Site,
-    Timing,
-    random_network,
-    surface_up_m,
-)
+from triangulation_pipeline.frame import LocalFrame, surface_up_m
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, Timing, random_network
 
 
 def network_of(*places: tuple[float, float], names: str = "abcdefgh") -> ReceiverNetwork:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.geometry import haversine_m
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import Features, Scenario

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from triangulation_pipeline.network import ReceiverNetwork, surface_up_m
+from triangulation_pipeline.frame import surface_up_m
+from triangulation_pipeline.network import ReceiverNetwork
 
 
 class SiteGeometry(nn.Module):

@@ -6,9 +6,9 @@ Nothing is learned by gradient here. Shapes: B batch, R receivers, K cells or ca
 import torch
 from torch import Tensor, nn
 
+from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_step
 from triangulation_pipeline.model.inputs import LocatorInputs
-from triangulation_pipeline.network import ServiceArea
 
 CELLS_A_SIDE = 16
 CANDIDATES = 6

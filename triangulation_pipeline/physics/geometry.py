@@ -6,8 +6,9 @@ Positions are (east, north) of the network's frame, metres, on the surface at a 
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.network import ReceiverNetwork, surface_up_m
-from triangulation_pipeline.physics.constants import MEAN_EARTH_RADIUS_M, SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.frame import surface_up_m
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 
 Float = NDArray[np.float64]
 
@@ -22,13 +23,6 @@ def ranges_m(network: ReceiverNetwork, en_m: Float, altitude_m: float) -> tuple[
     distance = np.sqrt(de * de + dn * dn + du * du)
     gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
     return distance, gradient / distance[..., None]
-
-
-def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
-    """Great-circle distance on the mean earth radius, metres, from degrees."""
-    lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
-    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
-    return 2 * MEAN_EARTH_RADIUS_M * np.arcsin(np.sqrt(h))
 
 
 def time_difference_information(gradient: Float, weight: Float) -> tuple[Float, Float, Float]:

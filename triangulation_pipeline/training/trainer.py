@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triangulation_pipeline.frame import LocalFrame, haversine_m
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.locator import Locator, build_locator
 from triangulation_pipeline.model.losses import locator_loss, normalised_error_squared
 from triangulation_pipeline.model.spec import LocatorSpec
-from triangulation_pipeline.network import LocalFrame
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.geometry import haversine_m
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load

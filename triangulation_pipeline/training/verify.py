@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.physics.geometry import haversine_m
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.training.checkpoint import Checkpoint
 from triangulation_pipeline.training.metrics import coverage, distance_statistics

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
+from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.start import CELLS_A_SIDE, RobustStart
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ServiceArea, random_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import site_constants
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.geometry import (
     crlb_m,
     dilution,
-    haversine_m,
     ranges_m,
     signal_strength_information,
     time_difference_information,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.physics.geometry import haversine_m
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.training import trainer as trainer_module

@@ -1,0 +1,102 @@
+"""The local east-north frame all geometry lives in, the earth's surface in it, and distances over the earth.
+
+Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitudes (``lon``) are WGS-84 degrees.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pymap3d
+from numpy.typing import ArrayLike, NDArray
+
+WGS84_A_M = 6378137.0
+WGS84_B_M = 6356752.314245179
+MEAN_EARTH_RADIUS_M = 6371008.8
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ServiceArea:
+    """A rectangle of the local frame, metres east and north of its origin."""
+
+    east_min_m: float
+    east_max_m: float
+    north_min_m: float
+    north_max_m: float
+
+
+@dataclass(frozen=True)
+class LocalFrame:
+    """East-north-up tangent frame at a point of the WGS-84 ellipsoid.
+
+    A transmitter on the ground is a pair (east, north); its third coordinate follows from the ellipsoid, in closed form
+    and without cancellation, so that ranges are true WGS-84 slant ranges also in float32.
+    """
+
+    lat: float
+    lon: float
+
+    def enu_m(self, lat: ArrayLike, lon: ArrayLike, altitude_m: ArrayLike) -> NDArray[np.float64]:
+        """Geodetic coordinates (degrees, metres) to east, north, up in metres, shape (..., 3)."""
+        return np.stack(
+            pymap3d.geodetic2enu(
+                np.asarray(lat, float), np.asarray(lon, float), np.asarray(altitude_m, float), self.lat, self.lon, 0.0
+            ),
+            axis=-1,
+        )
+
+    def geodetic(
+        self, en_m: NDArray[np.floating], altitude_m: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """East, north (..., 2) in metres at an altitude to WGS-84 latitude and longitude, degrees."""
+        en_m = np.asarray(en_m, np.float64)
+        up_m, _ = surface_up_m(en_m, self.surface_coefficients, altitude_m)
+        lat, lon, _ = pymap3d.enu2geodetic(en_m[..., 0], en_m[..., 1], up_m, self.lat, self.lon, 0.0)
+        return np.asarray(lat), np.asarray(lon)
+
+    @cached_property
+    def surface_coefficients(self) -> tuple[float, float, float, float, float]:
+        """Coefficients (k_ee, k_nn, k_nu, k_uu, g) of ``surface_up_m``: the ellipsoid as a quadric in this frame."""
+        sin, cos = np.sin(np.radians(self.lat)), np.cos(np.radians(self.lat))
+        a2, b2 = WGS84_A_M**2, WGS84_B_M**2
+        normal_radius_m = a2 / np.sqrt(a2 * cos**2 + b2 * sin**2)
+        # Multiplied by a^2, so that every coefficient is of order one (g: of order a).
+        return (
+            1.0,
+            float(sin**2 + cos**2 * a2 / b2),
+            float(sin * cos * (a2 / b2 - 1.0)),
+            float(cos**2 + sin**2 * a2 / b2),
+            float(normal_radius_m),
+        )
+
+
+def surface_up_m(
+    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: float
+) -> tuple[Any, tuple[Any, Any]]:
+    """Up coordinate, and its gradient, of the surface at ``altitude_m`` over the ellipsoid, above (east, north).
+
+    ``en_m`` is (..., 2) in metres, a NumPy array or a torch tensor: only arithmetic is used, so both rooms share the
+    formula. Returns (up (...), gradient as a pair (d up / d east, d up / d north)). The root of
+    ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0`` is written so that it loses no digits near z = 0. The
+    surface at an altitude is the ellipsoid lifted along its normal: ``z + h sqrt(1 + |grad z|^2)`` (first order in h
+    over the earth's radius).
+    """
+    k_ee, k_nn, k_nu, k_uu, g = coefficients
+    east, north = en_m[..., 0], en_m[..., 1]
+    half_b = g + k_nu * north
+    c = k_ee * east * east + k_nn * north * north
+    root = (half_b * half_b - k_uu * c) ** 0.5
+    z = -c / (half_b + root)
+    slope_e = -k_ee * east / root
+    slope_n = -(k_nn * north + k_nu * z) / root
+    return z + altitude_m * (1.0 + slope_e * slope_e + slope_n * slope_n) ** 0.5, (slope_e, slope_n)
+
+
+def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
+    """Great-circle distance on the mean earth radius, metres, from degrees."""
+    lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
+    h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
+    return 2 * MEAN_EARTH_RADIUS_M * np.arcsin(np.sqrt(h))
