@@ -27,6 +27,30 @@ class ServiceArea:
     north_min_m: float
     north_max_m: float
 
+    @property
+    def diagonal_m(self) -> float:
+        """Length of its diagonal."""
+        return float(np.hypot(self.east_max_m - self.east_min_m, self.north_max_m - self.north_min_m))
+
+    def contains(self, en_m: Float) -> NDArray[np.bool_]:
+        """(n,) which positions (n, 2) lie in it."""
+        east, north = en_m[:, 0], en_m[:, 1]
+        return (
+            (east >= self.east_min_m)
+            & (east <= self.east_max_m)
+            & (north >= self.north_min_m)
+            & (north <= self.north_max_m)
+        )
+
+    def cell_centres(self, cells: int) -> Float:
+        """(cells^2, 2) middles of its division into ``cells`` by ``cells`` equal cells, from west to east first."""
+        middles = (np.arange(cells) + 0.5) / cells
+        east, north = np.meshgrid(
+            self.east_min_m + middles * (self.east_max_m - self.east_min_m),
+            self.north_min_m + middles * (self.north_max_m - self.north_min_m),
+        )
+        return np.stack([east.ravel(), north.ravel()], axis=-1)
+
 
 @dataclass(frozen=True)
 class LocalFrame:
@@ -47,6 +71,10 @@ class LocalFrame:
             ),
             axis=-1,
         )
+
+    def en_m(self, lat: ArrayLike, lon: ArrayLike, altitude_m: ArrayLike) -> NDArray[np.float64]:
+        """East and north in metres, shape (..., 2), of geodetic coordinates (degrees, metres)."""
+        return self.enu_m(lat, lon, altitude_m)[..., :2]
 
     def geodetic(
         self, en_m: NDArray[np.floating], altitude_m: float

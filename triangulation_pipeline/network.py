@@ -20,6 +20,9 @@ from triangulation_pipeline.validation import printable, refuse_booleans, withou
 # Raised where the same description makes another network; part of assets' code versions.
 NETWORK_VERSION = 1
 
+# A position in the plane and the unknown time of emission take as many.
+LEAST_ARRIVAL_TIMES = 3
+
 # Of a site from the middle of all, in a straight line: farther off, one frame serves no purpose.
 FARTHEST_M = 2000e3
 # A site so many times farther from the middle of the others than most of those are is odd from the first distance on,
@@ -119,6 +122,11 @@ class ReceiverNetwork(BaseModel):
         """(r,) which sites measure arrival times."""
         return np.array([site.timing is Timing.gps for site in self.sites])
 
+    @property
+    def locates_by_time(self) -> bool:
+        """Whether enough sites measure arrival times."""
+        return bool(self.has_timing.sum() >= LEAST_ARRIVAL_TIMES)
+
     def service_area(self, margin_m: float) -> ServiceArea:
         """The sites' bounding box in the local frame, widened on all sides."""
         low = self.site_enu_m[:, :2].min(0) - margin_m
@@ -142,10 +150,10 @@ class ReceiverNetwork(BaseModel):
             )
         for site, away_m, spread_m in _strays(self.sites, ODD_M):
             found.append(_stray_sentence(self.sites, site, away_m, spread_m))
-        if (timed := int(self.has_timing.sum())) < 3:
+        if not self.locates_by_time:
             found.append(
-                f"{timed} of the {len(self.sites)} sites have timing: gps; without three the network locates by signal "
-                "strength alone, to tens of kilometres"
+                f"{int(self.has_timing.sum())} of the {len(self.sites)} sites have timing: gps; without three the "
+                "network locates by signal strength alone, to tens of kilometres"
             )
         return found
 

@@ -64,7 +64,7 @@ def _findings(described: ReceiverNetwork) -> dict[str, Any]:
         "north_south_km": round((area.north_max_m - area.north_min_m) / 1e3, 1),
         "map": f"https://www.openstreetmap.org/?mlat={frame.lat:.4f}&mlon={frame.lon:.4f}#map=8/{frame.lat:.4f}/{frame.lon:.4f}",
         "num_timed_sites": int(described.has_timing.sum()),
-        "locates_by_time": bool(described.has_timing.sum() >= 3),
+        "locates_by_time": described.locates_by_time,
         "warnings": described.oddities(),
         "sites": [
             {

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
+from triangulation_pipeline.positions import Positions, coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import SampleBatch
-from triangulation_pipeline.training.metrics import coverage, distance_statistics, rmse_m
 
 Float = NDArray[np.float64]
 Summary = dict[str, Any]  # what json.dumps takes, NaN excluded
@@ -184,11 +184,10 @@ def compare(
     scenario: Scenario,
     test: SampleBatch,
     train: SampleBatch,
-    predicted_en_m: Float,
-    covariance_m2: Float,
+    predicted: Positions,
     max_gdop: float,
 ) -> Comparison:
-    """Runs every rival on the test rows and takes the model's answer, (n, 2) east and north and (n, 2, 2) covariances.
+    """Runs every rival on the test rows and takes the model's answer.
 
     Solvers by arrival time share the site biases fitted on ``train`` and start from several places, but
     ``mixture_ml_from_truth``, the reachable ceiling, which starts at the truth; like ``mixture_ml`` it knows the
@@ -196,38 +195,31 @@ def compare(
     or more take them. Elsewhere the ceiling is ``level_posterior_mean``, which knows the scenario and the simulator's
     site gains: fitting these on detected levels alone would bias them, and a ceiling may know the truth.
 
-    Raises ValueError where the model's arrays have another shape, ``train`` is of another network or ``max_gdop`` is
-    not positive.
+    Raises ValueError where the model's answer has another number of rows, ``train`` is of another network or
+    ``max_gdop`` is not positive.
     """
     n = len(test)
-    for name, array, shape in (
-        ("predicted_en_m", predicted_en_m, (n, 2)),
-        ("covariance_m2", covariance_m2, (n, 2, 2)),
-    ):
-        if array.shape != shape:
-            raise ValueError(f"{name} must have the shape {shape}, one row a test sample, it has {array.shape}")
+    if len(predicted) != n:
+        raise ValueError(f"predicted must have one row a test sample, {n}, it has {len(predicted)}")
     for name, batch in (("test", test), ("train", train)):
         if batch.num_sites != len(network.sites):
             raise ValueError(f"{name} has {batch.num_sites} receivers, the network has {len(network.sites)}")
     if not max_gdop > 0:
         raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
 
-    altitude_m = scenario.tx_height_m
-    truth_en_m = network.frame.enu_m(test.tx_lat, test.tx_lon, altitude_m)[:, :2]
-    found: dict[Estimator, Float | None] = dict.fromkeys(Estimator)
-    found[Estimator.model] = np.asarray(predicted_en_m, np.float64)
+    geometry = Geometry(network, scenario.tx_height_m)
+    truth_en_m = geometry.en_m(test.tx_lat, test.tx_lon)
+    found: dict[Estimator, Positions | None] = dict.fromkeys(Estimator)
+    found[Estimator.model] = predicted
     found[Estimator.power_weighted_centroid] = power_weighted_centroid(network, test)
     mixture_bound_m = np.full(n, np.nan)
-    if scenario.features is Features.rss_tdoa and network.has_timing.sum() >= 3:
-        bias_ns = fit_site_biases_ns(network, train, altitude_m)
-        delayed = scenario.nlos_probability, scenario.nlos_mean_ns
-        found[Estimator.gauss_newton] = gauss_newton(network, test, altitude_m, bias_ns, Loss.linear).en_m
-        found[Estimator.huber_gauss_newton] = gauss_newton(network, test, altitude_m, bias_ns, Loss.huber).en_m
-        blind = mixture_maximum_likelihood(network, test, altitude_m, bias_ns, *delayed)
-        seeing = mixture_maximum_likelihood(network, test, altitude_m, bias_ns, *delayed, start_en_m=truth_en_m)
-        found[Estimator.mixture_ml] = blind.en_m
-        found[Estimator.mixture_ml_from_truth] = seeing.en_m
-        mixture_bound_m = mixture_crlb_m(network, truth_en_m, altitude_m, test, *delayed)
+    if scenario.features is Features.rss_tdoa and network.locates_by_time:
+        bias_ns, delay = fit_site_biases_ns(geometry, train), scenario.excess_delay
+        found[Estimator.gauss_newton] = gauss_newton(geometry, test, bias_ns, Loss.linear)
+        found[Estimator.huber_gauss_newton] = gauss_newton(geometry, test, bias_ns, Loss.huber)
+        found[Estimator.mixture_ml] = mixture_maximum_likelihood(geometry, test, bias_ns, delay)
+        found[Estimator.mixture_ml_from_truth] = mixture_maximum_likelihood(geometry, test, bias_ns, delay, truth_en_m)
+        mixture_bound_m = mixture_crlb_m(geometry, truth_en_m, test, delay)
         ceiling = Estimator.mixture_ml_from_truth
     else:
         gains_db = site_constants(network, scenario).gain_offset_db
@@ -238,41 +230,18 @@ def compare(
         ceiling=ceiling,
         truth_en_m=truth_en_m,
         distance_m={
-            estimator: None if en_m is None else distance_m(network, test, altitude_m, en_m)
-            for estimator, en_m in found.items()
+            estimator: None
+            if positions is None
+            else positions.error_m(network.frame, geometry.altitude_m, test.tx_lat, test.tx_lon)
+            for estimator, positions in found.items()
         },
-        nees=normalised_squared_error(truth_en_m - predicted_en_m, covariance_m2),
-        predicted_rms_m=_predicted_rms_m(covariance_m2),
+        nees=predicted.nees(truth_en_m),
+        predicted_rms_m=predicted.rms_m(),
         crlb_m=test.crlb_m.astype(np.float64),
         mixture_crlb_m=mixture_bound_m,
         detections=test.num_receivers,
         good_geometry=test.gdop < max_gdop,
     )
-
-
-def normalised_squared_error(error_m: Float, covariance_m2: Float) -> Float:
-    """(n,) NEES ``e^T S^-1 e`` of errors (n, 2) and covariances (n, 2, 2); NaN where S is not positive definite."""
-    error_m, covariance_m2 = np.asarray(error_m, np.float64), np.asarray(covariance_m2, np.float64)
-    (ee, en), (ne, nn) = covariance_m2.transpose(1, 2, 0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        determinant = ee * nn - en * ne
-        definite = (determinant > 0) & (ee > 0) & np.isfinite(determinant)
-        e, n = error_m.T
-        scaled = e * e * nn - e * n * (en + ne) + n * n * ee
-        return np.where(definite, scaled / np.where(definite, determinant, 1.0), np.nan)
-
-
-def _predicted_rms_m(covariance_m2: Float) -> Float:
-    trace = np.trace(np.asarray(covariance_m2, np.float64), axis1=1, axis2=2)
-    return np.sqrt(np.where(trace > 0, trace, np.nan))
-
-
-def distance_m(network: ReceiverNetwork, batch: SampleBatch, altitude_m: float, en_m: Float) -> Float:
-    """(n,) of positions (n, 2) from the truth; NaN for one that is not a number or lies off the earth."""
-    # Beyond the earth's radius the frame has no surface.
-    with np.errstate(invalid="ignore", over="ignore"):
-        lat, lon = network.frame.geodetic(en_m, altitude_m)
-        return haversine_m(lat, lon, batch.tx_lat, batch.tx_lon)
 
 
 def _ratios(on_common: Summary, bounds: dict[str, float | None], ceiling: Estimator) -> dict[str, float | None]:

@@ -21,8 +21,8 @@ from PIL import Image
 
 from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.positions import chi_square_2
 from triangulation_pipeline.samples import SampleBatch
-from triangulation_pipeline.training.metrics import chi_square_2
 
 Float = NDArray[np.float64]
 
@@ -199,7 +199,7 @@ def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:
 
 def dataset_map(network: ReceiverNetwork, batch: SampleBatch) -> Figure:
     """Where a dataset's transmitters stand and how well each can be located at best."""
-    en_m = network.frame.enu_m(batch.tx_lat, batch.tx_lon, 0.0)[:, :2]
+    en_m = network.frame.en_m(batch.tx_lat, batch.tx_lon, 0.0)
     return _map(
         network,
         en_m,

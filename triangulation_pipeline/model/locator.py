@@ -14,6 +14,7 @@ from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_ste
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.model.start import RobustStart, robust_residual
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
 EMBEDDING = 32
 HEADS = 2
@@ -23,7 +24,6 @@ LONGEST_STEP_M = 2000.0
 RESIDUAL_SCALES_M = (50.0, 300.0, 2000.0, 20_000.0)
 RESIDUAL_SCALES_SIGMA = (1.0, 3.0, 10.0)
 RANGE_SCALE_M = 30e3
-LEAST_ARRIVAL_TIMES = 3
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_step
 from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
 CELLS_A_SIDE = 16
 CANDIDATES = 6
@@ -101,7 +102,7 @@ class RobustStart(nn.Module):
         en_m_B2 = polished.gather(
             1, self._cost(polished, toa_m, inputs, timed).argmin(1)[:, None, None].expand(-1, 1, 2)
         )[:, 0]
-        return torch.where((timed.sum(1) >= 3)[:, None], en_m_B2, mean_B2)
+        return torch.where((timed.sum(1) >= LEAST_ARRIVAL_TIMES)[:, None], en_m_B2, mean_B2)
 
     def _polish(self, en_m_BK2: Tensor, toa_m_BR: Tensor, sigma_m_BR: Tensor, timed_BR: Tensor) -> Tensor:
         low = en_m_BK2.new_tensor([self.area.east_min_m - MARGIN_M, self.area.north_min_m - MARGIN_M])

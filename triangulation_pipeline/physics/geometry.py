@@ -1,32 +1,48 @@
 """Ranges, dilution of precision and the Cramer-Rao bound, in closed form (no LAPACK: the same bits everywhere).
 
 Positions are (east, north) of the network's frame, metres, on the surface at a known altitude (``surface_up_m``).
+Information is Fisher's on such a position, (..., 2, 2), 1 / m^2.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from triangulation_pipeline.frame import surface_up_m
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 
 Float = NDArray[np.float64]
+# Of the determinant of an information matrix to the square of its trace: below it, the matrix is singular.
+LEAST_DETERMINANT = 1e-12
 
 
-def ranges_m(network: ReceiverNetwork, en_m: Float, altitude_m: float) -> tuple[Float, Float]:
-    """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""
-    up_m, (slope_e, slope_n) = surface_up_m(en_m, network.frame.surface_coefficients, altitude_m)
-    sites = network.site_enu_m
-    de = en_m[..., 0, None] - sites[:, 0]
-    dn = en_m[..., 1, None] - sites[:, 1]
-    du = up_m[..., None] - sites[:, 2]
-    distance = np.sqrt(de * de + dn * dn + du * du)
-    gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
-    return distance, gradient / distance[..., None]
+@dataclass(frozen=True)
+class Geometry:
+    """The sites of a network as seen from the surface at one altitude above the ellipsoid."""
+
+    network: ReceiverNetwork
+    altitude_m: float
+
+    def en_m(self, lat: ArrayLike, lon: ArrayLike) -> Float:
+        """(..., 2) east and north of places on that surface, degrees."""
+        return self.network.frame.en_m(lat, lon, self.altitude_m)
+
+    def ranges_m(self, en_m: Float) -> tuple[Float, Float]:
+        """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""
+        up_m, (slope_e, slope_n) = surface_up_m(en_m, self.network.frame.surface_coefficients, self.altitude_m)
+        sites = self.network.site_enu_m
+        de = en_m[..., 0, None] - sites[:, 0]
+        dn = en_m[..., 1, None] - sites[:, 1]
+        du = up_m[..., None] - sites[:, 2]
+        distance = np.sqrt(de * de + dn * dn + du * du)
+        gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
+        return distance, gradient / distance[..., None]
 
 
-def time_difference_information(gradient: Float, weight: Float) -> tuple[Float, Float, Float]:
-    """Position information (ee, nn, en), each (n,), of pseudo-ranges with an unknown common time.
+def time_difference_information(gradient: Float, weight: Float) -> Float:
+    """Information (n, 2, 2) of pseudo-ranges with an unknown common time.
 
     ``gradient`` is (n, r, 2), ``weight`` (n, r) is one over the range variance, zero without an arrival time. The time
     is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
@@ -38,7 +54,7 @@ def time_difference_information(gradient: Float, weight: Float) -> tuple[Float, 
     # Centred sums: no cancellation when all receivers lie in one direction.
     de = gradient[..., 0] - mean_e[..., None]
     dn = gradient[..., 1] - mean_n[..., None]
-    return (weight * de * de).sum(-1), (weight * dn * dn).sum(-1), (weight * de * dn).sum(-1)
+    return _symmetric((weight * de * de).sum(-1), (weight * dn * dn).sum(-1), (weight * de * dn).sum(-1))
 
 
 def dilution(gradient: Float, toa_present: NDArray[np.bool_]) -> tuple[Float, Float]:
@@ -48,10 +64,11 @@ def dilution(gradient: Float, toa_present: NDArray[np.bool_]) -> tuple[Float, Fl
     Hegarty 2017, section 11.2). Independent of any reference receiver.
     """
     weight = toa_present.astype(np.float64)
-    ee, nn, en = time_difference_information(gradient, weight)
+    information = time_difference_information(gradient, weight)
+    ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
     count = weight.sum(-1)
-    determinant = ee * nn - en * en
-    usable = (count >= 3) & (determinant > 1e-12 * (ee + nn) ** 2)
+    determinant, regular = _determinant(information)
+    usable = (count >= LEAST_ARRIVAL_TIMES) & regular
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_e = (weight * gradient[..., 0]).sum(-1) / count
         mean_n = (weight * gradient[..., 1]).sum(-1) / count
@@ -70,8 +87,8 @@ def signal_strength_information(
     slope_db: Float,
     link_sigma_db: float,
     common_variance_db2: float,
-) -> tuple[Float, Float, Float]:
-    """Position information (ee, nn, en) of the received levels of the detecting receivers.
+) -> Float:
+    """Information (n, 2, 2) of the received levels of the detecting receivers.
 
     Level gradients are ``slope_db u / d``; the unknown common level (transmit power and common shadowing) is a nuisance
     with a Gaussian prior, eliminated by Sherman-Morrison. What a non-detection tells is left out, so this is a slightly
@@ -82,22 +99,42 @@ def signal_strength_information(
     variance = link_sigma_db**2
     shrink = common_variance_db2 / (variance + present.sum(-1) * common_variance_db2)
     sum_e, sum_n = ge.sum(-1), gn.sum(-1)
-    return (
+    return _symmetric(
         ((ge * ge).sum(-1) - shrink * sum_e**2) / variance,
         ((gn * gn).sum(-1) - shrink * sum_n**2) / variance,
         ((ge * gn).sum(-1) - shrink * sum_e * sum_n) / variance,
     )
 
 
-def crlb_m(ee: Float, nn: Float, en: Float) -> Float:
-    """sqrt of the trace of the inverse 2x2 position information: the least rms position error, (n,) metres; NaN where
-    the information is singular."""
-    determinant = ee * nn - en * en
-    usable = determinant > 1e-12 * (ee + nn) ** 2
-    return np.where(usable, np.sqrt((ee + nn) / np.where(usable, determinant, 1.0)), np.nan)
+def crlb_m(information: Float) -> Float:
+    """sqrt of the trace of the inverse information (n, 2, 2): the least rms position error, (n,) metres; NaN where the
+    information is singular."""
+    trace = information[..., 0, 0] + information[..., 1, 1]
+    determinant, regular = _determinant(information)
+    return np.where(regular, np.sqrt(trace / np.where(regular, determinant, 1.0)), np.nan)
+
+
+def covariance_m2(information: Float) -> Float:
+    """The inverse of information, (n, 2, 2) square metres; NaN where it is singular."""
+    ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
+    determinant, regular = _determinant(information)
+    scale = np.where(regular, 1 / np.where(determinant == 0, 1.0, determinant), np.nan)
+    return _symmetric(scale * nn, scale * ee, scale * -en)
 
 
 def toa_weight(toa_present: NDArray[np.bool_], toa_sigma_ns: NDArray[np.floating]) -> Float:
     """One over the range variance, (n, r), 1 / m^2; zero without an arrival time."""
     sigma_m = SPEED_OF_LIGHT_M_PER_NS * np.asarray(toa_sigma_ns, np.float64)
     return np.where(toa_present, 1.0, 0.0) / np.where(toa_present, sigma_m, 1.0) ** 2
+
+
+def _symmetric(ee: Float, nn: Float, en: Float) -> Float:
+    """(..., 2, 2) matrices of their three elements."""
+    return np.stack([np.stack([ee, en], axis=-1), np.stack([en, nn], axis=-1)], axis=-2)
+
+
+def _determinant(information: Float) -> tuple[Float, NDArray[np.bool_]]:
+    """Determinants, and which matrices are regular."""
+    ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
+    determinant = ee * nn - en * en
+    return determinant, determinant > LEAST_DETERMINANT * (ee + nn) ** 2

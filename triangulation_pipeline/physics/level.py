@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr
 
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.geometry import ranges_m
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
@@ -17,22 +18,16 @@ _MAX_BLOCK_VALUES = 2_000_000
 
 def level_posterior_mean(
     network: ReceiverNetwork, batch: SampleBatch, scenario: Scenario, gain_offset_db: Float, cells: int = 32
-) -> Float:
-    """(n, 2) posterior mean position (east, north) by ``power_dbm`` and the non-detections, metres.
+) -> Positions:
+    """Posterior mean positions by ``power_dbm`` and the non-detections, metres.
 
     Uniform prior on ``cells`` x ``cells`` points of the service area; site gains (r,) known; the level common to a
     transmission (power class and common shadowing) is summed over a fine grid, each link's shadowing is Gaussian, a
     non-detection counts with its probability. Knife edges are not modelled. NaN where the path-loss model covers no
     cell.
     """
-    area = network.service_area(scenario.area_margin_km * 1e3)
-    middles = (np.arange(cells) + 0.5) / cells
-    east, north = np.meshgrid(
-        area.east_min_m + middles * (area.east_max_m - area.east_min_m),
-        area.north_min_m + middles * (area.north_max_m - area.north_min_m),
-    )
-    cell_en_m = np.stack([east.ravel(), north.ravel()], axis=-1)
-    distance_km = ranges_m(network, cell_en_m, scenario.tx_height_m)[0] / 1e3
+    cell_en_m = network.service_area(scenario.area_margin_m).cell_centres(cells)
+    distance_km = Geometry(network, scenario.tx_height_m).ranges_m(cell_en_m)[0] / 1e3
     low_km, high_km = distance_range_km(scenario.path_loss)
     covered = ((distance_km >= low_km) & (distance_km <= high_km)).all(1)
     cell_en_m, distance_km = cell_en_m[covered], distance_km[covered]
@@ -69,7 +64,7 @@ def level_posterior_mean(
             posterior += np.exp(log_posterior - peak)
             best = peak
         mean[rows] = (posterior @ cell_en_m) / posterior.sum(1, keepdims=True)
-    return mean
+    return Positions.of_points(mean)
 
 
 def _common_level(scenario: Scenario, resolution_db: float) -> tuple[Float, Float]:

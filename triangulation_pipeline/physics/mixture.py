@@ -10,20 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.geometry import crlb_m, ranges_m, time_difference_information
+from triangulation_pipeline.physics.geometry import Geometry, crlb_m, time_difference_information
+from triangulation_pipeline.physics.scenario import ExcessDelay
 from triangulation_pipeline.physics.solvers import (
     Arrivals,
-    Fix,
     Loss,
     RobustCost,
     arrivals,
     best_descent,
     gauss_newton,
     linear_cost,
-    make_fix,
+    located,
 )
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
@@ -52,13 +53,13 @@ def mixture_log_density(
     return log_density, (is_delayed * delayed_slope - (1 - is_delayed) * x) / sigma
 
 
-def _mixture_cost(nlos_probability: float, nlos_mean_ns: float) -> RobustCost:
-    mean_m = SPEED_OF_LIGHT_M_PER_NS * nlos_mean_ns
+def _mixture_cost(delay: ExcessDelay) -> RobustCost:
+    mean_m = SPEED_OF_LIGHT_M_PER_NS * delay.mean_ns
 
     def cost_of(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
         present = weight > 0
         sigma_m = 1 / np.sqrt(np.where(present, weight, 1.0))
-        log_density, slope = mixture_log_density(residual_m, sigma_m, nlos_probability, mean_m)
+        log_density, slope = mixture_log_density(residual_m, sigma_m, delay.probability, mean_m)
         # An error is Gaussian given its excess delay, so no curvature exceeds the Gaussian's: with that one the descent
         # is expectation maximisation, whose short steps stay in the valley of the start.
         return np.where(present, -log_density, 0.0), np.where(present, -slope, 0.0), weight
@@ -67,14 +68,12 @@ def _mixture_cost(nlos_probability: float, nlos_mean_ns: float) -> RobustCost:
 
 
 def mixture_maximum_likelihood(
-    network: ReceiverNetwork,
+    geometry: Geometry,
     batch: SampleBatch,
-    altitude_m: float,
     site_bias_ns: Float,
-    nlos_probability: float,
-    nlos_mean_ns: float,
+    delay: ExcessDelay,
     start_en_m: Float | None = None,
-) -> Fix:
+) -> Positions:
     """Maximum likelihood of position and emission time (jointly) under the delayed-path mixture.
 
     Starts at ``start_en_m`` (n, 2), or, where that is None, at Huber's fix and at the least-squares fixes that leave
@@ -83,63 +82,54 @@ def mixture_maximum_likelihood(
     """
     data = arrivals(batch, site_bias_ns)
     if start_en_m is None:
-        huber = gauss_newton(network, batch, altitude_m, site_bias_ns, Loss.huber).en_m[data.rows]
-        starts = [huber, *_leave_one_out(network, altitude_m, data, huber)]
+        huber = gauss_newton(geometry, batch, site_bias_ns, Loss.huber).en_m[data.rows]
+        starts = [huber, *_leave_one_out(geometry, data, huber)]
     else:
         starts = [start_en_m[data.rows]]
-    cost_of = _mixture_cost(nlos_probability, nlos_mean_ns)
-    en_m, cost, _ = best_descent(network, altitude_m, data, cost_of, starts)
-    present = data.weight > 0
-    weight = _weight(present, batch.toa_sigma_ns[data.rows].astype(np.float64), nlos_probability, nlos_mean_ns)
-    return make_fix(network, altitude_m, data, len(batch), en_m, cost, weight)
+    en_m, _, _ = best_descent(geometry, data, _mixture_cost(delay), starts)
+    weight = _weight(data.weight > 0, batch.toa_sigma_ns[data.rows].astype(np.float64), delay)
+    return located(geometry, data, len(batch), en_m, weight)
 
 
-def mixture_information(sigma_ns: ArrayLike, nlos_probability: float, nlos_mean_ns: float) -> Float:
+def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
     """Fisher information of the mixture's location, 1 / ns^2, of the shape of ``sigma_ns``.
 
     ``integral f'^2 / f`` by quadrature on a logarithmic table of s / m (it depends on that alone, in units of s), with
     linear interpolation. ``1 / s^2`` where nothing is delayed.
     """
     sigma_ns = np.asarray(sigma_ns, np.float64)
-    if nlos_probability == 0 or sigma_ns.size == 0:
+    if delay.probability == 0 or sigma_ns.size == 0:
         return 1 / sigma_ns**2
-    log_ratio = np.log(sigma_ns / nlos_mean_ns)
+    log_ratio = np.log(sigma_ns / delay.mean_ns)
     knots = np.arange(np.floor(log_ratio.min() * 16), np.ceil(log_ratio.max() * 16) + 2) / 16
     mean = np.exp(-knots)[:, None]  # in units of s
     # Dense where the Gaussian lives, then stretched evenly over the exponential tail.
     core, tail = np.linspace(-9, 9, 721), np.linspace(0, 1, 241)[1:] ** 2
     error = np.concatenate([np.broadcast_to(core, (len(knots), core.size)), 9 + 30 * mean * tail], axis=1)
-    log_density, slope = mixture_log_density(error, 1.0, nlos_probability, mean)
+    log_density, slope = mixture_log_density(error, 1.0, delay.probability, mean)
     relative = np.trapezoid(np.exp(log_density) * slope**2, error, axis=1)
     return np.interp(log_ratio, knots, relative) / sigma_ns**2
 
 
-def mixture_crlb_m(
-    network: ReceiverNetwork,
-    en_m: Float,
-    altitude_m: float,
-    batch: SampleBatch,
-    nlos_probability: float,
-    nlos_mean_ns: float,
-) -> Float:
+def mixture_crlb_m(geometry: Geometry, en_m: Float, batch: SampleBatch, delay: ExcessDelay) -> Float:
     """(n,) Cramer-Rao bound at the positions ``en_m`` (n, 2) by the arrival times alone, metres; NaN below three."""
-    present = batch.toa_present & (batch.toa_present.sum(1, keepdims=True) >= 3)
-    weight = _weight(present, batch.toa_sigma_ns.astype(np.float64), nlos_probability, nlos_mean_ns)
-    return crlb_m(*time_difference_information(ranges_m(network, en_m, altitude_m)[1], weight))
+    present = batch.toa_present & (batch.toa_present.sum(1, keepdims=True) >= LEAST_ARRIVAL_TIMES)
+    weight = _weight(present, batch.toa_sigma_ns.astype(np.float64), delay)
+    return crlb_m(time_difference_information(geometry.ranges_m(en_m)[1], weight))
 
 
-def _weight(present: NDArray[np.bool_], sigma_ns: Float, nlos_probability: float, nlos_mean_ns: float) -> Float:
+def _weight(present: NDArray[np.bool_], sigma_ns: Float, delay: ExcessDelay) -> Float:
     """Fisher information of each arrival as a range, 1 / m^2; zero where there is none."""
     weight = np.zeros(present.shape)
-    weight[present] = mixture_information(sigma_ns[present], nlos_probability, nlos_mean_ns)
+    weight[present] = mixture_information(sigma_ns[present], delay)
     return weight / SPEED_OF_LIGHT_M_PER_NS**2
 
 
-def _leave_one_out(network: ReceiverNetwork, altitude_m: float, data: Arrivals, en_m: Float) -> Iterator[Float]:
+def _leave_one_out(geometry: Geometry, data: Arrivals, en_m: Float) -> Iterator[Float]:
     """Per site the least-squares fix (m, 2) from ``en_m`` without it; NaN where fewer than three would be left."""
-    spare = (data.weight > 0).sum(1) > 3
+    spare = (data.weight > 0).sum(1) > LEAST_ARRIVAL_TIMES
     for site in range(data.weight.shape[1]):
         weight = data.weight.copy()
         weight[:, site] = 0.0
         start = np.where((spare & (data.weight[:, site] > 0))[:, None], en_m, np.nan)
-        yield best_descent(network, altitude_m, replace(data, weight=weight), linear_cost, [start])[0]
+        yield best_descent(geometry, replace(data, weight=weight), linear_cost, [start])[0]

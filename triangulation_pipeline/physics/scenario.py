@@ -1,5 +1,6 @@
 """What is simulated besides the network: transmitters, propagation, noise, detection, timing; and the presets."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
@@ -31,6 +32,14 @@ class Environment(StrEnum):
     residential = "residential"
     rural = "rural"
     quiet_rural = "quiet_rural"
+
+
+@dataclass(frozen=True)
+class ExcessDelay:
+    """How often a path is delayed, and by how much: exponentially distributed, with that mean."""
+
+    probability: float
+    mean_ns: float
 
 
 class Scenario(BaseModel):
@@ -179,6 +188,11 @@ class Scenario(BaseModel):
         power_dbm, share = np.array(self.tx_power_dbm), np.array(self.tx_power_share)
         mean = share @ power_dbm
         return float(share @ (power_dbm - mean) ** 2 + self.shadowing_common_db**2)
+
+    @property
+    def excess_delay(self) -> ExcessDelay:
+        """The delay of links without line of sight."""
+        return ExcessDelay(self.nlos_probability, self.nlos_mean_ns)
 
 
 class Preset(StrEnum):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import (
+    Geometry,
     crlb_m,
     dilution,
-    ranges_m,
     signal_strength_information,
     time_difference_information,
     toa_weight,
@@ -205,7 +205,7 @@ def _draw(
     en_m = rng.uniform((area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m), (size, 2))
     power_class = np.searchsorted(np.cumsum(scenario.tx_power_share)[:-1], rng.random(size), side="right")
     tx_power_dbm = np.array(scenario.tx_power_dbm)[power_class]
-    distance_m, gradient = ranges_m(network, en_m, scenario.tx_height_m)
+    distance_m, gradient = Geometry(network, scenario.tx_height_m).ranges_m(en_m)
     low_km, high_km = distance_range_km(scenario.path_loss)
     in_range = np.all((distance_m >= low_km * 1e3) & (distance_m <= high_km * 1e3), axis=1)
 
@@ -251,7 +251,7 @@ def _draw(
         scenario.shadowing_link_db,
         scenario.common_level_variance_db2,
     )
-    bound_m = crlb_m(*(t + p for t, p in zip(by_time, by_level, strict=True)))
+    bound_m = crlb_m(by_time + by_level)
     columns: dict[str, NDArray] = {
         "en_m": en_m,
         "tx_power_dbm": tx_power_dbm.astype(np.float32),

@@ -1,6 +1,6 @@
 """Classical position fixes by arrival times, for many samples at once: the rivals a learned model is held against.
 
-All take a network, a ``SampleBatch`` and the transmitters' altitude, and give (east, north) in the network's frame.
+All take a ``SampleBatch`` and the geometry of its network at the transmitters' altitude, and give ``Positions``.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,9 +10,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.geometry import ranges_m, time_difference_information, toa_weight
+from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information, toa_weight
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
@@ -38,19 +39,6 @@ class Loss(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fix:
-    """Positions of n samples.
-
-    A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
-    sites' bounding box than three of its diagonals. The covariance alone is NaN in a degenerate geometry.
-    """
-
-    en_m: Float  # (n, 2)
-    covariance_m2: Float  # (n, 2, 2) inverse of the position information at the solution
-    cost: Float  # (n,) negative log-likelihood, up to a constant of the row
-
-
-@dataclass(frozen=True)
 class Arrivals:
     """Arrival times as ranges with an unknown common offset, of the rows that have at least three."""
 
@@ -61,7 +49,7 @@ class Arrivals:
 
 def arrivals(batch: SampleBatch, site_bias_ns: Float) -> Arrivals:
     """The usable arrival times of a batch, freed of the sites' biases (r,)."""
-    rows = np.flatnonzero(batch.toa_present.sum(1) >= 3)
+    rows = np.flatnonzero(batch.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
     present = batch.toa_present[rows]
     range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (batch.toa_ns[rows] - site_bias_ns), 0.0)
     return Arrivals(rows, range_m, toa_weight(present, batch.toa_sigma_ns[rows]))
@@ -85,33 +73,36 @@ def huber_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
 _COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
 
 
-def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Float:
-    """(n, 2) mean position of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
+def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
+    """Mean positions of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
     power_dbm = np.where(batch.signal_present, batch.power_dbm.astype(np.float64), -np.inf)
     strongest_dbm = power_dbm.max(1, keepdims=True)
     weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
     total = weight.sum(1, keepdims=True)
-    return np.where(total > 0, weight @ network.site_enu_m[:, :2] / np.where(total > 0, total, 1.0), np.nan)
+    mean_en_m = weight @ network.site_enu_m[:, :2] / np.where(total > 0, total, 1.0)
+    return Positions.of_points(np.where(total > 0, mean_en_m, np.nan))
 
 
-def strongest_receiver(network: ReceiverNetwork, batch: SampleBatch) -> Float:
-    """(n, 2) position of the site with the highest level; NaN without a detection."""
+def strongest_receiver(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
+    """Positions of the site with the highest level; NaN without a detection."""
     strongest: NDArray[np.int64] = np.where(batch.signal_present, batch.power_dbm, -np.inf).argmax(1)
-    return np.where(batch.signal_present.any(axis=1, keepdims=True), network.site_enu_m[strongest, :2], np.nan)
+    heard = batch.signal_present.any(axis=1, keepdims=True)
+    return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
 
 
-def fit_site_biases_ns(network: ReceiverNetwork, batch: SampleBatch, altitude_m: float) -> Float:
+def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
     """(r,) arrival-time bias of each site, ns, from samples whose true position is known (the training part).
 
     Huber's location, alternating between one emission time a sample and one bias a site. Only differences are
     observable, so the mean over the sites with arrival times is zero; a site without any gets 0.
     """
-    data = arrivals(batch, np.zeros(len(network.sites)))
+    num_sites = len(geometry.network.sites)
+    data = arrivals(batch, np.zeros(num_sites))
     heard = data.weight.any(0)
-    en_m = network.frame.enu_m(batch.tx_lat[data.rows], batch.tx_lon[data.rows], altitude_m)[:, :2]
-    residual_m = data.range_m - ranges_m(network, en_m, altitude_m)[0]
+    en_m = geometry.en_m(batch.tx_lat[data.rows], batch.tx_lon[data.rows])
+    residual_m = data.range_m - geometry.ranges_m(en_m)[0]
     residual_m -= _median_offset(residual_m, data.weight)[:, None]
-    bias_m = np.zeros(len(network.sites))
+    bias_m = np.zeros(num_sites)
     for _ in range(30):
         _, slope, reweighted = huber_cost(residual_m, data.weight)
         step_m = np.where(heard, slope.sum(0) / np.where(heard, reweighted.sum(0), 1.0), 0.0)
@@ -122,82 +113,73 @@ def fit_site_biases_ns(network: ReceiverNetwork, batch: SampleBatch, altitude_m:
     return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
 
 
-def gauss_newton(
-    network: ReceiverNetwork, batch: SampleBatch, altitude_m: float, site_bias_ns: Float, loss: Loss
-) -> Fix:
+def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, loss: Loss) -> Positions:
     """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
 
     Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
     strongest receiver and nine points that cover the service area; the lowest cost wins, the earlier start where two
     are equal (three arrival times may fit two places perfectly).
+
+    A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
+    sites' bounding box than three of its diagonals.
     """
     data = arrivals(batch, site_bias_ns)
     seen = batch.take(data.rows)
     # Beside the strongest site, not on it: the range has no gradient there.
-    starts = [power_weighted_centroid(network, seen), strongest_receiver(network, seen) + 100.0]
+    network = geometry.network
+    starts = [power_weighted_centroid(network, seen).en_m, strongest_receiver(network, seen).en_m + 100.0]
     starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
-    en_m, cost, reweighted = best_descent(network, altitude_m, data, _COSTS[loss], starts)
-    return make_fix(network, altitude_m, data, len(batch), en_m, cost, reweighted)
+    en_m, _, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
+    return located(geometry, data, len(batch), en_m, reweighted)
 
 
 def covering_points(network: ReceiverNetwork) -> Float:
     """(9, 2) middles of a 3 x 3 division of the sites' bounding box, widened by a fifth of its longer side."""
     box = network.service_area(0.0)
-    area = network.service_area(0.2 * max(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m))
-    middles = (np.arange(3) + 0.5) / 3
-    east, north = np.meshgrid(
-        area.east_min_m + middles * (area.east_max_m - area.east_min_m),
-        area.north_min_m + middles * (area.north_max_m - area.north_min_m),
-    )
-    return np.stack([east.ravel(), north.ravel()], axis=-1)
+    longer_m = max(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m)
+    return network.service_area(0.2 * longer_m).cell_centres(3)
 
 
 def best_descent(
-    network: ReceiverNetwork, altitude_m: float, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
+    geometry: Geometry, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
 ) -> tuple[Float, Float, Float]:
     """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN where all end absurdly."""
     m, r = data.range_m.shape
     en_m, cost, weight = np.full((m, 2), np.nan), np.full(m, np.inf), np.full((m, r), np.nan)
     for start in starts:
-        ended_m, ended_cost, ended_weight = _descend(network, altitude_m, data, cost_of, start)
-        ended_cost = np.where(_is_plausible(network, ended_m), ended_cost, np.inf)
+        ended_m, ended_cost, ended_weight = _descend(geometry, data, cost_of, start)
+        ended_cost = np.where(_is_plausible(geometry.network, ended_m), ended_cost, np.inf)
         better = ended_cost < cost - 1e-3
         en_m[better], cost[better], weight[better] = ended_m[better], ended_cost[better], ended_weight[better]
     return en_m, np.where(np.isinf(cost), np.nan, cost), weight
 
 
-def make_fix(
-    network: ReceiverNetwork, altitude_m: float, data: Arrivals, n: int, en_m: Float, cost: Float, weight: Float
-) -> Fix:
-    """The solutions of the usable rows, with covariances from ``weight`` (m, r), spread over all ``n`` rows."""
-    ee, nn, en = time_difference_information(ranges_m(network, en_m, altitude_m)[1], weight)
-    determinant = ee * nn - en * en
-    scale = np.where(determinant > 1e-12 * (ee + nn) ** 2, 1 / np.where(determinant == 0, 1.0, determinant), np.nan)
-    fix = Fix(np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan), np.full(n, np.nan))
-    fix.en_m[data.rows] = en_m
-    fix.cost[data.rows] = cost
-    fix.covariance_m2[data.rows] = (scale * np.array([[nn, -en], [-en, ee]])).transpose(2, 0, 1)
-    return fix
+def located(geometry: Geometry, data: Arrivals, n: int, en_m: Float, weight: Float) -> Positions:
+    """The solutions (m, 2) of the usable rows, spread over all ``n`` rows. Their covariances are the inverse of the
+    information of the ranges' ``weight`` (m, r) at the solution, NaN in a degenerate geometry."""
+    information = time_difference_information(geometry.ranges_m(en_m)[1], weight)
+    found = Positions.of_points(np.full((n, 2), np.nan))
+    found.en_m[data.rows] = en_m
+    found.covariance_m2[data.rows] = covariance_m2(information)
+    return found
 
 
-def _descend(
-    network: ReceiverNetwork, altitude_m: float, data: Arrivals, cost_of: RobustCost, start_en_m: Float
-) -> tuple[Float, Float, Float]:
+def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m: Float) -> tuple[Float, Float, Float]:
     """Levenberg-Marquardt on (east, north, common offset): a step is taken only where the cost falls.
 
     The offset is eliminated from the position's normal equations by the Schur complement and follows the ranges.
     """
-    longest_step_m = 0.5 * _diagonal_m(network)
+    longest_step_m = 0.5 * geometry.network.service_area(0.0).diagonal_m
 
     def evaluate(en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
-        distance, gradient = ranges_m(network, en, altitude_m)
+        distance, gradient = geometry.ranges_m(en)
         cost, slope, curvature = cost_of(range_m - distance - offset[:, None], weight)
         return cost.sum(1), distance, gradient[..., 0], gradient[..., 1], slope, curvature
 
     result = np.array(start_en_m), np.full(len(start_en_m), np.inf), np.array(data.weight)
     active = np.flatnonzero(np.isfinite(start_en_m).all(1))
     en, range_m, weight = start_en_m[active], data.range_m[active], data.weight[active]
-    offset = _median_offset(range_m - ranges_m(network, en, altitude_m)[0], weight)
+    offset = _median_offset(range_m - geometry.ranges_m(en)[0], weight)
     state = evaluate(en, offset, range_m, weight)
     damping = np.full(len(active), 1e-3)
     for iteration in range(_MAX_ITERATIONS):
@@ -214,7 +196,7 @@ def _descend(
         step *= np.minimum(1.0, longest_step_m / (np.hypot(step[:, 0], step[:, 1]) + 1e-9))[:, None]
         trial_en = en + step
         with np.errstate(invalid="ignore"):  # a step off the earth has ranges and a cost that are no number: not taken
-            trial_distance = ranges_m(network, trial_en, altitude_m)[0]
+            trial_distance = geometry.ranges_m(trial_en)[0]
             shift = (curvature * (trial_distance - distance)).sum(1) / total
             trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
             trial = evaluate(trial_en, trial_offset, range_m, weight)
@@ -223,7 +205,7 @@ def _descend(
         damping = np.maximum(damping * np.where(fell, 0.1, 10.0), _MIN_DAMPING)
         for old, new in zip((en, offset, *state), (trial_en, trial_offset, *trial), strict=True):
             old[fell] = new[fell]
-        settled |= ~_is_plausible(network, en)
+        settled |= ~_is_plausible(geometry.network, en)
         if iteration == _MAX_ITERATIONS - 1:
             settled[:] = True
         if settled.any():
@@ -244,17 +226,5 @@ def _median_offset(residual_m: Float, weight: Float) -> Float:
     return np.take_along_axis(ordered, ((weight > 0).sum(1, keepdims=True) - 1) // 2, axis=1)[:, 0]
 
 
-def _diagonal_m(network: ReceiverNetwork) -> float:
-    box = network.service_area(0.0)
-    return float(np.hypot(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m))
-
-
 def _is_plausible(network: ReceiverNetwork, en_m: Float) -> NDArray[np.bool_]:
-    area = network.service_area(ABSURD_DIAGONALS * _diagonal_m(network))
-    east, north = en_m[:, 0], en_m[:, 1]
-    return (
-        (east >= area.east_min_m)
-        & (east <= area.east_max_m)
-        & (north >= area.north_min_m)
-        & (north <= area.north_max_m)
-    )
+    return network.service_area(ABSURD_DIAGONALS * network.service_area(0.0).diagonal_m).contains(en_m)

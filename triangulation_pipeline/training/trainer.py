@@ -12,23 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triangulation_pipeline.frame import LocalFrame, haversine_m
+from triangulation_pipeline.frame import LocalFrame
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.locator import Locator, build_locator
 from triangulation_pipeline.model.losses import locator_loss, normalised_error_squared
 from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
-from triangulation_pipeline.samples import SampleBatch
-from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
-from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
-from triangulation_pipeline.training.metrics import (
+from triangulation_pipeline.positions import (
+    Positions,
     chi_square_2,
     coverage,
     distance_statistics,
     median_of_bounds_m,
     rmse_m,
 )
+from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
+from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 
 # A step is hundreds of operations of microseconds: a second thread gains a quarter on an idle machine, costs tenfold on
 # a busy one (threads spin while they wait for each other), and makes results depend on the number of cores.
@@ -109,7 +111,7 @@ class Trainer:
             )
         self.model: Locator = build_locator(spec).to(self.device)
         if parent is None:
-            site_bias_m = fit_site_biases_ns(spec.network, train, spec.tx_height_m) * SPEED_OF_LIGHT_M_PER_NS
+            site_bias_m = fit_site_biases_ns(Geometry(spec.network, spec.tx_height_m), train) * SPEED_OF_LIGHT_M_PER_NS
             self.model.fit(
                 locator_inputs(train).to(self.device),
                 self._target_m(train).to(self.device),
@@ -334,15 +336,15 @@ class Trainer:
         return loss, self._distance_m(rows, torch.cat(positions)), torch.cat(nees).cpu().numpy()
 
     def _distance_m(self, rows: Rows, found_m: Tensor) -> NDArray[np.float64]:
-        lat, lon = self._frame.geodetic(found_m.double().cpu().numpy(), self.spec.tx_height_m)
-        return haversine_m(lat, lon, rows.lat, rows.lon)
+        found = Positions.of_points(found_m.double().cpu().numpy())
+        return found.error_m(self._frame, self.spec.tx_height_m, rows.lat, rows.lon)
 
     @property
     def _frame(self) -> LocalFrame:
         return self.spec.network.frame
 
     def _target_m(self, batch: SampleBatch) -> Tensor:
-        en_m = self._frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), self.spec.tx_height_m))[:, :2]
+        en_m = self._frame.en_m(batch.tx_lat, batch.tx_lon, self.spec.tx_height_m)
         return torch.as_tensor(en_m, dtype=torch.float32)
 
     def _rows(self, batch: SampleBatch) -> Rows:

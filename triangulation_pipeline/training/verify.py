@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.positions import coverage, distance_statistics
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.training.checkpoint import Checkpoint
-from triangulation_pipeline.training.metrics import coverage, distance_statistics
 
 # Sums round differently on another device, and a row may fall on the other side of an ellipse.
 RELATIVE_TOLERANCE = 1e-2
@@ -19,13 +18,11 @@ def fault(checkpoint: Checkpoint, val: SampleBatch) -> str | None:
     if bad := checkpoint.non_finite():
         return f"weights are not finite: {', '.join(bad)}"
     rows, spec = val.take(~val.is_calibration), checkpoint.spec
-    prediction = predict(checkpoint.locator(), locator_inputs(rows))
-    lat, lon = spec.network.frame.geodetic(prediction.en_m, spec.tx_height_m)
-    truth_en_m = spec.network.frame.enu_m(rows.tx_lat, rows.tx_lon, np.full(len(rows), spec.tx_height_m))[:, :2]
-    statistics = distance_statistics(haversine_m(lat, lon, rows.tx_lat, rows.tx_lon))
-    try:
-        nees = prediction.nees(truth_en_m)
-    except np.linalg.LinAlgError:
+    frame, altitude_m = spec.network.frame, spec.tx_height_m
+    predicted = predict(checkpoint.locator(), locator_inputs(rows))
+    statistics = distance_statistics(predicted.error_m(frame, altitude_m, rows.tx_lat, rows.tx_lon))
+    nees = predicted.nees(frame.en_m(rows.tx_lat, rows.tx_lon, altitude_m))
+    if np.isnan(nees).any():
         return f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
     found = {
         "val_rmse_m": statistics["rmse_m"],

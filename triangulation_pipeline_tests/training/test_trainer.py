@@ -10,11 +10,11 @@ from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.positions import coverage
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.training import trainer as trainer_module
 from triangulation_pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
-from triangulation_pipeline.training.metrics import coverage
 from triangulation_pipeline.training.trainer import Metrics, Trainer, TrainingDiverged
 from triangulation_pipeline.training.verify import fault
 

@@ -108,14 +108,13 @@ def model_evaluation(
             )
         dataset = get_dataset(storage.engine, test_split.dataset_id)
         scenario = Scenario.model_validate(dataset.config["scenario"])
-        prediction = predict(checkpoint.locator(), locator_inputs(test_split.batch))
+        predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
         comparison = compare(
             network,
             scenario,
             test_split.batch,
             training_split.batch,
-            prediction.en_m,
-            prediction.covariance_m2,
+            predicted,
             checkpoint.config["max_gdop"],
         )
     summary = comparison.summary()

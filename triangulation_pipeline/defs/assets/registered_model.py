@@ -208,10 +208,9 @@ def _not_worse_than_production(
 
 
 def _errors_m(checkpoint: "Checkpoint", test: SampleBatch) -> NDArray[np.float64]:
-    from triangulation_pipeline.evaluation.comparison import distance_m
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
 
     spec = checkpoint.spec
-    prediction = predict(checkpoint.locator(), locator_inputs(test))
-    return distance_m(spec.network, test, spec.tx_height_m, prediction.en_m)
+    predicted = predict(checkpoint.locator(), locator_inputs(test))
+    return predicted.error_m(spec.network.frame, spec.tx_height_m, test.tx_lat, test.tx_lon)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from triangulation_pipeline.training.metrics import (
+from triangulation_pipeline.positions import (
     chi_square_2,
     coverage,
     distance_statistics,
