@@ -410,6 +410,20 @@ def test_service_area_is_the_sites_box_and_margin() -> None:
     assert 110e3 < inner.north_max_m - inner.north_min_m < 130e3
 
 
+def test_the_frame_stands_on_the_ellipsoid_and_its_third_axis_is_up() -> None:
+    frame = LocalFrame(45.0, 8.0)
+    np.testing.assert_allclose(frame.enu_m(45.0, 8.0, 0.0), (0, 0, 0), atol=1e-6)
+    np.testing.assert_allclose(frame.enu_m(45.0, 8.0, 250.0), (0, 0, 250), atol=1e-6)
+    # A thousandth of a degree: 78.8 m east, 111.1 m north.
+    np.testing.assert_allclose(frame.enu_m([45.0, 45.001], [8.001, 8.0], 0.0)[:, :2], [(78.8, 0), (0, 111.1)], atol=0.1)
+    # Up and slope of the surface where the frame stands.
+    up_m, slopes = surface_up_m(np.zeros((4, 2)), frame.surface_coefficients, 250.0)
+    np.testing.assert_allclose(up_m, 250)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+    lat, lon = frame.geodetic(np.zeros((3, 2)), 250.0)
+    np.testing.assert_allclose([lat, lon], [[45.0] * 3, [8.0] * 3])
+
+
 @settings(max_examples=40)
 @given(
     lat0=st.floats(-80, 80),
