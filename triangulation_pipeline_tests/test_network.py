@@ -441,6 +441,8 @@ def test_surface_agrees_with_pymap3d(lat0: float, lon0: float, d_lat: float, d_l
     assert up_m == pytest.approx(up, abs=0.02)
     for axis in (0, 1):
         step = np.eye(2)[axis] * 10.0
+        ahead, behind = (surface_up_m(en_m + s, frame.surface_coefficients, 0.0)[0] for s in (step, -step))
+        assert slope[axis] == pytest.approx((ahead - behind) / 20, abs=2e-9)
         ahead, behind = (surface_up_m(en_m + s, frame.surface_coefficients, altitude_m)[0] for s in (step, -step))
         assert slope[axis] == pytest.approx((ahead - behind) / 20, abs=1e-5)
     back_lat, back_lon = frame.geodetic(en_m, altitude_m)
