@@ -283,6 +283,16 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     assert len(json.loads(said("jobs", "--json"))) == 2
 
 
+def test_launch_refuses_settings_that_contradict_the_network(engine: Engine, webserver: StandIn, home: Path) -> None:
+    """Before anything is launched, though the run itself would refuse them too."""
+    hata = {"path_loss": "hata"}
+    (home / "run.yaml").write_text(json.dumps({"ops": {"synthetic_dataset": {"config": {"scenario": hata}}}}))
+    told = refusal("launch", "--config", "run.yaml")
+    assert told == "synthetic_dataset: path_loss hata holds for frequency_mhz from 150 to 1500, got 145"
+    assert webserver.launched == []
+    assert json.loads(said("jobs", "--json")) == []
+
+
 def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
     shown = json.loads(said("status", job.id, "--json"))
