@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.physics.geometry import dilution, ranges_m
+from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import CHUNK_SIZE, DatasetSpec, simulate
 from triangulation_pipeline.samples import sample_ids
@@ -37,7 +37,7 @@ def measure() -> dict[str, str]:
     everywhere = np.ones((samples, len(NORTH_WEST_ITALY.sites)), np.bool_)
 
     def geometry() -> None:
-        _, gradient = ranges_m(NORTH_WEST_ITALY, en_m, spec.scenario.tx_height_m)
+        _, gradient = Geometry(NORTH_WEST_ITALY, spec.scenario.tx_height_m).ranges_m(en_m)
         dilution(gradient, everywhere)
 
     whole = seconds(lambda: [len(chunk.batch) for chunk in simulate(spec)])

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
@@ -283,6 +284,49 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     webserver.refusal = "no code location"
     assert refusal("launch") == "no code location"
     assert len(json.loads(said("jobs", "--json"))) == 2
+
+
+def with_config(home: Path, step: str, **config: Any) -> str:
+    """A run config file that sets something of one step."""
+    (home / "run.yaml").write_text(json.dumps({"ops": {step: {"config": config}}}))
+    return str(home / "run.yaml")
+
+
+def test_settings_that_contradict_the_network_are_refused_before_anything_is_launched(
+    engine: Engine, webserver: StandIn, home: Path
+) -> None:
+    told = refusal("launch", "--config", with_config(home, "synthetic_dataset", scenario={"path_loss": "hata"}))
+    assert told == "synthetic_dataset: path_loss hata holds for frequency_mhz from 150 to 1500, got 145"
+    told = refusal("launch", "--config", with_config(home, "receiver_network", network_file="nowhere.yaml"))
+    assert told.startswith("receiver_network: network_file: ")
+    assert webserver.launched == []
+    assert said("jobs") == "none"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_run_that_is_launched_may_use_what_this_machine_lacks(engine: Engine, webserver: StandIn, home: Path) -> None:
+    """It is the code server's machine that needs the GPU."""
+    config = with_config(home, "trained_model", accelerator="gpu")
+    assert said("launch", "--config", config) in webserver.runs
+    told = refusal("run", "--config", config)
+    assert told.startswith("trained_model: accelerator: gpu was asked for, but PyTorch finds no CUDA device")
+
+
+def test_a_launch_can_be_watched_to_its_end(engine: Engine, webserver: StandIn) -> None:
+    webserver.story = [Events([epoch(1, 90.0)], None, "1")]
+    statuses = iter(["STARTED", "SUCCESS"])
+    webserver.run = lambda run_id: make_run(run_id, next(statuses))  # type: ignore[method-assign]
+    shown = said("launch", "--watch").splitlines()
+    (run_id,) = (run.run_id for run in webserver.runs.values())
+    assert shown[0] == f"run {run_id}"
+    assert "epoch 1/15: val RMSE 90.0 m, val loss 1.0000" in shown
+    assert shown[-1] == f"run {run_id} succeeded"
+
+    webserver.story = [Events([epoch(1, 90.0)], None, "1")]
+    statuses = iter(["STARTED", "SUCCESS"])
+    done = triangulation("launch", "--watch", "--json")
+    assert json.loads(done.stdout).keys() == {"run_id", "job_id"}
+    assert "epoch 1/15: val RMSE 90.0 m" in done.stderr
 
 
 def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from triangulation_pipeline.documents import DEEPEST, LARGEST_BYTES, MOST_VALUES, parse_json, parse_yaml, read_text
+from triangulation_pipeline.documents import (
+    DEEPEST,
+    LARGEST_BYTES,
+    MOST_VALUES,
+    file_name,
+    is_name,
+    parse_json,
+    parse_yaml,
+    read_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +30,19 @@ from triangulation_pipeline.documents import DEEPEST, LARGEST_BYTES, MOST_VALUES
         ("1e5", 100_000),
         ("1.5e3", 1500.0),
         ("1E+3", 1000),
+        ("-2e5", -200_000),
+        ("+2e5", 200_000),
+        ("9e17", 900_000_000_000_000_000),
+        ("1e18", 1e18),  # too large for a whole number of ours
+        ("-1e18", -1e18),
+        ("1e99", 1e99),
+        ("1e-5", 1e-5),
+        ("1.0e3", 1000.0),
+        ("0x1F", 31),
+        ("+7", 7),
+        ("false", False),
+        (".inf", float("inf")),
+        ("-9223372036854775808", -(2**63)),
         ("1:02", "1:02"),
         ("20:24", "20:24"),
         ("yes", "yes"),
@@ -51,6 +73,12 @@ def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
         ("1: a\n1: b\n", "a key is written twice, lines 1 and 2"),
         ("a: [{lat: -37,829}]", "the name of a field must be a word, got 829; a decimal has a point"),
         ("true: a", "the name of a field must be a word, got True"),
+        ("a:\n- {b: [{null: SECRET}]}", "the name of a field must be a word, got None"),
+        ("a: 1\n? {b: SECRET}\n: 2\n", "line 2: a key must be a word"),
+        ("a: 1\nb: 2\nc: &x SECRET\nd: *x\n", "line 4: aliases (*) are not taken; write the value out"),
+        ("a: 1\nb: {c: {a: 1, d: 2}, c: SECRET}\n", "'c' is written twice, lines 2 and 2"),
+        ("a: 1\nb: !x [SECRET]\n", "line 2: tags (!) are not taken"),
+        ("%TAG ! tag:SECRET,2000:\n---\na: 1\n", "line 2: directives (%) are not taken"),
         ("a: &x [1]\nb: *x\n", "line 2: aliases (*) are not taken; write the value out"),
         ("a: !!python/object/apply:os.system [SECRET]\n", "line 1: tags (!) are not taken"),
         ("a: !!int 3\n", "line 1: tags (!) are not taken"),
@@ -81,6 +109,46 @@ def test_what_is_refused_is_told_by_line_and_never_quoted(text: str, sentence: s
     assert "\n" not in told
     assert len(told) < 200
     assert time.monotonic() - started < 10
+
+
+def test_what_is_just_within_the_limits_is_read() -> None:
+    assert parse_yaml("[" * DEEPEST + "]" * DEEPEST) is not None
+    with pytest.raises(ValueError, match=f"^line 1: it is nested more than {DEEPEST} deep$"):
+        parse_yaml("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1))
+    # The list is a value as well.
+    assert len(parse_yaml("[" + "1," * (MOST_VALUES - 1) + "]")) == MOST_VALUES - 1
+    with pytest.raises(ValueError, match=f"^line 1: more than {MOST_VALUES:,} values are not taken$"):
+        parse_yaml("[" + "1," * MOST_VALUES + "]")
+    # So often in a row one after the other is not deep.
+    assert parse_yaml("- [1]\n" * 100) == [[1]] * 100
+    assert parse_yaml("- {a: 1}\n" * 100) == [{"a": 1}] * 100
+
+
+@pytest.mark.parametrize("parse", [lambda text: parse_yaml(f"[{text}]")[0], parse_json], ids=["yaml", "json"])
+@pytest.mark.parametrize("digits", ["9" * 20, "-" + "9" * 19])
+def test_whole_numbers_have_at_most_20_digits(parse: Any, digits: str) -> None:
+    assert parse(digits) == int(digits)
+    with pytest.raises(ValueError, match="whole numbers have at most 20 digits"):
+        parse(f"{digits}0")
+
+
+def test_a_key_may_be_written_once_in_each_mapping() -> None:
+    text = "a: {x: 1, y: {x: 2}}\nb: [{x: 3}, {x: 4}, [5]]\nc: [a, a]\nd: a\n"
+    expected = {"a": {"x": 1, "y": {"x": 2}}, "b": [{"x": 3}, {"x": 4}, [5]], "c": ["a", "a"], "d": "a"}
+    assert parse_yaml(text) == expected
+    assert parse_json('{"a": {"x": 1}, "b": [{"x": 3}, {"x": 4}]}') == {"a": {"x": 1}, "b": [{"x": 3}, {"x": 4}]}
+
+
+@pytest.mark.parametrize(("text", "shown"), [("lat", True), ("_a-b c9", True), ("a" * 41, True), ("a" * 42, False)])
+def test_a_key_that_looks_like_a_field_may_be_told(text: str, shown: bool) -> None:
+    assert is_name(text) is shown
+    assert not any(is_name(other) for other in (f"9{text}", f"{text}$", f"{text}\n", "", 7, None))
+
+
+def test_of_a_long_path_its_end_is_told() -> None:
+    assert file_name(Path("a/b\n.yaml")) == "a/b\\n.yaml"
+    assert file_name(Path("x" * 200)) == "x" * 200
+    assert file_name(Path("y" + "x" * 200)) == "..." + "x" * 200
 
 
 def test_an_empty_text_is_nothing() -> None:

@@ -1,8 +1,14 @@
+import hashlib
+import json
+import re
+from typing import Any
+
 import numpy as np
 import pymap3d
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from triangulation_pipeline.frame import LocalFrame, surface_up_m
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, Timing, random_network
@@ -16,9 +22,122 @@ def network_of(*places: tuple[float, float], names: str = "abcdefgh") -> Receive
 ALPS = ((45.0, 7.0), (45.2, 7.9), (44.6, 8.3))
 
 
-def test_the_digest_is_of_the_description() -> None:
-    assert network_of(*ALPS).digest == network_of(*ALPS).digest
-    assert network_of(*ALPS).digest != network_of((45.0, 7.001), *ALPS[1:]).digest
+def with_first(**change: Any) -> ReceiverNetwork:
+    """The three sites of the Alps, of which the first is changed."""
+    sites = network_of(*ALPS).model_dump()["sites"]
+    return ReceiverNetwork.model_validate({"name": "n", "sites": [sites[0] | change, *sites[1:]]})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "A"),
+        ("lat", 45.001),
+        ("lon", 7.001),
+        ("altitude_m", 1.0),
+        ("timing", "none"),
+        ("noise_figure_db", 5.0),
+        ("gain_offset_db", 0.0),
+    ],
+)
+def test_the_digest_is_of_every_field_of_a_site(field: str, value: object) -> None:
+    assert with_first().digest == network_of(*ALPS).digest
+    changed = with_first(**{field: value})
+    assert changed.digest != network_of(*ALPS).digest
+    assert changed != network_of(*ALPS)
+
+
+def test_the_digest_is_of_the_name_and_the_order_of_the_sites() -> None:
+    network = network_of(*ALPS)
+    renamed = network.model_copy(update={"name": "m"})
+    turned = ReceiverNetwork(name="n", sites=network.sites[::-1])
+    assert len({network.digest, ReceiverNetwork(name="m", sites=network.sites).digest, turned.digest}) == 3
+    assert renamed != network
+    assert turned != network
+
+
+def test_the_digest_of_a_description_stays_what_it_was() -> None:
+    """Datasets and models name their network by it, and the sites' constants are drawn by it."""
+    written_out = json.dumps(
+        {
+            "name": "n",
+            "sites": [
+                {
+                    "altitude_m": 0.0,
+                    "gain_offset_db": None,
+                    "lat": lat,
+                    "lon": lon,
+                    "name": name,
+                    "noise_figure_db": 5.5,
+                    "timing": "gps",
+                }
+                for name, (lat, lon) in zip("abc", ALPS, strict=True)
+            ],
+        },
+        separators=(",", ":"),
+    )
+    assert network_of(*ALPS).digest == hashlib.sha256(written_out.encode()).hexdigest()
+    assert NORTH_WEST_ITALY.digest == "491d2d57dc5ce699d5b1809bc38cd17a8b7008cc270c2731e1fb652f05b64fa8"
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most", "step"),
+    [
+        ("lat", -90, 90, 1e-9),
+        ("lon", -180, 180, 1e-9),
+        ("altitude_m", -500, 9000, 1e-6),
+        ("noise_figure_db", 0, 30, 1e-9),
+        ("gain_offset_db", -30, 30, 1e-9),
+    ],
+)
+def test_numbers_of_a_site_have_limits(field: str, least: float, most: float, step: float) -> None:
+    site = {"name": "a", "lat": 45.0, "lon": 7.0}
+    for good in (least, most):
+        assert getattr(Site.model_validate(site | {field: good}), field) == good
+    for bad in (least - step, most + step, float("nan"), float("inf"), "high", True):
+        with pytest.raises(ValidationError, match=field):
+            Site.model_validate(site | {field: bad})
+
+
+@pytest.mark.parametrize("field", ["name", "lat", "lon"])
+def test_a_site_must_have_a_name_and_a_place(field: str) -> None:
+    site = {"name": "a", "lat": 45.0, "lon": 7.0}
+    site.pop(field)
+    with pytest.raises(ValidationError, match=f"(?s){field}.*Field required"):
+        Site.model_validate(site)
+
+
+def test_names_have_1_to_100_characters_and_none_that_controls() -> None:
+    for good in ("a", "x" * 100, "a\u200db"):
+        assert with_first(name=good).sites[0].name == good
+        assert ReceiverNetwork(name=good, sites=network_of(*ALPS).sites).name == good
+    for bad in ("", "x" * 101, "a\nb", "a\x1bb", "a\u202eb", "a\u2028b"):
+        with pytest.raises(ValidationError, match="name"):
+            with_first(name=bad)
+        with pytest.raises(ValidationError, match="name"):
+            ReceiverNetwork(name=bad, sites=network_of(*ALPS).sites)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="heigth_m"):
+        with_first(heigth_m=3)
+    with pytest.raises(ValidationError, match="seites"):
+        ReceiverNetwork.model_validate({"name": "n", "sites": network_of(*ALPS).sites, "seites": []})
+
+
+def test_a_network_has_3_to_64_sites() -> None:
+    assert len(network_of(*ALPS).sites) == 3
+    assert len(random_network(64, seed=0).sites) == 64
+    with pytest.raises(ValueError, match="a network needs 3 to 64 sites, this one has 2"):
+        network_of(*ALPS[:2])
+    with pytest.raises(ValueError, match="a network needs 3 to 64 sites, this one has 65"):
+        ReceiverNetwork(name="n", sites=(*random_network(64, seed=0).sites, Site(name="x", lat=45, lon=8.2)))
+
+
+def test_of_repeated_names_five_are_told() -> None:
+    names = "gfedcba" * 2 + "z"
+    with pytest.raises(ValueError, match=r"site names must be unique, repeated: a, b, c, d, e\b(?!,)"):
+        network_of(*((45 + i / 100, 7.0) for i in range(15)), names=names)
 
 
 def test_networks_are_equal_by_their_sites_whatever_was_asked_of_them() -> None:
@@ -31,6 +150,8 @@ def test_networks_are_equal_by_their_sites_whatever_was_asked_of_them() -> None:
     assert hash(one) == hash(same)
     assert one != other
     assert one != "n"
+    assert one != ReceiverNetwork(name="m", sites=one.sites)
+    assert len({one, same, other, ReceiverNetwork(name="m", sites=one.sites)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -55,6 +176,128 @@ def test_networks_where_longitudes_jump_have_their_middle_among_their_sites(
     np.testing.assert_allclose(back_lat, want[:, 0], atol=1e-7)
     np.testing.assert_allclose((back_lon - want[:, 1] + 180) % 360 - 180, 0, atol=1e-5)
     assert np.ptp(en_m, axis=0).max() < 400e3
+
+
+def test_the_frame_stands_in_the_middle_of_the_sites_box() -> None:
+    frame = network_of((44.0, 7.0), (46.0, 7.1), (44.1, 9.0), (44.2, 8.9)).frame
+    assert (frame.lat, frame.lon) == (45.0, 8.0)
+    # On the ellipsoid, however high the sites.
+    high = with_first(altitude_m=3000.0)
+    assert high.frame == network_of(*ALPS).frame
+    assert high.site_enu_m[0, 2] - network_of(*ALPS).site_enu_m[0, 2] == pytest.approx(3000, abs=1)
+
+
+def places_around(within_km: float, *away_km: float) -> list[tuple[float, float]]:
+    """Seven places within so many kilometres of 45 N 8 E, and others so many kilometres north of it."""
+    ring = np.array([(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0), (0.3, 0.3), (-0.3, -0.3)])
+    lat, lon = LocalFrame(45.0, 8.0).geodetic(within_km * 1e3 * ring, 0.0)
+    # By the straight line through the earth, nearly.
+    away = [(45.0 + float(np.degrees(2 * np.arcsin(km / 2 / 6378.0))), 8.0) for km in away_km]
+    return [*zip(lat.tolist(), lon.tolist(), strict=True), *away]
+
+
+@pytest.mark.parametrize(
+    ("within_km", "away_km", "is_odd"),
+    [
+        (2, 48, False),
+        (2, 52, True),  # from 50 km on ...
+        (20, 95, False),
+        (20, 105, True),  # ... where it is five times as far as the others
+        (2, 900, True),
+    ],
+)
+def test_a_site_far_from_all_others_is_odd(within_km: float, away_km: float, is_odd: bool) -> None:
+    network = network_of(*places_around(within_km, away_km))
+    assert len(network.oddities()) == is_odd
+    if is_odd:
+        (told,) = network.oddities()
+        assert told.startswith("site 'h' (lat ")
+        lies_km = float(told.split(" lies ")[1].split(" km")[0].replace(",", ""))
+        assert lies_km == pytest.approx(away_km, rel=0.01)
+        spread_km = float(
+            told.split(" km from the middle of the others, most of which are within ")[1].split(" km of")[0]
+        )
+        assert spread_km == pytest.approx(within_km, abs=1)
+
+
+def test_a_site_a_thousand_kilometres_from_all_others_is_refused() -> None:
+    assert len(network_of(*places_around(2, 980)).oddities()) == 1
+    with pytest.raises(ValueError, match=r"site 'h' .* lies 1,0\d\d km from the middle of the others"):
+        network_of(*places_around(2, 1030))
+    # Five times as far as the others are: with sites 250 km around the middle no mistake.
+    assert network_of(*places_around(250, 1030)).oddities() == []
+
+
+def test_several_sites_may_be_odd() -> None:
+    told = network_of(*places_around(2, 100, 200), names="abcdefghij").oddities()
+    assert [sentence[:8] for sentence in told] == ["site 'h'", "site 'i'"]
+
+
+@pytest.mark.parametrize(("lon", "is_taken"), [(18.1, True), (18.35, False)], ids=["1,988 km", "2,014 km"])
+def test_all_sites_lie_within_2000_km_of_their_middle(lon: float, is_taken: bool) -> None:
+    places = (0.0, -lon), (0.1, 0.0), (0.0, lon)
+    if is_taken:
+        assert network_of(*places).site_enu_m.shape == (3, 3)
+        return
+    with pytest.raises(
+        ValueError,
+        match=r"sites must lie within 2,000 km of their middle, and 'a' \(lat 0, lon -18\.35\) lies 2,01\d km from it",
+    ):
+        network_of(*places)
+
+
+@pytest.mark.parametrize(
+    ("place", "slip"),
+    [
+        ((8.2, 45.2), "; lat and lon look swapped"),
+        ((-45.2, 8.2), "; the sign of lat looks wrong"),
+        ((45.2, -8.2), "; the sign of lon looks wrong"),
+        ((-45.2, -8.2), "; the signs of lat and lon look wrong"),
+        ((0.0, 0.0), "; lat and lon 0 look as if they were never filled in"),
+        ((0.0, 8.2), ""),
+        ((45.2, 0.0), ""),
+        ((8.2, 170.0), ""),
+        ((46.5, -8.2), ""),  # 160 km from the others with the other sign
+        ((45.5, -8.2), "; the sign of lon looks wrong"),
+    ],
+)
+def test_of_a_site_far_off_the_likely_slip_is_told(place: tuple[float, float], slip: str) -> None:
+    try:
+        (told,) = network_of(*places_around(20), place).oddities()
+    except ValidationError as error:
+        told = error.errors()[0]["msg"]
+    assert re.search(rf"are within (19|20) km of it{slip}$", told), told
+
+
+@pytest.mark.parametrize(
+    ("north_m", "told"),
+    [(0.06, "stand on the same spot"), (0.14, "are 0 m apart"), (68, "are 68 m apart"), (78, "")],
+)
+def test_sites_near_each_other_are_odd_and_nearer_still_one(north_m: float, told: str) -> None:
+    lat = 45.0 + north_m / 111_132
+    place = (*ALPS, (lat, 7.0))
+    if "spot" in told:
+        with pytest.raises(ValueError, match=told):
+            network_of(*place)
+        high = Site(name="d", lat=lat, lon=7.0, altitude_m=500.0)  # however high
+        with pytest.raises(ValueError, match=told):
+            ReceiverNetwork(name="n", sites=(*network_of(*ALPS).sites, high))
+    elif told:
+        (sentence,) = network_of(*place).oddities()
+        assert told in sentence
+    else:
+        assert network_of(*place).oddities() == []
+
+
+@pytest.mark.parametrize("timed", [0, 2, 3, 4])
+def test_fewer_than_three_sites_with_timing_are_odd(timed: int) -> None:
+    sites = network_of(*ALPS, (45.1, 8.1)).sites
+    timings = [Timing.gps] * timed + [Timing.none] * (4 - timed)
+    mixed = tuple(site.model_copy(update={"timing": timing}) for site, timing in zip(sites, timings, strict=True))
+    network = ReceiverNetwork(name="n", sites=mixed)
+    assert network.has_timing.tolist() == [True] * timed + [False] * (4 - timed)
+    told = [sentence for sentence in network.oddities() if sentence.startswith(f"{timed} of the 4 sites have timing")]
+    assert len(told) == len(network.oddities()) == (timed < 3)
 
 
 def test_odd_networks_are_taken_with_a_warning() -> None:
@@ -112,16 +355,66 @@ def test_random_network_is_seeded_and_spread_out() -> None:
     assert network.digest != random_network(12, seed=1).digest
     gaps = np.linalg.norm(network.site_enu_m[:, None, :2] - network.site_enu_m[None, :, :2], axis=-1)
     assert gaps[~np.eye(12, dtype=bool)].min() > 0.1 * 150e3 / np.sqrt(12) * 0.99
-    with pytest.raises(ValueError, match="sites must be 3 to 64, got 2"):
-        random_network(2, seed=0)
+    for sites in (2, 65):
+        with pytest.raises(ValueError, match=f"sites must be 3 to 64, got {sites}"):
+            random_network(sites, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_two_sites_of_a_random_network_are_close(seed: int) -> None:
+    """Of 64 independent places some pair is nearer than a tenth of the mean spacing nearly always."""
+    network = random_network(64, seed)
+    gaps_m = np.linalg.norm(network.site_enu_m[:, None, :2] - network.site_enu_m[None, :, :2], axis=-1)
+    assert gaps_m[~np.eye(64, dtype=bool)].min() > 0.1 * 150e3 / 8 - 2
+
+
+def test_a_random_network_lies_where_it_was_asked_for() -> None:
+    for network, lat, lon, extent_km in (
+        (random_network(64, seed=1), 45.0, 8.2, 150),
+        (random_network(64, seed=1, lat=-30.0, lon=20.0, extent_km=10), -30.0, 20.0, 10),
+    ):
+        en_m = LocalFrame(lat, lon).enu_m([s.lat for s in network.sites], [s.lon for s in network.sites], 0.0)[:, :2]
+        assert np.abs(en_m).max() <= extent_km * 500 + 1
+        assert np.ptp(en_m, axis=0).min() > extent_km * 900
+        altitudes_m = np.array([site.altitude_m for site in network.sites])
+        assert 0 <= altitudes_m.min() < 80
+        assert 720 < altitudes_m.max() <= 800
+        assert network.has_timing.all()
+        assert [site.name for site in network.sites] == [f"site-{i:02d}" for i in range(1, 65)]
+        assert network.name == "random-64-1"
+        for site in network.sites:
+            assert (round(site.lat, 6), round(site.lon, 6), round(site.altitude_m, 1)) == (
+                site.lat,
+                site.lon,
+                site.altitude_m,
+            )
 
 
 def test_service_area_is_the_sites_box_and_margin() -> None:
     area = NORTH_WEST_ITALY.service_area(20e3)
     inner = NORTH_WEST_ITALY.service_area(0.0)
+    low_m, high_m = NORTH_WEST_ITALY.site_enu_m[:, :2].min(0), NORTH_WEST_ITALY.site_enu_m[:, :2].max(0)
+    assert (inner.east_min_m, inner.north_min_m, inner.east_max_m, inner.north_max_m) == (*low_m, *high_m)
     assert inner.east_min_m - area.east_min_m == pytest.approx(20e3)
+    assert inner.north_min_m - area.north_min_m == pytest.approx(20e3)
+    assert area.east_max_m - inner.east_max_m == pytest.approx(20e3)
+    assert area.north_max_m - inner.north_max_m == pytest.approx(20e3)
     assert 140e3 < inner.east_max_m - inner.east_min_m < 155e3
     assert 110e3 < inner.north_max_m - inner.north_min_m < 130e3
+
+
+def test_the_frame_stands_on_the_ellipsoid_and_its_third_axis_is_up() -> None:
+    frame = LocalFrame(45.0, 8.0)
+    np.testing.assert_allclose(frame.enu_m(45.0, 8.0, 0.0), (0, 0, 0), atol=1e-6)
+    np.testing.assert_allclose(frame.enu_m(45.0, 8.0, 250.0), (0, 0, 250), atol=1e-6)
+    # A thousandth of a degree: 78.8 m east, 111.1 m north.
+    np.testing.assert_allclose(frame.enu_m([45.0, 45.001], [8.001, 8.0], 0.0)[:, :2], [(78.8, 0), (0, 111.1)], atol=0.1)
+    # Up and slope of the surface where the frame stands.
+    up_m, slopes = surface_up_m(np.zeros((4, 2)), frame.surface_coefficients, 250.0)
+    np.testing.assert_allclose(up_m, 250)
+    np.testing.assert_allclose(slopes, 0, atol=1e-12)
+    lat, lon = frame.geodetic(np.zeros((3, 2)), 250.0)
+    np.testing.assert_allclose([lat, lon], [[45.0] * 3, [8.0] * 3])
 
 
 @settings(max_examples=40)
@@ -141,6 +434,8 @@ def test_surface_agrees_with_pymap3d(lat0: float, lon0: float, d_lat: float, d_l
     assert up_m == pytest.approx(up, abs=0.02)
     for axis in (0, 1):
         step = np.eye(2)[axis] * 10.0
+        ahead, behind = (surface_up_m(en_m + s, frame.surface_coefficients, 0.0)[0] for s in (step, -step))
+        assert slope[axis] == pytest.approx((ahead - behind) / 20, abs=2e-9)
         ahead, behind = (surface_up_m(en_m + s, frame.surface_coefficients, altitude_m)[0] for s in (step, -step))
         assert slope[axis] == pytest.approx((ahead - behind) / 20, abs=1e-5)
     back_lat, back_lon = frame.geodetic(en_m, altitude_m)

@@ -1,3 +1,4 @@
+import hashlib
 import uuid
 from dataclasses import fields, replace
 
@@ -7,9 +8,38 @@ import pytest
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
-from triangulation_pipeline.samples import SampleBatch, Split, sample_ids, samples_digest, split_of
+from triangulation_pipeline.samples import (
+    RECEIVER_DTYPES,
+    SAMPLE_DTYPES,
+    SampleBatch,
+    Split,
+    sample_ids,
+    samples_digest,
+    split_fault,
+    split_of,
+)
 
 NAMESPACE = uuid.UUID(int=7)
+
+
+def counted(n: int) -> SampleBatch:
+    """Samples of three sites whose columns are whole numbers that count up: the same on every machine."""
+
+    def column(dtype: str, first: int, *shape: int) -> np.ndarray:
+        count = np.arange(first, first + int(np.prod(shape)))
+        return (count % 2 if dtype == "|b1" else count).astype(dtype).reshape(shape)
+
+    return SampleBatch(
+        sample_id=(np.arange(16 * n) % 251).astype(np.uint8).reshape(n, 16),
+        **{name: column(dtype, i, n) for i, (name, dtype) in enumerate(SAMPLE_DTYPES.items())},
+        **{name: column(dtype, i, n, 3) for i, (name, dtype) in enumerate(RECEIVER_DTYPES.items())},
+    )
+
+
+def ids_that_begin_with(*first_four_bytes: int) -> np.ndarray:
+    """Ids (n, 16) whose first four bytes are the number; the others are all ones, and say nothing."""
+    rows = [value.to_bytes(4, "big") + b"\xff" * 12 for value in first_four_bytes]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 16).copy()
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +59,19 @@ def test_wrong_columns_are_refused(batch: SampleBatch) -> None:
         replace(batch, tx_lon=batch.tx_lon.astype(">f8"))
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(SampleBatch)])
+def test_every_column_has_its_dtype_and_its_shape(name: str) -> None:
+    batch = counted(4)
+    column = getattr(batch, name)
+    if name != "sample_index":  # whose length is that of the batch
+        with pytest.raises(ValueError, match=f"^{name} must be .* is "):
+            replace(batch, **{name: column[1:]})
+    with pytest.raises(ValueError, match=f"^{name} must be .* is "):
+        replace(batch, **{name: column[:, None]})
+    with pytest.raises(ValueError, match=f"^{name} must be .* is <i2"):
+        replace(batch, **{name: column.astype(np.int16)})
+
+
 def test_take_and_concatenate_are_inverse(batch: SampleBatch) -> None:
     odd = batch.sample_index % 2 == 1
     joined = SampleBatch.concatenate([batch.take(odd), batch.take(~odd)])
@@ -39,7 +82,7 @@ def test_take_and_concatenate_are_inverse(batch: SampleBatch) -> None:
 
 
 def test_ids_are_version_5_uuids() -> None:
-    indices = [0, 1, 9, 10, 123_456_789]
+    indices = [*range(100), 123_456_789]
     ids = sample_ids(NAMESPACE, indices)
     assert [uuid.UUID(bytes=row.tobytes()) for row in ids] == [uuid.uuid5(NAMESPACE, str(i)) for i in indices]
 
@@ -53,7 +96,58 @@ def test_split_shares_and_stability() -> None:
     assert shares[Split.val] == pytest.approx(0.15, abs=0.007)
     assert shares[Split.test] == pytest.approx(0.15, abs=0.007)
     np.testing.assert_array_equal(split[:1000], split_of(ids[:1000]))
-    assert [s.name for s in Split] == ["train", "val", "test"]
+    assert [(s.name, s.value) for s in Split] == [("train", 0), ("val", 1), ("test", 2)]
+
+
+@pytest.mark.parametrize(
+    ("first_four_bytes", "split", "is_calibration"),
+    [
+        (0x00000000, Split.train, False),
+        (0xB3333333, Split.train, False),  # the last below 0.70 * 2^32
+        (0xB3333334, Split.val, True),
+        (0xBFFFFFFF, Split.val, True),
+        (0xC0000000, Split.val, False),  # 0.75
+        (0xD9999999, Split.val, False),  # the last below 0.85
+        (0xD999999A, Split.test, False),
+        (0xFFFFFFFF, Split.test, False),
+    ],
+)
+def test_the_split_is_by_the_first_four_bytes_of_the_id(
+    first_four_bytes: int, split: Split, is_calibration: bool
+) -> None:
+    batch = replace(counted(1), sample_id=ids_that_begin_with(first_four_bytes))
+    assert split_of(batch.sample_id).tolist() == batch.split.tolist() == [split]
+    assert batch.is_calibration.tolist() == [is_calibration]
+
+
+def test_splits_with_every_index_once_have_no_fault() -> None:
+    batch = counted(10)
+    assert split_fault([batch.take(slice(5, 10)), batch.take(slice(0, 4)), batch.take(slice(4, 5))]) is None
+
+
+def test_a_sample_in_two_splits_is_a_fault() -> None:
+    batch = counted(10)
+    told = split_fault([batch.take(slice(0, 6)), batch.take(slice(4, 10)), batch.take(slice(0, 0))])
+    assert told == "2 of 12 samples are in more than one place"
+    # Also where only the id says so, and each index is there once.
+    alike = batch.sample_id.copy()
+    alike[9] = alike[0]
+    assert split_fault([replace(batch, sample_id=alike)]) == "1 of 10 samples are in more than one place"
+
+
+@pytest.mark.parametrize("lost", [0, 4, 9])
+def test_a_sample_that_no_split_has_is_a_fault(lost: int) -> None:
+    batch = counted(11)
+    kept = np.arange(11) != lost
+    told = split_fault([batch.take(kept & (np.arange(11) < 6)), batch.take(kept & (np.arange(11) >= 6))])
+    assert told == "the indices of the 10 samples are not 0 to 9, each once"
+
+
+def test_an_index_that_two_samples_have_is_a_fault() -> None:
+    batch = counted(10)
+    index = np.where(np.arange(10) == 9, 3, np.arange(10))
+    told = split_fault([replace(batch, sample_index=index)])
+    assert told == "the indices of the 10 samples are not 0 to 9, each once"
 
 
 def test_calibration_rows_are_a_third_of_validation(batch: SampleBatch) -> None:
@@ -61,6 +155,14 @@ def test_calibration_rows_are_a_third_of_validation(batch: SampleBatch) -> None:
     batch = replace(batch, sample_id=ids)
     assert set(batch.split[batch.is_calibration]) == {Split.val}
     assert batch.is_calibration.mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_the_digest_of_stored_samples_stays_what_it_was() -> None:
+    """With another digest, all stored datasets seem changed after they were written: order, names, dtypes, shapes and
+    bytes of the columns, and the length of a block, are a format."""
+    assert samples_digest([counted(3)]) == "5ebfe20e7cc4da6c8918a5aaf124af6818f41616e54beee18e4305daf9435f55"
+    assert samples_digest([counted(9000)]) == "6f55193941bd39f65a042da8d03318de124ef08e1b1ef4a77eb5856ca48e40a8"
+    assert samples_digest([]) == samples_digest([counted(0)]) == hashlib.sha256(b"").hexdigest()
 
 
 def test_digest_does_not_depend_on_the_batches(batch: SampleBatch) -> None:

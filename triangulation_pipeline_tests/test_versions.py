@@ -14,6 +14,7 @@ from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, Architecture
 from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, simulate
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_site_biases_ns, gauss_newton
@@ -110,9 +111,9 @@ def test_split() -> None:
 
 def test_solvers() -> None:
     batch = samples(4096)
-    bias_ns = fit_site_biases_ns(NORTH_WEST_ITALY, batch, DEFAULT.tx_height_m)
+    bias_ns = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m), batch)
     fixes = [
-        gauss_newton(NORTH_WEST_ITALY, batch.take(slice(0, 4)), DEFAULT.tx_height_m, bias_ns, loss).en_m
+        gauss_newton(Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m), batch.take(slice(0, 4)), bias_ns, loss).en_m
         for loss in Loss
     ]
     found = [*bias_ns, *np.concatenate(fixes).ravel()]

@@ -48,9 +48,10 @@ def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetadataValue]:
-    """The epochs as a table named ``epochs``; of very many only every so manyth and the last, as the name then says."""
+    """The epochs, one or more, as a table named ``epochs``; of very many only every so manyth and the last, as the name
+    then says."""
     every = -(-len(history) // EPOCH_TABLE_ROWS)
-    return {"epochs" if every <= 1 else f"epochs_every_{every}": table(history[:: -max(every, 1)][::-1])}
+    return {"epochs" if every == 1 else f"epochs_every_{every}": table(history[::-every][::-1])}
 
 
 def known(values: Mapping[str, Any]) -> dict[str, Any]:

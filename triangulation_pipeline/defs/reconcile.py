@@ -80,7 +80,10 @@ def reconcile(
 
 def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
     """A row for a run that will train; a re-execution finds the row of the run before it when it begins."""
-    if not trains(run) or run.parent_run_id is not None or find_job(engine, run.run_id) is not None:
+    if not trains(run) or run.parent_run_id is not None:
+        return []
+    status, known = _WAITING[run.status], find_job(engine, run.run_id)
+    if known is not None and (known.status, status) != (JobStatus.pending, JobStatus.queued):
         return []
     try:
         settings = training_settings(run.run_config)
@@ -89,7 +92,7 @@ def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
     job = announce_job(
         engine,
         job_id=run.run_id,
-        status=_WAITING[run.status],
+        status=status,
         job_name=settings.job_name,
         description=settings.description,
         config=settings.model_dump(mode="json"),

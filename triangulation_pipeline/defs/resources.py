@@ -145,9 +145,8 @@ def refusals() -> Iterator[None]:
 def _place_of(error: BaseException) -> dict[str, str]:
     """Where in this package it was raised, or called for: for who looks for a fault of ours."""
     package = Path(triangulation_pipeline.__file__).parent
+    # At the least `refusals` itself, through which it came.
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if package in Path(frame.filename).parents]
-    if not frames:
-        return {}
     place = Path(frames[-1].filename).relative_to(package)
     return {"raised_in": f"{place}:{frames[-1].lineno} ({frames[-1].name}), {type(error).__name__}"}
 

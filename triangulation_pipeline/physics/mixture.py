@@ -16,15 +16,15 @@ from triangulation_pipeline.physics.geometry import Geometry, crlb_m, time_diffe
 from triangulation_pipeline.physics.scenario import ExcessDelay
 from triangulation_pipeline.physics.solvers import (
     Arrivals,
+    Fix,
     Loss,
     RobustCost,
     arrivals,
     best_descent,
     gauss_newton,
     linear_cost,
-    located,
+    make_fix,
 )
-from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
@@ -73,7 +73,7 @@ def mixture_maximum_likelihood(
     site_bias_ns: Float,
     delay: ExcessDelay,
     start_en_m: Float | None = None,
-) -> Positions:
+) -> Fix:
     """Maximum likelihood of position and emission time (jointly) under the delayed-path mixture.
 
     Starts at ``start_en_m`` (n, 2), or, where that is None, at Huber's fix and at the least-squares fixes that leave
@@ -86,9 +86,9 @@ def mixture_maximum_likelihood(
         starts = [huber, *_leave_one_out(geometry, data, huber)]
     else:
         starts = [start_en_m[data.rows]]
-    en_m, _, _ = best_descent(geometry, data, _mixture_cost(delay), starts)
+    en_m, cost, _ = best_descent(geometry, data, _mixture_cost(delay), starts)
     weight = _weight(data.weight > 0, batch.toa_sigma_ns[data.rows].astype(np.float64), delay)
-    return located(geometry, data, len(batch), en_m, weight)
+    return make_fix(geometry, data, len(batch), en_m, cost, weight)
 
 
 def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:

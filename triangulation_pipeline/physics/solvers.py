@@ -39,6 +39,13 @@ class Loss(StrEnum):
 
 
 @dataclass(frozen=True)
+class Fix(Positions):
+    """What a solver found, and how well it fits."""
+
+    cost: Float  # (n,) negative log-likelihood, up to a constant of the row
+
+
+@dataclass(frozen=True)
 class Arrivals:
     """Arrival times as ranges with an unknown common offset, of the rows that have at least three."""
 
@@ -113,7 +120,7 @@ def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
     return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
 
 
-def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, loss: Loss) -> Positions:
+def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, loss: Loss) -> Fix:
     """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
 
     Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
@@ -129,8 +136,8 @@ def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, lo
     network = geometry.network
     starts = [power_weighted_centroid(network, seen).en_m, strongest_receiver(network, seen).en_m + 100.0]
     starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
-    en_m, _, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
-    return located(geometry, data, len(batch), en_m, reweighted)
+    en_m, cost, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
+    return make_fix(geometry, data, len(batch), en_m, cost, reweighted)
 
 
 def covering_points(network: ReceiverNetwork) -> Float:
@@ -154,14 +161,15 @@ def best_descent(
     return en_m, np.where(np.isinf(cost), np.nan, cost), weight
 
 
-def located(geometry: Geometry, data: Arrivals, n: int, en_m: Float, weight: Float) -> Positions:
-    """The solutions (m, 2) of the usable rows, spread over all ``n`` rows. Their covariances are the inverse of the
+def make_fix(geometry: Geometry, data: Arrivals, n: int, en_m: Float, cost: Float, weight: Float) -> Fix:
+    """The solutions of the usable rows, spread over all ``n`` rows. Their covariances are the inverse of the
     information of the ranges' ``weight`` (m, r) at the solution, NaN in a degenerate geometry."""
     information = time_difference_information(geometry.ranges_m(en_m)[1], weight)
-    found = Positions.of_points(np.full((n, 2), np.nan))
-    found.en_m[data.rows] = en_m
-    found.covariance_m2[data.rows] = covariance_m2(information)
-    return found
+    fix = Fix(np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan), np.full(n, np.nan))
+    fix.en_m[data.rows] = en_m
+    fix.cost[data.rows] = cost
+    fix.covariance_m2[data.rows] = covariance_m2(information)
+    return fix
 
 
 def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m: Float) -> tuple[Float, Float, Float]:

@@ -15,17 +15,13 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
-from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.resources import OpenStorage
 from triangulation_pipeline.storage import pulse
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
-    announce_job,
-    beat,
     complete_job,
     fail_job,
-    find_job,
     find_job_of_run,
     get_job,
     list_jobs,
@@ -33,7 +29,6 @@ from triangulation_pipeline.storage.jobs import (
     record_epoch,
     request_stop,
     requeue_job,
-    start_job,
 )
 from triangulation_pipeline.storage.registry import (
     find_production_model,
@@ -358,152 +353,3 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
         "receiver_network",
         "there is no model 'rf-triangulation' version 99 in the registry",
     )
-
-
-@pytest.fixture
-def waiting(home: Path) -> Iterator[tuple[dg.DagsterInstance, Engine]]:
-    instance, storage = dg.DagsterInstance.get(), OpenStorage()
-    yield instance, storage.engine
-    storage.close()
-    instance.dispose()
-
-
-def new_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, **more: Any) -> dg.DagsterRun:
-    return instance.create_run_for_job(train_locator_job(), status=status, run_config=settings(), **more)
-
-
-def running_job(engine: Engine, run: dg.DagsterRun | None) -> JobRecord:
-    from triangulation_pipeline.network import NORTH_WEST_ITALY
-    from triangulation_pipeline.physics.scenario import PRESETS, Preset
-    from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-    from triangulation_pipeline.storage.datasets import write_dataset
-
-    spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], num_samples=1000, seed=0)
-    record, _ = write_dataset(
-        engine,
-        dataset_id=spec.dataset_id,
-        name="d",
-        config=spec.description(),
-        network_name="n",
-        network_digest="d" * 64,
-        batches=[chunk.batch for chunk in simulate(spec)],
-        quality_metrics=dict,
-    )
-    run_id = str(uuid.uuid4()) if run is None else run.run_id
-    return start_job(
-        engine,
-        job_id=run_id,
-        run_id=run_id,
-        job_name="j",
-        description="",
-        config={},
-        synthetic_dataset_id=record.id,
-        total_epochs=3,
-    )
-
-
-def test_runs_that_wait_are_announced(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
-    instance, engine = waiting
-    # Dagster makes no run queued without a code server; one that starts is listed alike.
-    queued = new_run(instance, dg.DagsterRunStatus.STARTING)
-    fresh = new_run(instance, dg.DagsterRunStatus.NOT_STARTED)
-    new_run(instance, dg.DagsterRunStatus.STARTING, asset_selection=frozenset({dg.AssetKey("receiver_network")}))
-    new_run(instance, dg.DagsterRunStatus.SUCCESS)
-    wrong = instance.create_run_for_job(
-        train_locator_job(), status=dg.DagsterRunStatus.STARTING, run_config=settings(trained_model={"epochs": 0})
-    )
-    _, done = reconcile(instance, engine, {})
-    assert len(done) == 2
-    jobs = {job.id: job for job in list_jobs(engine)}
-    assert {job.id: job.status for job in jobs.values()} == {
-        queued.run_id: JobStatus.queued,
-        fresh.run_id: JobStatus.pending,
-    }
-    assert (jobs[queued.run_id].total_epochs, jobs[queued.run_id].config["checkpoint_every"]) == (4, 2)
-    assert find_job(engine, wrong.run_id) is None
-    assert reconcile(instance, engine, {})[1] == []
-
-
-@pytest.mark.parametrize(
-    ("status", "becomes"),
-    [
-        (dg.DagsterRunStatus.FAILURE, JobStatus.failed),
-        (dg.DagsterRunStatus.SUCCESS, JobStatus.failed),
-        (dg.DagsterRunStatus.CANCELED, JobStatus.cancelled),
-        (dg.DagsterRunStatus.STARTED, JobStatus.running),
-    ],
-)
-def test_jobs_end_with_their_runs(
-    waiting: tuple[dg.DagsterInstance, Engine], status: dg.DagsterRunStatus, becomes: JobStatus
-) -> None:
-    instance, engine = waiting
-    job = running_job(engine, new_run(instance, status))
-    reconcile(instance, engine, {})
-    assert get_job(engine, job.id).status is becomes
-    if becomes is not JobStatus.running:
-        assert get_job(engine, job.id).error_message
-
-
-def test_queued_jobs_end_when_nothing_comes_of_them(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
-    """At once where the run failed before it trained; after a while where it is gone, or a resuming one never came."""
-    instance, engine = waiting
-    announced = new_run(instance, dg.DagsterRunStatus.STARTING)
-    reconcile(instance, engine, {})
-    instance.report_run_failed(announced)
-    _, done = reconcile(instance, engine, {})
-    assert done == [f"job {announced.run_id} failed: its run {announced.run_id} ended before it trained"]
-
-    job = running_job(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
-    gone = announce_job(
-        engine,
-        job_id=str(uuid.uuid4()),
-        status=JobStatus.queued,
-        job_name="gone",
-        description="",
-        config={},
-        total_epochs=1,
-    )
-    requeue_job(engine, fail_job(engine, job, "broke"))
-    seen: Any = {}
-    for _ in range(SILENT_LOOKS):
-        seen, done = reconcile(instance, engine, seen)
-        assert done == []
-    reconcile(instance, engine, seen)
-    assert get_job(engine, job.id).status is JobStatus.cancelled
-    assert get_job(engine, gone.id).error_message == f"Dagster knows its run {gone.id} no more"
-
-
-@pytest.mark.parametrize("is_known", [True, False])
-def test_a_silent_worker_is_dead(waiting: tuple[dg.DagsterInstance, Engine], is_known: bool) -> None:
-    instance, engine = waiting
-    run = new_run(instance, dg.DagsterRunStatus.STARTED) if is_known else None
-    job = running_job(engine, run)
-    seen: Any = {}
-    for _ in range(SILENT_LOOKS + 2):
-        beat(engine, job)
-        seen, done = reconcile(instance, engine, seen)
-        assert done == []
-    for _ in range(SILENT_LOOKS):
-        assert get_job(engine, job.id).status is JobStatus.running
-        seen, done = reconcile(instance, engine, seen)
-    assert done == [f"job {job.id} failed: no sign of life from its worker for 120 s"]
-    assert get_job(engine, job.id).status is JobStatus.failed
-    if run is not None:
-        found = instance.get_run_by_id(run.run_id)
-        assert found is not None
-        assert found.status is dg.DagsterRunStatus.FAILURE
-        assert found.tags["triangulation/outcome"] == "failed"
-        assert found.tags["triangulation/outcome_reason"] == "no sign of life from its worker for 120 s"
-
-
-def test_the_sensor_remembers_what_it_saw(waiting: tuple[dg.DagsterInstance, Engine]) -> None:
-    instance, engine = waiting
-    job = running_job(engine, None)
-    cursor = None
-    for _ in range(SILENT_LOOKS + 1):
-        with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"storage": Storage()}) as context:
-            told = job_reconciler(context)
-            assert isinstance(told, dg.SkipReason)
-            cursor = context.cursor
-    assert get_job(engine, job.id).status is JobStatus.failed
-    assert "no sign of life" in str(told.skip_message)

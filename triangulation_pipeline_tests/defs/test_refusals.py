@@ -241,18 +241,24 @@ def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
 
 
 def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:
-    run = execute(
-        settings(trained_model={"epochs": 40, "early_stop_patience": 2, "early_stop_delta": 0.0, "learning_rate": 0.02})
-    )
+    early = {"early_stop_patience": 2, "early_stop_delta": 0.0, "learning_rate": 0.02, "checkpoint_every": 1}
+    run = execute(settings(trained_model={"epochs": 40, **early}))
     assert run.result.success
     job, model = get_job(run.engine, run.run_id), get_model_of_job(run.engine, run.run_id)
     assert job.status == "completed"
     assert job.current_epoch < 40
     history = read_metrics(run.engine, run.run_id).set_index("epoch")
     assert model.epoch == history["val_loss"].idxmin() < job.current_epoch
-    checkpoint = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
-    assert checkpoint.epoch == model.epoch
-    assert fault(checkpoint, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
+    published = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
+    assert published.epoch == model.epoch
+    assert fault(published, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
+    # Its weights are those that the best epoch left, but for the scale of their covariances.
+    folder = home / ".dagster" / "objects" / "checkpoints" / run.run_id
+    names = [f"epoch_{epoch}.pth" for epoch in (model.epoch, job.current_epoch)]
+    best, last = (read_checkpoint((folder / name).read_bytes()).weights for name in names)
+    weights = published.weights
+    assert [name for name in weights if not weights[name].equal(best[name])] == ["covariance_scale"]
+    assert len([name for name in weights if not weights[name].equal(last[name])]) > 1
 
 
 def test_rss_is_honest(home: Path) -> None:

@@ -1,14 +1,18 @@
 """By what a run is told apart in Dagster's lists, and what it says where it failed."""
 
+import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.resources import OpenStorage
-from triangulation_pipeline.defs.run_tags import run_tags
+from triangulation_pipeline.defs.io_managers import ModelReference, ReferenceIOManager
+from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.run_tags import outcome_tags, resumed_tags, run_tags
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.storage import pulse
 from triangulation_pipeline.storage.jobs import request_stop
@@ -53,6 +57,108 @@ def test_what_is_known_before_the_first_step_are_the_same_tags() -> None:
         "triangulation/job_name": "training",
     }
     assert run_tags({"ops": {"trained_model": {"config": {"job_name": "a"}}}})["triangulation/job_name"] == "a"
+
+
+def test_a_run_has_the_tags_of_what_it_makes_alone() -> None:
+    config = {"ops": {"registered_model": {"config": {"model_name": "mine"}}}}
+    job_name, model_name = {"triangulation/job_name": "training"}, {"triangulation/model_name": "mine"}
+    for selected, tags in (
+        (None, job_name | model_name),
+        (set(), job_name | model_name),
+        ({"trained_model", "test_split"}, job_name),
+        ({"registered_model"}, model_name),
+        ({"synthetic_dataset"}, {}),
+    ):
+        keys = None if selected is None else {dg.AssetKey(name) for name in selected}
+        assert run_tags(config, None, keys) == tags
+    with pytest.raises(ValueError, match="model_name"):
+        run_tags({"ops": {"registered_model": {"config": {"model_name": "/"}}}})
+
+
+def test_names_in_tags_are_printable() -> None:
+    network = NORTH_WEST_ITALY.model_copy(update={"name": "a\u202eb"})
+    tags = run_tags({"ops": {"trained_model": {"config": {"job_name": "c\u200cd"}}}}, network)
+    assert tags["triangulation/network"] == f"a\\u202eb ({network.digest[:8]})"
+    assert tags["triangulation/job_name"] == "c\\u200cd"
+
+
+def test_a_long_reason_is_cut_for_the_tag() -> None:
+    told = outcome_tags("failed", "word " * 200)["triangulation/outcome_reason"]
+    assert (told, len(told)) == ("word " * 60 + "...", 303)
+
+
+def test_a_run_that_goes_on_says_from_which() -> None:
+    before = outcome_tags("paused", "paused at epoch 3 of 9")
+    run = dg.DagsterRun("train_locator", parent_run_id="the-run-before", root_run_id="the-first", tags=before)
+    assert resumed_tags(run) == {
+        "triangulation/outcome": "resumed",
+        "triangulation/outcome_reason": "goes on from run the-run-before",
+    }
+    assert resumed_tags(dg.DagsterRun("train_locator", parent_run_id="the-run-before", root_run_id="the-first")) == {}
+
+
+def raises(error: BaseException, cause: BaseException | None = None) -> Callable[[], Any]:
+    def act() -> None:
+        raise error from cause
+
+    return act
+
+
+def finds(passed: bool) -> Callable[[], Any]:
+    """What a check beside the step finds."""
+    return lambda: dg.AssetCheckResult(passed=passed, description="it is so")
+
+
+def run_of_a_step(act: Callable[[], Any], *, blocking: bool = False) -> tuple[dg.DagsterInstance, str]:
+    """A run of one step with the resources of ours, in which that happens."""
+
+    @dg.asset(
+        io_manager_key="references",
+        check_specs=[dg.AssetCheckSpec("found", asset="step", blocking=blocking)],
+        dagster_type=dg.PythonObjectDagsterType(ModelReference),
+    )
+    def step(storage: Storage) -> dg.MaterializeResult:
+        result = act() or dg.AssetCheckResult(passed=True)
+        return dg.MaterializeResult(value=ModelReference(model_id="m"), check_results=[result])
+
+    storage = Storage()
+    instance, run_id = dg.DagsterInstance.ephemeral(), str(uuid.uuid4())
+    job = dg.Definitions(
+        [step],
+        jobs=[dg.define_asset_job("one")],
+        resources={"storage": storage, "references": ReferenceIOManager(storage=storage)},
+    ).resolve_job_def("one")
+    job.execute_in_process(instance=instance, run_id=run_id, raise_on_error=False)
+    return instance, run_id
+
+
+STOPPED = dg.Failure("paused at epoch 3", metadata={"outcome": "paused"})
+
+
+@pytest.mark.parametrize(
+    ("act", "blocking", "outcome", "told", "level"),
+    [
+        (raises(dg.Failure("it is bad")), False, "failed", "step: it is bad", logging.ERROR),
+        (raises(STOPPED), False, "paused", "paused at epoch 3", logging.WARNING),
+        (raises(RuntimeError("outer"), OSError("inner")), False, "failed", "step: OSError: inner", logging.ERROR),
+        (finds(False), True, "failed", "found: it is so", logging.ERROR),
+        (finds(False), False, None, None, None),
+        (finds(True), True, None, None, None),
+        (raises(KeyboardInterrupt()), False, None, None, None),
+    ],
+    ids=["refused", "stopped", "broken", "blocking check", "check", "passed", "terminated"],
+)
+def test_how_a_run_ends_is_said_once_in_its_tags_and_its_events(
+    act: Callable[[], Any], blocking: bool, outcome: str | None, told: str | None, level: int | None
+) -> None:
+    instance, run_id = run_of_a_step(act, blocking=blocking)
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    tags = {key: value for key, value in run.tags.items() if key.startswith("triangulation/")}
+    assert tags == ({} if outcome is None or told is None else outcome_tags(outcome, told))
+    lines = [entry for entry in instance.all_logs(run_id) if entry.dagster_event is None]
+    said = [(entry.user_message, entry.level) for entry in lines if entry.level >= logging.WARNING]
+    assert said == ([] if told is None else [(told, level)])
 
 
 def test_a_failed_run_ends_with_its_sentence_and_has_it_as_a_tag(home: Path) -> None:

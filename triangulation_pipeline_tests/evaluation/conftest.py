@@ -7,6 +7,7 @@ from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, 
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch, Split
 
 SIGMA_M = 30.0
@@ -23,7 +24,7 @@ def compared(preset: Preset, batch: SampleBatch, sigma_m: float) -> Comparison:
     truth_en_m = NORTH_WEST_ITALY.frame.enu_m(test.tx_lat, test.tx_lon, 2.0)[:, :2]
     predicted = truth_en_m + np.random.default_rng(0).normal(0, sigma_m, truth_en_m.shape)
     covariance = np.broadcast_to(np.eye(2) * sigma_m**2, (len(test), 2, 2))
-    return compare(NORTH_WEST_ITALY, PRESETS[preset], test, train, predicted, covariance, max_gdop=5.0)
+    return compare(NORTH_WEST_ITALY, PRESETS[preset], test, train, Positions(predicted, covariance), max_gdop=5.0)
 
 
 @pytest.fixture(scope="session")

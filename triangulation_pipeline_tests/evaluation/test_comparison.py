@@ -12,12 +12,13 @@ from triangulation_pipeline.evaluation.comparison import (
     Estimator,
     Subset,
     compare,
-    normalised_squared_error,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.mixture import mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut
 
@@ -113,9 +114,9 @@ def test_normalised_squared_error() -> None:
     error, root = rng.normal(size=(20, 2)), rng.normal(size=(20, 2, 2))
     covariance = root @ root.transpose(0, 2, 1)
     expected = [e @ np.linalg.inv(s) @ e for e, s in zip(error, covariance, strict=True)]
-    np.testing.assert_allclose(normalised_squared_error(error, covariance), expected)
+    np.testing.assert_allclose(Positions(np.zeros_like(error), covariance).nees(error), expected)
     broken = np.array([np.diag([1.0, -1.0]), np.diag([-1.0, -1.0]), np.full((2, 2), np.nan), np.zeros((2, 2))])
-    assert np.isnan(normalised_squared_error(np.ones((4, 2)), broken)).all()
+    assert np.isnan(Positions(np.zeros((4, 2)), broken).nees(np.ones((4, 2)))).all()
 
 
 def test_default_ranks_the_estimators(by_time: Comparison) -> None:
@@ -189,7 +190,7 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
     hard, scenario = default_batch.take(default_batch.toa_present.sum(1) <= 5), PRESETS[Preset.default]
     answer = np.zeros((len(hard), 2)), np.broadcast_to(np.eye(2), (len(hard), 2, 2))
     comparison = compare(NORTH_WEST_ITALY, scenario, hard, default_batch, *answer, 5.0)
-    bias_ns = fit_site_biases_ns(NORTH_WEST_ITALY, default_batch, 2.0)
+    bias_ns = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, 2.0), default_batch)
     delayed = bias_ns, scenario.nlos_probability, scenario.nlos_mean_ns
     seeing = mixture_maximum_likelihood(NORTH_WEST_ITALY, hard, 2.0, *delayed, start_en_m=comparison.truth_en_m)
     ceiling_m, blind_m = (
@@ -210,7 +211,7 @@ def test_a_network_without_clocks_is_left_with_levels(default_batch: SampleBatch
     network = ReceiverNetwork(name="two clocks", sites=sites)
     few = default_batch.take(slice(0, 4))
     covariance = np.broadcast_to(np.eye(2), (4, 2, 2))
-    comparison = compare(network, PRESETS[Preset.default], few, few, np.zeros((4, 2)), covariance, 5.0)
+    comparison = compare(network, PRESETS[Preset.default], few, few, Positions(np.zeros((4, 2)), covariance), 5.0)
     assert comparison.ceiling is Estimator.level_posterior_mean
     assert all(comparison.distance_m[name] is None for name in BY_TIME)
 
@@ -220,7 +221,12 @@ def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None
     predicted = np.array([[np.nan, 0.0], [np.inf, 0.0], [1e9, 0.0], [0.0, 0.0]])
     covariance = np.broadcast_to(np.eye(2), (4, 2, 2))
     comparison = compare(
-        NORTH_WEST_ITALY, PRESETS[Preset.default], few, default_batch.take(slice(4, 200)), predicted, covariance, 5.0
+        NORTH_WEST_ITALY,
+        PRESETS[Preset.default],
+        few,
+        default_batch.take(slice(4, 200)),
+        Positions(predicted, covariance),
+        5.0,
     )
     summary = comparison.summary()
     assert summary["all"]["estimators"]["model"]["rows_without_fix"] == 3
@@ -232,14 +238,14 @@ def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None
 def test_bad_input_is_named(default_batch: SampleBatch) -> None:
     few = default_batch.take(slice(0, 4))
     scenario, en_m, covariance = PRESETS[Preset.default], np.zeros((4, 2)), np.zeros((4, 2, 2))
-    with pytest.raises(ValueError, match=r"predicted_en_m must have the shape \(4, 2\).* it has \(3, 2\)"):
-        compare(NORTH_WEST_ITALY, scenario, few, few, en_m[:3], covariance, 5.0)
+    with pytest.raises(ValueError, match="predicted must have one row a test sample, 4, it has 3"):
+        compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m[:3], covariance[:3]), 5.0)
     with pytest.raises(ValueError, match=r"covariance_m2 must have the shape \(4, 2, 2\)"):
-        compare(NORTH_WEST_ITALY, scenario, few, few, en_m, covariance[:, 0], 5.0)
+        compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance[:, 0]), 5.0)
     with pytest.raises(ValueError, match="test has 7 receivers, the network has 5"):
-        compare(random_network(5, 0), scenario, few, few, en_m, covariance, 5.0)
+        compare(random_network(5, 0), scenario, few, few, Positions(en_m, covariance), 5.0)
     with pytest.raises(ValueError, match="max_gdop must be above 0, got 0"):
-        compare(NORTH_WEST_ITALY, scenario, few, few, en_m, covariance, 0.0)
+        compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance), 0.0)
 
 
 def test_needs_no_pytorch_and_no_pyplot() -> None:

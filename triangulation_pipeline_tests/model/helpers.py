@@ -11,6 +11,7 @@ from triangulation_pipeline.model.locator import Locator, build_locator
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
@@ -67,7 +68,7 @@ def fresh(spec: LocatorSpec, scenario: Scenario = DEFAULT) -> Locator:
     torch.manual_seed(0)
     batch = samples(4096, scenario, spec.network)
     model = build_locator(spec)
-    bias_m = fit_site_biases_ns(spec.network, batch, spec.tx_height_m) * SPEED_OF_LIGHT_M_PER_NS
+    bias_m = fit_site_biases_ns(Geometry(spec.network, spec.tx_height_m), batch) * SPEED_OF_LIGHT_M_PER_NS
     model.fit(locator_inputs(batch), target_m(batch, spec.network), torch.as_tensor(bias_m, dtype=torch.float32))
     return model.eval()
 

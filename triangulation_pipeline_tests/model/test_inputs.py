@@ -1,6 +1,7 @@
 from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 import torch
 
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
@@ -61,6 +62,11 @@ def test_rows_are_picked_together() -> None:
         assert torch.equal(getattr(picked, field.name), getattr(inputs, field.name)[[7, 3]])
 
 
+def test_all_of_a_row_moves_to_a_device() -> None:
+    inputs = locator_inputs(samples(50)).to(torch.device("meta"))
+    assert {getattr(inputs, field.name).device.type for field in fields(LocatorInputs)} == {"meta"}
+
+
 def test_frequency_offsets_carry_nothing() -> None:
     batch = samples(300)
     shuffled = replace(batch, frequency_offset_hz=batch.frequency_offset_hz[::-1].copy())
@@ -77,6 +83,23 @@ def test_no_rows_give_no_rows() -> None:
         prediction = predict(fitted(spec_for(architecture)), locator_inputs(batch.take(slice(0, 0))))
         assert prediction.en_m.shape == (0, 2)
         assert prediction.covariance_m2.shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_a_prediction_is_the_models_answer_without_dropout(architecture: Architecture) -> None:
+    batch, model = samples(50), poked(fresh(spec_for(architecture, dropout_rate=0.5)))
+    inputs = locator_inputs(batch)
+    start_m = model.start(inputs) + 500.0
+    with torch.no_grad():
+        located = model(inputs, start_m)
+        other = model(inputs, model.start(inputs))
+    # Whatever the mode that the model was left in.
+    prediction = predict(model.train(), inputs, start_m)
+    np.testing.assert_array_equal(prediction.en_m, located.en_m_B2.double().numpy())
+    for covariance_m2, factor in zip(prediction.covariance_m2, located.scale_tril_m_B22.double().numpy(), strict=True):
+        np.testing.assert_allclose(covariance_m2, factor @ factor.T)
+    # Without a start the model looks for its own.
+    np.testing.assert_array_equal(predict(model, inputs).en_m, other.en_m_B2.double().numpy())
 
 
 def test_nees_of_a_prediction_against_numpy() -> None:

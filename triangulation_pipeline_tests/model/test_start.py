@@ -1,13 +1,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.optimize import least_squares
 
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.start import CELLS_A_SIDE, RobustStart
+from triangulation_pipeline.model.start import RobustStart
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import site_constants
@@ -63,6 +64,38 @@ def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
     assert abs(float(start.slope_db) - SLOPE_DB) < 1e-3
     torch.testing.assert_close(start.gain_db_R, gain_db - gain_db.mean(), atol=1e-3, rtol=0)
     assert torch.equal(start.site_bias_m_R, bias_m)
+    # Nothing scatters, but a level is believed to half a decibel at best.
+    assert float(start.level_sigma_db) == 0.5
+
+
+def test_the_scatter_of_levels_is_that_about_the_fit() -> None:
+    """Seven levels of a row leave six numbers of scatter, since their common part is fitted."""
+    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
+    start = RobustStart(geometry, AREA)
+    truth = anywhere(AREA, 3000)
+    range_m = geometry.ranges_m(truth)[0]
+    noise_db = 6.0 * torch.randn(range_m.shape, generator=torch.Generator().manual_seed(0))
+    start.fit(exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log() + noise_db), truth, torch.zeros(7))
+    assert float(start.level_sigma_db) == pytest.approx(6.0, rel=0.02)
+
+
+def test_the_threshold_is_the_signal_that_nineteen_of_twenty_detections_exceed() -> None:
+    batch, start = samples(4096), fitted(spec_for()).start
+    assert float(start.threshold_db) == pytest.approx(np.quantile(batch.snr_db[batch.signal_present], 0.05), rel=1e-4)
+
+
+def test_contradictory_arrival_times_start_within_ten_kilometres_of_the_area() -> None:
+    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
+    start = RobustStart(geometry, AREA)
+    far_m = 500e3 * torch.randn((2000, 7), generator=torch.Generator().manual_seed(0))
+    found = start(exact_inputs(far_m, torch.full_like(far_m, -90.0)))
+    low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
+    high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
+    outside_m = torch.maximum(low - found, found - high)
+    # To each side some go as far as they may.
+    for side_m in (*(low - found).T, *(found - high).T):
+        assert float(side_m.max()) == pytest.approx(10e3, abs=1.0)
+    assert float(outside_m.max()) <= 10e3 + 1.0
 
 
 def test_site_biases_are_taken_off_the_arrival_times() -> None:
@@ -89,7 +122,7 @@ def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
     # The same by NumPy, in double precision, over the same cells.
     start = model.start
     cells = start.cells_K2.double().numpy()
-    assert len(cells) == CELLS_A_SIDE**2
+    assert len(cells) == 16**2
     sites = NORTH_WEST_ITALY.site_enu_m
     gain, slope = start.gain_db_R.double().numpy(), float(start.slope_db)
     log_range = np.log(np.hypot(*(cells[:, None] - sites[None, :, :2]).transpose(2, 0, 1)))

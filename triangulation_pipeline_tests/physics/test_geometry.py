@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.geometry import (
+    Geometry,
+    covariance_m2,
     crlb_m,
     dilution,
-    ranges_m,
     signal_strength_information,
     time_difference_information,
     toa_weight,
@@ -23,7 +24,7 @@ def gradients(seed: int, n: int = 30) -> np.ndarray:
     area = NORTH_WEST_ITALY.service_area(20e3)
     rng = np.random.default_rng(seed)
     low, high = (area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m)
-    return ranges_m(NORTH_WEST_ITALY, rng.uniform(low, high, (n, 2)), 2.0)[1]
+    return Geometry(NORTH_WEST_ITALY, 2.0).ranges_m(rng.uniform(low, high, (n, 2)))[1]
 
 
 def full_information(gradient: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -35,13 +36,13 @@ def full_information(gradient: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def test_ranges_are_wgs84_slant_ranges() -> None:
     lat, lon = np.array([44.2, 45.6, 45.0]), np.array([7.0, 9.4, 8.2])
     en_m = NORTH_WEST_ITALY.frame.enu_m(lat, lon, 2.0)[:, :2]
-    distance, gradient = ranges_m(NORTH_WEST_ITALY, en_m, 2.0)
+    distance, gradient = Geometry(NORTH_WEST_ITALY, 2.0).ranges_m(en_m)
     for i, site in enumerate(NORTH_WEST_ITALY.sites):
         slant = pymap3d.geodetic2aer(site.lat, site.lon, site.altitude_m, lat, lon, 2.0)[2]
         np.testing.assert_allclose(distance[:, i], slant, atol=0.01)
     for axis in (0, 1):
         step = np.eye(2)[axis] * 5.0
-        ahead, behind = (ranges_m(NORTH_WEST_ITALY, en_m + s, 2.0)[0] for s in (step, -step))
+        ahead, behind = (Geometry(NORTH_WEST_ITALY, 2.0).ranges_m(en_m + s)[0] for s in (step, -step))
         np.testing.assert_allclose(gradient[..., axis], (ahead - behind) / 10, atol=1e-5)
 
 
@@ -99,20 +100,23 @@ def test_crlb_is_the_inverse_information() -> None:
     present, sigma_ns = rng.random((30, 7)) < 0.9, rng.uniform(50, 500, (30, 7))
     weight = toa_weight(present, sigma_ns)
     np.testing.assert_allclose(weight, present / (0.299792458 * sigma_ns) ** 2)
-    ee, nn, en = time_difference_information(gradient, weight)
+    information = time_difference_information(gradient, weight)
     covariance = np.linalg.inv(full_information(gradient, weight))
-    np.testing.assert_allclose(crlb_m(ee, nn, en), np.sqrt(covariance[:, 0, 0] + covariance[:, 1, 1]), rtol=1e-7)
-    assert np.isnan(crlb_m(np.zeros(1), np.zeros(1), np.zeros(1))).all()
+    np.testing.assert_allclose(crlb_m(information), np.sqrt(covariance[:, 0, 0] + covariance[:, 1, 1]), rtol=1e-7)
+    np.testing.assert_allclose(covariance_m2(information), covariance[:, :2, :2], rtol=1e-6)
+    for function in (crlb_m, covariance_m2):
+        assert np.isnan(function(np.zeros((1, 2, 2)))).all()
+        assert np.isnan(function(np.ones((1, 2, 2)))).all()
 
 
 def test_level_information_is_that_of_the_correlated_covariance() -> None:
     gradient, rng = gradients(4), np.random.default_rng(4)
     distance_m, slope_db = rng.uniform(1e3, 1e5, (30, 7)), rng.uniform(10, 20, (30, 7))
     present = rng.random((30, 7)) < 0.8
-    ee, nn, en = signal_strength_information(gradient, distance_m, present, slope_db, 6.0, 28.0)
+    information = signal_strength_information(gradient, distance_m, present, slope_db, 6.0, 28.0)
     for i in range(30):
         rows = (slope_db[i] / distance_m[i])[:, None] * gradient[i]
         rows = rows[present[i]]
         covariance = 36 * np.eye(len(rows)) + 28.0
         expected = rows.T @ np.linalg.inv(covariance) @ rows
-        np.testing.assert_allclose([ee[i], nn[i], en[i]], [expected[0, 0], expected[1, 1], expected[0, 1]], atol=1e-15)
+        np.testing.assert_allclose(information[i], expected, atol=1e-15)

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import least_squares
-from scipy.stats import norm
+from scipy.optimize import least_squares, minimize_scalar
+from scipy.stats import exponnorm, norm
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
-from triangulation_pipeline.physics.geometry import ranges_m
+from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import (
     mixture_crlb_m,
@@ -15,18 +15,22 @@ from triangulation_pipeline.physics.mixture import (
     mixture_log_density,
     mixture_maximum_likelihood,
 )
-from triangulation_pipeline.physics.propagation import log_distance_loss_db, noise_floor_dbm
-from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk, site_constants
 from triangulation_pipeline.physics.solvers import (
     HUBER_THRESHOLD,
     Fix,
     Loss,
     RobustCost,
+    arrivals,
+    best_descent,
+    covering_points,
     fit_site_biases_ns,
     gauss_newton,
     huber_cost,
     linear_cost,
+    make_fix,
     power_weighted_centroid,
     strongest_receiver,
 )
@@ -34,6 +38,8 @@ from triangulation_pipeline.samples import SampleBatch
 
 HEIGHT_M = 2.0
 NO_BIAS = np.zeros(7)
+GROUND = Geometry(NORTH_WEST_ITALY, HEIGHT_M)
+DELAYED, IN_SIGHT = ExcessDelay(0.1, 500.0), ExcessDelay(0.0, 500.0)
 
 
 def simulated(preset: Preset, n: int, seed: int = 0) -> SampleBatch:
@@ -54,7 +60,7 @@ def nees_of(fix: Fix, batch: SampleBatch) -> np.ndarray:
 
 
 def noiseless(batch: SampleBatch) -> SampleBatch:
-    exact_ns = ranges_m(NORTH_WEST_ITALY, truth_of(batch), HEIGHT_M)[0] / 0.299792458 + 12_345.0
+    exact_ns = GROUND.ranges_m(truth_of(batch))[0] / 0.299792458 + 12_345.0
     return replace(batch, toa_ns=np.where(batch.toa_present, exact_ns, 0.0))
 
 
@@ -76,10 +82,10 @@ def bias_ns() -> np.ndarray:
 def test_exact_arrival_times_give_the_position(default: SampleBatch) -> None:
     batch = noiseless(default.take(default.gdop < 5).take(slice(0, 300)))
     for loss in Loss:
-        fix = gauss_newton(NORTH_WEST_ITALY, batch, HEIGHT_M, NO_BIAS, loss)
+        fix = gauss_newton(GROUND, batch, NO_BIAS, loss)
         assert errors_m(fix, batch).max() < 0.01
         assert fix.cost.max() < 1e-6
-    fix = mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, NO_BIAS, 0.1, 500.0)
+    fix = mixture_maximum_likelihood(GROUND, batch, NO_BIAS, DELAYED)
     assert np.median(errors_m(fix, batch)) < 5
 
 
@@ -88,17 +94,118 @@ def test_too_few_arrival_times_give_null() -> None:
     few = batch.toa_present & (np.cumsum(batch.toa_present, axis=1) <= 2)
     batch = replace(batch, toa_present=np.where(np.arange(40)[:, None] < 10, few, batch.toa_present))
     for fix in (
-        gauss_newton(NORTH_WEST_ITALY, batch, HEIGHT_M, NO_BIAS, Loss.huber),
-        mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, NO_BIAS, 0.1, 500.0),
+        gauss_newton(GROUND, batch, NO_BIAS, Loss.huber),
+        mixture_maximum_likelihood(GROUND, batch, NO_BIAS, DELAYED),
     ):
         assert np.isnan(fix.en_m[:10]).all()
         assert np.isnan(fix.cost[:10]).all()
         assert np.isnan(fix.covariance_m2[:10]).all()
         assert np.isfinite(fix.en_m[10:]).all()
     none = replace(batch, toa_present=np.zeros_like(batch.toa_present))
-    assert np.isnan(gauss_newton(NORTH_WEST_ITALY, none, HEIGHT_M, NO_BIAS, Loss.linear).en_m).all()
+    assert np.isnan(gauss_newton(GROUND, none, NO_BIAS, Loss.linear).en_m).all()
     empty = batch.take(slice(0, 0))
-    assert gauss_newton(NORTH_WEST_ITALY, empty, HEIGHT_M, NO_BIAS, Loss.huber).en_m.shape == (0, 2)
+    assert gauss_newton(GROUND, empty, NO_BIAS, Loss.huber).en_m.shape == (0, 2)
+
+
+def test_arrivals_are_ranges_freed_of_the_sites_biases(default: SampleBatch, bias_ns: np.ndarray) -> None:
+    some = default.toa_present & (np.cumsum(default.toa_present, axis=1) <= 3)
+    batch = replace(default.take(slice(0, 40)), toa_present=some[:40])
+    few = batch.toa_present & (np.cumsum(batch.toa_present, axis=1) <= 2)
+    batch = replace(batch, toa_present=np.where(np.arange(40)[:, None] % 4 == 0, few, batch.toa_present))
+    data = arrivals(batch, bias_ns)
+    np.testing.assert_array_equal(data.rows, np.flatnonzero(np.arange(40) % 4 != 0))
+    present = batch.toa_present[data.rows]
+    expected_m = 0.299792458 * (batch.toa_ns[data.rows] - bias_ns)
+    np.testing.assert_allclose(data.range_m[present], expected_m[present])
+    np.testing.assert_allclose(
+        data.weight[present], (0.299792458 * batch.toa_sigma_ns[data.rows][present]) ** -2.0, 1e-6
+    )
+    assert (data.weight[~present] == 0).all()
+
+
+def heard_from(en_m: np.ndarray, batch: SampleBatch) -> SampleBatch:
+    """The first rows of the batch with the exact arrival times, to 10 ns, of transmitters at these places."""
+    rows = batch.take(slice(0, len(en_m)))
+    exact_ns = GROUND.ranges_m(en_m)[0] / 0.299792458 + 12_345.0
+    every = np.ones((len(en_m), 7), bool)
+    sigma_ns = np.full((len(en_m), 7), 10, np.float32)
+    return replace(rows, toa_ns=exact_ns, toa_present=every, signal_present=every, toa_sigma_ns=sigma_ns)
+
+
+@pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1), (0, -1)], ids=["east", "west", "north", "south"])
+def test_a_fix_absurdly_far_away_is_none(default: SampleBatch, direction: tuple[int, int]) -> None:
+    """Further outside the sites' bounding box than three of its diagonals: only such a place fits the second row."""
+    box = NORTH_WEST_ITALY.service_area(0.0)
+    size_m = np.array([box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m])
+    middle_m = np.array([box.east_max_m + box.east_min_m, box.north_max_m + box.north_min_m]) / 2
+    outside_m = np.hypot(*size_m) * np.array([[2.8], [3.2]])
+    en_m = middle_m + np.array(direction) * (size_m / 2 + outside_m)
+    batch = heard_from(en_m, default)
+    fixes = [mixture_maximum_likelihood(GROUND, batch, NO_BIAS, DELAYED, en_m)]
+    if direction != (-1, 0):  # where a start of its own ends in a worse place, not far away
+        fixes.append(gauss_newton(GROUND, batch, NO_BIAS, Loss.linear))
+    for fix in fixes:
+        assert np.hypot(*(fix.en_m[0] - en_m[0])) < 100
+        assert np.isfinite(fix.covariance_m2[0]).all()
+        assert np.isfinite(fix.cost[0])
+        assert np.isnan(fix.en_m[1]).all()
+        assert np.isnan(fix.cost[1])
+        assert np.isnan(fix.covariance_m2[1]).all()
+
+
+def test_a_start_that_is_none_gives_none(default: SampleBatch, bias_ns: np.ndarray) -> None:
+    batch = default.take(default.gdop < 5).take(slice(0, 4))
+    start_m = np.where(np.arange(4)[:, None] == 2, np.nan, truth_of(batch))
+    fix = mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED, start_m)
+    assert np.isnan(fix.en_m).all(1).tolist() == [False, False, True, False]
+    assert np.isnan(fix.cost).tolist() == [False, False, True, False]
+
+
+def test_of_two_places_that_fit_the_earlier_start_wins() -> None:
+    """Three arrival times at a triangle may fit two places perfectly."""
+    network = ReceiverNetwork(
+        name="triangle",
+        sites=tuple(Site(name=f"{lon}", lat=lat, lon=lon) for lat, lon in ((45, 7), (45, 8), (45.4, 7.5))),
+    )
+    batch = simulate_chunk(DatasetSpec(network, PRESETS[Preset.line_of_sight], 300, 0), 0).batch
+    data = arrivals(batch, np.zeros(3))
+    exact_m = Geometry(network, HEIGHT_M).ranges_m(network.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2])[0]
+    data = replace(data, range_m=exact_m[data.rows])
+    points = [np.broadcast_to(point, (len(data.rows), 2)) for point in covering_points(network)]
+    alone = [best_descent(network, HEIGHT_M, data, linear_cost, [point])[:2] for point in points]
+    fits = np.array([cost < 1e-6 for _, cost in alone])
+    places_m = np.array([en_m for en_m, _ in alone])
+    apart_m = np.hypot(*(places_m[0] - places_m[-1]).T)
+    rows = fits[0] & fits[-1] & (apart_m > 1000)
+    assert rows.any()
+    for order in ([0, -1], [-1, 0]):
+        en_m, cost, _ = best_descent(network, HEIGHT_M, data, linear_cost, [points[i] for i in order])
+        np.testing.assert_allclose(en_m[rows], places_m[order[0]][rows])
+        assert (cost[rows] < 1e-6).all()
+
+
+def test_starts_cover_the_sites_and_a_fifth_around() -> None:
+    box = NORTH_WEST_ITALY.service_area(0.0)
+    width_m, height_m = box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m
+    margin_m = 0.2 * max(width_m, height_m)
+    east_m = box.east_min_m - margin_m + (width_m + 2 * margin_m) * np.array([1, 3, 5]) / 6
+    north_m = box.north_min_m - margin_m + (height_m + 2 * margin_m) * np.array([1, 3, 5]) / 6
+    np.testing.assert_allclose(covering_points(NORTH_WEST_ITALY), [(e, n) for n in north_m for e in east_m])
+
+
+def test_the_covariance_alone_is_none_in_a_degenerate_geometry(default: SampleBatch) -> None:
+    batch = default.take(default.gdop < 5).take(slice(0, 3))
+    data = arrivals(batch, NO_BIAS)
+    weight = np.where(np.arange(7) == 2, data.weight, 0.0)  # what one site says
+    weight[1] = data.weight[1]
+    truth_m = truth_of(batch)
+    fix = make_fix(NORTH_WEST_ITALY, HEIGHT_M, data, 3, truth_m, np.arange(3.0), weight)
+    np.testing.assert_array_equal(fix.en_m, truth_m)
+    assert fix.cost.tolist() == [0, 1, 2]
+    assert np.isnan(fix.covariance_m2).all((1, 2)).tolist() == [True, False, True]
+    rows = np.append(GROUND.ranges_m(truth_m[1])[1], np.ones((7, 1)), axis=1)
+    expected = np.linalg.inv(rows.T @ (data.weight[1][:, None] * rows))[:2, :2]
+    np.testing.assert_allclose(fix.covariance_m2[1], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cost_of", [linear_cost, huber_cost])
@@ -111,30 +218,39 @@ def test_slopes_are_the_derivatives_of_the_costs(cost_of: RobustCost) -> None:
     assert slope[-1] * 15 == pytest.approx(HUBER_THRESHOLD if cost_of is huber_cost else 100 / 15)
 
 
-def test_least_squares_finds_what_scipy_finds(line_of_sight: SampleBatch) -> None:
-    batch = line_of_sight.take(line_of_sight.gdop < 5).take(slice(0, 10))
-    fix = gauss_newton(NORTH_WEST_ITALY, batch, HEIGHT_M, NO_BIAS, Loss.linear)
+@pytest.mark.parametrize("loss", Loss)
+def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) -> None:
+    batch = default.take(default.gdop < 5).take(slice(0, 12))
+    fix = gauss_newton(GROUND, batch, NO_BIAS, loss)
     for i, start in enumerate(truth_of(batch)):
         seen = batch.toa_present[i]
         sigma_m = 0.299792458 * batch.toa_sigma_ns[i, seen].astype(float)
         arrived_m = 0.299792458 * batch.toa_ns[i, seen]
 
         def residual(x: np.ndarray, seen=seen, sigma_m=sigma_m, arrived_m=arrived_m) -> np.ndarray:
-            return (arrived_m - ranges_m(NORTH_WEST_ITALY, x[:2], HEIGHT_M)[0][seen] - x[2]) / sigma_m
+            return (arrived_m - GROUND.ranges_m(x[:2])[0][seen] - x[2]) / sigma_m
 
         offset_m = np.mean(residual(np.append(start, 0.0)) * sigma_m)
-        best = least_squares(residual, np.append(start, offset_m), x_scale=(100, 100, 100), xtol=1e-14, ftol=1e-14)
-        np.testing.assert_allclose(fix.en_m[i], best.x[:2], atol=0.1)
-        assert fix.cost[i] == pytest.approx(best.cost, rel=1e-5)
+        best = least_squares(
+            residual,
+            np.append(start, offset_m),
+            x_scale=(100, 100, 100),
+            xtol=1e-14,
+            ftol=1e-14,
+            loss=loss.value,
+            f_scale=HUBER_THRESHOLD,
+        )
+        np.testing.assert_allclose(fix.en_m[i], best.x[:2], atol=0.5)
+        assert fix.cost[i] == pytest.approx(best.cost, rel=1e-4)
 
 
 def test_line_of_sight_errors_meet_the_bound_and_the_covariance(
     line_of_sight: SampleBatch, bias_ns: np.ndarray
 ) -> None:
     batch = line_of_sight.take(line_of_sight.gdop < 5)
-    bound_m = mixture_crlb_m(NORTH_WEST_ITALY, truth_of(batch), HEIGHT_M, batch, 0.0, 500.0)
-    linear = gauss_newton(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, Loss.linear)
-    likeliest = mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.0, 500.0)
+    bound_m = mixture_crlb_m(GROUND, truth_of(batch), batch, IN_SIGHT)
+    linear = gauss_newton(GROUND, batch, bias_ns, Loss.linear)
+    likeliest = mixture_maximum_likelihood(GROUND, batch, bias_ns, IN_SIGHT)
     for fix in (linear, likeliest):
         assert np.sqrt(np.mean((errors_m(fix, batch) / bound_m) ** 2)) == pytest.approx(1, abs=0.04)
         nees = nees_of(fix, batch)
@@ -143,12 +259,12 @@ def test_line_of_sight_errors_meet_the_bound_and_the_covariance(
 
 
 def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) -> None:
-    fitted = fit_site_biases_ns(NORTH_WEST_ITALY, default, HEIGHT_M)
+    fitted = fit_site_biases_ns(GROUND, default)
     assert fitted.sum() == pytest.approx(0, abs=1e-9)
     # 3,000 arrivals of 50 to 100 ns each.
     np.testing.assert_allclose(fitted, bias_ns - bias_ns.mean(), atol=6)
     silent = default.toa_present & (np.arange(7) != 2)
-    fitted = fit_site_biases_ns(NORTH_WEST_ITALY, replace(default, toa_present=silent), HEIGHT_M)
+    fitted = fit_site_biases_ns(GROUND, replace(default, toa_present=silent))
     others = np.arange(7) != 2
     assert fitted[2] == 0
     np.testing.assert_allclose(fitted[others], (bias_ns - bias_ns[others].mean())[others], atol=6)
@@ -156,18 +272,15 @@ def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) ->
 
 def test_robust_solvers_stand_delays(default: SampleBatch, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5)
-    p95 = {
-        loss: np.percentile(errors_m(gauss_newton(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, loss), batch), 95)
-        for loss in Loss
-    }
-    mixture = errors_m(mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.1, 500.0), batch)
+    p95 = {loss: np.percentile(errors_m(gauss_newton(GROUND, batch, bias_ns, loss), batch), 95) for loss in Loss}
+    mixture = errors_m(mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED), batch)
     assert p95[Loss.huber] < 0.85 * p95[Loss.linear]
     assert np.percentile(mixture, 95) < 0.8 * p95[Loss.huber]
 
 
 def test_starting_at_the_truth_gives_the_reference_table(default: SampleBatch, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5)
-    fix = mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.1, 500.0, truth_of(batch))
+    fix = mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED, truth_of(batch))
     error = errors_m(fix, batch)
     assert 19 < np.median(error) < 23
     assert 80 < np.percentile(error, 95) < 105
@@ -179,6 +292,47 @@ def test_many_starts_find_the_best_cost(default: SampleBatch, bias_ns: np.ndarra
     arguments = (NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.1, 500.0)
     from_truth = mixture_maximum_likelihood(*arguments, truth_of(batch))
     assert np.mean(mixture_maximum_likelihood(*arguments).cost > from_truth.cost + 0.01) < 0.005
+
+
+@pytest.mark.parametrize(("sigma", "probability", "mean"), [(50.0, 0.1, 500.0), (400.0, 0.7, 60.0), (50.0, 0.0, 500.0)])
+def test_the_mixture_is_a_gaussian_and_one_with_an_exponential_delay(
+    sigma: float, probability: float, mean: float
+) -> None:
+    error = np.linspace(-4 * sigma, 4 * sigma + 6 * mean, 200)
+    direct, delayed = norm.pdf(error, scale=sigma), exponnorm.pdf(error, mean / sigma, scale=sigma)
+    got = np.exp(mixture_log_density(error, sigma, probability, mean)[0])
+    np.testing.assert_allclose(got, (1 - probability) * direct + probability * delayed, rtol=1e-9)
+
+
+def test_the_likeliest_place_has_its_likelihood_and_the_bound_for_covariance(
+    default: SampleBatch, bias_ns: np.ndarray
+) -> None:
+    batch = default.take(default.gdop < 5).take(slice(0, 20))
+    truth_m = truth_of(batch)
+    fix = mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED, truth_m)
+    bound_m = mixture_crlb_m(GROUND, fix.en_m, batch, DELAYED)
+    np.testing.assert_allclose(np.sqrt(np.trace(fix.covariance_m2, axis1=1, axis2=2)), bound_m, rtol=1e-6)
+    for i in range(20):
+        seen = batch.toa_present[i]
+        sigma_m = 0.299792458 * batch.toa_sigma_ns[i, seen].astype(float)
+        arrived_m = 0.299792458 * (batch.toa_ns[i] - bias_ns)[seen]
+
+        def least_cost(en_m: np.ndarray, seen=seen, sigma_m=sigma_m, arrived_m=arrived_m) -> float:
+            residual_m = arrived_m - GROUND.ranges_m(en_m)[0][seen]
+
+            def cost(offset_m: float) -> float:
+                error_m = residual_m - offset_m
+                delayed = exponnorm.pdf(error_m, 0.299792458 * 500 / sigma_m, scale=sigma_m)
+                return -np.log(0.9 * norm.pdf(error_m, scale=sigma_m) + 0.1 * delayed).sum()
+
+            near_m = np.median(residual_m)
+            return min(
+                minimize_scalar(cost, bounds=(near_m + low, near_m + low + 50), method="bounded").fun
+                for low in range(-200, 100, 50)
+            )
+
+        assert fix.cost[i] == pytest.approx(least_cost(fix.en_m[i]), abs=1e-3)
+        assert fix.cost[i] <= least_cost(truth_m[i]) + 1e-6
 
 
 def test_mixture_density_is_a_density_and_its_slope_is_exact() -> None:
@@ -194,8 +348,8 @@ def test_mixture_density_is_a_density_and_its_slope_is_exact() -> None:
 
 def test_mixture_information() -> None:
     sigma_ns = np.array([50.0, 87.0, 400.0, 3000.0])
-    np.testing.assert_allclose(mixture_information(sigma_ns, 0.0, 500.0), 1 / sigma_ns**2)
-    information = mixture_information(sigma_ns, 0.2, 500.0)
+    np.testing.assert_allclose(mixture_information(sigma_ns, IN_SIGHT), 1 / sigma_ns**2)
+    information = mixture_information(sigma_ns, ExcessDelay(0.2, 500.0))
     assert (information < 1 / sigma_ns**2).all()
     rng = np.random.default_rng(0)
     for sigma, expected in zip(sigma_ns, information, strict=True):
@@ -205,8 +359,8 @@ def test_mixture_information() -> None:
 
 def test_mixture_bound_lies_above_the_gaussian_one(default: SampleBatch) -> None:
     truth = truth_of(default)
-    with_delays = mixture_crlb_m(NORTH_WEST_ITALY, truth, HEIGHT_M, default, 0.1, 500.0)
-    without = mixture_crlb_m(NORTH_WEST_ITALY, truth, HEIGHT_M, default, 0.0, 500.0)
+    with_delays = mixture_crlb_m(GROUND, truth, default, DELAYED)
+    without = mixture_crlb_m(GROUND, truth, default, IN_SIGHT)
     known = ~np.isnan(without)
     assert (with_delays[known] > without[known]).all()
 
@@ -222,6 +376,23 @@ def test_simple_rivals_and_their_null() -> None:
         assert (en_m[5:] <= sites.max(0) + 1e-6).all()
 
 
+def test_the_centroid_is_weighted_by_power_in_milliwatts() -> None:
+    batch = simulated(Preset.rss, 4)
+    first, second, third = NORTH_WEST_ITALY.site_enu_m[:3, :2]
+    heard = np.zeros((4, 7), bool)
+    power_dbm = np.full((4, 7), -20, np.float32)  # the floor of the sites that hear nothing, here a loud one
+    for row, levels_dbm in enumerate(({0: -80, 1: -90}, {1: -100}, {0: -70, 1: -70, 2: -70}, {0: -200, 2: -170})):
+        for site, level_dbm in levels_dbm.items():
+            heard[row, site], power_dbm[row, site] = True, level_dbm
+    batch = replace(batch, signal_present=heard, power_dbm=power_dbm)
+    np.testing.assert_allclose(
+        power_weighted_centroid(NORTH_WEST_ITALY, batch).en_m,
+        [(10 * first + second) / 11, second, (first + second + third) / 3, (first + 1000 * third) / 1001],
+        atol=0.05,
+    )
+    np.testing.assert_array_equal(strongest_receiver(NORTH_WEST_ITALY, batch).en_m, [first, second, first, third])
+
+
 def test_level_posterior_is_the_best_by_levels() -> None:
     scenario = Scenario(features="rss", path_loss_exponent=4.0)
     batch = simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, scenario, 1500, 0), 0).batch
@@ -230,49 +401,105 @@ def test_level_posterior_is_the_best_by_levels() -> None:
     def rmse_m(en_m: np.ndarray) -> float:
         return float(np.sqrt(np.mean(np.sum((en_m - truth_of(batch)) ** 2, axis=1))))
 
-    fine, coarse = (level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, cells) for cells in (32, 16))
+    fine, coarse = (level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, cells).en_m for cells in (32, 16))
     assert rmse_m(fine) == pytest.approx(rmse_m(coarse), rel=0.01)
-    assert rmse_m(fine) < 0.85 * rmse_m(power_weighted_centroid(NORTH_WEST_ITALY, batch))
+    assert rmse_m(fine) < 0.85 * rmse_m(power_weighted_centroid(NORTH_WEST_ITALY, batch).en_m)
     # Nothing may beat the posterior mean under its own model: neither wrong gains nor a shrunken answer.
-    assert rmse_m(fine) < rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, -gains_db, 16))
+    assert rmse_m(fine) < rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, -gains_db, 16).en_m)
     middle = fine.mean(0)
     assert rmse_m(fine) < min(rmse_m(middle + scale * (fine - middle)) for scale in (0.9, 1.1))
     # Without shadowing but for 0.5 dB, levels do locate.
     quiet = Scenario(features="rss", shadowing_link_db=0.5, shadowing_common_db=0, detection_width_db=0.1)
     batch = simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, quiet, 200, 0), 0).batch
-    assert rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, quiet, gains_db, 64)) < 4000
+    assert rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, quiet, gains_db, 64).en_m) < 4000
 
 
-def test_level_posterior_equals_the_integral_written_out() -> None:
-    scenario = Scenario(features="rss", path_loss_exponent=4.5)
-    batch = simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, scenario, 3, 0), 0).batch
-    gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
-    area, cells = NORTH_WEST_ITALY.service_area(20e3), 6
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path_loss_exponent": 4.5},
+        {
+            "path_loss": "egli",
+            "frequency_mhz": 435.0,
+            "tx_power_w": (100.0, 1.0),
+            "tx_power_share": (0.4, 0.6),
+            "tx_antenna_gain_dbi": 5.0,
+            "rx_antenna_gain_dbi": -1.0,
+            "tx_height_m": 100.0,
+            "area_margin_km": 1.0,
+            "shadowing_link_db": 4.0,
+            "shadowing_common_db": 2.0,
+            "detection_threshold_db": 20.0,
+            "detection_width_db": 5.0,
+            "noise_bandwidth_khz": 100.0,
+        },
+    ],
+    ids=["valley", "egli"],
+)
+def test_level_posterior_equals_the_integral_written_out(change: dict) -> None:
+    scenario = Scenario.model_validate({"features": "rss"} | change)
+    network = ReceiverNetwork(
+        name="small",
+        sites=tuple(
+            site.model_copy(update={"noise_figure_db": 3.0 + 4 * i})
+            for i, site in enumerate(random_network(5, seed=3, extent_km=80).sites)
+        ),
+    )
+    if "path_loss" not in change:
+        network = NORTH_WEST_ITALY
+    batch = simulate_chunk(DatasetSpec(network, scenario, 5, 0), 0).batch
+    assert not batch.signal_present.all()
+    gains_db = site_constants(network, scenario).gain_offset_db
+    area, cells = network.service_area(scenario.area_margin_m), 6
     middles = (np.arange(cells) + 0.5) / cells
     east_m = area.east_min_m + middles * (area.east_max_m - area.east_min_m)
     north_m = area.north_min_m + middles * (area.north_max_m - area.north_min_m)
     cell_en_m = np.array([(e, n) for e in east_m for n in north_m])
-    distance_km = ranges_m(NORTH_WEST_ITALY, cell_en_m, HEIGHT_M)[0] / 1e3
+    distance_km = Geometry(network, scenario.tx_height_m).ranges_m(cell_en_m)[0] / 1e3
+    # Cells that the path-loss model does not cover are no places.
+    low_km, high_km = distance_range_km(scenario.path_loss)
+    covered = ((distance_km > low_km) & (distance_km < high_km)).all(1)
+    cell_en_m, distance_km = cell_en_m[covered], distance_km[covered]
+    assert covered.all() == ("path_loss" not in change)
     level_dbm = np.linspace(15, 70, 1101)
     prior = sum(
-        share * norm.pdf(level_dbm, power_dbm, 4.0)
+        share * norm.pdf(level_dbm, power_dbm, scenario.shadowing_common_db)
         for share, power_dbm in zip(scenario.tx_power_share, scenario.tx_power_dbm, strict=True)
     )
-    median_dbm = level_dbm + (4 + gains_db - log_distance_loss_db(distance_km, 145.0, 4.5))[..., None]
-    missed = norm.sf(median_dbm - noise_floor_dbm(scenario, 5.5) - 6, scale=np.hypot(6, 1.5))
-    got_m = level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, cells)
-    for i in range(3):
-        heard = norm.pdf(batch.power_dbm[i, :, None], median_dbm, 6.0)
+    # Both scenarios have antennas of four decibels together.
+    median_dbm = level_dbm + (4 + gains_db - path_loss_function(scenario)(distance_km))[..., None]
+    floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
+    margin_db = median_dbm - (floor_dbm + scenario.detection_threshold_db)[:, None]
+    missed = norm.sf(margin_db, scale=np.hypot(scenario.shadowing_link_db, scenario.detection_width_db))
+    got_m = level_posterior_mean(network, batch, scenario, gains_db, cells).en_m
+    for i in range(len(batch)):
+        heard = norm.pdf(batch.power_dbm[i, :, None], median_dbm, scenario.shadowing_link_db)
         likelihood = np.where(batch.signal_present[i, :, None], heard, missed).prod(1)
         posterior = likelihood @ prior
-        np.testing.assert_allclose(got_m[i], posterior @ cell_en_m / posterior.sum(), atol=100)
+        np.testing.assert_allclose(got_m[i], posterior @ cell_en_m / posterior.sum(), atol=150)
+
+
+def test_level_posterior_of_a_row_does_not_depend_on_the_others() -> None:
+    scenario = Scenario(features="rss", shadowing_link_db=20.0)  # whose levels are few
+    batch = simulated(Preset.rss, 550)
+    gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
+    whole_m = level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, 64).en_m
+    some_m = level_posterior_mean(NORTH_WEST_ITALY, batch.take(slice(450, 550)), scenario, gains_db, 64).en_m
+    np.testing.assert_allclose(whole_m[450:550], some_m, atol=1)
+    assert np.isfinite(whole_m).all()
+
+
+def test_level_posterior_is_none_where_the_path_loss_covers_no_cell() -> None:
+    scenario = Scenario(features="rss", path_loss="hata", frequency_mhz=435.0, rx_height_m=30.0)
+    batch = simulated(Preset.rss, 3)
+    assert np.isnan(level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, NO_BIAS).en_m).all()
 
 
 def test_another_network_works_as_well() -> None:
     network = random_network(5, seed=2, extent_km=80)
     batch = simulate_chunk(DatasetSpec(network, PRESETS[Preset.line_of_sight], 400, 0), 0).batch
     bias_ns = site_constants(network, PRESETS[Preset.line_of_sight]).toa_bias_ns
-    fix = gauss_newton(network, batch, HEIGHT_M, bias_ns, Loss.huber)
+    fix = gauss_newton(Geometry(network, HEIGHT_M), batch, bias_ns, Loss.huber)
     truth = network.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2]
     good = batch.gdop < 5
     assert np.median(np.hypot(*(fix.en_m - truth).T)[good]) < 60
@@ -290,5 +517,5 @@ def test_a_step_off_the_earth_is_not_taken() -> None:
     batch = simulate_chunk(DatasetSpec(network, scenario, num_samples=1500, seed=0), 0).batch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fix = gauss_newton(network, batch, scenario.tx_height_m, np.zeros(5), Loss.linear)
+        fix = gauss_newton(Geometry(network, scenario.tx_height_m), batch, np.zeros(5), Loss.linear)
     assert np.isfinite(fix.en_m).all(1).mean() > 0.9

@@ -1,62 +1,43 @@
-from dataclasses import replace
+import itertools
+import math
+import re
+import time
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from triangulation_pipeline.frame import haversine_m
-from triangulation_pipeline.model.inputs import locator_inputs
+from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
+from triangulation_pipeline.model.locator import Located
+from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.positions import coverage
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
+from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.positions import Positions, coverage, median_of_bounds_m
+from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.training import trainer as trainer_module
-from triangulation_pipeline.training.checkpoint import read_checkpoint, write_checkpoint
+from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load, read_checkpoint, write_checkpoint
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
-from triangulation_pipeline.training.trainer import Metrics, Trainer, TrainingDiverged
+from triangulation_pipeline.training.trainer import Metrics, Trainer, TrainingDiverged, TrainingStopped, choose_device
 from triangulation_pipeline.training.verify import fault
 
-from ..model.helpers import DEFAULT, samples, spec_for
+from ..model.helpers import DEFAULT, spec_for, target_m
+from .conftest import BASE, DATASET, FEW, Script, run, same, splits, trainer_of
 
-DATASET = {"dataset_id": "a", "sha256": "b"}
-BASE: dict[str, Any] = {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "accelerator": Accelerator.cpu}
-
-
-def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[SampleBatch, SampleBatch]:
-    batch = samples(n, scenario)
-    return batch.take(batch.split == Split.train), batch.take(batch.split == Split.val)
-
-
-def trainer_of(
-    n: int = 2000, scenario: Scenario = DEFAULT, dataset: dict[str, str] = DATASET, **settings: Any
-) -> Trainer:
-    config = TrainingConfig(**BASE | settings)
-    spec = spec_for(config.model_architecture, dropout_rate=config.dropout_rate)
-    return Trainer(spec, config, *splits(n, scenario), dataset)
-
-
-def run(trainer: Trainer, epochs: int | None = None) -> Trainer:
-    for metrics in trainer.epochs():
-        if metrics["epoch"] == epochs:
-            break
-    return trainer
-
-
-def same(mine: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
-    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+ONE_STEP: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0, "batch_size": 65_536}
+REGRESSION: dict[str, Any] = {"n": FEW, "model_architecture": Architecture.regression}
 
 
 def timeless(history: list[Metrics]) -> list[Metrics]:
     return [{name: value for name, value in metrics.items() if name != "epoch_seconds"} for metrics in history]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Trainer:
-    """Three epochs on 2,000 samples; not to be changed."""
-    torch.set_num_threads(1)
-    return run(trainer_of())
 
 
 def test_training_lowers_the_loss_and_tells_of_it(trained: Trainer) -> None:
@@ -83,7 +64,7 @@ def test_one_seed_gives_one_model_and_another_another(trained: Trainer) -> None:
 
 @pytest.mark.parametrize("scheduler", list(Scheduler))
 def test_resuming_is_never_having_stopped(scheduler: Scheduler) -> None:
-    settings: dict[str, Any] = {"epochs": 4, "lr_scheduler": scheduler, "dropout_rate": 0.2}
+    settings: dict[str, Any] = {"n": FEW, "epochs": 4, "lr_scheduler": scheduler, "dropout_rate": 0.2}
     whole = run(trainer_of(**settings))
     state = run(trainer_of(**settings), epochs=2).state()
     torch.manual_seed(99)
@@ -101,6 +82,36 @@ def test_resuming_is_never_having_stopped(scheduler: Scheduler) -> None:
     forgetful.restore(state)
     torch.manual_seed(5)
     assert not same(run(forgetful).model.state_dict(), whole.model.state_dict())
+
+
+def test_a_resumed_training_keeps_its_best_epoch_and_its_patience(script: Script) -> None:
+    settings: dict[str, Any] = REGRESSION | {"epochs": 9, "early_stop_patience": 3, "early_stop_delta": 0.25}
+    # The best is the second, but what counts as progress is the first.
+    script(2.0, 1.875, 3.0, 2.5, 1.0)
+    whole = run(trainer_of(**settings))
+    script(2.0, 1.875, 3.0)
+    state = run(trainer_of(**settings), epochs=3).state()
+    resumed = trainer_of(**settings)
+    resumed.restore(state)
+    script(2.5, 1.0)
+    run(resumed)
+    assert (whole.epoch, whole.best_epoch, resumed.epoch, resumed.best_epoch) == (4, 2, 4, 2)
+    assert resumed.best_val_loss == 1.875
+    assert same(resumed.best_checkpoint().weights, whole.best_checkpoint().weights)
+    assert not same(resumed.best_checkpoint().weights, resumed.last_checkpoint().weights)
+
+
+def test_an_epoch_that_was_stopped_is_trained_again_to_the_same_weights() -> None:
+    settings: dict[str, Any] = {"n": FEW, "epochs": 2}
+    trainer = trainer_of(**settings)
+    run(trainer, epochs=1)
+    state, asked = trainer.state(), itertools.count(1)
+    with pytest.raises(TrainingStopped):
+        next(trainer.epochs(should_stop=lambda: next(asked) == 3))
+    assert next(asked) == 4  # once for each batch
+    assert trainer.epoch == 1
+    trainer.restore(state)
+    assert same(run(trainer).model.state_dict(), run(trainer_of(**settings)).model.state_dict())
 
 
 def test_a_finished_training_restores_as_finished(trained: Trainer) -> None:
@@ -123,35 +134,179 @@ def test_restore_refuses_what_it_cannot_continue(trained: Trainer) -> None:
         trainer_of().restore(write_checkpoint(trained.best_checkpoint()))
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         trainer_of().restore(state[:-100])
+    for name, value in (("format", "old/1"), ("device", "cuda")):
+        with pytest.raises(ValueError, match=f"the saved state's {name} is '{value}', this training's is '"):
+            trainer_of().restore(dump(load(state) | {name: value}))
     other = trainer_of()
     torch.set_num_threads(2)
     with pytest.raises(ValueError, match="the saved state's threads is 1, this training's is 2"):
         other.restore(state)
 
 
-def test_patience_stops_and_gives_the_best_epoch_back() -> None:
-    # After the first epoch nothing falls by a million, so the third is the last; so high a rate makes it no good one.
-    trainer = run(trainer_of(epochs=10, early_stop_patience=2, early_stop_delta=1e6, learning_rate=0.1))
-    assert trainer.finished
-    val_losses = [metrics["val_loss"] for metrics in trainer.history]
-    assert (trainer.epoch, trainer.best_epoch) == (3, 1 + int(np.argmin(val_losses)))
-    best, last = trainer.best_checkpoint(), trainer.last_checkpoint()
-    assert best.epoch < last.epoch == 3
-    assert best.metrics == trainer.history[best.epoch - 1]
-    assert not same(best.weights, last.weights)
+@pytest.mark.parametrize(
+    ("val_losses", "patience", "delta", "epochs"),
+    [
+        ((4.0, 3.875, 3.75), 2, 0.25, 3),  # falls, but not by more than the delta
+        ((4.0, 3.875, 3.625), 2, 0.25, 5),  # in the third epoch it has fallen by more than that
+        ((4.0, 3.875, 3.75, 3.625), 3, 0.25, 7),  # small falls add up
+        ((4.0, 3.0, 3.0), 1, 0.0, 3),  # the same again is no fall
+        ((4.0, 3.875, 3.75), 1, 0.0, 4),
+        ((1.0,), 0, 0.25, 8),  # 0 is never
+        ((1.0,), 8, 0.25, 8),
+        ((1.0,), 7, 0.25, 8),
+        ((1.0,), 6, 0.25, 7),
+    ],
+)
+def test_patience_counts_the_epochs_without_a_fall_of_more_than_the_delta(
+    val_losses: tuple[float, ...], patience: int, delta: float, epochs: int, script: Script
+) -> None:
+    script(*val_losses)
+    trainer = trainer_of(epochs=8, early_stop_patience=patience, early_stop_delta=delta, **REGRESSION)
+    done = [trainer.finished for _ in trainer.epochs()]
+    assert done == [False] * (epochs - 1) + [True]
+    assert trainer.epoch == epochs
+
+
+@pytest.mark.parametrize(
+    ("val_losses", "best"),
+    [
+        ((4.0, 1.0, 2.0, 3.0), 2),
+        ((4.0, 1.0, 2.0, 0.9375), 4),  # by however little
+        ((1.0, 1.0, 2.0, 1.0), 1),  # the first of equals
+    ],
+)
+def test_the_weights_of_the_epoch_with_the_lowest_validation_loss_are_published(
+    val_losses: tuple[float, ...], best: int, script: Script
+) -> None:
+    script(*val_losses)
+    trainer = trainer_of(FEW, epochs=4, early_stop_delta=1.0)
+    by_epoch = [trainer.last_checkpoint() for _ in trainer.epochs()]
+    assert [len({repr(each.weights) for each in by_epoch}), by_epoch[-1].epoch] == [4, 4]
+    published = trainer.best_checkpoint()
+    assert (published.epoch, published.metrics) == (best, trainer.history[best - 1])
+    assert (trainer.best_epoch, trainer.best_val_loss) == (best, min(val_losses))
+    assert same(published.weights, by_epoch[best - 1].weights)
+    # Calibrated, they differ by their scale only.
+    scale = trainer.calibrate()
+    calibrated = trainer.best_checkpoint()
+    assert calibrated.epoch == best
+    expected = by_epoch[best - 1].weights | {"covariance_scale": torch.tensor(scale)}
+    assert same(calibrated.weights, expected)
+    assert same({name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()}, expected)
+
+
+def test_a_checkpoint_says_where_it_comes_from(trained: Trainer) -> None:
+    for checkpoint in (trained.best_checkpoint(), trained.last_checkpoint()):
+        assert (checkpoint.spec, checkpoint.dataset) == (trained.spec, DATASET)
+        assert TrainingConfig.model_validate(checkpoint.config) == trained.config
+        assert checkpoint.code_version == version("triangulation-pipeline")
+        assert checkpoint.metrics == trained.history[checkpoint.epoch - 1]
+
+
+def test_the_weights_of_one_epoch_do_not_pass_for_those_of_another(trained: Trainer) -> None:
     _, val = splits()
-    assert fault(best, val) is None
+    first, last = run(trainer_of(), epochs=1).last_checkpoint(), trained.last_checkpoint()
+    assert fault(first, val) is None
     assert fault(last, val) is None
-    # The weights of one epoch do not pass for those of another.
-    assert "is recorded as" in str(fault(replace(last, epoch=best.epoch, metrics=best.metrics), val))
-    # Nor does a covariance that was tampered with: positions alone do not make a model.
-    scaled = best.weights | {"covariance_scale": best.weights["covariance_scale"] * 2}
-    assert "val_nees" in str(fault(replace(best, weights=scaled), val))
+    pretender = Checkpoint(**vars(last) | {"epoch": 1, "metrics": first.metrics})
+    assert "is recorded as" in str(fault(pretender, val))
 
 
-def test_patience_zero_never_stops() -> None:
-    trainer = run(trainer_of(epochs=4, early_stop_patience=0, early_stop_delta=1e6))
-    assert trainer.epoch == 4
+def initial(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A copy of its learned weights as they are now."""
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
+def moved(before: dict[str, torch.Tensor], trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() - before[name] for name, parameter in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2])
+def test_the_first_step_is_as_long_as_the_learning_rate(learning_rate: float) -> None:
+    """Adam's first step moves each weight by the rate, in the direction of its gradient's sign."""
+    trainer = trainer_of(learning_rate=learning_rate, weight_decay=0.0, **ONE_STEP | REGRESSION)
+    before = initial(trainer)
+    run(trainer)
+    furthest = max(float(step.abs().max()) for step in moved(before, trainer).values())
+    assert furthest == pytest.approx(learning_rate, rel=1e-3)
+    assert trainer.history[0]["learning_rate"] == learning_rate
+
+
+@pytest.mark.parametrize("weight_decay", [0.01, 1.0])
+def test_weights_decay_by_their_share_at_each_step(weight_decay: float) -> None:
+    free, decaying = (trainer_of(weight_decay=w, **ONE_STEP | REGRESSION) for w in (0.0, weight_decay))
+    before = initial(free)
+    after = initial(run(free))
+    run(decaying)
+    for name, step in moved(after, decaying).items():
+        torch.testing.assert_close(step, -3e-3 * weight_decay * before[name], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_gradients_are_clipped_to_the_norm_before_a_step(limit: float) -> None:
+    trainer = trainer_of(FEW, max_grad_norm=limit)
+    norms: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        slopes = [weight.grad for weight in trainer.model.parameters() if weight.grad is not None]
+        norms.append(math.sqrt(sum(float(slope.double().square().sum()) for slope in slopes)))
+
+    trainer.optimizer.register_step_pre_hook(note)
+    (metrics,) = itertools.islice(trainer.epochs(), 1)
+    if limit < 1:
+        assert norms == pytest.approx([limit] * len(norms), rel=1e-3)
+        assert metrics["gradient_norm"] > limit
+    else:
+        # What is told is the mean over the steps, of the gradients as they were.
+        assert metrics["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+        assert max(norms) > 1.01 * np.mean(norms)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(100, 5), (421, 1), (420, 2), (8, 53)])
+def test_a_step_is_made_for_each_batch(batch_size: int, steps: int) -> None:
+    trainer = trainer_of(batch_size=batch_size, epochs=1, warmup_epochs=0, **REGRESSION)
+    assert len(trainer.train) == 421
+    made = itertools.count()
+    trainer.optimizer.register_step_post_hook(lambda *_: next(made))
+    run(trainer)
+    assert next(made) == steps
+
+
+def test_each_epoch_meets_every_row_once_in_an_order_of_its_own() -> None:
+    trainer = trainer_of(batch_size=100, epochs=2, **REGRESSION)
+    met: list[NDArray[np.float32]] = []
+
+    def note(_: torch.nn.Module, given: tuple[LocatorInputs, torch.Tensor]) -> None:
+        if torch.is_grad_enabled():
+            met.append(given[0].power_dbm_BR[:, 0].numpy())
+
+    trainer.model.register_forward_pre_hook(note)
+    run(trainer)
+    first, second = np.concatenate(met[:5]), np.concatenate(met[5:])
+    every = np.sort(trainer.train.inputs.power_dbm_BR[:, 0].numpy())
+    assert np.array_equal(np.sort(first), every)
+    assert np.array_equal(np.sort(second), every)
+    assert not np.array_equal(first, second)
+
+
+def test_the_seed_is_that_of_the_first_weights_and_of_the_order_of_the_rows() -> None:
+    mine, others = (trainer_of(seed=seed, epochs=1, warmup_epochs=0, **REGRESSION) for seed in (1, 2))
+    assert not same(initial(mine), initial(others))
+    others.model.load_state_dict(mine.model.state_dict())
+    assert not same(initial(run(mine)), initial(run(others)))
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.5])
+def test_dropout_is_of_the_training_alone(dropout_rate: float) -> None:
+    """A step so short that it changes nothing: the losses differ by what is dropped."""
+    settings: dict[str, Any] = ONE_STEP | REGRESSION | {"epochs": 2, "learning_rate": 1e-12, "weight_decay": 0.0}
+    trainer = trainer_of(dropout_rate=dropout_rate, **settings)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.01)
+    first, second = run(trainer).history
+    assert first["val_loss"] == pytest.approx(second["val_loss"], rel=1e-6)
+    assert (first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-6)) == (dropout_rate == 0.0)
 
 
 def test_min_snr_drops_training_rows_only(trained: Trainer) -> None:
@@ -166,6 +321,16 @@ def test_min_snr_drops_training_rows_only(trained: Trainer) -> None:
     assert len(strict.calibration) == len(trained.calibration)
 
 
+def test_a_row_that_is_just_loud_enough_is_trained_on() -> None:
+    train, val = splits(FEW)
+    snr_db = np.where(train.signal_present, np.float32(12.0), np.float32(0.0))
+    snr_db[:50][train.signal_present[:50]] = 11.0
+    loud = SampleBatch(**vars(train) | {"snr_db": snr_db})
+    for limit_db, rows in ((11.0, 421), (11.5, 371), (12.0, 371)):
+        config = TrainingConfig(**BASE | {"min_snr_db": limit_db})
+        assert len(Trainer(spec_for(Architecture.regression), config, loud, val, DATASET).train) == rows
+
+
 def test_max_gdop_changes_the_metric_only(trained: Trainer) -> None:
     narrow = run(trainer_of(max_gdop=2.5))
     assert same(narrow.model.state_dict(), trained.model.state_dict())
@@ -176,13 +341,32 @@ def test_max_gdop_changes_the_metric_only(trained: Trainer) -> None:
     assert run(trainer_of(epochs=1, warmup_epochs=0, max_gdop=0.01)).history[0][name] is None
 
 
-def test_divergence_is_one_sentence() -> None:
-    trainer = trainer_of()
+def test_a_training_loss_that_is_no_number_ends_the_training_in_one_sentence() -> None:
+    trainer = trainer_of(FEW)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match=r"epoch 1: train_loss is nan.*lower learning_rate \(now 0.003\)"):
         run(trainer)
     assert trainer.epoch == 0
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_training(script: Script) -> None:
+    script(1.0, math.inf)
+    trainer = trainer_of(**REGRESSION)
+    with pytest.raises(TrainingDiverged, match=r"epoch 2: val_loss is inf; lower learning_rate \(now 0.003\)"):
+        run(trainer)
+    assert (trainer.epoch, trainer.best_epoch) == (1, 1)
+
+
+def test_a_gradient_that_is_no_number_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a loss that is one: the root of zero has no slope."""
+
+    def loss(located: Located, aim_m: torch.Tensor) -> torch.Tensor:
+        return locator_loss(located, aim_m) + (0 * located.en_m_B2.sum(-1)).sqrt()
+
+    monkeypatch.setattr(trainer_module, "locator_loss", loss)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: train_loss is \d.*, gradient_norm nan; .*max_grad_norm"):
+        run(trainer_of(**ONE_STEP | REGRESSION))
 
 
 def test_calibration_makes_the_ellipse_hold_what_it_says() -> None:
@@ -206,59 +390,245 @@ def test_calibration_makes_the_ellipse_hold_what_it_says() -> None:
     assert fault(checkpoint, val) is None
 
 
-def test_rmse_is_over_samples_whatever_the_batches(trained: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def answer(checkpoint: Checkpoint, batch: SampleBatch) -> tuple[Positions, NDArray[np.float64]]:
+    """What the model says of the rows, and how far off that is, metres."""
+    prediction = predict(checkpoint.locator(), locator_inputs(batch))
+    lat, lon = checkpoint.spec.network.frame.geodetic(prediction.en_m, checkpoint.spec.tx_height_m)
+    return prediction, haversine_m(lat, lon, batch.tx_lat, batch.tx_lon)
+
+
+def mean_loss(checkpoint: Checkpoint, batch: SampleBatch) -> float:
+    model, inputs = checkpoint.locator(), locator_inputs(batch)
+    with torch.no_grad():
+        return float(locator_loss(model(inputs, model.start(inputs)), target_m(batch)).double().mean())
+
+
+def test_each_validation_metric_is_what_its_name_says(trained: Trainer) -> None:
     _, val = splits()
     val = val.take(~val.is_calibration)
-    prediction = predict(trained.last_checkpoint().locator(), locator_inputs(val))
-    lat, lon = trained.spec.network.frame.geodetic(prediction.en_m, trained.spec.tx_height_m)
-    expected_m = np.sqrt(np.mean(haversine_m(lat, lon, val.tx_lat, val.tx_lon) ** 2))
-    assert trained.history[-1]["val_rmse_m"] == pytest.approx(expected_m, rel=1e-4)
-    monkeypatch.setattr(trainer_module, "VALIDATION_ROWS", 37)
-    in_pieces = trained._validate()
-    for name, value in in_pieces.items():
-        assert value == pytest.approx(trained.history[-1][name], rel=1e-3), name
+    checkpoint, metrics = trained.last_checkpoint(), trained.history[-1]
+    prediction, distance_m = answer(checkpoint, val)
+    nees = prediction.nees(target_m(val).double().numpy())
+    near = distance_m[val.gdop < 5]
+    assert 0 < len(near) < len(distance_m)
+    expected = {
+        "val_loss": mean_loss(checkpoint, val),
+        "val_rmse_m": math.sqrt(np.mean(distance_m**2)),
+        "val_rmse_good_geom_m": math.sqrt(np.mean(near**2)),
+        "val_distance_p50_m": np.percentile(distance_m, 50),
+        "val_distance_p68_m": np.percentile(distance_m, 68),
+        "val_distance_p95_m": np.percentile(distance_m, 95),
+        "val_nees": np.mean(nees),
+        "val_coverage_68": np.mean(nees <= chi2(2).ppf(0.683)),
+        "val_coverage_95": np.mean(nees <= chi2(2).ppf(0.95)),
+    }
+    assert expected.keys() == {name for name in metrics if name.startswith("val_")}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_tampered_model_is_found(trained: Trainer) -> None:
-    _, val = splits()
-    checkpoint = trained.last_checkpoint()
-    assert fault(checkpoint, val) is None
-    name = "rounds.1.read.weight"
-    tampered = checkpoint.weights | {name: checkpoint.weights[name] + 0.5}
-    assert "the reloaded model gives" in str(fault(replace(checkpoint, weights=tampered), val))
-    broken = checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], float("nan"))}
-    assert fault(replace(checkpoint, weights=broken), val) == f"weights are not finite: {name}"
-    flat = checkpoint.weights | {"covariance_scale": torch.tensor(0.0)}
-    assert fault(replace(checkpoint, weights=flat), val) == (
-        f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
+def test_each_training_metric_is_over_the_rows_whatever_the_batches() -> None:
+    """With a step so short that all batches meet the same weights; the last batch is a small one."""
+    trainer = trainer_of(FEW, batch_size=100, epochs=1, warmup_epochs=0, learning_rate=1e-12, weight_decay=0.0)
+    started = time.perf_counter()
+    (metrics,) = trainer.epochs()
+    elapsed = time.perf_counter() - started
+    train, _ = splits(FEW)
+    checkpoint = trainer.last_checkpoint()
+    _, distance_m = answer(checkpoint, train)
+    assert metrics["train_loss"] == pytest.approx(mean_loss(checkpoint, train), rel=1e-4)
+    assert metrics["train_rmse_m"] == pytest.approx(math.sqrt(np.mean(distance_m**2)), rel=1e-4)
+    assert 0.1 * elapsed < metrics["epoch_seconds"] <= elapsed
+
+
+def test_metrics_are_over_the_rows_however_many_there_are() -> None:
+    """The same rows again and again, more than are validated at once: each mean stays what it is."""
+    train, val = splits(FEW)
+    times = 10_000 // len(val)
+    config = TrainingConfig(**BASE | ONE_STEP)
+    once, often = (
+        run(Trainer(spec_for(Architecture.regression), config, train, val.take(rows), DATASET)).history[0]
+        for rows in (slice(None), np.tile(np.arange(len(val)), times))
     )
+    for name in ("val_loss", "val_rmse_m", "val_rmse_good_geom_m", "val_nees", "val_coverage_68", "val_coverage_95"):
+        assert often[name] == pytest.approx(once[name], rel=1e-5), name
+    assert often["val_distance_p50_m"] == pytest.approx(once["val_distance_p50_m"], rel=0.05)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
+def test_the_limits_are_those_of_the_validation_rows() -> None:
+    trainer = trainer_of(FEW, max_gdop=3.0)
+    _, val = splits(FEW)
+    val = val.take(~val.is_calibration)
+    near = val.crlb_m[val.gdop < 3.0].astype(float)
+    assert 0 < len(near) < (val.gdop < 5.0).sum()
+    assert trainer.limit_m == pytest.approx(math.sqrt(np.mean(near**2)))
+    assert trainer.limit_p50_m == median_of_bounds_m(val.crlb_m)
+
+
+@pytest.mark.parametrize("claimed", [0.25, 4.0])
+def test_the_scale_lets_the_95_percent_ellipse_cover_as_much_of_the_calibration_rows(claimed: float) -> None:
+    """A model that claims too little is widened, one that claims too much is narrowed, by the calibration rows."""
+    trainer = run(trainer_of())
+    before = trainer.best_checkpoint()
+    _, val = splits()
+    reserved = val.take(val.is_calibration)
+    nees = answer(before, reserved)[0].nees(target_m(reserved).double().numpy())
+    expected = np.quantile(nees, 0.95) / chi2(2).ppf(0.95)
+    trainer.best_weights["covariance_scale"].fill_(claimed)
+    assert trainer.calibrate() == pytest.approx(expected / claimed, rel=1e-4)
+
+
+def child_of(parent: Checkpoint, **settings: Any) -> Trainer:
+    return trainer_of(parent=parent, **REGRESSION | settings)
+
+
+@pytest.fixture(scope="module")
+def parent() -> Checkpoint:
+    """A calibrated model of other rows."""
+    trainer = run(trainer_of(1500, model_architecture=Architecture.regression))
+    trainer.calibrate()
+    return trainer.best_checkpoint()
+
+
+def test_fine_tuning_begins_with_the_parents_weights_and_no_scale(parent: Checkpoint) -> None:
+    assert abs(float(parent.weights["covariance_scale"]) - 1) > 0.01
+    child = child_of(parent)
+    assert child.covariance_scale == 1.0
+    weights = {**parent.weights, "covariance_scale": torch.tensor(1.0)}
+    assert same(dict(child.model.state_dict()), weights)
+    assert (child.epoch, child.best_epoch, child.history) == (0, 0, [])
+    run(child)
+    child.calibrate()
+    _, val = splits(FEW)
+    reserved = val.take(val.is_calibration)
+    nees = answer(child.best_checkpoint(), reserved)[0].nees(target_m(reserved).double().numpy())
+    assert coverage(nees, 0.95) == pytest.approx(0.95, abs=1 / len(reserved))
+
+
+@pytest.mark.parametrize(
+    ("field", "other", "words"),
+    [
+        ("architecture", Architecture.triangulation, r"<Architecture.triangulation.*<Architecture.regression"),
+        ("network", random_network(7, seed=1), f"'{random_network(7, seed=1).name}'.*'{NORTH_WEST_ITALY.name}'"),
+        ("tx_height_m", 7.5, "is 7.5, and must be this training's, 2.0"),
+        ("area_margin_m", 1234.5, f"is 1234.5, and must be this training's, {DEFAULT.area_margin_m}"),
+    ],
+)
+def test_a_parent_of_another_kind_is_refused(parent: Checkpoint, field: str, other: object, words: str) -> None:
+    spec = parent.spec.model_copy(update={field: other})
+    with pytest.raises(ValueError, match=rf"parent_model_id: that model's {field} is.*") as caught:
+        child_of(Checkpoint(**vars(parent) | {"spec": spec}))
+    assert re.search(words, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parent_with_another_dropout_is_taken(parent: Checkpoint) -> None:
+    assert child_of(parent, dropout_rate=0.3).spec.dropout_rate == 0.3
+
+
+def test_a_parent_goes_with_a_config_that_names_it(parent: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="exactly where its config names parent_model_id"):
+        child_of(parent, parent_model_id=None)
+    with pytest.raises(ValueError, match="exactly where its config names parent_model_id"):
+        trainer_of(parent_model_id="parent:1", **REGRESSION)
+
+
+def test_a_locator_is_fitted_on_the_training_rows() -> None:
+    """Site biases in metres, and the scaling of levels."""
+    trainer, (train, _) = trainer_of(FEW), splits(FEW)
+    bias_m = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m), train) * 0.299792458
+    np.testing.assert_allclose(trainer.model.start.site_bias_m_R.numpy(), bias_m, rtol=1e-5)
+    assert np.abs(bias_m).max() > 1
+    heard_db = train.snr_db[train.signal_present]
+    encoder = trainer.model.regression.encoder
+    assert float(encoder.level_mean[0]) == pytest.approx(heard_db.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "there", "device"),
+    [
+        (Accelerator.auto, False, "cpu"),
+        (Accelerator.auto, True, "cuda"),
+        (Accelerator.cpu, False, "cpu"),
+        (Accelerator.cpu, True, "cpu"),
+        (Accelerator.gpu, True, "cuda"),
+    ],
+)
+def test_the_accelerator_decides_where_the_training_runs(
+    accelerator: Accelerator, there: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert choose_device(accelerator).type == device
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="accelerator: gpu was asked for, but PyTorch finds no CUDA device"):
-        trainer_of(accelerator=Accelerator.gpu)
-    assert trainer_of(accelerator=Accelerator.auto).device.type == "cpu"
+        trainer_of(FEW, accelerator=Accelerator.gpu)
+
+
+def test_a_training_on_the_cpu_takes_one_thread() -> None:
+    torch.set_num_threads(2)
+    assert trainer_of(accelerator=Accelerator.cpu, **REGRESSION).device.type == "cpu"
+    assert torch.get_num_threads() == 1
 
 
 def test_too_few_rows_are_refused() -> None:
     train, val = splits()
-    spec, config = spec_for(), TrainingConfig(**BASE)
-    with pytest.raises(ValueError, match=r"at least 20 rows for validation and as many for calibration"):
-        Trainer(spec, config, train, val.take(slice(0, 30)), DATASET)
+    spec, config = spec_for(Architecture.regression), TrainingConfig(**BASE)
+    reserved, others = (np.flatnonzero(part) for part in (val.is_calibration, ~val.is_calibration))
+
+    def trainer(validation: int, calibration: int) -> Trainer:
+        rows = np.concatenate([others[:validation], reserved[:calibration]])
+        return Trainer(spec, config, train, val.take(rows), DATASET)
+
+    enough = trainer(20, 20)
+    assert (len(enough.val), len(enough.calibration)) == (20, 20)
+    for validation, calibration in ((19, 77), (60, 19)):
+        counts = f"it has {validation} and {calibration}: raise num_samples"
+        with pytest.raises(ValueError, match=f"at least 20 rows for validation and as many for calibration, {counts}"):
+            trainer(validation, calibration)
     with pytest.raises(ValueError, match="the training split has no rows above min_snr_db 100"):
         trainer_of(min_snr_db=100)
     with pytest.raises(ValueError, match=r"the training split has no rows$"):
         Trainer(spec, config, train.take(slice(0, 0)), val, DATASET)
 
 
-def test_schedules_rise_and_fall() -> None:
-    for scheduler in Scheduler:
-        trainer = trainer_of(epochs=4, warmup_epochs=1, lr_scheduler=scheduler)
-        rates = [metrics["learning_rate"] for metrics in trainer.epochs()]
-        assert max(rates) <= 3e-3 * 1.0001
-        assert rates[0] > rates[1] > rates[2] > rates[3]
-        assert rates[-1] < 3e-3 / 20
+def rates(**settings: Any) -> list[float]:
+    """The learning rate of the last step of each epoch; without a batch size an epoch is one step."""
+    trainer = run(trainer_of(**REGRESSION | {"batch_size": 65_536, "early_stop_patience": 0} | settings))
+    return [float(metrics["learning_rate"] or 0.0) for metrics in trainer.history]
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 1, 3])
+def test_the_cosine_rises_linearly_and_falls_to_a_hundredth(warmup_epochs: int) -> None:
+    found = rates(epochs=8, warmup_epochs=warmup_epochs, learning_rate=0.01)
+    rise = [0.01 * (i + 1) / (warmup_epochs + 1) for i in range(warmup_epochs)]
+    turns = np.arange(8 - warmup_epochs) / (8 - warmup_epochs)
+    fall = 1e-4 + (0.01 - 1e-4) * (1 + np.cos(np.pi * turns)) / 2
+    assert found == pytest.approx([*rise, *fall])
+
+
+@pytest.mark.parametrize("warmup_epochs", [1, 2, 3])
+def test_one_cycle_rises_in_the_warm_up_and_falls_after_it(warmup_epochs: int) -> None:
+    settings: dict[str, Any] = {"warmup_epochs": warmup_epochs, "lr_scheduler": Scheduler.one_cycle}
+    found = rates(epochs=4, batch_size=50, learning_rate=0.01, **settings)
+    assert max(found) == found[warmup_epochs - 1] == pytest.approx(0.01, rel=0.01)
+    assert sorted(found[:warmup_epochs]) == found[:warmup_epochs]
+    assert sorted(found[warmup_epochs:], reverse=True) == found[warmup_epochs:]
+
+
+@pytest.mark.parametrize(("scheduler", "share"), [(Scheduler.cosine, 1 / 100), (Scheduler.one_cycle, 1 / 250_000)])
+def test_schedules_end_with_the_last_step(scheduler: Scheduler, share: float) -> None:
+    trainer = run(trainer_of(epochs=4, lr_scheduler=scheduler, early_stop_patience=0, **REGRESSION))
+    assert trainer.scheduler.get_last_lr() == pytest.approx([share * 3e-3])
+    assert trainer.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_schedules_go_by_steps_and_the_last_batch_of_an_epoch_is_one() -> None:
+    trainer = run(trainer_of(batch_size=100, epochs=4, warmup_epochs=1, early_stop_patience=0, **REGRESSION))
+    turns = (np.array([9, 14, 19]) - 5) / 15  # five steps an epoch, for 421 rows
+    expected = [3e-3 * 5 / 6, *(3e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * turns)) / 2))]
+    assert [metrics["learning_rate"] for metrics in trainer.history] == pytest.approx(expected)
 
 
 def test_regression_and_levels_alone_are_far_worse_on_the_same_rows(trained: Trainer) -> None:
