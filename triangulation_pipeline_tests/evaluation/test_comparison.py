@@ -177,7 +177,7 @@ def test_site_biases_come_from_the_train_part(by_time: Comparison, default_batch
     late = replace(default_batch, toa_ns=default_batch.toa_ns + late_ns)
     test, train = late.take(late.split == Split.test).take(slice(0, 200)), late.take(late.split == Split.train)
     answer = np.zeros((200, 2)), np.broadcast_to(np.eye(2), (200, 2, 2))
-    comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.default], test, train, *answer, 5.0)
+    comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.default], test, train, Positions(*answer), 5.0)
     for name in BY_TIME:
         shifted, before = comparison.distance_m[name], by_time.distance_m[name]
         assert shifted is not None
@@ -189,10 +189,10 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
     """Few arrival times make it another fit than the one that does not."""
     hard, scenario = default_batch.take(default_batch.toa_present.sum(1) <= 5), PRESETS[Preset.default]
     answer = np.zeros((len(hard), 2)), np.broadcast_to(np.eye(2), (len(hard), 2, 2))
-    comparison = compare(NORTH_WEST_ITALY, scenario, hard, default_batch, *answer, 5.0)
+    comparison = compare(NORTH_WEST_ITALY, scenario, hard, default_batch, Positions(*answer), 5.0)
     bias_ns = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, 2.0), default_batch)
-    delayed = bias_ns, scenario.nlos_probability, scenario.nlos_mean_ns
-    seeing = mixture_maximum_likelihood(NORTH_WEST_ITALY, hard, 2.0, *delayed, start_en_m=comparison.truth_en_m)
+    ground = Geometry(NORTH_WEST_ITALY, 2.0)
+    seeing = mixture_maximum_likelihood(ground, hard, bias_ns, scenario.excess_delay, comparison.truth_en_m)
     ceiling_m, blind_m = (
         comparison.distance_m[name] for name in (Estimator.mixture_ml_from_truth, Estimator.mixture_ml)
     )

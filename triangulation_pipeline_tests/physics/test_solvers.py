@@ -172,14 +172,14 @@ def test_of_two_places_that_fit_the_earlier_start_wins() -> None:
     exact_m = Geometry(network, HEIGHT_M).ranges_m(network.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2])[0]
     data = replace(data, range_m=exact_m[data.rows])
     points = [np.broadcast_to(point, (len(data.rows), 2)) for point in covering_points(network)]
-    alone = [best_descent(network, HEIGHT_M, data, linear_cost, [point])[:2] for point in points]
+    alone = [best_descent(Geometry(network, HEIGHT_M), data, linear_cost, [point])[:2] for point in points]
     fits = np.array([cost < 1e-6 for _, cost in alone])
     places_m = np.array([en_m for en_m, _ in alone])
     apart_m = np.hypot(*(places_m[0] - places_m[-1]).T)
     rows = fits[0] & fits[-1] & (apart_m > 1000)
     assert rows.any()
     for order in ([0, -1], [-1, 0]):
-        en_m, cost, _ = best_descent(network, HEIGHT_M, data, linear_cost, [points[i] for i in order])
+        en_m, cost, _ = best_descent(Geometry(network, HEIGHT_M), data, linear_cost, [points[i] for i in order])
         np.testing.assert_allclose(en_m[rows], places_m[order[0]][rows])
         assert (cost[rows] < 1e-6).all()
 
@@ -199,7 +199,7 @@ def test_the_covariance_alone_is_none_in_a_degenerate_geometry(default: SampleBa
     weight = np.where(np.arange(7) == 2, data.weight, 0.0)  # what one site says
     weight[1] = data.weight[1]
     truth_m = truth_of(batch)
-    fix = make_fix(NORTH_WEST_ITALY, HEIGHT_M, data, 3, truth_m, np.arange(3.0), weight)
+    fix = make_fix(GROUND, data, 3, truth_m, np.arange(3.0), weight)
     np.testing.assert_array_equal(fix.en_m, truth_m)
     assert fix.cost.tolist() == [0, 1, 2]
     assert np.isnan(fix.covariance_m2).all((1, 2)).tolist() == [True, False, True]
@@ -289,7 +289,7 @@ def test_starting_at_the_truth_gives_the_reference_table(default: SampleBatch, b
 
 def test_many_starts_find_the_best_cost(default: SampleBatch, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 1000))
-    arguments = (NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.1, 500.0)
+    arguments = (GROUND, batch, bias_ns, DELAYED)
     from_truth = mixture_maximum_likelihood(*arguments, truth_of(batch))
     assert np.mean(mixture_maximum_likelihood(*arguments).cost > from_truth.cost + 0.01) < 0.005
 
@@ -369,7 +369,7 @@ def test_simple_rivals_and_their_null() -> None:
     batch = simulated(Preset.rss, 500)
     silent = replace(batch, signal_present=batch.signal_present & (np.arange(500) >= 5)[:, None])
     for rival in (power_weighted_centroid, strongest_receiver):
-        en_m = rival(NORTH_WEST_ITALY, silent)
+        en_m = rival(NORTH_WEST_ITALY, silent).en_m
         assert np.isnan(en_m[:5]).all()
         sites = NORTH_WEST_ITALY.site_enu_m[:, :2]
         assert (en_m[5:] >= sites.min(0) - 1e-6).all()
