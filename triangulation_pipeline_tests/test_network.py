@@ -296,6 +296,12 @@ def test_sites_near_each_other_are_odd_and_nearer_still_one(north_m: float, told
         assert network_of(*place).oddities() == []
 
 
+def test_usual_is_the_distance_of_most_sites_whatever_one_far_off_does() -> None:
+    # Typically 28 km apart, 200 km in the mean: 100 m are near for the one and far for the other.
+    places = [*places_around(20, 900), (45.0009, 8.0)]
+    assert len(network_of(*places, names="abcdefghi").oddities()) == 1
+
+
 @pytest.mark.parametrize("timed", [0, 2, 3, 4])
 def test_fewer_than_three_sites_with_timing_are_odd(timed: int) -> None:
     sites = network_of(*ALPS, (45.1, 8.1)).sites
