@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+import time_machine
 from alembic import command
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, inspect, text
@@ -185,6 +186,25 @@ def test_sessions_are_set_up(engine: Engine) -> None:
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
         assert shown == ["triangulation", "10min", "5min", "triangulation_pipeline", "read committed"]
+
+
+@quick
+def test_what_does_not_keep_the_settings_of_a_transaction_is_refused(
+    empty_url: URL, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pooler that changes sessions in mid-transaction."""
+    monkeypatch.setattr(postgresql, "begin_transaction", lambda connection: None)
+    with pytest.raises(StorageError, match="does not keep the settings of a transaction") as caught:
+        open_database(written(empty_url))
+    for lost in (
+        "search_path is '\"$user\", public', not 'triangulation'",
+        "statement_timeout is '0', not '600000'",
+        "lock_timeout is '0', not '300000'",
+    ):
+        assert lost in str(caught.value)
+    with server.administrator(empty_url.database) as connection:
+        made = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'triangulation')"
+        assert connection.execute(made).fetchone() == (0,)
 
 
 @quick
@@ -572,9 +592,10 @@ def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
         connection.execute(insert)
 
 
+@quick
 def test_a_migration_waits_for_the_other(empty_url: URL, server: Server) -> None:
     with server.administrator(empty_url.database) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [postgresql._MIGRATION_LOCK])
+        other.execute("SELECT pg_advisory_lock(%s)", [postgresql.MIGRATION_LOCK])
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(open_database, written(empty_url))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -700,7 +721,7 @@ def test_hypertables_from_the_start(timescale: Engine, caplog) -> None:
 
 
 @pytest.mark.production
-def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_is_a_week(timescale: Engine) -> None:
     """Of samples, one of which is a second, and of training; what spans chunks reads, changes and goes as one."""
     week = 7 * 24 * 3600
     ours, other = (
@@ -710,10 +731,9 @@ def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -
     assert verify_dataset(timescale, ours.id) == ours
     assert len(read_samples(timescale, ours.id)) == 60
 
-    began = now()
     train(timescale, ours, range(1, 3))
-    monkeypatch.setattr("triangulation_pipeline.storage.jobs.now", lambda: began + timedelta(days=8))
-    train(timescale, ours, range(2, 5))
+    with time_machine.travel(now() + timedelta(days=8)):
+        train(timescale, ours, range(2, 5))
     assert hypertables(timescale)[1] == ("training_metrics", 2)
     assert read_metrics(timescale, ours.id)["epoch"].tolist() == [1, 2, 3, 4]
 

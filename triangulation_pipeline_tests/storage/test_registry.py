@@ -643,6 +643,15 @@ def test_a_verdict_on_what_is_no_longer_in_production_is_none(engine: Engine, ma
     assert register(engine, job, passed=True, champion_id=first.id).promoted
 
 
+def test_a_step_that_is_repeated_finds_its_own_version_in_production(engine: Engine, make_job: MakeJob) -> None:
+    """Which is no change behind its back."""
+    for champion_id in (None, register(engine, make_job(), passed=True, model_name="second").id):
+        name, job = "first" if champion_id is None else "second", make_job()
+        once = register(engine, job, passed=True, champion_id=champion_id, model_name=name)
+        assert register(engine, job, passed=True, champion_id=champion_id, model_name=name) == once
+        assert (once.promoted, once.is_production) == (True, True)
+
+
 def test_networks_registering_at_once_leave_one_of_them_in_production(engine: Engine, make_job: MakeJob) -> None:
     jobs = [make_job() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:

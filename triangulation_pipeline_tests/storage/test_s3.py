@@ -157,6 +157,7 @@ def answered(status: int, code: str, **told: str) -> ClientError:
         (answered(429, "TooManyRequests"), "answers TooManyRequests (HTTP status 429)"),
         (answered(500, "InternalError"), "answers InternalError (HTTP status 500)"),
         (answered(502, ""), "answers an error (HTTP status 502)"),
+        (answered(400, "SlowDown"), "answers SlowDown (HTTP status 400)"),
         (answered(400, "RequestTimeout"), "answers RequestTimeout (HTTP status 400)"),
         (answered(400, "Throttling"), "answers Throttling (HTTP status 400)"),
         (answered(400, "ThrottlingException"), "answers ThrottlingException (HTTP status 400)"),
