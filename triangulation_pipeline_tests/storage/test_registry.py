@@ -379,6 +379,7 @@ def test_evaluations_of_other_weights_and_of_other_names_stay_with_theirs(engine
     # A file is known by its job too, whatever the digest.
     by_file = evaluate(engine, job, weights_digest="8" * 64, synthetic_dataset_id=str(make_job().synthetic_dataset_id))
     assert get_evaluation(engine, by_file).model_id == model.id
+    assert get_evaluation(engine, evaluate(engine, job, checkpoint_sha256="c" * 64)).model_id is None
 
 
 def test_the_model_of_a_job_is_the_one_that_was_registered_last(engine: Engine, make_job: MakeJob) -> None:

@@ -325,6 +325,16 @@ def test_an_address_that_hides_its_password_badly_is_refused() -> None:
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
 
 
+def test_keys_are_sorted_whatever_the_order_of_a_servers_pages() -> None:
+    class Pages(Stub):
+        def get_paginator(self, _: str) -> SimpleNamespace:
+            pages = [{"Contents": [{"Key": "p/c"}, {"Key": "p/a"}]}, {}, {"Contents": [{"Key": "p/b"}, {"Key": "p/"}]}]
+            return SimpleNamespace(paginate=lambda **asked: pages if asked == wanted else [])
+
+    wanted = {"Bucket": "bucket", "Prefix": "p/x/"}
+    assert S3Store(Pages(ValueError()), "bucket", "p").list_keys("x/") == ["a", "b", "c"]
+
+
 def test_locations_begin_with_the_bucket_and_the_prefix() -> None:
     whole, part = S3Store(Stub(ValueError()), "bucket"), S3Store(Stub(ValueError()), "bucket", "a/prefix")
     assert (whole.root, part.root) == ("s3://bucket", "s3://bucket/a/prefix")
@@ -347,6 +357,21 @@ def test_a_store_is_opened_by_the_environment(s3_endpoint: str, monkeypatch: pyt
     assert stored.location == f"s3://{place.bucket}/some/prefix/{KEY}"
     # A second opening finds the bucket, and what is in it.
     assert open_store(place, s3_client).get(KEY, stored.sha256) == b"data"
+
+
+def test_the_variables_say_where_and_as_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_s3(monkeypatch, "http://one:9000")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://two:9000")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-south-1")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "the-token")
+    client = s3_client()
+    assert (client.meta.endpoint_url, client.meta.region_name) == ("http://one:9000", "eu-south-1")
+    url = client.generate_presigned_url("get_object", {"Bucket": "bucket", "Key": KEY})
+    assert url.startswith(f"http://one:9000/bucket/{KEY}?")
+    assert S3_ACCESS_KEY_ID in url
+    assert "the-token" in url
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    assert s3_client().meta.endpoint_url == "http://two:9000"
 
 
 @pytest.mark.production
