@@ -530,6 +530,10 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
 
 
 def test_production_has_a_beginning_and_a_predecessor(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job(), model_name="other")
+    register(engine, make_job(), model_name="other", passed=True)
+    with pytest.raises(StorageError, match="no version of other before 2 was ever in production"):
+        rollback_model(engine, "other")
     for passed in (True, False, True):
         with time_machine.travel(EARLIER, tick=False):
             register(engine, make_job(), passed=passed)

@@ -594,7 +594,8 @@ def test_a_refusal_is_final_and_explained(status: int, code: str, says: str) -> 
     "code",
     [
         "AuthorizationHeaderMalformed",
-        *in_production("IllegalLocationConstraintException", "PermanentRedirect", "InvalidRegion"),
+        "PermanentRedirect",
+        *in_production("IllegalLocationConstraintException", "InvalidRegion"),
     ],
 )
 @pytest.mark.parametrize("tells", ["nothing", "in the body", "in the head"])
@@ -671,6 +672,13 @@ def test_a_server_that_redirects_is_one_sentence(status: int, location: str, say
     with says_always(f"HTTP/1.1 {status} Moved\r\n{head}Content-Length: 0\r\n\r\n".encode()) as endpoint:
         for act in acts(S3Store(client_of(endpoint), "bucket", deadline_s=20)):
             assert f"{endpoint} {says}{status if says.endswith(' ') else ''}" in refusal(act)
+
+
+def test_a_redirection_to_nowhere_is_none_of_S3() -> None:
+    for status in (301, 302, 303, 307, 308):
+        with says_always(f"HTTP/1.1 {status} Moved\r\nContent-Length: 0\r\n\r\n".encode()) as endpoint:
+            message = refusal(S3Store(client_of(endpoint), "bucket", deadline_s=0).list_keys)
+        assert message.endswith(f": {endpoint} answers with a redirection (HTTP status {status}), and not as S3 does")
 
 
 HTML = b"<!DOCTYPE html><html><body>Welcome<br>to s3cret &nbsp;</body></html>"
