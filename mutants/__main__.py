@@ -37,7 +37,17 @@ ROOMS = {
     "training": (["training"], ["training", "test_versions.py"]),
     "evaluation": (["evaluation"], ["evaluation"]),
     "storage": (["storage"], ["storage"]),
-    "defs": (["defs"], ["defs"]),
+    "defs": (
+        ["defs"],
+        [
+            "test_run_config.py",
+            *(
+                f"defs/test_{name}.py"
+                for name in ("definitions", "config", "memory", "reconcile", "automation", "promotion", "secrets")
+            ),
+            *(f"defs/test_{name}.py" for name in ("hostile_names", "refusals", "run_tags", "life_cycle", "whole_run")),
+        ],
+    ),
 }
 
 
@@ -63,14 +73,13 @@ def _tests(room: str, module: Path | None = None) -> str:
     return " ".join([sys.executable, PYTEST, *map(str, files)])
 
 
-def _begin(folder: str) -> None:
+def _begin(folder: Path, tree: Path) -> None:
     """Gives a worker a copy of the tree, in which it stays."""
-    place = Path(folder, str(os.getpid()))
-    tree = shutil.copytree(ROOT, place / "tree", ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))
-    temporary = place / "tmp"
+    own = shutil.copytree(tree, folder / f"tree-{os.getpid()}")
+    temporary = folder / f"tmp-{os.getpid()}"
     temporary.mkdir()
-    os.chdir(tree)
-    os.environ |= {"PYTHONPATH": str(tree), "TMPDIR": str(temporary), "DAGSTER_HOME": str(tree), "OMP_NUM_THREADS": "1"}
+    os.chdir(own)
+    os.environ |= {"PYTHONPATH": str(own), "TMPDIR": str(temporary), "DAGSTER_HOME": str(own), "OMP_NUM_THREADS": "1"}
     # Tests that Ctrl-C leaves behind end as well, even those of an endless loop.
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
 
@@ -97,14 +106,17 @@ def _try(room: str, mutation: MutationSpec, timeout_s: float) -> Outcome:
     )
 
 
-def _outcomes(rooms: Sequence[str], size: int, seed: int, folder: str) -> Iterator[tuple[str, list[Outcome]]]:
-    with ProcessPoolExecutor(WORKERS, initializer=_begin, initargs=(folder,)) as workers:
+def _outcomes(rooms: Sequence[str], size: int, seed: int, folder: Path) -> Iterator[tuple[str, list[Outcome]]]:
+    tree = shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))
+    os.chdir(tree)
+    samples = {room: sample(_files(CODE, ROOMS[room][0]), size, seed) for room in rooms}
+    with ProcessPoolExecutor(WORKERS, initializer=_begin, initargs=(folder, tree)) as workers:
         try:
             baselines = dict(zip(rooms, workers.map(_baseline, rooms), strict=True))
             tried = {
                 room: [
                     workers.submit(_try, room, mutation, max(TIMEOUT_FACTOR * baselines[room], LEAST_TIMEOUT_S))
-                    for mutation in sample(_files(CODE, ROOMS[room][0]), size, seed)
+                    for mutation in samples[room]
                 ]
                 for room in rooms
             }
@@ -121,11 +133,11 @@ def _outcomes(rooms: Sequence[str], size: int, seed: int, folder: str) -> Iterat
 def main(rooms: tuple[str, ...], size: int, seed: int) -> None:
     """Tries the mutants of these rooms, or of all; fails where a share is too small, or a mutant neither killed nor
     explained in mutants/explained.md."""
-    os.chdir(ROOT)
     explained = EXPLAINED.read_text()
     passed = True
-    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # the tests' PostgreSQL runs as another user
+    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the tests' PostgreSQL runs as another user
         for room, outcomes in _outcomes(rooms or list(ROOMS), size, seed, folder):
             alive = [outcome for outcome in outcomes if outcome.ended != "killed"]
             unexplained = [outcome for outcome in alive if outcome.change not in explained]
