@@ -553,6 +553,12 @@ def test_a_resumed_run_is_watched_with_the_whole_curve_and_then_the_verdict(engi
         "locator version 1: median 21.0 m, RMSE 64.5 m with good geometry",
         "Promoted.",
     ]
+    # Executed again with other weights, it has two; the newest is what became of it.
+    registered(engine, job, "b", False)
+    assert said("watch", job.id).splitlines()[-2:] == [
+        "locator version 2: median 21.0 m, RMSE 64.5 m with good geometry",
+        "It is worse.",
+    ]
 
 
 def test_listings_are_the_views(engine: Engine, webserver: StandIn) -> None:
