@@ -19,7 +19,6 @@ from triangulation_pipeline.physics.propagation import distance_range_km, noise_
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk, site_constants
 from triangulation_pipeline.physics.solvers import (
-    HUBER_THRESHOLD,
     Fix,
     Loss,
     RobustCost,
@@ -213,7 +212,7 @@ def test_slopes_are_the_derivatives_of_the_costs(cost_of: RobustCost) -> None:
     np.testing.assert_allclose(slope[1:-1], np.gradient(cost, residual_m)[1:-1], atol=1e-4)
     assert (curvature <= weight).all()
     assert cost[11_500] == pytest.approx(0.5)  # one standard deviation
-    assert slope[-1] * 15 == pytest.approx(HUBER_THRESHOLD if cost_of is huber_cost else 100 / 15)
+    assert slope[-1] * 15 == pytest.approx(1.345 if cost_of is huber_cost else 100 / 15)
 
 
 @pytest.mark.parametrize("loss", Loss)
@@ -236,7 +235,7 @@ def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) 
             xtol=1e-14,
             ftol=1e-14,
             loss=loss.value,
-            f_scale=HUBER_THRESHOLD,
+            f_scale=1.345,
         )
         np.testing.assert_allclose(fix.en_m[i], best.x[:2], atol=0.5)
         assert fix.cost[i] == pytest.approx(best.cost, rel=1e-4)
