@@ -716,17 +716,17 @@ def test_every_number_of_the_quality_metrics_is_what_its_name_says() -> None:
     batch = handmade_batch()
     chunks = [
         Chunk(batch.take(slice(0, 3)), candidates=9, rejected_few_detections=4, rejected_path_loss_range=2),
-        Chunk(batch.take(slice(3, 5)), candidates=3, rejected_few_detections=1, rejected_path_loss_range=0),
+        Chunk(batch.take(slice(3, 5)), candidates=6, rejected_few_detections=1, rejected_path_loss_range=3),
     ]
     snr_db = [0, 10, 20, 30, 40, *range(1, 13)]
     expected = {
         "train_count": 2,
         "val_count": 2,
         "test_count": 1,
-        "candidates": 12,
+        "candidates": 15,
         "rejected_few_detections": 5,
-        "rejected_path_loss_range": 2,
-        "acceptance_rate": round(5 / 12, 4),
+        "rejected_path_loss_range": 5,
+        "acceptance_rate": round(5 / 15, 4),
         "mean_detections": 17 / 5,
         "snr_p5_db": round(float(np.quantile(snr_db, 0.05)), 4),
         "snr_p50_db": round(float(np.quantile(snr_db, 0.50)), 4),

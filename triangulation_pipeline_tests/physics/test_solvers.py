@@ -238,6 +238,12 @@ def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) 
             f_scale=1.345,
         )
         np.testing.assert_allclose(fix.en_m[i], best.x[:2], atol=0.5)
+        # The covariance is that of the weights with which the residuals count in the end.
+        deviations = np.abs(residual(best.x))
+        weight = (1 if loss is Loss.linear else np.minimum(1, 1.345 / deviations)) / sigma_m**2
+        rows = np.append(ranges_m(NORTH_WEST_ITALY, best.x[:2], HEIGHT_M)[1][seen], np.ones((seen.sum(), 1)), axis=1)
+        covariance_m2 = np.linalg.inv(rows.T @ (weight[:, None] * rows))[:2, :2]
+        np.testing.assert_allclose(fix.covariance_m2[i], covariance_m2, rtol=0.01, atol=0.01 * covariance_m2.max())
         assert fix.cost[i] == pytest.approx(best.cost, rel=1e-4)
 
 
@@ -264,7 +270,16 @@ def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) ->
     fitted = fit_site_biases_ns(NORTH_WEST_ITALY, replace(default, toa_present=silent), HEIGHT_M)
     others = np.arange(7) != 2
     assert fitted[2] == 0
+    assert fitted[others].sum() == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(fitted[others], (bias_ns - bias_ns[others].mean())[others], atol=6)
+
+
+def test_site_biases_stand_a_site_that_is_often_late(line_of_sight: SampleBatch, bias_ns: np.ndarray) -> None:
+    late = (np.arange(3000)[:, None] % 10 == 0) & (np.arange(7) == 3) & line_of_sight.toa_present
+    batch = replace(line_of_sight, toa_ns=line_of_sight.toa_ns + np.where(late, 1e5, 0.0))
+    # Each tenth pulls as if it were late by 1.345 standard deviations of some 60 ns.
+    fitted = fit_site_biases_ns(NORTH_WEST_ITALY, batch, HEIGHT_M)
+    np.testing.assert_allclose(fitted, bias_ns - bias_ns.mean(), atol=15)
 
 
 def test_robust_solvers_stand_delays(default: SampleBatch, bias_ns: np.ndarray) -> None:
