@@ -62,6 +62,10 @@ def test_seed_and_scenario_are_honoured() -> None:
     assert len({digest_of(spec) for spec in specs}) == 3
     assert len({spec.dataset_id for spec in specs}) == 3
     assert digest_of(specs[0]) == digest_of(spec_of(n=50, seed=0))
+    # Not by the ids alone: another seed sends from other places.
+    places = [simulate_chunk(spec, 0).batch.tx_lat for spec in specs]
+    assert not np.isin(places[1], places[0]).any()
+    np.testing.assert_array_equal(places[2], places[0])
 
 
 def test_site_constants_belong_to_the_site() -> None:
@@ -499,6 +503,7 @@ def test_obstacles_are_as_high_as_was_said_in_the_mean() -> None:
     height_m = v / np.sqrt(8 / (299.792458 / 145 * distance_m))
     assert height_m.mean() == pytest.approx(400, rel=0.04)
     assert height_m.std() == pytest.approx(400, rel=0.06)
+    assert np.abs(np.corrcoef(height_m.T) - np.eye(7)).max() < 0.1
 
 
 @pytest.mark.parametrize(("power_w", "share"), [((25.0, 5.0), (0.3, 0.7)), ((1.0, 2.0, 4.0), (0.5, 0.0, 0.5))])
@@ -696,7 +701,7 @@ def handmade_batch() -> SampleBatch:
     return replace(
         batch,
         signal_present=signal,
-        toa_present=signal.copy(),
+        toa_present=signal & (np.arange(7) != 1),
         snr_db=snr_db,
         gdop=np.array([2, 5, 4, 9, nan], np.float32),
         hdop=np.array([1, 1, 1, 1, nan], np.float32),
@@ -711,17 +716,17 @@ def test_every_number_of_the_quality_metrics_is_what_its_name_says() -> None:
     batch = handmade_batch()
     chunks = [
         Chunk(batch.take(slice(0, 3)), candidates=9, rejected_few_detections=4, rejected_path_loss_range=2),
-        Chunk(batch.take(slice(3, 5)), candidates=3, rejected_few_detections=1, rejected_path_loss_range=0),
+        Chunk(batch.take(slice(3, 5)), candidates=6, rejected_few_detections=1, rejected_path_loss_range=3),
     ]
     snr_db = [0, 10, 20, 30, 40, *range(1, 13)]
     expected = {
         "train_count": 2,
         "val_count": 2,
         "test_count": 1,
-        "candidates": 12,
+        "candidates": 15,
         "rejected_few_detections": 5,
-        "rejected_path_loss_range": 2,
-        "acceptance_rate": round(5 / 12, 4),
+        "rejected_path_loss_range": 5,
+        "acceptance_rate": round(5 / 15, 4),
         "mean_detections": 17 / 5,
         "snr_p5_db": round(float(np.quantile(snr_db, 0.05)), 4),
         "snr_p50_db": round(float(np.quantile(snr_db, 0.50)), 4),

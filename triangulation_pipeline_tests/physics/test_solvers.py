@@ -19,7 +19,6 @@ from triangulation_pipeline.physics.propagation import distance_range_km, noise_
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk, site_constants
 from triangulation_pipeline.physics.solvers import (
-    HUBER_THRESHOLD,
     Fix,
     Loss,
     RobustCost,
@@ -213,7 +212,7 @@ def test_slopes_are_the_derivatives_of_the_costs(cost_of: RobustCost) -> None:
     np.testing.assert_allclose(slope[1:-1], np.gradient(cost, residual_m)[1:-1], atol=1e-4)
     assert (curvature <= weight).all()
     assert cost[11_500] == pytest.approx(0.5)  # one standard deviation
-    assert slope[-1] * 15 == pytest.approx(HUBER_THRESHOLD if cost_of is huber_cost else 100 / 15)
+    assert slope[-1] * 15 == pytest.approx(1.345 if cost_of is huber_cost else 100 / 15)
 
 
 @pytest.mark.parametrize("loss", Loss)
@@ -236,9 +235,15 @@ def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) 
             xtol=1e-14,
             ftol=1e-14,
             loss=loss.value,
-            f_scale=HUBER_THRESHOLD,
+            f_scale=1.345,
         )
         np.testing.assert_allclose(fix.en_m[i], best.x[:2], atol=0.5)
+        # The covariance is that of the weights with which the residuals count in the end.
+        deviations = np.abs(residual(best.x))
+        weight = (1 if loss is Loss.linear else np.minimum(1, 1.345 / deviations)) / sigma_m**2
+        rows = np.append(ranges_m(NORTH_WEST_ITALY, best.x[:2], HEIGHT_M)[1][seen], np.ones((seen.sum(), 1)), axis=1)
+        covariance_m2 = np.linalg.inv(rows.T @ (weight[:, None] * rows))[:2, :2]
+        np.testing.assert_allclose(fix.covariance_m2[i], covariance_m2, rtol=0.01, atol=0.01 * covariance_m2.max())
         assert fix.cost[i] == pytest.approx(best.cost, rel=1e-4)
 
 
@@ -265,7 +270,16 @@ def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) ->
     fitted = fit_site_biases_ns(NORTH_WEST_ITALY, replace(default, toa_present=silent), HEIGHT_M)
     others = np.arange(7) != 2
     assert fitted[2] == 0
+    assert fitted[others].sum() == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(fitted[others], (bias_ns - bias_ns[others].mean())[others], atol=6)
+
+
+def test_site_biases_stand_a_site_that_is_often_late(line_of_sight: SampleBatch, bias_ns: np.ndarray) -> None:
+    late = (np.arange(3000)[:, None] % 10 == 0) & (np.arange(7) == 3) & line_of_sight.toa_present
+    batch = replace(line_of_sight, toa_ns=line_of_sight.toa_ns + np.where(late, 1e5, 0.0))
+    # Each tenth pulls as if it were late by 1.345 standard deviations of some 60 ns.
+    fitted = fit_site_biases_ns(NORTH_WEST_ITALY, batch, HEIGHT_M)
+    np.testing.assert_allclose(fitted, bias_ns - bias_ns.mean(), atol=15)
 
 
 def test_robust_solvers_stand_delays(default: SampleBatch, bias_ns: np.ndarray) -> None:
