@@ -337,6 +337,24 @@ def test_training_curves_are_the_metrics_by_epoch() -> None:
     assert loss.get_title() == "Training, 40 epochs: lowest validation loss in epoch 30 (dotted)"
 
 
+@pytest.mark.parametrize(
+    ("limit_m", "words"),
+    [
+        (8.27, "8.3 m"),
+        (5.0, "5 m"),
+        (10.0, "10 m"),
+        (24.4, "24 m"),
+        (999.0, "999 m"),
+        (1000.0, "1 km"),
+        (1530.0, "1.5 km"),
+        (120e3, "120 km"),
+    ],
+)
+def test_metres_have_three_digits_at_most(limit_m: float, words: str) -> None:
+    error = training_curves(history(3), limit_m=limit_m).axes[1]
+    assert f"limit, good geometry: {words} rms" in curves(error)
+
+
 def test_metrics_that_do_not_exist_are_left_out() -> None:
     without = [{**epoch, "val_rmse_good_geom_m": None} for epoch in history(5)]
     assert "good geometry" not in drawn(training_curves(without))
