@@ -11,7 +11,6 @@ import pytest
 from scipy.stats import chi2
 
 from triangulation_pipeline.evaluation.comparison import (
-    NEES_EXPECTED,
     Comparison,
     Estimator,
     Subset,
@@ -271,11 +270,19 @@ def test_every_number_of_a_summary_without_arrival_times_is_what_its_name_says()
         assert [name for name, statistics in summary["estimators"].items() if statistics is None] == list(BY_TIME)
 
 
-def test_expected_nees_are_those_of_chi_square() -> None:
-    nees = np.random.default_rng(0).chisquare(2, 1_000_000)
-    assert np.median(nees) == pytest.approx(NEES_EXPECTED["nees_p50"], rel=0.01)
-    assert nees.mean() == pytest.approx(NEES_EXPECTED["nees_mean"], rel=0.01)
-    assert nees[nees <= np.quantile(nees, 0.99)].mean() == pytest.approx(NEES_EXPECTED["nees_trimmed_mean"], rel=0.01)
+def test_expected_nees_are_those_of_chi_square(handmade: Comparison) -> None:
+    """With two degrees of freedom: an exponential distribution of mean 2."""
+    inside = 1 - (1 + math.log(100)) / 100  # the share of the mean that lies below the 99 % point
+    assert handmade.summary()["nees_expected"] == pytest.approx(
+        {"nees_p50": chi2(2).median(), "nees_mean": chi2(2).mean(), "nees_trimmed_mean": 2 * inside / 0.99}, abs=1e-5
+    )
+
+
+def test_nothing_is_a_multiple_of_no_error(handmade: Comparison) -> None:
+    exact = replace(handmade, distance_m=handmade.distance_m | {Estimator.huber_gauss_newton: np.zeros(5)})
+    ratios = exact.summary()["all"]["ratios"]
+    assert [ratios[f"{name}_over_huber"] for name in ("p50", "p95", "rmse")] == [None] * 3
+    assert ratios["rmse_over_ceiling"] == 2
 
 
 def test_normalised_squared_error() -> None:
@@ -457,6 +464,7 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
     both = {Estimator.model, Estimator.power_weighted_centroid}
     assert found == both | (set(BY_TIME) if by_time else {Estimator.level_posterior_mean})
+    np.testing.assert_array_equal(comparison.detections, few.signal_present.sum(1))
     assert comparison.ceiling is (Estimator.mixture_ml_from_truth if by_time else Estimator.level_posterior_mean)
 
 

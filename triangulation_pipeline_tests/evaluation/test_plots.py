@@ -30,6 +30,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Si
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
 from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.training.metrics import chi_square_2
 from triangulation_pipeline_tests.evaluation.conftest import cut, some_comparison
 
 LARGEST = 50 * 1024
@@ -163,6 +164,13 @@ def test_calibration_curve(subset: Subset) -> None:
     assert f"covers {100 * np.mean(nees <= 5.991464547):.1f} %" in difference.get_title()
 
 
+def test_an_error_on_the_ellipse_lies_inside(handmade: Comparison) -> None:
+    """As coverage counts it."""
+    at_half = replace(handmade, nees=np.full(5, chi_square_2(0.5)))
+    _, observed = curves(calibration_curve(at_half).axes[0])["model"]
+    assert observed.tolist() == [0.0] * 50 + [1.0] * 50
+
+
 def test_the_band_of_the_calibration_is_that_of_chance(handmade: Comparison) -> None:
     """Of four rows: at 50 %, 1.96 standard errors of a quarter each."""
     whole, difference = (axes.collections[0].get_paths()[0].vertices for axes in calibration_curve(handmade).axes)
@@ -286,6 +294,9 @@ def test_dataset_histograms(default_batch: SampleBatch, rss_batch: SampleBatch) 
     counts = default_batch.signal_present.sum(1)
     assert bars(detections) == pytest.approx({n: np.mean(counts == n) for n in range(8) if (counts == n).any()})
     assert detections.get_title() == f"mean {counts.mean():.1f} of 7"
+    # A receiver detects also what it cannot time.
+    heard = rss_batch.signal_present.sum(1).mean()
+    assert dataset_histograms(rss_batch).axes[2].get_title() == f"mean {heard:.1f} of 7"
 
 
 def test_training_curves() -> None:
@@ -324,6 +335,24 @@ def test_training_curves_are_the_metrics_by_epoch() -> None:
     assert error.get_yscale() == "log"
     assert rate.get_ylim() == pytest.approx((0, 1.1 * 3e-3))
     assert loss.get_title() == "Training, 40 epochs: lowest validation loss in epoch 30 (dotted)"
+
+
+@pytest.mark.parametrize(
+    ("limit_m", "words"),
+    [
+        (8.27, "8.3 m"),
+        (5.0, "5 m"),
+        (10.0, "10 m"),
+        (24.4, "24 m"),
+        (999.0, "999 m"),
+        (1000.0, "1 km"),
+        (1530.0, "1.5 km"),
+        (120e3, "120 km"),
+    ],
+)
+def test_metres_have_three_digits_at_most(limit_m: float, words: str) -> None:
+    error = training_curves(history(3), limit_m=limit_m).axes[1]
+    assert f"limit, good geometry: {words} rms" in curves(error)
 
 
 def test_metrics_that_do_not_exist_are_left_out() -> None:

@@ -67,6 +67,8 @@ def test_chi_square_is_scipys(probability: float) -> None:
 
 def test_coverage_by_hand_and_of_gaussian_errors() -> None:
     assert coverage(np.array([0.0, 5.9, 6.0, 100.0]), 0.95) == 0.5
+    # On the ellipse is inside; what is no number is outside.
+    assert coverage(np.array([chi_square_2(0.9), np.nan]), 0.9) == 0.5
     nees = (np.random.default_rng(0).normal(size=(20_000, 2)) ** 2).sum(1)
     for probability in (0.5, 0.683, 0.95):
         assert coverage(nees, probability) == pytest.approx(probability, abs=0.01)

@@ -200,6 +200,7 @@ def test_a_checkpoint_says_where_it_comes_from(trained: Trainer) -> None:
         assert TrainingConfig.model_validate(checkpoint.config) == trained.config
         assert checkpoint.code_version == version("triangulation-pipeline")
         assert checkpoint.metrics == trained.history[checkpoint.epoch - 1]
+    assert load(trained.state())["code_version"] == version("triangulation-pipeline")
 
 
 def test_the_weights_of_one_epoch_do_not_pass_for_those_of_another(trained: Trainer) -> None:
