@@ -252,6 +252,13 @@ def test_a_complete_dataset_is_reused_and_nothing_generated(engine: Engine, make
     assert again == record == find_dataset(engine, record.id)
 
 
+def test_a_complete_dataset_is_reused_while_others_write(engine: Engine, make_dataset: MakeDataset) -> None:
+    record = make_dataset()
+    with ThreadPoolExecutor(1) as pool, writing(engine):
+        found = pool.submit(write_dataset, engine, **described(dataset_id=record.id))
+        assert found.result(10) == (record, True)
+
+
 def test_two_writers_of_one_dataset_make_one(engine: Engine) -> None:
     both_looked = threading.Barrier(2)
     generated = []
