@@ -212,6 +212,8 @@ def test_columns_a_person_reads(engine: Engine, make_dataset: MakeDataset) -> No
     columns = synthetic_training_samples.columns
     with engine.connect() as connection:
         first, second = connection.execute(select(*columns).order_by(columns.sample_index)).mappings()
+        third_second = columns.timestamp == datetime(2000, 1, 1, 0, 0, 3, tzinfo=UTC)
+        assert connection.scalar(select(columns.sample_index).where(third_second)) == 3
     assert first["id"] == str(uuid.UUID(bytes=batch.sample_id[0].tobytes()))
     assert first["timestamp"].isoformat() == "2000-01-01T00:00:03+00:00"
     assert first["split"] == Split(batch.split[0]).name
