@@ -212,6 +212,8 @@ def test_columns_a_person_reads(engine: Engine, make_dataset: MakeDataset) -> No
     columns = synthetic_training_samples.columns
     with engine.connect() as connection:
         first, second = connection.execute(select(*columns).order_by(columns.sample_index)).mappings()
+        third_second = columns.timestamp == datetime(2000, 1, 1, 0, 0, 3, tzinfo=UTC)
+        assert connection.scalar(select(columns.sample_index).where(third_second)) == 3
     assert first["id"] == str(uuid.UUID(bytes=batch.sample_id[0].tobytes()))
     assert first["timestamp"].isoformat() == "2000-01-01T00:00:03+00:00"
     assert first["split"] == Split(batch.split[0]).name
@@ -250,6 +252,13 @@ def test_a_complete_dataset_is_reused_and_nothing_generated(engine: Engine, make
     again, reused = write_dataset(engine, **described(dataset_id=record.id, batches=never()))
     assert reused
     assert again == record == find_dataset(engine, record.id)
+
+
+def test_a_complete_dataset_is_reused_while_others_write(engine: Engine, make_dataset: MakeDataset) -> None:
+    record = make_dataset()
+    with ThreadPoolExecutor(1) as pool, writing(engine):
+        found = pool.submit(write_dataset, engine, **described(dataset_id=record.id))
+        assert found.result(10) == (record, True)
 
 
 def test_two_writers_of_one_dataset_make_one(engine: Engine) -> None:

@@ -321,6 +321,7 @@ def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDa
         open_database(written(url))
 
 
+@quick
 def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: str, new_database: NewDatabase) -> None:
     engine = open_database(written(new_database(server, encoding="SQL_ASCII", timescaledb=kind == "timescale")))
     record, _ = write_dataset(

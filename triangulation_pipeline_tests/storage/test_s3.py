@@ -1,6 +1,8 @@
 """The object store in a bucket: what the server holds, and what becomes of a server that fails or refuses."""
 
 import contextlib
+import hashlib
+import io
 import itertools
 import logging
 import os
@@ -23,6 +25,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     InvalidRegionError,
@@ -323,6 +326,49 @@ def test_an_address_that_hides_its_password_badly_is_refused() -> None:
     client = Stub(ValueError(), endpoint="http://me:s3/cret@host:9000")
     message = refusal(lambda: open_store(S3Place("bucket", "a"), lambda: client))
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
+
+
+def holding(body: Any) -> Stub:
+    """A client whose server has this body for whatever it is asked."""
+
+    class Holding(Stub):
+        def get_object(self, **_: Any) -> dict[str, Any]:
+            return {"Body": body}
+
+    return Holding(ValueError())
+
+
+def test_an_object_larger_than_any_of_ours_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "MOST_OBJECT_BYTES", 1000)
+    data = bytes(1000)
+    store = S3Store(holding(io.BytesIO(data)), "bucket")
+    assert store.get(KEY, hashlib.sha256(data).hexdigest()) == data
+    store = S3Store(holding(io.BytesIO(bytes(1001))), "bucket")
+    message = refusal(lambda: store.get(KEY, "0" * 64))
+    assert message == f"object '{KEY}' is larger than any of ours (1,000 bytes)"
+
+
+def test_an_object_that_is_not_that_of_its_checksum_is_damaged(clock: Clock) -> None:
+    def read(_: int) -> bytes:
+        raise FlexibleChecksumError(error_msg="s3cret")
+
+    store = S3Store(holding(SimpleNamespace(read=read)), "bucket")
+    message = refusal(lambda: store.get(KEY, "0" * 64))
+    assert message == f"object '{KEY}' is damaged: its bytes are not those of its checksum"
+    assert clock.pauses == []
+
+
+def test_an_object_that_breaks_off_is_read_again(clock: Clock) -> None:
+    reads: list[int] = []
+
+    def read(_: int) -> bytes:
+        reads.append(1)
+        if len(reads) == 2:
+            raise ResponseStreamingError(error="s3cret")
+        return b"da" if len(reads) in {1, 3} else b"ta" if len(reads) == 4 else b""
+
+    store = S3Store(holding(SimpleNamespace(read=read)), "bucket")
+    assert store.get(KEY, hashlib.sha256(b"data").hexdigest()) == b"data"
 
 
 def test_keys_are_sorted_whatever_the_order_of_a_servers_pages() -> None:

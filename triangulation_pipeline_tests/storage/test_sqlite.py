@@ -76,25 +76,26 @@ def test_who_writes_has_the_lock_at_once_and_who_reads_has_none(engine: Engine) 
     other_writes()
 
 
-def test_a_new_file_that_another_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_another_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one too, of which SQLite says at once that it is locked."""
     path = tmp_path / "new.db"
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_database, f"sqlite:///{path}")
         time.sleep(0.1)
         assert not opening.done()
         other.execute("COMMIT")
         opening.result(10).dispose()
-    other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(engine_module, "BUSY_TIMEOUT_S", 0.2)
     engine = open_database(f"sqlite:///{path}")
+    other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageError, match=r"new\.db cannot be written: database is locked"), writing(engine):
         pass
     engine.dispose()
     other.execute("COMMIT")
     other.execute("PRAGMA journal_mode = DELETE")
-    other.execute("BEGIN EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"new\.db cannot be opened: database is locked"):
         open_database(f"sqlite:///{path}")
