@@ -29,7 +29,7 @@ TIMEOUT_FACTOR, LEAST_TIMEOUT_S = 5, 60
 MOST_CPU_S = 900
 PYTEST = "-m pytest -x -q -n0 -p no:cacheprovider -m 'not production and not stack and not faults and not ui'"
 
-# The code of a room, and the tests that have to see its faults, quick ones first.
+# The code of a room, and the tests that have to see its faults.
 ROOMS = {
     "network": (["network.py", "network_file.py"], ["test_network.py", "test_network_file.py", "test_cli_network.py"]),
     "samples": (["samples.py"], ["test_samples.py", "physics/test_simulator.py", "test_versions.py"]),
@@ -37,18 +37,11 @@ ROOMS = {
     "training": (["training"], ["training", "test_versions.py"]),
     "evaluation": (["evaluation"], ["evaluation"]),
     "storage": (["storage"], ["storage"]),
-    "defs": (
-        ["defs"],
-        [
-            "test_run_config.py",
-            *(
-                f"defs/test_{name}.py"
-                for name in ("definitions", "config", "memory", "reconcile", "automation", "promotion", "secrets")
-            ),
-            *(f"defs/test_{name}.py" for name in ("hostile_names", "refusals", "run_tags", "life_cycle", "whole_run")),
-        ],
-    ),
+    "defs": (["defs"], ["test_run_config.py", "defs"]),
 }
+# Whole runs take their time and come last; the tests of a daemon and of processes elsewhere are left out.
+SLOW = ("test_refusals.py", "test_run_tags.py", "test_life_cycle.py", "test_whole_run.py")
+LEFT_OUT = ("test_idioms.py", "test_run_elsewhere.py")
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,9 @@ def _files(folder: Path, names: Sequence[str]) -> list[Path]:
 
 def _tests(room: str, module: Path | None = None) -> str:
     """The command that runs a room's tests, those that bear the module's name first."""
-    files = [file for file in _files(TESTS, ROOMS[room][1]) if file.name.startswith("test_")]
-    files.sort(key=lambda file: module is None or file.stem != f"test_{module.stem}")
+    own = f"test_{module.name}" if module else ""
+    files = [file for file in _files(TESTS, ROOMS[room][1]) if file.match("test_*") and file.name not in LEFT_OUT]
+    files.sort(key=lambda file: (file.name != own, file.name in SLOW))
     return " ".join([sys.executable, PYTEST, *map(str, files)])
 
 
