@@ -153,9 +153,14 @@ def test_a_fix_absurdly_far_away_is_none(default: SampleBatch, direction: tuple[
 def test_a_start_that_is_none_gives_none(default: SampleBatch, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 4))
     start_m = np.where(np.arange(4)[:, None] == 2, np.nan, truth_of(batch))
+    # The first row has two arrival times only.
+    few = batch.toa_present & (np.cumsum(batch.toa_present, axis=1) <= 2)
+    batch = replace(batch, toa_present=np.where(np.arange(4)[:, None] == 0, few, batch.toa_present))
     fix = mixture_maximum_likelihood(NORTH_WEST_ITALY, batch, HEIGHT_M, bias_ns, 0.1, 500.0, start_m)
-    assert np.isnan(fix.en_m).all(1).tolist() == [False, False, True, False]
-    assert np.isnan(fix.cost).tolist() == [False, False, True, False]
+    assert np.isnan(fix.en_m).all(1).tolist() == [True, False, True, False]
+    assert np.isnan(fix.cost).tolist() == [True, False, True, False]
+    bound_m = mixture_crlb_m(NORTH_WEST_ITALY, truth_of(batch), HEIGHT_M, batch, 0.1, 500.0)
+    assert np.isnan(bound_m).tolist() == [True, False, False, False]
 
 
 def test_of_two_places_that_fit_the_earlier_start_wins() -> None:
