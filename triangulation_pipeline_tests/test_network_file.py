@@ -302,6 +302,19 @@ def test_bad_geojson(tmp_path: Path, text: str, sentence: str) -> None:
     assert "SECRET" not in told
 
 
+@pytest.mark.parametrize(
+    "name", ["altitude", "alt", "alt_m", "elevation", "ele", "height", "height_m", "altitude_ft", "Elevation"]
+)
+def test_other_altitudes_are_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    """They may be in another unit or over another zero, and would be left out without a word."""
+    meant = f"{name!r}; meant altitude_m (metres above the ellipsoid)?"
+    places = points([[7, 45], [7.9, 45.2], [8.3, 44.6]]).replace("marker-color", name)
+    assert f"feature 1: unknown property {meant}" in refusal(tmp_path, places, "x.geojson")
+    table = f"name,lat,lon,{name}\na,45,7,1\nb,45.2,7.9,1\nc,44.6,8.3,1\n"
+    assert f"unknown column {meant.lower()}" in refusal(tmp_path, table, "x.csv").lower()
+    assert f"site 1 ('Aquila di Giaveno'): unknown field {meant}" in refusal(tmp_path, changed(**{name: 1}))
+
+
 SECRETS = {
     "kubeconfig": "apiVersion: v1\nusers:\n- name: admin\n  user: {token: SECRET, client-key-data: SECRET}\n",
     "config.json": json.dumps({"auths": {"registry.example.com": {"auth": "SECRET"}}}),
