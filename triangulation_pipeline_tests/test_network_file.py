@@ -91,7 +91,7 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (sites(("'a '", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got 'a '"),
         (sites(('"a\\x1b[2J"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\x1b in place 2"),
         (sites(('"a\\u202eb"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\u202e in place 2"),
-        (sites(*PLACES).replace("name: n", "name: 'n '"), "name must not begin or end with a blank, got 'n '"),
+        (sites(*PLACES).replace("name: n", "name: 'n '"), ".yaml: name must not begin or end with a blank, got 'n '"),
         (sites(*PLACES).replace("name: n", 'name: "a\\nb"'), "name must not hold control characters, has \\n"),
         (yaml.safe_dump({"sites": DOCUMENT["sites"]}), "must have the keys 'name' and 'sites'"),
         ("name: n\nsites:\n  a: {lat: 1}\n", "'sites' must be a list: begin each site with a dash"),
