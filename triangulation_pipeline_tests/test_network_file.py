@@ -91,7 +91,7 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (sites(("'a '", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got 'a '"),
         (sites(('"a\\x1b[2J"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\x1b in place 2"),
         (sites(('"a\\u202eb"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\u202e in place 2"),
-        (sites(*PLACES).replace("name: n", "name: 'n '"), "name must not begin or end with a blank, got 'n '"),
+        (sites(*PLACES).replace("name: n", "name: 'n '"), ".yaml: name must not begin or end with a blank, got 'n '"),
         (sites(*PLACES).replace("name: n", 'name: "a\\nb"'), "name must not hold control characters, has \\n"),
         (yaml.safe_dump({"sites": DOCUMENT["sites"]}), "must have the keys 'name' and 'sites'"),
         ("name: n\nsites:\n  a: {lat: 1}\n", "'sites' must be a list: begin each site with a dash"),
@@ -300,6 +300,19 @@ def test_bad_geojson(tmp_path: Path, text: str, sentence: str) -> None:
     told = refusal(tmp_path, text, "sites.geojson")
     assert sentence in told
     assert "SECRET" not in told
+
+
+@pytest.mark.parametrize(
+    "name", ["altitude", "alt", "alt_m", "elevation", "ele", "height", "height_m", "altitude_ft", "Elevation"]
+)
+def test_other_altitudes_are_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    """They may be in another unit or over another zero, and would be left out without a word."""
+    meant = f"{name!r}; meant altitude_m (metres above the ellipsoid)?"
+    places = points([[7, 45], [7.9, 45.2], [8.3, 44.6]]).replace("marker-color", name)
+    assert f"feature 1: unknown property {meant}" in refusal(tmp_path, places, "x.geojson")
+    table = f"name,lat,lon,{name}\na,45,7,1\nb,45.2,7.9,1\nc,44.6,8.3,1\n"
+    assert f"unknown column {meant.lower()}" in refusal(tmp_path, table, "x.csv").lower()
+    assert f"site 1 ('Aquila di Giaveno'): unknown field {meant}" in refusal(tmp_path, changed(**{name: 1}))
 
 
 SECRETS = {

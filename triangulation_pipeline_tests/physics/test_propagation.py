@@ -173,6 +173,7 @@ def test_knife_edge_values() -> None:
     np.testing.assert_array_equal(knife_edge_loss_db([-0.7801, -5.0]), 0)
     # Grazing an edge of 1 m at the middle of 1 km, wavelength 1 m: v = h sqrt(2 / lambda (2 / d + 2 / d)).
     assert knife_edge_parameter(1.0, 1.0, 299.792458) == pytest.approx(np.sqrt(2 * (1 / 500 + 1 / 500)))
+    assert knife_edge_parameter(30.0, 4.0, 100.0) == pytest.approx(30 * np.sqrt(2 / 2.99792458 * (1 / 2000 + 1 / 2000)))
 
 
 def test_default_noise_floor() -> None:
