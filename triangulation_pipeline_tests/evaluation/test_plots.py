@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from matplotlib.patches import Rectangle
@@ -138,6 +139,7 @@ def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) ->
     x, y = curves(error_cdf(handmade).axes[0])["Gaussian Cramér-Rao bound"]
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
+    np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
     by_level = replace(handmade, ceiling=Estimator.level_posterior_mean)
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(by_level).axes[0])
     unbound = replace(handmade, crlb_m=np.full(5, np.nan))
@@ -362,7 +364,9 @@ def test_metrics_that_do_not_exist_are_left_out() -> None:
 
 @pytest.mark.parametrize("draw", [error_cdf, calibration_curve])
 def test_no_row_of_good_geometry_is_said(draw: Callable[[Comparison], Figure], by_level: Comparison) -> None:
-    assert "no test row with GDOP < 5" in drawn(draw(by_level))
+    words = drawn(draw(by_level))
+    assert "no test row with GDOP < 5" in words
+    assert "0 test rows with GDOP < 5" in words
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)])
@@ -374,6 +378,17 @@ def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, de
         drawn(error_map(NORTH_WEST_ITALY, comparison))
     drawn(dataset_map(NORTH_WEST_ITALY, default_batch.take(rows)))
     drawn(dataset_histograms(default_batch.take(rows)))
+
+
+def test_a_picture_has_few_colours_and_keeps_those_of_its_lines(handmade: Comparison) -> None:
+    figure = error_cdf(handmade)
+    with Image.open(io.BytesIO(png(figure))) as image:
+        assert image.mode == "P"
+        shown = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0).astype(float)
+    assert len(shown) <= 96
+    for line in figure.axes[0].lines:
+        wanted = 255 * np.array(to_rgb(line.get_color()))
+        assert np.abs(shown - wanted).max(1).min() < 25
 
 
 def test_same_data_same_bytes(handmade: Comparison) -> None:
