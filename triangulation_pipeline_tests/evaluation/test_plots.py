@@ -134,6 +134,13 @@ def test_error_cdf_names_the_median_and_the_95th_percentile(handmade: Comparison
     assert axes.get_xlim() == pytest.approx((0.8 * 5.1, 2 * 89.2), rel=1e-3)
 
 
+def test_error_cdf_begins_at_half_a_metre_at_the_least(handmade: Comparison) -> None:
+    for shrunk, least_m in ((10, 0.51), (1000, 0.5)):
+        distance_m = {name: None if d is None else d / shrunk for name, d in handmade.distance_m.items()}
+        low, _ = error_cdf(replace(handmade, distance_m=distance_m)).axes[0].get_xlim()
+        assert low == pytest.approx(0.8 * least_m, rel=1e-3)
+
+
 def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) -> None:
     """The share of circular Gaussian errors of the bound's rms that lie below a distance, over the rows."""
     x, y = curves(error_cdf(handmade).axes[0])["Gaussian Cramér-Rao bound"]
@@ -517,4 +524,10 @@ def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(def
             name="n", sites=tuple(Site(name=f"{i}", lat=lat, lon=lon) for i, (lat, lon) in enumerate(places))
         )
         batch = simulate_chunk(DatasetSpec(network, PRESETS[Preset.default], 300, 0), 0).batch
-        assert degrees_on_the_map(network, batch).keys() >= expected
+        found = degrees_on_the_map(network, batch)
+        assert found.keys() >= expected
+        for label, places_km in found.items():
+            lat, lon = network.frame.geodetic(1e3 * np.array(places_km), 0.0)
+            shown = float(label.split("°")[0]) * (-1 if label[-1] in "SW" else 1)
+            off = lat - shown if label[-1] in "NS" else (lon - shown + 180) % 360 - 180
+            assert np.abs(off).max() < 0.05 * (1 if label[-1] in "NS" else 1 / np.cos(np.radians(lat)).min())
