@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from matplotlib.patches import Rectangle
@@ -133,11 +134,19 @@ def test_error_cdf_names_the_median_and_the_95th_percentile(handmade: Comparison
     assert axes.get_xlim() == pytest.approx((0.8 * 5.1, 2 * 89.2), rel=1e-3)
 
 
+def test_error_cdf_begins_at_half_a_metre_at_the_least(handmade: Comparison) -> None:
+    for shrunk, least_m in ((10, 0.51), (1000, 0.5)):
+        distance_m = {name: None if d is None else d / shrunk for name, d in handmade.distance_m.items()}
+        low, _ = error_cdf(replace(handmade, distance_m=distance_m)).axes[0].get_xlim()
+        assert low == pytest.approx(0.8 * least_m, rel=1e-3)
+
+
 def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) -> None:
     """The share of circular Gaussian errors of the bound's rms that lie below a distance, over the rows."""
     x, y = curves(error_cdf(handmade).axes[0])["Gaussian Cramér-Rao bound"]
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
+    np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
     by_level = replace(handmade, ceiling=Estimator.level_posterior_mean)
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(by_level).axes[0])
     unbound = replace(handmade, crlb_m=np.full(5, np.nan))
@@ -362,7 +371,9 @@ def test_metrics_that_do_not_exist_are_left_out() -> None:
 
 @pytest.mark.parametrize("draw", [error_cdf, calibration_curve])
 def test_no_row_of_good_geometry_is_said(draw: Callable[[Comparison], Figure], by_level: Comparison) -> None:
-    assert "no test row with GDOP < 5" in drawn(draw(by_level))
+    words = drawn(draw(by_level))
+    assert "no test row with GDOP < 5" in words
+    assert "0 test rows with GDOP < 5" in words
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)])
@@ -374,6 +385,17 @@ def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, de
         drawn(error_map(NORTH_WEST_ITALY, comparison))
     drawn(dataset_map(NORTH_WEST_ITALY, default_batch.take(rows)))
     drawn(dataset_histograms(default_batch.take(rows)))
+
+
+def test_a_picture_has_few_colours_and_keeps_those_of_its_lines(handmade: Comparison) -> None:
+    figure = error_cdf(handmade)
+    with Image.open(io.BytesIO(png(figure))) as image:
+        assert image.mode == "P"
+        shown = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0).astype(float)
+    assert len(shown) <= 96
+    for line in figure.axes[0].lines:
+        wanted = 255 * np.array(to_rgb(line.get_color()))
+        assert np.abs(shown - wanted).max(1).min() < 25
 
 
 def test_same_data_same_bytes(handmade: Comparison) -> None:
@@ -502,4 +524,10 @@ def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(def
             name="n", sites=tuple(Site(name=f"{i}", lat=lat, lon=lon) for i, (lat, lon) in enumerate(places))
         )
         batch = simulate_chunk(DatasetSpec(network, PRESETS[Preset.default], 300, 0), 0).batch
-        assert degrees_on_the_map(network, batch).keys() >= expected
+        found = degrees_on_the_map(network, batch)
+        assert found.keys() >= expected
+        for label, places_km in found.items():
+            lat, lon = network.frame.geodetic(1e3 * np.array(places_km), 0.0)
+            shown = float(label.split("°")[0]) * (-1 if label[-1] in "SW" else 1)
+            off = lat - shown if label[-1] in "NS" else (lon - shown + 180) % 360 - 180
+            assert np.abs(off).max() < 0.05 * (1 if label[-1] in "NS" else 1 / np.cos(np.radians(lat)).min())

@@ -213,6 +213,20 @@ def test_a_compressed_file_is_refused_unread(content: bytes, compression: int, m
         read_checkpoint(packed.getvalue())
 
 
+@pytest.mark.parametrize(("field", "value"), [("file_size", 3), ("compress_type", zipfile.ZIP_DEFLATED)])
+def test_a_list_of_contents_that_hides_what_is_compressed_is_refused(
+    content: bytes, field: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its method or by its sizes: either is enough."""
+    archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
+    setattr(max(archive.infolist(), key=lambda entry: entry.file_size), field, value)
+    archive._didModify = True
+    archive.close()
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds something compressed"):
+        read_checkpoint(buffer.getvalue())
+
+
 def test_entries_that_share_their_bytes_are_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a list of contents can say: a hundred times the same bytes, for the price of a line each."""
     archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
