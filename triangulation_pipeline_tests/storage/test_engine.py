@@ -272,6 +272,10 @@ def test_an_error_of_the_database_is_told_without_what_lies_below(engine: Engine
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(StorageError, match="cannot be read: ") as caught, reading(engine) as connection:
+        connection.execute(text('SELECT 1 FROM "\x1b[2J\u202e"'))
+    assert str(caught.value).isprintable()
+    assert "\\x1b[2J\\u202e" in str(caught.value)
 
 
 def test_a_newer_database_is_refused(database_url: str, engine: Engine) -> None:

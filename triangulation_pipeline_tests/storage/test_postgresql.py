@@ -630,6 +630,7 @@ def test_plain_tables_are_said_once(
     assert "synthetic_training_samples and training_metrics are plain tables" in record.getMessage()
 
 
+@quick
 def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monkeypatch) -> None:
     """Blocks that end in the middle of batches, both ways, and a reader that stops early."""
     monkeypatch.setattr("triangulation_pipeline.storage.pgcopy.ROWS_A_BLOCK", 7)
@@ -644,14 +645,16 @@ def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monke
     assert len(read_samples(engine, record.id)) == 35
 
 
-@pytest.mark.parametrize("damage", ["snr_db = '{}'", "snr_db[2] = NULL", "snr_db = snr_db || 1::real"])
-@pytest.mark.parametrize("index", [0, 4, 19])
-def test_damaged_arrays_are_found(engine: Engine, make_dataset, damage: str, index: int) -> None:
-    record = make_dataset()
-    with writing(engine) as connection:
-        connection.execute(text(f"UPDATE synthetic_training_samples SET {damage} WHERE sample_index = {index}"))
-    with pytest.raises(StorageError, match=f"dataset {record.id} holds damaged samples"):
-        read_samples(engine, record.id)
+@quick
+def test_damaged_arrays_are_found(engine: Engine, make_dataset) -> None:
+    for damage in ("snr_db = '{}'", "snr_db[2] = NULL", "snr_db = snr_db || 1::real", "signal_present = '{}'"):
+        for index in (0, 4, 19):
+            record = make_dataset()
+            with writing(engine) as connection:
+                its_own = f"dataset_id = '{record.id}' AND sample_index = {index}"
+                connection.execute(text(f"UPDATE synthetic_training_samples SET {damage} WHERE {its_own}"))
+            with pytest.raises(StorageError, match=f"^dataset {record.id} holds damaged samples: "):
+                read_samples(engine, record.id)
 
 
 @pytest.fixture

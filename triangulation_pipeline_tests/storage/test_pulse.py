@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from triangulation_pipeline.storage import pulse as module
+from triangulation_pipeline.storage.errors import IllegalTransition
 from triangulation_pipeline.storage.jobs import JobRecord, fail_job, get_job, request_stop
 from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.tables import Stop
@@ -80,6 +81,22 @@ def test_a_worker_that_another_took_over_from_learns_it_from_its_pulse(engine: E
         f"job {job.id} is running in run {now.run_id}, and no longer running in run {job.run_id}",
     )
     assert get_job(engine, job.id) == now
+
+
+def test_a_worker_that_lost_its_job_gives_no_more_signs(
+    engine: Engine, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, tries = make_job(), []
+
+    def beat(engine: Engine, job: JobRecord) -> None:
+        tries.append(job)
+        raise IllegalTransition("it is another's")
+
+    monkeypatch.setattr(module, "beat", beat)
+    with Pulse(engine, job) as pulse:
+        assert seen(lambda: pulse.should_stop)
+        time.sleep(0.05)
+    assert (pulse.lost, tries) == ("it is another's", [job])
 
 
 def test_a_database_that_is_away_is_told_once_and_beaten_to_again(

@@ -133,6 +133,12 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
         open_database(f"sqlite:///{tmp_path / 'file' / 'sub' / 'a.db'}")
     with pytest.raises(StorageError, match="unable to open database file"):
         open_database(f"sqlite:///{tmp_path}")
+    # What is no lock is not waited for.
+    (tmp_path / "a.db-journal").mkdir()
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"a\.db cannot be opened: unable to open database file"):
+        open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    assert time.monotonic() - began < 30
 
 
 def test_a_write_that_fails_is_one_sentence(engine: Engine) -> None:
