@@ -15,11 +15,13 @@ from triangulation_pipeline.evaluation import plots
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
     announce_job,
+    assign_run,
     complete_job,
     fail_job,
     find_job,
     get_job,
     list_jobs,
+    requeue_job,
     start_job,
 )
 from triangulation_pipeline.storage.tables import JobStatus
@@ -122,6 +124,20 @@ def test_a_job_is_taken_from_a_worker_that_died(made: Run) -> None:
     taken = get_job(made.engine, job.id)
     assert (taken.status, taken.run_id, taken.error_message) == (JobStatus.completed, again.run_id, None)
     assert find_job(made.engine, again.run_id) is None
+
+
+def test_a_resumed_job_goes_on_in_the_run_that_it_was_given_to(made: Run) -> None:
+    """Though the first run of all had another job, of other settings."""
+    first = new_run(made, status=dg.DagsterRunStatus.FAILURE)
+    other = fail_job(made.engine, begun(made, first.run_id, config=CONFIG | {"seed": 7}), "it broke")
+    second = new_run(made, first, status=dg.DagsterRunStatus.FAILURE)
+    job = requeue_job(made.engine, fail_job(made.engine, begun(made, second.run_id), "it broke too"))
+    third = new_run(made, second)
+    assign_run(made.engine, job, third.run_id)
+    assert train(made, third).is_success
+    resumed = get_job(made.engine, job.id)
+    assert (resumed.status, resumed.run_id) == (JobStatus.completed, third.run_id)
+    assert get_job(made.engine, other.id) == other
 
 
 @pytest.mark.parametrize("status", [JobStatus.failed, JobStatus.completed])

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
-from triangulation_pipeline.evaluation.comparison import Subset
+from triangulation_pipeline.evaluation.comparison import Subset, compare
 from triangulation_pipeline.evaluation.report import estimator_table
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
@@ -216,6 +216,13 @@ def test_events_stay_small(whole_run: Run) -> None:
                 assert len(value) < 70_000, f"{asset}.{name}"  # 50 kB of picture in base64
 
 
+def test_a_dataset_that_a_run_does_not_make_is_not_held_against_a_network_that_it_does_not_make(whole_run: Run) -> None:
+    config = settings(
+        receiver_network={"network_file": "/no/such.yaml"}, synthetic_dataset={"scenario": {"path_loss": "hata"}}
+    )
+    assert execute(config, ["training_split"], whole_run.instance).result.success
+
+
 def data_versions(run: Run) -> dict[str, str]:
     """By asset, of what the run made."""
     found = run.result.get_asset_materialization_events()
@@ -328,8 +335,13 @@ def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
     assert metrics["max_rmse_m"] == 100.0
     assert metrics["all"]["rows"] == len(test)
     assert metrics["good_geometry"]["rows"] == int((test.gdop < 5).sum())
-    spec = checkpoint.spec
-    lat, lon = spec.network.frame.geodetic(predict(checkpoint.locator(), locator_inputs(test)).en_m, spec.tx_height_m)
+    # Beside its rivals, whose site biases are those of the training rows.
+    found = predict(checkpoint.locator(), locator_inputs(test))
+    scenario, spec = PRESETS[Preset.default], checkpoint.spec
+    rivals = compare(spec.network, scenario, test, batches[Split.train], found.en_m, found.covariance_m2, 5.0)
+    again = json.loads(json.dumps(rivals.summary()))
+    assert {name: metrics[name] for name in again} == again
+    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_height_m)
     error_m = haversine_m(lat, lon, test.tx_lat, test.tx_lon)
     statistics = metrics["all"]["estimators"]["model"]
     assert statistics["p50_m"] == pytest.approx(np.percentile(error_m, 50))
