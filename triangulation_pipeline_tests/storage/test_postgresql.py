@@ -193,6 +193,10 @@ def test_sessions_are_set_up_whatever_the_database_has_for_a_default(engine: Eng
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
         assert shown == ["triangulation", "10min", "5min", "triangulation_pipeline", "read committed"]
+        # A pooler may give the next transaction another session, which knows nothing prepared.
+        for _ in range(12):
+            prepared = connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+        assert prepared == 0
 
 
 @quick
