@@ -121,6 +121,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "objects").symlink_to("disk")
     store = open_store(tmp_path / "objects", no_client)
     stored = store.put(KEY, b"data")
+    assert stored.location == str(tmp_path / "objects" / KEY)  # wherever the link will lead
     assert store.get(KEY, stored.sha256) == b"data"
     assert store.list_keys() == [KEY]
 

@@ -181,11 +181,35 @@ def test_a_place_is_the_database_and_its_server(url: str, place: str) -> None:
 
 
 @quick
-def test_sessions_are_set_up(engine: Engine) -> None:
+def test_sessions_are_set_up_whatever_the_database_has_for_a_default(engine: Engine, url: URL, server: Server) -> None:
+    with server.administrator() as connection:
+        for setting in (
+            "default_transaction_isolation = 'repeatable read'",
+            "lock_timeout = 1",
+            "search_path = public",
+        ):
+            connection.execute(f"ALTER DATABASE {url.database} SET {setting}")
     names = ("search_path", "statement_timeout", "lock_timeout", "application_name", "transaction_isolation")
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
         assert shown == ["triangulation", "10min", "5min", "triangulation_pipeline", "read committed"]
+        # A pooler may give the next transaction another session, which knows nothing prepared.
+        for _ in range(12):
+            prepared = connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+        assert prepared == 0
+
+
+@quick
+def test_no_connection_is_held_between_transactions(engine: Engine, url: URL, server: Server) -> None:
+    """A role or a pooler may have only few."""
+    list_datasets(engine)
+    with server.administrator() as connection:
+        for _ in range(100):
+            held = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [url.database])
+            if (found := held.fetchone()) == (0,):
+                break
+            time.sleep(0.05)
+    assert found == (0,)
 
 
 @quick
@@ -647,7 +671,12 @@ def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monke
 
 @quick
 def test_damaged_arrays_are_found(engine: Engine, make_dataset) -> None:
-    for damage in ("snr_db = '{}'", "snr_db[2] = NULL", "snr_db = snr_db || 1::real", "signal_present = '{}'"):
+    for damage in (
+        "snr_db = '{}'",
+        "snr_db[2] = NULL",
+        "snr_db = snr_db || 1::real",
+        "snr_db = snr_db[1:4], power_dbm = power_dbm || 1::real",  # which is as long as it was
+    ):
         for index in (0, 4, 19):
             record = make_dataset()
             with writing(engine) as connection:

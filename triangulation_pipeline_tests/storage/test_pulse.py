@@ -26,7 +26,12 @@ def database() -> str:
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "EVERY_S", 0.01)
     yield
-    assert "pulse" not in {thread.name for thread in threading.enumerate()}
+    assert seen(is_over)
+
+
+def is_over() -> bool:
+    """Whether no pulse beats any more, not even a last time."""
+    return "pulse" not in {thread.name for thread in threading.enumerate()}
 
 
 def seen(what: Callable[[], object]) -> bool:
@@ -43,6 +48,7 @@ def test_a_worker_gives_signs_of_life_while_it_is_at_work_and_not_after(engine: 
         assert seen(lambda: get_job(engine, job.id).heartbeats >= 3)
         assert not pulse.should_stop
         assert pulse.asked is pulse.lost is None
+    assert seen(is_over)
     beats = get_job(engine, job.id).heartbeats
     time.sleep(0.05)
     assert get_job(engine, job.id).heartbeats == beats
@@ -135,4 +141,3 @@ def test_a_run_that_ends_does_not_wait_for_a_database_that_is_away(
         assert asked.wait(10)
     assert time.monotonic() - began < 10
     answers.set()
-    assert seen(lambda: "pulse" not in {thread.name for thread in threading.enumerate()})

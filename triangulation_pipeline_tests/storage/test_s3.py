@@ -671,6 +671,8 @@ def test_a_region_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 @contextmanager
 def says_always(answer: bytes, *, over: Iterator[bytes] | None = None) -> Iterator[str]:
     """The address of a server that answers every request with these bytes, then (where it is there) with ``over``."""
+    if answer.startswith(b"HTTP/"):  # or the next request may be sent on a connection that is about to be closed
+        answer = answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

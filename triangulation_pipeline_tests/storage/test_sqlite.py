@@ -99,7 +99,7 @@ def test_a_file_that_another_holds_is_waited_for(tmp_path: Path, monkeypatch: py
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"new\.db cannot be opened: database is locked"):
         open_database(f"sqlite:///{path}")
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < 30
     other.close()
 
 
