@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.network import random_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.training import checkpoint as checkpoint_module
 from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
 
@@ -162,7 +162,10 @@ def test_each_part_that_decides_predictions_changes_the_digest(
     digests.add(replace(checkpoint, weights=others | {name: tensor.view(torch.int32)}).weights_digest)
     digests.add(replace(checkpoint, weights=others | {name: tensor[None]}).weights_digest)
     assert len(digests) == len(checkpoint.weights) + 4
-    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", random_network(7, 1))):
+    first, *rest = NORTH_WEST_ITALY.sites
+    moved = first.model_copy(update={"lat": first.lat + 1e-6})
+    network = ReceiverNetwork(name=NORTH_WEST_ITALY.name, sites=(moved, *rest))
+    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
         spec = checkpoint.spec.model_copy(update={field: value})
         digests.add(replace(checkpoint, spec=spec).weights_digest)
     other = next(each for each in Architecture if each is not architecture)
