@@ -143,7 +143,9 @@ def test_error_cdf_begins_at_half_a_metre_at_the_least(handmade: Comparison) -> 
 
 def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) -> None:
     """The share of circular Gaussian errors of the bound's rms that lie below a distance, over the rows."""
-    x, y = curves(error_cdf(handmade).axes[0])["Gaussian Cramér-Rao bound"]
+    axes = error_cdf(handmade).axes[0]
+    x, y = curves(axes)["Gaussian Cramér-Rao bound"]
+    assert (x[0], x[-1]) == pytest.approx(axes.get_xlim())
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
     np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
@@ -261,6 +263,22 @@ def test_the_colours_of_a_map_have_round_borders_within_the_values(spread: float
     assert edges[-1] > high / 10
     units = {"m": 1.0, "km": 1000.0}
     assert [float(text.split()[0]) * units[text.split()[1]] for text in labels] == pytest.approx(list(edges))
+
+
+def test_a_map_of_fixes_without_any_error_can_be_drawn(handmade: Comparison) -> None:
+    exact = replace(handmade, distance_m={Estimator.model: np.zeros(5)})
+    assert "5 test transmitters" in drawn(error_map(NORTH_WEST_ITALY, exact))
+
+
+@pytest.mark.parametrize(
+    ("decades", "steps"), [(1, {1, 2, 5}), (2, {1, 3}), (4, {1, 3}), (5, {1})], ids=lambda value: str(value)
+)
+def test_an_axis_of_more_decades_has_fewer_ticks_in_each(handmade: Comparison, decades: int, steps: set[int]) -> None:
+    model_m = np.array([1.0, 1.0, 10.0**decades / 2, 10.0**decades / 2, 1.0])
+    axes = error_cdf(replace(handmade, distance_m={Estimator.model: model_m})).axes[0]
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low < tick < high]
+    assert {round(tick / 10 ** np.floor(np.log10(tick) + 1e-9)) for tick in ticks} == steps
 
 
 def test_unlocated_rows_are_shown_as_such(handmade: Comparison) -> None:
