@@ -25,13 +25,22 @@ OPERATORS = re.compile(
     r")"
 )
 LARGE = 100
+# Where what is written as `name=value` is the look of a picture: sizes, colours, the frame of a legend.
+PICTURES = "plots.py"
 
 Position = tuple[int, int]
 
 
-def _binary_operators(source: str) -> Sequence[tuple[Position, Position]]:
+def _keywords(tree: ast.Module) -> Sequence[tuple[Position, Position]]:
+    return [
+        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword)
+    ]
+
+
+def _binary_operators(tree: ast.Module) -> Sequence[tuple[Position, Position]]:
     """Between what they stand, but for `X | None` in an annotation."""
-    tree = ast.parse(source)
     annotations = {
         id(node)
         for owner in ast.walk(tree)
@@ -49,16 +58,19 @@ def _binary_operators(source: str) -> Sequence[tuple[Position, Position]]:
 def _mutants(module: Path) -> Iterator[tuple[str, MutationSpec]]:
     """Every mutant that a test could see, and its line."""
     source = module.read_text()
-    lines, tree, between = source.split("\n"), get_ast(source), _binary_operators(source)
+    lines, nodes, tree = source.split("\n"), list(ast_nodes(get_ast(source))), ast.parse(source)
+    operators, looks = _binary_operators(tree), _keywords(tree) if module.name == PICTURES else []
     for name in filter(OPERATORS.fullmatch, operator_names()):
-        positions = (place for node in ast_nodes(tree) for place in get_operator(name)().mutation_positions(node))
+        positions = (place for node in nodes for place in get_operator(name)().mutation_positions(node))
         for occurrence, (start, end) in enumerate(positions):
             line = lines[start[0] - 1]
-            if "NumberReplacer" in name:
-                seen = abs(ast.literal_eval(line[start[1] : end[1]])) < LARGE
-            elif "BinaryOperator" in name:  # not the `*` among parameters, which cosmic-ray takes for one
-                place = start[0], len(line[: start[1]].encode())
-                seen = any(left <= place < right for left, right in between)
+            place = start[0], len(line[: start[1]].encode())
+            if "BinaryOperator" in name:  # not the `*` among parameters, which cosmic-ray takes for one
+                seen = any(first <= place < last for first, last in operators)
+            elif "NumberReplacer" in name and abs(ast.literal_eval(line[start[1] : end[1]])) >= LARGE:
+                seen = False
+            elif "NumberReplacer" in name or "True" in name:
+                seen = not any(first <= place < last for first, last in looks)
             else:
                 seen = True
             if seen:

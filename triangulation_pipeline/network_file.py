@@ -193,7 +193,7 @@ def _called(site: Mapping[str, Any]) -> str:
 
 def _unknown(what: str, name: str) -> str:
     """What is said of a name that no field has."""
-    close = difflib.get_close_matches(name.lower(), _FIELDS, 1, 0.6)
+    close = [_ALIASES.get(known, known) for known in difflib.get_close_matches(name.lower(), (*_FIELDS, *_ALIASES), 1)]
     shown_name = f" {name!r}" if is_name(name) else ""
     if name.lower() in _ALTITUDES or close == ["altitude_m"]:
         return f"unknown {what}{shown_name}; meant altitude_m (metres above the ellipsoid)?"

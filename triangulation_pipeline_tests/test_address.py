@@ -162,6 +162,9 @@ def test_any_text_is_split_or_refused(text: str) -> None:
         ("http://bücher.example/", "http://bücher.example"),
         ("postgresql:///db", "postgresql://"),
         ("postgresql://u@/db?host=/var/run", "postgresql://"),
+        ("http://host:65535?x", "http://host:65535"),
+        ("http://host:/x", "http://host"),
+        ("s3+a.b-1://host_1", "s3+a.b-1://host_1"),
     ],
 )
 def test_hosts(text: str, shown: str) -> None:
@@ -174,6 +177,11 @@ def test_hosts(text: str, shown: str) -> None:
         ("there:3000", "must be as in scheme://host:port"),
         ("postgresql://u:hunter@one:5432,two:5432/db", "must name one host, not several"),
         ("http://me:hunter", "has a host or a port that cannot be read"),
+        ("://host", "must be as in scheme://host:port"),
+        ("1s://host", "must be as in scheme://host:port"),
+        ("ht_tp://host", "must be as in scheme://host:port"),
+        ("http://host:65536", "has a host or a port that cannot be read"),
+        ("http://host:123456", "has a host or a port that cannot be read"),
         ("http://host:99999", "has a host or a port that cannot be read"),
         ("http://ho st", "has a host or a port that cannot be read"),
         ("http://[::1", "has a host or a port that cannot be read"),
@@ -182,6 +190,28 @@ def test_hosts(text: str, shown: str) -> None:
 )
 def test_refused(text: str, says: str) -> None:
     assert says in told(lambda: parse_address(text), ValueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "password", "host", "port", "rest"),
+    [
+        ("http://host", None, None, "host", None, ""),
+        ("http://u@host/a?b#c", "u", None, "host", None, "/a?b#c"),
+        ("http://u:@host:1", "u", "", "host", 1, ""),
+        ("http://:p@host#a", "", "p", "host", None, "#a"),
+        ("http://u:p:q%40r@[fe80::1]:1?a", "u", "p:q@r", "fe80::1", 1, "?a"),
+        ("http://@host", "", None, "host", None, ""),
+    ],
+)
+def test_parts(text: str, user: str | None, password: str | None, host: str, port: int | None, rest: str) -> None:
+    address = parse_address(text)
+    assert (address.user, address.password, address.host, address.port, address.rest) == (
+        user,
+        password,
+        host,
+        port,
+        rest,
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,4 +236,18 @@ def test_which_proxy_a_server_is_reached_by(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("https_proxy", "me:hunter@proxy:1")
     assert by_proxy(address) == " (by the proxy of https_proxy)"
     monkeypatch.setenv("NO_PROXY", ".example")
+    assert by_proxy(address) == ""
+
+
+@pytest.mark.parametrize("name", ["all_proxy", "https_proxy", "HTTPS_PROXY"])
+def test_each_variable_of_a_proxy_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    address = parse_address("https://host.example")
+    monkeypatch.setenv(name, "http://proxy:1")
+    assert by_proxy(address) == f" (by the proxy of {name})"
+    monkeypatch.setenv("all_proxy", "http://other:1")
+    assert by_proxy(address) == f" (by the proxy of {name})"  # the nearest one
+    monkeypatch.setenv(name, "http://me:hunter/2secret@proxy:1")
+    assert by_proxy(address).startswith(f" (by the proxy of {name}, whose address must have the special characters")
+    assert "hunter" not in by_proxy(address)
+    monkeypatch.setenv("no_proxy", "host.example")
     assert by_proxy(address) == ""

@@ -298,7 +298,7 @@ def test_settings_that_contradict_the_network_are_refused_before_anything_is_lau
     told = refusal("launch", "--config", with_config(home, "synthetic_dataset", scenario={"path_loss": "hata"}))
     assert told == "synthetic_dataset: path_loss hata holds for frequency_mhz from 150 to 1500, got 145"
     told = refusal("launch", "--config", with_config(home, "receiver_network", network_file="nowhere.yaml"))
-    assert told.startswith("receiver_network: network_file: ")
+    assert told == f"receiver_network: network file {home}/nowhere.yaml does not exist"
     assert webserver.launched == []
     assert said("jobs") == "none"
 
@@ -552,6 +552,12 @@ def test_a_resumed_run_is_watched_with_the_whole_curve_and_then_the_verdict(engi
         f"run {job.id} succeeded",
         "locator version 1: median 21.0 m, RMSE 64.5 m with good geometry",
         "Promoted.",
+    ]
+    # Executed again with other weights, it has two; the newest is what became of it.
+    registered(engine, job, "b", False)
+    assert said("watch", job.id).splitlines()[-2:] == [
+        "locator version 2: median 21.0 m, RMSE 64.5 m with good geometry",
+        "It is worse.",
     ]
 
 

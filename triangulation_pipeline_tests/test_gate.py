@@ -40,17 +40,20 @@ class Inside:
             await send({"type": "http.response.body", "body": b"secret"})
 
 
-def ask(*headers: Header, method: str = "GET", target: str = "/", kind: str = "http") -> tuple[int, str, bool]:
-    """The status of the answer, its text, and whether the request reached the application."""
+def scope_of(*headers: Header, method: str = "GET", target: str = "/", kind: str = "http") -> dict[str, Any]:
+    """A request or WebSocket as the server hands it to an application."""
     url = urlsplit(target)
-    scope = {
+    scope: dict[str, Any] = {
         "type": kind,
         "path": url.path,
         "query_string": url.query.encode(),
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }
-    if kind == "http":
-        scope["method"] = method
+    return scope | ({"method": method} if kind == "http" else {})
+
+
+def answers(scope: dict[str, Any], inside: Any = None) -> list[Any]:
+    """What is sent back."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -59,8 +62,14 @@ def ask(*headers: Header, method: str = "GET", target: str = "/", kind: str = "h
     async def receive() -> Any:
         raise AssertionError("the gate reads no body")
 
+    asyncio.run(gated(inside or Inside(), HOSTS)(scope, receive, send))
+    return sent
+
+
+def ask(*headers: Header, method: str = "GET", target: str = "/", kind: str = "http") -> tuple[int, str, bool]:
+    """The status of the answer, its text, and whether the request reached the application."""
     inside = Inside()
-    asyncio.run(gated(inside, HOSTS)(scope, receive, send))
+    sent = answers(scope_of(*headers, method=method, target=target, kind=kind), inside)
     first = sent[0]
     status = {"websocket.accept": 101, "websocket.close": 403}.get(first["type"]) or first["status"]
     return status, b"".join(message.get("body", b"") for message in sent[1:]).decode(), bool(inside.reached)
@@ -84,6 +93,10 @@ def test_programs_come_in_by_every_name_of_the_webserver(host: str) -> None:
         ("triangulation.example.org", "https://triangulation.example.org"),
         ("triangulation.example.org:443", "https://triangulation.example.org"),
         ("triangulation.example.org:8443", "https://Triangulation.Example.Org:8443"),
+        ("localhost", "http://localhost"),
+        ("localhost:80", "http://localhost"),
+        ("localhost", "http://localhost:80"),
+        ("localhost:443", "https://localhost"),
     ],
 )
 def test_the_webservers_own_page_comes_in(host: str, origin: str) -> None:
@@ -139,6 +152,7 @@ def test_no_host_but_the_webservers_own_comes_in(host: str) -> None:
         ["http://evil.example"],
         ["http://localhost:3999"],
         ["http://localhost"],
+        ["https://localhost"],
         ["http://127.0.0.1:3000"],
         ["null"],
         [""],
@@ -176,6 +190,57 @@ def test_a_link_is_followed_to_a_page_and_does_nothing_else() -> None:
     assert ask(OWN, *A_LINK, target="/graphql?query=mutation{x}")[::2] == (405, False)
     assert ask(OWN, *A_LINK, kind="websocket", target="/graphql")[::2] == (403, False)
     assert ask(OWN, ("origin", "null"), *A_LINK, target="/runs/1234")[::2] == (403, False)
+
+
+def test_an_address_that_somebody_types_and_the_webservers_own_requests_come_in() -> None:
+    typed = [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]
+    for headers in (typed, typed[:1], FROM_THE_PAGE, [("sec-fetch-site", "Same-Origin")]):
+        for method, target in (("GET", "/"), ("HEAD", "/runs"), ("POST", "/graphql")):
+            assert ask(OWN, *headers, method=method, target=target)[::2] == (200, True)
+        assert ask(OWN, *headers, kind="websocket", target="/graphql")[::2] == (101, True)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")],
+        [*A_LINK, ("sec-fetch-mode", "cors")],
+        [*A_LINK, ("sec-fetch-dest", "iframe")],
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "object")],
+    ],
+)
+def test_what_only_looks_like_a_link_is_refused(headers: list[Header]) -> None:
+    assert ask(OWN, *headers, target="/runs/1234")[::2] == (403, False)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "get"])
+def test_a_link_is_followed_by_get_alone(method: str) -> None:
+    assert ask(OWN, *A_LINK, method=method, target="/runs/1234")[::2] == (403, False)
+
+
+def test_each_refusal_is_a_sentence_of_its_own_that_no_browser_takes_for_a_page() -> None:
+    """Host, origin and site are asked about in this order."""
+    strange = [("origin", "http://evil.example"), *A_PICTURE]
+    said = []
+    for headers in ([("host", "evil.example"), *strange], [OWN, *strange], [OWN, *A_PICTURE], [OWN]):
+        sent = answers(scope_of(*headers, target="/graphql?query={version}"))
+        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        assert found["content-type"].startswith("text/plain")
+        assert found["x-content-type-options"] == "nosniff"
+        said.append((sent[0]["status"], sent[1]["body"].decode()))
+    assert said == [
+        (
+            403,
+            "This webserver does not answer to the host 'evil.example'. If it is the webserver's own, name it in "
+            "TRIANGULATION_WEBSERVER_HOSTS, without the port.\n",
+        ),
+        (403, "This webserver does not answer to pages of another origin.\n"),
+        (403, "This webserver does not answer to pages of another site.\n"),
+        (405, "GraphQL is asked by POST here.\n"),
+    ]
+    refused = answers(scope_of(OWN, *A_PICTURE, kind="websocket"))
+    assert refused == [{"type": "websocket.close", "code": 1008, "reason": ""}], "it breaks a rule of the webserver's"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "get"])
@@ -217,11 +282,13 @@ def test_a_host_that_is_none_is_refused_at_the_start_and_not_shown(home: Any, mo
 
 
 def test_the_webserver_that_the_command_starts_is_behind_the_gate(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster_graphql.schema import runs
     from dagster_webserver import cli
 
     served: list[Any] = []
-    # Put back afterwards: the command exchanges it for the rest of the process.
-    monkeypatch.setattr(cli, "create_app_from_workspace_process_context", cli.create_app_from_workspace_process_context)
+    # Put back afterwards: the command exchanges them for the rest of the process.
+    for place, name in ((cli, "create_app_from_workspace_process_context"), (runs, "load_run_config_yaml")):
+        monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(cli.uvicorn, "run", lambda app, **_: served.append(app))
     monkeypatch.delenv(HOSTS_VARIABLE, raising=False)
     done = CliRunner().invoke(main, ["webserver", "--empty-workspace", "--port", "1"])

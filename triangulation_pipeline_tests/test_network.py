@@ -257,8 +257,8 @@ def test_all_sites_lie_within_2000_km_of_their_middle(lon: float, is_taken: bool
         ((0.0, 8.2), ""),
         ((45.2, 0.0), ""),
         ((8.2, 170.0), ""),
-        ((46.5, -8.2), ""),  # 160 km from the others with the other sign
-        ((45.5, -8.2), "; the sign of lon looks wrong"),
+        ((46.1, -8.2), ""),  # with the other sign, 122 km from the middle: 110 are taken
+        ((45.9, -8.2), "; the sign of lon looks wrong"),
     ],
 )
 def test_of_a_site_far_off_the_likely_slip_is_told(place: tuple[float, float], slip: str) -> None:
@@ -267,6 +267,18 @@ def test_of_a_site_far_off_the_likely_slip_is_told(place: tuple[float, float], s
     except ValidationError as error:
         told = error.errors()[0]["msg"]
     assert re.search(rf"are within (19|20) km of it{slip}$", told), told
+
+
+def test_of_two_sites_far_off_the_slip_of_the_first_is_told() -> None:
+    with pytest.raises(ValidationError, match="the sign of lon looks wrong"):
+        network_of(*places_around(20), (45.2, -8.2), (8.2, 45.2), names="abcdefghij")
+
+
+def test_no_slip_is_told_that_would_be_no_latitude() -> None:
+    # 135 degrees north, 8 east is 45 north, 172 west, and nobody writes it.
+    places = [(lat, lon - 180) for lat, lon in places_around(20)]
+    with pytest.raises(ValidationError, match=r"are within \d+ km of it \[type=value_error"):
+        network_of(*places, (8.0, 135.0))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +299,12 @@ def test_sites_near_each_other_are_odd_and_nearer_still_one(north_m: float, told
         assert told in sentence
     else:
         assert network_of(*place).oddities() == []
+
+
+def test_usual_is_the_distance_of_most_sites_whatever_one_far_off_does() -> None:
+    # Typically 28 km apart, 200 km in the mean: 100 m are near for the one and far for the other.
+    places = [*places_around(20, 900), (45.0009, 8.0)]
+    assert len(network_of(*places, names="abcdefghi").oddities()) == 1
 
 
 @pytest.mark.parametrize("timed", [0, 2, 3, 4])
@@ -330,7 +348,7 @@ def test_one_spot_is_one_spot_however_it_is_written(one: tuple[float, float], ot
     assert "are 1 m apart" in network_of(one, beside, third, fourth).oddities()[0]
 
 
-@pytest.mark.parametrize("twin", ["A", "\uff41", "a\u200d"], ids=["case", "width", "joiner"])
+@pytest.mark.parametrize("twin", ["A", "\uff41", "a\u200d", "a\u200c"], ids=["case", "width", "joiner", "non-joiner"])
 def test_names_that_look_alike_are_odd(twin: str) -> None:
     sites = [Site(name=name, lat=lat, lon=lon) for name, (lat, lon) in zip(("a", twin, "c"), ALPS, strict=True)]
     (found,) = ReceiverNetwork(name="n", sites=tuple(sites)).oddities()

@@ -91,12 +91,51 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (sites(("'a '", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got 'a '"),
         (sites(('"a\\x1b[2J"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\x1b in place 2"),
         (sites(('"a\\u202eb"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\u202e in place 2"),
-        (sites(*PLACES).replace("name: n", "name: 'n '"), "name must not begin or end with a blank, got 'n '"),
+        (sites(*PLACES).replace("name: n", "name: 'n '"), ".yaml: name must not begin or end with a blank, got 'n '"),
         (sites(*PLACES).replace("name: n", 'name: "a\\nb"'), "name must not hold control characters, has \\n"),
         (yaml.safe_dump({"sites": DOCUMENT["sites"]}), "must have the keys 'name' and 'sites'"),
         ("name: n\nsites:\n  a: {lat: 1}\n", "'sites' must be a list: begin each site with a dash"),
         ("name: n\nsites: none\n", "'sites' must be a list of sites, it is a text of 4 characters"),
         ("name: n\nsites: [1]\n", "site 1 must have the fields name, lat and lon, it is a number"),
+        (
+            "name: n\nsites: [{name: a, lat: 45, lon: 7}, x]\n",
+            "site 2 must have the fields name, lat and lon, it is a text",
+        ),
+        ("name: n\nsites: [null]\n", "site 1 must have the fields name, lat and lon, it is empty"),
+        ("name: n\nsites: true\n", "'sites' must be a list of sites, it is true"),
+        ("name: n\nsites: false\n", "'sites' must be a list of sites, it is false"),
+        ("name: n\nsites: 7\n", "'sites' must be a list of sites, it is a number"),
+        ("name: n\nsites:\n", "'sites' must be a list of sites, it is empty"),
+        ("name: n\n", "(`triangulation network` prints one); sites is missing"),
+        ("sites: []\n", "(`triangulation network` prints one); name is missing"),
+        ("{}", "; sites is missing"),
+        ("type: Topology\n", "; of GeoJSON a FeatureCollection of points is read"),
+        ("type: GeometryCollection\n", "; of GeoJSON a FeatureCollection of points is read"),
+        (sites(("' a'", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got ' a'"),
+        (sites(*PLACES[:2], ("'c '", 44.6, 8.3)), "site 3: name must not begin or end with a blank, got 'c '"),
+        (sites(*PLACES[:2], ("c", "44 N", 8.3)), "site 3 ('c'): lat: Input should be a valid number"),
+        (sites(*PLACES).replace("lat: 45.2, ", ""), "site 2 ('b'): lat is missing"),
+        (sites(*PLACES).replace("name: b, ", ""), "site 2: name is missing"),
+        (sites(("a", "'+45,1'", 7), *PLACES[1:]), "(got '+45,1'); write +45.1"),
+        (sites(("a", "' 45,1 '", 7), *PLACES[1:]), "; write 45.1"),
+        (sites(("a", "'45,1,2'", 7), *PLACES[1:]), "unable to parse string as a number (got '45,1,2')"),
+        (changed(lat=-144.9), "(got -144.9); lat and lon look swapped"),
+        (changed(lat=180), "(got 180); lat and lon look swapped"),
+        (changed(lon=-181), "lon: Input should be greater than or equal to -180 (got -181)"),
+        (changed(altitude_m=9001), "altitude_m: Input should be less than or equal to 9000 (got 9001)"),
+        (changed(timing="abcdefghijkl"), "(got 'abcdefghijkl')"),
+        (changed(timing="abcdefghijklm"), "(got a text of 13 characters)"),
+        (changed(timing=None), "timing: Input should be 'gps' or 'none' (got empty)"),
+        (changed(timing=7), "timing: Input should be 'gps' or 'none' (got 7)"),
+        (changed(lat="1" * 24 + "N"), "(got a text of 25 characters)"),
+        (changed(lat="1" * 23 + "N"), f"(got '{'1' * 23}N')"),
+        (changed(lat=[1, 2]), "lat: Input should be a valid number (got a list of 2)"),
+        (changed(ELEVATION=3), "unknown field 'ELEVATION'; meant altitude_m (metres above the ellipsoid)?"),
+        (changed(altitudem=3), "unknown field 'altitudem'; meant altitude_m (metres above the ellipsoid)?"),
+        (changed(latitude=3), "unknown field 'latitude'; meant lat?"),
+        (changed(LONGITUD=3), "unknown field 'LONGITUD'; meant lon?"),
+        (changed(place=3), "unknown field 'place'; known are name, lat, lon, altitude_m, timing, noise_figure_db, "),
+        (changed(**{"$lat": 3}), "unknown field; meant lat?"),
         ("- a\n- b\n", "; it is a list of 2"),
         ("", "; it is empty"),
         ("ops: {trained_model: {config: {epochs: 3}}}\n", "; it looks like run config, which belongs to --config"),
@@ -120,6 +159,23 @@ def test_a_bad_description_is_refused_with_the_way_out(tmp_path: Path, text: str
     assert sentence in refusal(tmp_path, text)
 
 
+def test_three_faults_are_told_and_how_many_more_there_are(tmp_path: Path) -> None:
+    for faults, end in ((3, "look swapped"), (4, "look swapped; and 1 more"), (8, "look swapped; and 5 more")):
+        bad = [(f"s{i}", 95 + i, 7) for i in range(faults)]
+        told = refusal(tmp_path, sites(*bad))
+        assert told.count("site ") == 3
+        assert told.endswith(end)
+        assert "site 1 ('s0'): lat: Input should be less than or equal to 90 (got 95); " in told
+        assert "site 3 ('s2'): lat: Input should be less than or equal to 90 (got 97); " in told
+
+
+@pytest.mark.parametrize("name", ["X.JSON", "x.GeoJSON", "x.json"])
+def test_json_is_known_by_the_ending_of_the_name(tmp_path: Path, name: str) -> None:
+    text = json.dumps(DOCUMENT)
+    assert read(tmp_path, text, name) == NORTH_WEST_ITALY
+    assert "line 1, column 1: Expecting value" in refusal(tmp_path, sites(*PLACES), name)
+
+
 def test_csv(tmp_path: Path) -> None:
     text = 'name,lat,lon,altitude_m,timing\r\na,45,7,100,gps\r\nb,45.2,7.9,,none\r\n\r\n"c, d",44.6,8.3,30,\r\n'
     network = read(tmp_path, "\ufeff" + text, "my sites.csv")
@@ -129,6 +185,13 @@ def test_csv(tmp_path: Path) -> None:
     assert network.has_timing.tolist() == [True, False, True]
     other = "Name;Latitude;Longitude\na;45;7\nb;45.2;7.9\nc;44.6;8.3\n"
     assert [site.lon for site in read(tmp_path, other, "x.csv").sites] == [7, 7.9, 8.3]
+    for name in ("lng", "long", "LON", " lon "):
+        tabs = f"name\tlat\t{name}\n a \t45\t 7\n\t \t\nb, c\t45.2\t7.9\nd\t44.6\t8.3\n"
+        assert [(site.name, site.lon) for site in read(tmp_path, tabs, "X.CSV").sites] == [
+            ("a", 7),
+            ("b, c", 7.9),
+            ("d", 8.3),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +206,14 @@ def test_csv(tmp_path: Path) -> None:
         ("name;lat;lon\na;45,1;7\n", "(got '45,1'); write 45.1"),
         ("name,lat,lon\n", "a network needs 3 to 64 sites, this one has 0"),
         ("", "name is missing"),
+        ("name,lon\n", "must name the columns name, lat and lon; lat is missing"),
+        ("name,lat\n", "must name the columns name, lat and lon; lon is missing"),
+        ("name,lat,lon\na,45,7\n\nb,45,7,1\n", "line 4 has 4 fields, the first line 3"),
+        ("name,lat,lon,timing,timing\n", "the column timing is there twice"),
+        ("name,lat,lon,tming\n", "unknown column 'tming'; meant timing?"),
+        ("name,lat,lon\na,45,\nb,45.2,7.9\nc,44.6,8.3\n", "site 1 ('a'): lon is missing"),
     ],
-    ids=range(9),
+    ids=range(15),
 )
 def test_bad_csv(tmp_path: Path, text: str, sentence: str) -> None:
     told = refusal(tmp_path, text, "sites.csv")
@@ -163,6 +232,11 @@ def test_geojson(tmp_path: Path) -> None:
             ("site 2", 44.6, 8.3, 0),
         ]
     assert read(tmp_path, points([[7, 45], [7.9, 45.2], [8.3, 44.6]], name="alps"), "x.geojson").name == "alps"
+    for no_name in ("", 7, None):
+        assert read(tmp_path, points([[7, 45], [7.9, 45.2], [8.3, 44.6]], name=no_name), "x.geojson").name == "x"
+    # The third coordinate may also be a property, with the same value.
+    both = points([[7, 45, 3], [7.9, 45.2, 3], [8.3, 44.6, 3]]).replace('"marker-color": "#fff"', '"altitude_m": 3')
+    assert [site.altitude_m for site in read(tmp_path, both, "x.geojson").sites] == [3, 3, 3]
 
 
 def test_properties_of_geojson_are_taken_in_any_case(tmp_path: Path) -> None:
@@ -175,7 +249,9 @@ def test_properties_of_geojson_are_taken_in_any_case(tmp_path: Path) -> None:
     assert [site.name for site in read(tmp_path, both, "sites.geojson").sites] == ["site 0", "site 1", "site 2"]
 
 
-@pytest.mark.parametrize("name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:EPSG::4326", "EPSG:4326"])
+@pytest.mark.parametrize(
+    "name", ["urn:ogc:def:crs:OGC:1.3:CRS84", "urn:ogc:def:crs:EPSG::4326", "EPSG:4326", "CRS84", "CRS:84"]
+)
 def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> None:
     crs = {"type": "name", "properties": {"name": name}}
     read(tmp_path, points([[7, 45], [7.9, 45.2], [8.3, 44.6]], crs=crs), "sites.geojson")
@@ -196,6 +272,20 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
             points([[7, 45, 3]]).replace('"marker-color": "#fff"', '"altitude_m": 4'),
             "altitude_m and the third",
         ),
+        (points([[7, 45, 100, 0], [7, 45]]), "feature 1: the coordinates of a point must be [lon, lat] or"),
+        (points([[7, 45]]).replace("[7, 45]", '"SECRET"'), "feature 1: the coordinates of a point must be [lon, lat]"),
+        (points([[7, 45]]).replace("marker-color", "Height"), "feature 1: unknown property 'Height'; meant altitude_m"),
+        (points([[7, 45]]).replace('"name"', '"title"'), "site 1: name is missing"),
+        ('{"type": "FeatureCollection", "features": [7]}', "feature 1 is no point"),
+        ('{"type": "FeatureCollection", "features": [{"geometry": null}]}', "feature 1 is no point"),
+        (
+            points([[7, 45], [8, 45]]).replace('"properties": {"name": "site 1", "marker-color": "#fff"}', '"a": 1'),
+            "site 2: name is missing",
+        ),
+        ('{"type": "FeatureCollection", "features": {"SECRET": 1}}', "must have a list of 'features'"),
+        (points([[7, 45]], crs={"properties": "SECRET"}), "must be WGS-84 degrees"),
+        (points([[7, 45]], crs={"properties": {"name": 4326}}), "must be WGS-84 degrees"),
+        (points([[7, 45]], crs={"properties": {"name": "MYEPSG:4326"}}), "must be WGS-84 degrees"),
         ('{"type": "FeatureCollection"}', "the FeatureCollection must have a list of 'features'"),
         ('{"type": "Feature", "geometry": null}', "of GeoJSON a FeatureCollection of points is read"),
         ('{"name": "a", "name": "b"}', "'name' is written twice in one object"),
@@ -204,12 +294,25 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
         (points([[7, 45]], crs={"properties": {"name": "EPSG:43260 SECRET"}}), "must be WGS-84 degrees"),
         (points([[7, 45]], crs="SECRET"), "must be WGS-84 degrees"),
     ],
-    ids=range(13),
+    ids=range(24),
 )
 def test_bad_geojson(tmp_path: Path, text: str, sentence: str) -> None:
     told = refusal(tmp_path, text, "sites.geojson")
     assert sentence in told
     assert "SECRET" not in told
+
+
+@pytest.mark.parametrize(
+    "name", ["altitude", "alt", "alt_m", "elevation", "ele", "height", "height_m", "altitude_ft", "Elevation"]
+)
+def test_other_altitudes_are_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    """They may be in another unit or over another zero, and would be left out without a word."""
+    meant = f"{name!r}; meant altitude_m (metres above the ellipsoid)?"
+    places = points([[7, 45], [7.9, 45.2], [8.3, 44.6]]).replace("marker-color", name)
+    assert f"feature 1: unknown property {meant}" in refusal(tmp_path, places, "x.geojson")
+    table = f"name,lat,lon,{name}\na,45,7,1\nb,45.2,7.9,1\nc,44.6,8.3,1\n"
+    assert f"unknown column {meant.lower()}" in refusal(tmp_path, table, "x.csv").lower()
+    assert f"site 1 ('Aquila di Giaveno'): unknown field {meant}" in refusal(tmp_path, changed(**{name: 1}))
 
 
 SECRETS = {

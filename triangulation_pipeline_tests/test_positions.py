@@ -47,7 +47,11 @@ def test_statistics_by_hand() -> None:
 
 
 def test_float32_distances_are_summed_in_double() -> None:
-    assert rmse_m(np.full(1_000_000, 1e5, np.float32)) == pytest.approx(1e5, rel=1e-9)
+    distance_m = np.random.default_rng(0).uniform(1e3, 1e5, 100_000).astype(np.float32)
+    exact_m = [float(distance) for distance in distance_m]
+    found = distance_statistics(distance_m)
+    assert found["rmse_m"] == pytest.approx(math.sqrt(math.fsum(x * x for x in exact_m) / 100_000), rel=1e-12)
+    assert found["mean_m"] == pytest.approx(math.fsum(exact_m) / 100_000, rel=1e-12)
 
 
 def test_an_empty_subset_has_no_statistics() -> None:
@@ -67,6 +71,8 @@ def test_chi_square_is_scipys(probability: float) -> None:
 
 def test_coverage_by_hand_and_of_gaussian_errors() -> None:
     assert coverage(np.array([0.0, 5.9, 6.0, 100.0]), 0.95) == 0.5
+    # On the ellipse is inside; what is no number is outside.
+    assert coverage(np.array([chi_square_2(0.9), np.nan]), 0.9) == 0.5
     nees = (np.random.default_rng(0).normal(size=(20_000, 2)) ** 2).sum(1)
     for probability in (0.5, 0.683, 0.95):
         assert coverage(nees, probability) == pytest.approx(probability, abs=0.01)

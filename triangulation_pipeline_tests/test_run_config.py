@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from triangulation_pipeline.cli.run_config import check
-from triangulation_pipeline.defs.run_config import read_run_config
+from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs.run_config import config_fault, read_run_config
 
 
 def read(folder: Path, text: str) -> dict[str, Any]:
@@ -94,3 +96,21 @@ def test_a_file_name_that_is_too_long_is_refused_in_one_sentence(tmp_path: Path)
     told = refusal(tmp_path, f"ops: {{receiver_network: {{config: {{network_file: {'x' * 5000}}}}}}}")
     assert told.startswith("receiver_network: network file ...xxx")
     assert told.endswith("cannot be read: File name too long")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"epochz": 3}, 'Received unexpected config entry "epochz" at path root:ops:trained_model:config'),
+        (
+            {"job_name": {"env": "SURELY_NOT_SET"}},
+            "root:ops:trained_model:config:job_name: the environment variable SURELY_NOT_SET is not set",
+        ),
+    ],
+)
+def test_a_finding_of_dagster_is_told_without_its_schema(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError) as refused:
+        dg.validate_run_config(train_locator_job(), {"ops": {"trained_model": {"config": config}}})
+    (fault,) = refused.value.errors
+    assert len(fault.message) > len(told)
+    assert config_fault(fault.message) == told

@@ -5,7 +5,6 @@ import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
 from triangulation_pipeline.validation import (
-    SHOWN_CHARACTERS,
     brief,
     expanded,
     one_sentence,
@@ -44,13 +43,13 @@ def test_a_value_is_shown_on_one_line_and_containers_keep_their_content(value: o
 
 def test_of_a_long_value_its_beginning_is_shown() -> None:
     text = shown("x" * 570_000)
-    assert text == f"'{'x' * SHOWN_CHARACTERS}'... (570,000 characters)"
-    assert shown("x" * SHOWN_CHARACTERS) == f"'{'x' * SHOWN_CHARACTERS}'"
-    assert shown("x" * (SHOWN_CHARACTERS + 1)) == f"'{'x' * SHOWN_CHARACTERS}'... (61 characters)"
-    assert shown(b"x" * 61) == f"b'{'x' * SHOWN_CHARACTERS}'... (61 characters)"
-    assert shown(7**200) == f"{str(7**200)[:SHOWN_CHARACTERS]}..."
+    assert text == f"'{'x' * 60}'... (570,000 characters)"
+    assert shown("x" * 60) == f"'{'x' * 60}'"
+    assert shown("x" * 61) == f"'{'x' * 60}'... (61 characters)"
+    assert shown(b"x" * 61) == f"b'{'x' * 60}'... (61 characters)"
+    assert shown(7**200) == f"{str(7**200)[:60]}..."
     assert shown(10**119) == str(10**119)
-    assert shown(10**120) == f"{str(10**120)[:SHOWN_CHARACTERS]}..."
+    assert shown(10**120) == f"{str(10**120)[:60]}..."
 
 
 def test_what_is_not_printable_is_written_as_its_code() -> None:
@@ -115,7 +114,7 @@ def test_a_fault_is_told_by_its_place_and_what_would_be_right(document: Any, sen
 def test_of_a_long_place_the_beginning_is_told() -> None:
     with pytest.raises(ValidationError) as caught:
         Level.model_validate({"power_dbm": 1, "x" * 100: 7}, extra="forbid")
-    assert one_sentence(caught.value) == f"{'x' * SHOWN_CHARACTERS}: Extra inputs are not permitted (got 7)"
+    assert one_sentence(caught.value) == f"{'x' * 60}: Extra inputs are not permitted (got 7)"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_letters_of_all_scripts_and_their_joiners_are_taken() -> None:
 def test_true_and_false_are_no_settings(value: object) -> None:
     with pytest.raises(ValueError, match=r"^power_dbm: true and false are no number and no text$"):
         refuse_booleans({"name": "a", "power_dbm": value})
-    with pytest.raises(ValueError, match=rf"^{'x' * SHOWN_CHARACTERS}: true and false"):
+    with pytest.raises(ValueError, match=rf"^{'x' * 60}: true and false"):
         refuse_booleans({"x" * 100: value})
 
 

@@ -21,7 +21,7 @@ from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_si
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
 from triangulation_pipeline_tests.model.helpers import DEFAULT, fresh, poked, samples, spec_for
-from triangulation_pipeline_tests.training.test_trainer import run, trainer_of
+from triangulation_pipeline_tests.training.conftest import run, trainer_of
 
 NETWORKS = {1: "491d2d57dc5ce699d5b1809bc38cd17a8b7008cc270c2731e1fb652f05b64fa8"}
 # Latitude, longitude, SNR at the first site and bound of the first rows.

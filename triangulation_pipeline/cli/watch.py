@@ -61,9 +61,9 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Conso
                 run, events = webserver.run(run_id), webserver.events(run_id, cursor)
                 cursor, failure = events.cursor, failure or events.failure
                 if job is None and (job := find_job_of_run(engine, run_id)) is not None:
-                    # What runs before this one trained.
+                    # All epochs so far, also those of runs before this one: each has its row before its event.
                     history = read_metrics(engine, job.id)
-                    val_rmse_m = dict(zip(map(int, history["epoch"]), history["val_rmse_m"], strict=True)) | val_rmse_m
+                    val_rmse_m = dict(zip(map(int, history["epoch"]), history["val_rmse_m"], strict=True))
                 total_epochs = None if job is None else job.total_epochs
                 for epoch in events.epochs:
                     val_rmse_m[int(epoch["epoch"])] = epoch["val_rmse_m"]

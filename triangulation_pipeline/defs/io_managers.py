@@ -157,7 +157,15 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
     asset_key = context.asset_key
     instance: dg.DagsterInstance = context.instance
     upstream = context.upstream_output
-    run_id = upstream.run_id if upstream is not None else None
+    try:
+        run_id = upstream.run_id if upstream is not None else None
+    except dg.DagsterInvariantViolationError:
+        # A single step that is executed again, and no run before has come to what it takes.
+        raise dg.Failure(
+            description=f"no run before this one materialised {asset_key.to_user_string()}, which this step needs; "
+            "execute that step again too",
+            allow_retries=False,
+        ) from None
     if run_id is not None and instance.has_run(run_id):
         for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)):
             found = entry.asset_materialization

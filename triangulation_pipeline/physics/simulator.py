@@ -274,8 +274,8 @@ def quality_metrics(
 ) -> dict[str, float | int | None]:
     """What a dataset is like: counts, SNR, detections, geometry and the Cramer-Rao bound. None = no such row."""
 
-    def rounded(value: float | np.floating) -> float | None:
-        return None if np.isnan(value) else round(float(value), 4)
+    def rounded(value: float | np.floating) -> float:
+        return round(float(value), 4)
 
     chunks = list(chunks)
     snr_db = batch.snr_db[batch.signal_present]

@@ -1,7 +1,7 @@
 """Synthetic datasets: written whole or not at all, read back as the batch they were."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -187,6 +187,7 @@ def _insert_all(
             continue
         num_sites = num_sites or batch.num_sites
         _check(batch, last_index, num_sites)
+        batch = _as_read_back(batch)
         insert_samples(connection, dataset_id, batch)
         counts += np.bincount(batch.split, minlength=len(Split))
         last_index = int(batch.sample_index[-1])
@@ -209,3 +210,17 @@ def _check(batch: SampleBatch, last_index: int, num_sites: int) -> None:
         if bad.any():
             index = batch.sample_index[np.argwhere(bad)[0, 0]]
             raise ValueError(f"{name} must be finite, is {column[bad][0]} in the sample of index {index}")
+
+
+def _as_read_back(batch: SampleBatch) -> SampleBatch:
+    """The batch as any database gives it back, which its digest is of: SQLite keeps no sign of a zero in a number's
+    column, and null is one NaN."""
+    floats = {name: dtype for name, dtype in SAMPLE_DTYPES.items() if np.dtype(dtype).kind == "f"}
+    columns = {name: getattr(batch, name) for name in floats}
+    return replace(
+        batch,
+        **{
+            name: np.where(np.isnan(column), np.nan, column + 0.0).astype(floats[name])
+            for name, column in columns.items()
+        },
+    )

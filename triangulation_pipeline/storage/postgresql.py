@@ -39,7 +39,7 @@ LOCK_TIMEOUT_S = 300
 URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})
 
 # Any number will do, so long as no other program takes the same one in this database.
-_MIGRATION_LOCK = 0x7472_6961_6E67
+MIGRATION_LOCK = 0x7472_6961_6E67
 
 # What PostgreSQL and PgBouncer say.
 _NO_LOGIN = r"(password|SASL) authentication failed|no password supplied|no such user"
@@ -151,7 +151,7 @@ def begin_migration(connection: Connection, *, is_new: bool) -> None:
     Raises StorageError where the role may do neither that nor create and change tables in the schema, and where a new
     database has an encoding that not every name can be written in.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     found = connection.execute(
         text(
             "SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') FROM pg_namespace "

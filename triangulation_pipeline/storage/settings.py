@@ -17,7 +17,7 @@ def home() -> Path:
 
     Raises ValueError where that begins with the name of a user who does not exist.
     """
-    return expanded(os.environ.get("DAGSTER_HOME") or ".").absolute()
+    return expanded(os.environ.get("DAGSTER_HOME", ".")).absolute()
 
 
 class Settings(BaseSettings):

@@ -127,6 +127,9 @@ def test_dataset_written_after_the_sensor_was_turned_on_is_trained_on_once(
     train(engine, first)
     (request,), cursor, _ = tick(automation.new_dataset, instance, cursor)
     assert request.run_key == f"dataset:{second.id}"
+    # Of what has a training nothing is remembered.
+    assert first.id not in str(cursor)
+    assert second.id in str(cursor)
     # Its run may have failed before it had a job: it is not tried for ever.
     assert tick(automation.new_dataset, instance, cursor)[2] == "there is no new dataset"
 
@@ -184,6 +187,60 @@ def test_which_runs_train(instance: dg.DagsterInstance, job_name: str, selection
     assert automation.training_under_way(instance) is None
 
 
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.CANCELING])
+def test_a_training_is_under_way_from_when_it_is_made_until_it_has_ended(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    run = create_run_for_test(instance, "train_locator", status=status)
+    busy = f"run {run.run_id} trains a model ({status.value.lower()}): one at a time"
+    assert automation.training_under_way(instance) == busy
+    assert automation.training_under_way(instance, but_for="another") == busy
+    instance.report_run_failed(run)
+    assert automation.training_under_way(instance) is None
+
+
+AFTER_TRAINING = {"model_evaluation", "registered_model"}
+
+
+def test_a_model_that_was_trained_alone_is_evaluated_and_registered_once_its_check_has_passed() -> None:
+    """As the daemon decides it; ``test_evaluate_and_register`` sees it launch."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = None
+
+        def asked() -> set[str]:
+            nonlocal cursor
+            selection = dg.AssetSelection.assets(*AFTER_TRAINING)
+            found = dg.evaluate_automation_conditions(defs, instance, selection, cursor=cursor)
+            cursor = found.cursor
+            return {name for name in AFTER_TRAINING if found.get_num_requested(dg.AssetKey(name))}
+
+        def make(*names: str) -> None:
+            for name in names:
+                instance.report_runless_asset_event(dg.AssetMaterialization(name))
+
+        def check(passed: bool, asset: str = "trained_model", name: str = "checkpoint_is_sound") -> None:
+            names = {"asset_key": dg.AssetKey(asset), "check_name": name}
+            instance.report_runless_asset_event(dg.AssetCheckEvaluation(**names, passed=passed, blocking=True))
+
+        before = ("receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split")
+        make(*before, "trained_model")
+        check(True, "training_split", "splits_disjoint_and_complete")
+        check(True)
+        make("model_evaluation", "registered_model")
+        assert asked() == set()
+        make(*before)
+        check(True, "training_split", "splits_disjoint_and_complete")
+        assert asked() == set(), "a new dataset alone leaves the models alone"
+        make("trained_model")
+        check(False)
+        assert asked() == set(), "its weights are not those that were trained"
+        make("trained_model")
+        check(True)
+        assert asked() == AFTER_TRAINING
+        assert asked() == set()
+    assert automation.evaluate_and_register.run_tags == {"triangulation/reason": "trained_model was materialised alone"}
+
+
 def test_changed_network_file(
     instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,8 +255,9 @@ def test_changed_network_file(
     assert tick(sensor, instance, None)[1:] == (None, refusal)
 
     write_network(path, NORTH_WEST_ITALY)
-    requests, cursor, _ = tick(sensor, instance, None)
+    requests, cursor, reason = tick(sensor, instance, None)
     assert (requests, cursor) == ([], NORTH_WEST_ITALY.digest)
+    assert reason == f"north-west-italy ({NORTH_WEST_ITALY.digest[:8]}) has not changed"
     path.write_text("# the same sites\n" + path.read_text())
     assert tick(sensor, instance, cursor)[0] == []
     path.write_text("name: [")
@@ -213,7 +271,14 @@ def test_changed_network_file(
     )
     instance.report_run_canceled(run)
     (request,), cursor, _ = tick(sensor, instance, cursor)
+    assert request.run_key == f"network:{OTHER.digest}:{path.stat().st_mtime_ns}"
     assert request.run_config == {"ops": {"receiver_network": {"config": {"network_file": str(path)}}}}
+    assert request.tags == {
+        "triangulation/reason": f"network random-5-1 is {OTHER.digest[:8]}, was {NORTH_WEST_ITALY.digest[:8]}",
+        "triangulation/network": f"random-5-1 ({OTHER.digest[:8]})",
+        "triangulation/model_name": "rf-triangulation",
+        "triangulation/job_name": "training",
+    }
     assert cursor == OTHER.digest
     assert tick(sensor, instance, cursor)[0] == []
 
@@ -270,6 +335,15 @@ def test_each_retraining_has_a_seed_of_its_own(instance: dg.DagsterInstance) -> 
         requests.append(request)
     assert [request.run_config for request in requests] == [
         {"ops": {"synthetic_dataset": {"config": {"seed": seed}}}} for seed in (202610250030, 202610250130)
+    ]
+    assert [request.tags for request in requests] == [
+        {
+            "triangulation/reason": f"scheduled for 2026-10-25 {hour}:30 UTC",
+            "triangulation/network": "north-west-italy (491d2d57)",
+            "triangulation/model_name": "rf-triangulation",
+            "triangulation/job_name": "training",
+        }
+        for hour in ("00", "01")
     ]
     assert [request.run_key for request in requests] == [
         f"scheduled:2026-10-25T{hour}:30:00+00:00" for hour in ("00", "01")

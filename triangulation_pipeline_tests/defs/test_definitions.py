@@ -63,6 +63,28 @@ def test_nothing_launches_by_itself_until_it_is_turned_on() -> None:
     )
 
 
+def test_one_run_at_a_time_trains_or_registers_and_each_run_is_one_process() -> None:
+    pools = {key.to_user_string(): asset.op.pool for asset in defs.assets or () for key in asset.keys}  # type: ignore[union-attr]
+    assert {name: pool for name, pool in pools.items() if pool} == {
+        "trained_model": "training",
+        "registered_model": "training",
+    }
+    job = defs.resolve_job_def("train_locator")
+    assert job.executor_def.name == "in_process"
+    assert job.asset_layer.executable_asset_keys == defs.resolve_asset_graph().materializable_asset_keys
+
+
+def test_what_launches_trainings_launches_the_one_job_twice_a_minute_at_most() -> None:
+    repository = defs.get_repository_def()
+    sensors = {found.name: found for found in repository.sensor_defs}
+    for name in ("new_dataset", "network_file_changed", "evaluate_and_register"):
+        assert sensors[name].minimum_interval_seconds == 30
+    for name in ("new_dataset", "network_file_changed"):
+        assert sensors[name].job_name == "train_locator"
+    (schedule,) = repository.schedule_defs
+    assert schedule.job_name == "train_locator"
+
+
 def test_every_switch_says_what_it_does() -> None:
     repository = defs.get_repository_def()
     told = {found.name: found.description or "" for found in (*repository.sensor_defs, *repository.schedule_defs)}

@@ -188,6 +188,11 @@ def test_mixed_datasets_are_told_apart_by_name(whole_run: Run) -> None:
         "materialise the splits and trained_model in one run"
     )
     assert execute(changed, [*chain, "test_split"], instance).result.success
+    # Two splits that fit each other, and a model that was trained on rows that may be among them.
+    assert execute(changed, ["model_evaluation"], instance).failure() == (
+        f"trained_model was trained on dataset {old}, training_split is of dataset {new}, test_split of dataset {new}; "
+        "materialise the splits and trained_model in one run"
+    )
     assert execute(changed, ["registered_model"], instance).failure() == (
         f"model_evaluation is on dataset {old}, test_split is of dataset {new}; materialise model_evaluation and "
         "registered_model in one run"

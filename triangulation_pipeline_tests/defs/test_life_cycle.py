@@ -115,6 +115,15 @@ def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
     assert run.failure().startswith(done)
     assert job.status is (JobStatus.paused if stop is Stop.pause else JobStatus.cancelled)
     assert job.stop_requested is None
+    assert job.error_message == (None if stop is Stop.pause else done)
+    (event,) = (e for e in run.result.all_events if e.is_step_failure)
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    assert {name: value.value for name, value in failure.metadata.items()} == {
+        "outcome": job.status,
+        "job_id": run_id,
+        "epoch": job.current_epoch,
+    }
     assert list_models(engine) == []
 
     again = resume(run)
@@ -165,7 +174,7 @@ def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.Mon
     engine, run_id = OpenStorage().engine, str(uuid.uuid4())
     with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no sign of life")):
         run = execute(LONG, run_id=run_id)
-    assert "no longer running" in run.failure() or "can only be recorded while it is running" in run.failure()
+    assert run.failure().endswith(f"job {run_id} is failed in run {run_id}, and no longer running in run {run_id}")
     job = get_job(engine, run_id)
     assert (job.status, job.error_message) == (JobStatus.failed, "no sign of life")
 

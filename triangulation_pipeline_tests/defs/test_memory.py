@@ -25,7 +25,9 @@ def group(folder: Path, limit: str, used: int, files: int, *, version: int) -> N
     names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\ntotal_inactive_file {files}\n")
+    # Version 1 counts a group's own files, and by another name those of the groups below it too.
+    counts = f"inactive_file {files}" if version == 2 else f"inactive_file 1\ntotal_inactive_file {files}"
+    (folder / "memory.stat").write_text(f"anon 1\n{counts}\n")
 
 
 def test_the_machine_says_what_is_left(machine: tuple[Path, Path]) -> None:
@@ -47,6 +49,25 @@ def test_a_container_has_less_than_the_machine(machine: tuple[Path, Path], versi
     (proc / "self" / "cgroup").write_text("4:memory:/docker/1234\n0::/../1234\n")
     group(mount, str(6 * GB), GB, 0, version=version)
     assert available_bytes(proc, cgroups) == 5 * GB
+
+
+def test_what_a_run_needs_is_what_was_measured_with_some_room() -> None:
+    """0.96 kB a sample of 7 receivers, 71 kB a sample of 64."""
+    for num_sites, measured_bytes in ((7, 960), (64, 71_000)):
+        assert measured_bytes < needed_bytes(1, num_sites) < 2 * measured_bytes
+        assert needed_bytes(1000, num_sites) == 1000 * needed_bytes(1, num_sites)
+    assert needed_bytes(1000, 20) > needed_bytes(1000, 19)
+
+
+def test_a_large_dataset_is_refused_in_megabytes_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * GB)
+    check_memory(2_000_000, 7)
+    with pytest.raises(ValueError, match="need about 7,860 MB of memory") as refused:
+        check_memory(5_000_000, 7)
+    assert str(refused.value) == (
+        "num_samples: 5,000,000 samples of 7 sites need about 7,860 MB of memory, and 4,000 MB are left; take at most "
+        "2,544,529 samples"
+    )
 
 
 def test_a_system_that_does_not_say_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

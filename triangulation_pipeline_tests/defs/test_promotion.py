@@ -74,6 +74,9 @@ def test_worse_than_production_is_registered_but_not_promoted(champion: Run) -> 
     assert numbers["champion_p95_m"] == pytest.approx(first["test_p95_good_geom_m"], rel=1e-3)
     (production,) = (found for found in list_models(champion.engine) if found.is_production)
     assert production.version == 1
+    ended = champion.instance.get_run_by_id(done.run_id)
+    assert ended is not None
+    assert "triangulation/outcome" not in ended.tags, "a warning fails no run"
 
 
 def test_worse_than_the_checks_ask_is_said_whatever_network_is_in_production(champion: Run) -> None:

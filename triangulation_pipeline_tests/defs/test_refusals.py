@@ -78,6 +78,7 @@ def test_bad_settings_end_the_run_in_its_first_step(home: Path, steps: dict[str,
     assert not run.result.success
     assert run.failed_step() == "receiver_network"
     assert sentence in run.failure()
+    assert not (home / ".dagster" / "triangulation.db").exists(), "nothing was opened for it"
     assert list_datasets(run.engine) == []
     assert list_jobs(run.engine) == []
 
@@ -241,24 +242,27 @@ def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
 
 
 def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:
-    early = {"early_stop_patience": 2, "early_stop_delta": 0.0, "learning_rate": 0.02, "checkpoint_every": 1}
-    run = execute(settings(trained_model={"epochs": 40, **early}))
+    stops = {"epochs": 40, "early_stop_patience": 2, "early_stop_delta": 0.0, "learning_rate": 0.02}
+    run = execute(settings(trained_model=stops | {"checkpoint_every": 1}))
     assert run.result.success
     job, model = get_job(run.engine, run.run_id), get_model_of_job(run.engine, run.run_id)
     assert job.status == "completed"
     assert job.current_epoch < 40
     history = read_metrics(run.engine, run.run_id).set_index("epoch")
     assert model.epoch == history["val_loss"].idxmin() < job.current_epoch
-    published = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
-    assert published.epoch == model.epoch
-    assert fault(published, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
-    # Its weights are those that the best epoch left, but for the scale of their covariances.
-    folder = home / ".dagster" / "objects" / "checkpoints" / run.run_id
-    names = [f"epoch_{epoch}.pth" for epoch in (model.epoch, job.current_epoch)]
-    best, last = (read_checkpoint((folder / name).read_bytes()).weights for name in names)
-    weights = published.weights
-    assert [name for name in weights if not weights[name].equal(best[name])] == ["covariance_scale"]
-    assert len([name for name in weights if not weights[name].equal(last[name])]) > 1
+    checkpoint = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
+    assert checkpoint.epoch == model.epoch
+    assert fault(checkpoint, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
+    # Its weights are those that the epoch ended with, and not the last; only their covariances are calibrated.
+    folder = Path(model.pytorch_model_location).parent
+    best, last = (
+        read_checkpoint((folder / f"epoch_{epoch}.pth").read_bytes()).weights
+        for epoch in (model.epoch, job.current_epoch)
+    )
+    trained = checkpoint.weights.keys() - {"covariance_scale"}
+    assert all((checkpoint.weights[name] == best[name]).all() for name in trained)
+    assert not all((checkpoint.weights[name] == last[name]).all() for name in trained)
+    assert checkpoint.metrics["val_rmse_m"] == pytest.approx(history.loc[model.epoch, "val_rmse_m"])
 
 
 def test_rss_is_honest(home: Path) -> None:

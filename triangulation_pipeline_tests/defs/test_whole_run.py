@@ -2,19 +2,43 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import pytest
+import torch
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
 from triangulation_pipeline.definitions import defs
+from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
+from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
+from triangulation_pipeline.evaluation.comparison import Subset, compare
+from triangulation_pipeline.evaluation.report import estimator_table
+from triangulation_pipeline.frame import haversine_m
+from triangulation_pipeline.model.inputs import locator_inputs
+from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.simulator import DatasetSpec
+from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
 from triangulation_pipeline.storage.jobs import get_job, read_metrics
-from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.storage.registry import (
+    EvaluationRecord,
+    get_evaluation,
+    get_model_by_id,
+    get_model_of_job,
+    list_models,
+)
+from triangulation_pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+
+SPLITS = {"training_split": Split.train, "validation_split": Split.val, "test_split": Split.test}
 
 
 def test_one_row_an_epoch_and_the_job_is_completed(whole_run: Run) -> None:
@@ -97,8 +121,6 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
     assert model.metrics["val_rmse_m"] == pytest.approx(history.loc[model.epoch, "val_rmse_m"])
     # NEES and coverage are the calibrated file's, not those of the epoch before calibration.
     assert model.metrics["val_coverage_95"] == pytest.approx(0.95, abs=0.04)
-
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(content)
     assert checkpoint.epoch == model.epoch
@@ -194,12 +216,244 @@ def test_events_stay_small(whole_run: Run) -> None:
                 assert len(value) < 70_000, f"{asset}.{name}"  # 50 kB of picture in base64
 
 
+def test_a_dataset_that_a_run_does_not_make_is_not_held_against_a_network_that_it_does_not_make(whole_run: Run) -> None:
+    config = settings(
+        receiver_network={"network_file": "/no/such.yaml"}, synthetic_dataset={"scenario": {"path_loss": "hata"}}
+    )
+    assert execute(config, ["training_split"], whole_run.instance).result.success
+
+
 def data_versions(run: Run) -> dict[str, str]:
     """By asset, of what the run made."""
     found = run.result.get_asset_materialization_events()
     return {
         event.asset_key.to_user_string(): (event.materialization.tags or {})["dagster/data_version"] for event in found
     }
+
+
+@pytest.fixture(scope="module")
+def dataset(whole_run: Run) -> DatasetRecord:
+    return get_dataset(whole_run.engine, whole_run.metadata("synthetic_dataset")["dataset_id"])
+
+
+@pytest.fixture(scope="module")
+def batches(whole_run: Run, dataset: DatasetRecord) -> dict[Split, SampleBatch]:
+    return {split: read_samples(whole_run.engine, dataset.id, split) for split in Split}
+
+
+@pytest.fixture(scope="module")
+def content(whole_run: Run) -> bytes:
+    """Of the best epoch's file."""
+    return Path(whole_run.metadata("trained_model")["checkpoint"]).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def evaluation(whole_run: Run) -> EvaluationRecord:
+    return get_evaluation(whole_run.engine, whole_run.metadata("model_evaluation")["evaluation_id"])
+
+
+def five_digits(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def test_the_network_is_shown_whole(whole_run: Run) -> None:
+    shown = whole_run.metadata("receiver_network")
+    assert (shown["network_name"], shown["num_sites"]) == ("north-west-italy", 7)
+    assert shown["network_digest"] == NORTH_WEST_ITALY.digest == data_versions(whole_run)["receiver_network"]
+    for number, (site, row) in enumerate(zip(NORTH_WEST_ITALY.sites, shown["sites"], strict=True), 1):
+        assert row == {"number": number, **site.model_dump(mode="json", exclude_none=True)}
+
+
+def test_the_dataset_is_the_one_of_the_settings(whole_run: Run, dataset: DatasetRecord) -> None:
+    spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], 3000, 0)
+    assert dataset.id == spec.dataset_id
+    assert dataset.name == f"default-north-west-italy-3000-{dataset.id[:8]}"
+    assert dataset.config == spec.description()
+    assert (dataset.network_name, dataset.network_digest) == ("north-west-italy", NORTH_WEST_ITALY.digest)
+    shown = whole_run.metadata("synthetic_dataset")
+    assert {name: shown[name] for name in ("dagster/row_count", "dataset_name", "sha256", "reused", "scenario")} == {
+        "dagster/row_count": 3000,
+        "dataset_name": dataset.name,
+        "sha256": dataset.sha256,
+        "reused": False,
+        "scenario": PRESETS[Preset.default].model_dump(mode="json"),
+    }
+    assert 0 < shown["samples_per_second"] < 10**6
+    assert dataset.quality_metrics.items() <= shown.items()
+    assert data_versions(whole_run)["synthetic_dataset"] == dataset.sha256
+
+
+@pytest.mark.parametrize(("asset", "split"), SPLITS.items())
+def test_each_split_is_shown_with_its_share(
+    whole_run: Run, dataset: DatasetRecord, batches: dict[Split, SampleBatch], asset: str, split: Split
+) -> None:
+    shown, rows = whole_run.metadata(asset), len(batches[split])
+    assert shown["dagster/row_count"] == rows
+    assert shown["share"] == rows / 3000 == pytest.approx(0.7 if split is Split.train else 0.15, abs=0.03)
+    assert shown["dataset_id"] == dataset.id
+    assert shown["reference"] == {"dataset_id": dataset.id, "sha256": dataset.sha256, "split": int(split)}
+    assert data_versions(whole_run)[asset] == f"{dataset.sha256}-{split.name}"
+
+
+def test_the_model_is_shown_with_its_job_and_its_files(whole_run: Run, dataset: DatasetRecord, content: bytes) -> None:
+    shown, job = whole_run.metadata("trained_model"), get_job(whole_run.engine, whole_run.run_id)
+    best = read_checkpoint(content)
+    assert (shown["job_id"], shown["dataset_id"]) == (job.id, dataset.id)
+    assert (shown["best_epoch"], shown["epochs_run"]) == (job.best_epoch, job.current_epoch) == (best.epoch, 4)
+    assert shown["sha256"] == hashlib.sha256(content).hexdigest()
+    assert shown["weights_digest"] == best.weights_digest == data_versions(whole_run)["trained_model"]
+    assert shown["calibrated_metrics"] == best.metrics
+    for name in ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95"):
+        assert shown[f"best_{name}"] == best.metrics[name]
+    assert shown["reference"] == {"job_id": job.id, "location": shown["checkpoint"], "sha256": shown["sha256"]}
+    files = {name: Path(place["location"]) for name, place in shown["objects"].items()}
+    assert {name: path.name for name, path in files.items()} == {
+        name: f"{name}.pth" for name in ("best_model", "final_model", "epoch_2", "epoch_4")
+    }
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == shown["objects"][name]["sha256"]
+    made = {name: read_checkpoint(path.read_bytes()) for name, path in files.items()}
+    epochs = {name: checkpoint.epoch for name, checkpoint in made.items()}
+    assert epochs == {"epoch_2": 2, "epoch_4": 4, "final_model": 4, "best_model": job.best_epoch}
+    # The last weights are kept as they were trained; only the best are calibrated.
+    scales = {name: float(checkpoint.weights["covariance_scale"]) for name, checkpoint in made.items()}
+    assert scales.pop("best_model") == pytest.approx(shown["covariance_scale"]) != 1.0
+    assert set(scales.values()) == {1.0}
+    assert dict(best.dataset) == {"id": dataset.id, "sha256": dataset.sha256}
+
+
+def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
+    whole_run: Run, evaluation: EvaluationRecord, content: bytes, batches: dict[Split, SampleBatch]
+) -> None:
+    checkpoint, test = read_checkpoint(content), batches[Split.test]
+    assert (evaluation.training_job_id, evaluation.epoch) == (whole_run.run_id, checkpoint.epoch)
+    assert evaluation.checkpoint_sha256 == hashlib.sha256(content).hexdigest()
+    assert evaluation.weights_digest == checkpoint.weights_digest
+    assert evaluation.synthetic_dataset_id == checkpoint.dataset["id"]
+    metrics = evaluation.metrics
+    assert metrics["max_gdop"] == checkpoint.config["max_gdop"] == 5.0
+    assert metrics["max_rmse_m"] == 100.0
+    assert metrics["all"]["rows"] == len(test)
+    assert metrics["good_geometry"]["rows"] == int((test.gdop < 5).sum())
+    # Beside its rivals, whose site biases are those of the training rows.
+    found = predict(checkpoint.locator(), locator_inputs(test))
+    scenario, spec = PRESETS[Preset.default], checkpoint.spec
+    rivals = compare(spec.network, scenario, test, batches[Split.train], found, 5.0)
+    again = json.loads(json.dumps(rivals.summary()))
+    assert {name: metrics[name] for name in again} == again
+    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_height_m)
+    error_m = haversine_m(lat, lon, test.tx_lat, test.tx_lon)
+    statistics = metrics["all"]["estimators"]["model"]
+    assert statistics["p50_m"] == pytest.approx(np.percentile(error_m, 50))
+    assert statistics["rmse_m"] == pytest.approx(np.sqrt(np.mean(error_m**2)))
+    folder = Path(whole_run.storage.settings.object_store) / "evaluations" / whole_run.run_id
+    names = ("error_cdf", "calibration_curve", "error_map")
+    assert evaluation.visualization_paths == {
+        name: str(folder / evaluation.checkpoint_sha256[:12] / f"{name}.png") for name in names
+    }
+
+
+def test_the_evaluation_is_shown_as_it_is_stored(whole_run: Run, evaluation: EvaluationRecord) -> None:
+    shown, metrics = whole_run.metadata("model_evaluation"), evaluation.metrics
+    ours = ("headline", "max_rmse_m", "promoted", "promotion_reason")
+    assert shown["summary"] == {name: value for name, value in metrics.items() if name not in ours}
+    assert (shown["promoted"], shown["promotion_reason"]) == (metrics["promoted"], metrics["promotion_reason"])
+    assert shown["reference"] == {"evaluation_id": evaluation.id}
+    for subset, name in ((Subset.good_geometry, "estimators_good_geometry"), (Subset.all, "estimators_all")):
+        rows = estimator_table(metrics, subset)
+        assert shown[name] == [{key: five_digits(value) for key, value in row.items()} for row in rows]
+    assert shown["test_rmse_m"] == five_digits(metrics["headline"]["test_rmse_m"])
+    assert shown["test_rmse_m"] == five_digits(metrics["all"]["estimators"]["model"]["rmse_m"])
+
+
+def test_the_version_is_shown_as_it_is_registered(
+    whole_run: Run, evaluation: EvaluationRecord, content: bytes, dataset: DatasetRecord
+) -> None:
+    shown, checkpoint = whole_run.metadata("registered_model"), read_checkpoint(content)
+    model = get_model_by_id(whole_run.engine, shown["reference"]["model_id"])
+    same = ("model_name", "version", "network", "promoted", "promotion_reason", "epoch", "sha256", "weights_digest")
+    assert {name: shown[name] for name in same} == {name: getattr(model, name) for name in same}
+    assert (shown["checkpoint"], shown["dataset_id"], shown["job_id"]) == (
+        model.pytorch_model_location,
+        model.synthetic_dataset_id,
+        model.trained_by_job_id,
+    )
+    assert (model.trained_by_job_id, model.synthetic_dataset_id) == (whole_run.run_id, dataset.id)
+    assert (model.sha256, model.weights_digest) == (hashlib.sha256(content).hexdigest(), checkpoint.weights_digest)
+    assert (model.network_name, model.network_digest) == ("north-west-italy", NORTH_WEST_ITALY.digest)
+    assert (model.model_architecture, model.epoch) == ("triangulation", checkpoint.epoch)
+    assert model.parent_model_id is None
+    assert model.hyperparameters == checkpoint.config
+    assert model.metrics == {**checkpoint.metrics, **evaluation.metrics["headline"]}
+    history = read_metrics(whole_run.engine, whole_run.run_id)
+    columns = ["epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good_geom_m", "val_coverage_95"]
+    rows = history[columns].to_dict("records")
+    assert shown["epochs"] == [{name: five_digits(value) for name, value in row.items()} for row in rows]
+
+
+def test_what_blocks_fails_as_an_error_and_the_rest_as_a_warning(whole_run: Run) -> None:
+    checks = {check.check_name: check for check in whole_run.result.get_asset_check_evaluations()}
+    blocking = {"splits_disjoint_and_complete", "checkpoint_is_sound"}
+    assert {name for name, check in checks.items() if check.severity is dg.AssetCheckSeverity.ERROR} == blocking
+    assert {name for name, check in checks.items() if check.blocking} == blocking
+    values = {name: {key: value.value for key, value in check.metadata.items()} for name, check in checks.items()}
+    quality = whole_run.metadata("synthetic_dataset")
+    assert values["dataset_quality"] == {
+        "acceptance_rate": quality["acceptance_rate"],
+        "lowest": 0.5,
+        "good_geometry_share": quality["good_geometry_share"],
+        "rows": 3000,
+    }
+    rows = [whole_run.metadata(asset)["dagster/row_count"] for asset in SPLITS]
+    assert list(values["splits_disjoint_and_complete"].values()) == [3000, *rows]
+    trained = whole_run.metadata("trained_model")
+    assert values["checkpoint_is_sound"] == {
+        "val_rmse_m": trained["calibrated_metrics"]["val_rmse_m"],
+        "rows": rows[1],
+        "epoch": trained["best_epoch"],
+        "sha256": trained["sha256"],
+    }
+
+
+def sound(content: bytes, rows: SampleBatch) -> dg.AssetCheckResult:
+    """What the check says of a file on these validation rows."""
+    reference = CheckpointReference(job_id="j", location="/x", sha256=hashlib.sha256(content).hexdigest())
+    result = checkpoint_is_sound(StoredCheckpoint(reference, content), StoredSplit("d", rows))
+    assert isinstance(result, dg.AssetCheckResult)
+    assert result.severity is dg.AssetCheckSeverity.ERROR
+    return result
+
+
+def changed(checkpoint: Checkpoint, name: str, value: float) -> Checkpoint:
+    return replace(checkpoint, weights=checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], value)})
+
+
+def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: dict[Split, SampleBatch]) -> None:
+    result, digest = sound(content, batches[Split.val]), hashlib.sha256(content).hexdigest()
+    assert result.passed
+    assert result.description == (
+        f"epoch {read_checkpoint(content).epoch}: digest {digest[:12]} verified, weights finite, reloaded predictions "
+        "equal"
+    )
+
+
+def test_weights_that_are_others_fail_and_so_do_other_rows(content: bytes, batches: dict[Split, SampleBatch]) -> None:
+    checkpoint, rows = read_checkpoint(content), batches[Split.val]
+    broken = sound(write_checkpoint(changed(checkpoint, "covariance_scale", float("nan"))), rows)
+    assert (broken.passed, broken.description) == (False, "weights are not finite: covariance_scale")
+    other = sound(write_checkpoint(changed(checkpoint, "covariance_scale", 9.0)), rows)
+    assert not other.passed
+    assert str(other.description).startswith(f"val_nees of epoch {checkpoint.epoch} is recorded as ")
+    strangers = sound(content, batches[Split.test])
+    assert not strangers.passed
+    assert f"of epoch {checkpoint.epoch} is recorded as " in str(strangers.description)
+    assert strangers.metadata["rows"].value == len(batches[Split.test])
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(batches: dict[Split, SampleBatch]) -> None:
+    with pytest.raises(dg.Failure) as refused:
+        sound(b"no checkpoint", batches[Split.val])
+    assert refused.value.allow_retries is False
 
 
 def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, compare
 from triangulation_pipeline.network import NORTH_WEST_ITALY
@@ -54,7 +55,7 @@ def handmade() -> Comparison:
     distance: dict[Estimator, np.ndarray | None] = dict.fromkeys(Estimator)
     distance |= {
         Estimator.model: model,
-        Estimator.gauss_newton: np.array([20.0, 40.0, np.nan, 80.0, 5.0]),
+        Estimator.gauss_newton: np.array([30.0, 50.0, np.nan, 90.0, 5.0]),
         Estimator.huber_gauss_newton: 2 * model,
         Estimator.mixture_ml_from_truth: model / 2,
     }
@@ -69,6 +70,31 @@ def handmade() -> Comparison:
         mixture_crlb_m=np.array([20.0, 40.0, 60.0, 80.0, np.nan]),
         detections=np.array([7, 7, 6, 6, 3]),
         good_geometry=np.array([True, True, True, True, False]),
+    )
+
+
+def some_comparison(ceiling: Estimator = Estimator.mixture_ml_from_truth) -> Comparison:
+    """Sixty random rows on which all estimators differ; each lacks some fixes, and some rows lack a bound, an ellipse
+    or a predicted error. Some lie just inside and just outside of each ellipse that is counted."""
+    rng = np.random.default_rng(7)
+    edges = chi2(2).ppf([0.5, 0.683, 0.9, 0.95])
+
+    def some(scale: float, missing: int) -> np.ndarray:
+        values = scale * rng.lognormal(0.0, 1.0, 60)
+        values[rng.choice(60, missing, replace=False)] = np.nan
+        return values
+
+    return Comparison(
+        max_gdop=4.5,
+        ceiling=ceiling,
+        truth_en_m=rng.normal(0, 50e3, (60, 2)),
+        distance_m={estimator: some(10.0 * (i + 1), i) for i, estimator in enumerate(Estimator, start=1)},
+        nees=np.concatenate([some(2.0, 4)[:52], 0.9999 * edges, 1.0001 * edges]),
+        predicted_rms_m=np.round(some(30.0, 3)),  # with ties
+        crlb_m=some(7.0, 5),
+        mixture_crlb_m=some(9.0, 6),
+        detections=rng.integers(2, 8, 60),
+        good_geometry=rng.random(60) < 0.7,
     )
 
 

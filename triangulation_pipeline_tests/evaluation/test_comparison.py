@@ -1,26 +1,32 @@
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from triangulation_pipeline.evaluation.comparison import (
-    NEES_EXPECTED,
     Comparison,
     Estimator,
     Subset,
+    Summary,
     compare,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.mixture import mixture_maximum_likelihood
+from triangulation_pipeline.physics.level import level_posterior_mean
+from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.physics.simulator import DatasetSpec, simulate, site_constants
+from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
 from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import SampleBatch, Split
-from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut
+from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut, some_comparison
 
 BY_TIME = (
     Estimator.gauss_newton,
@@ -40,7 +46,7 @@ def test_estimators_by_hand(handmade: Comparison) -> None:
     assert model["rmse_m"] == pytest.approx(np.sqrt(750))
     assert (model["p50_m"], model["max_m"], model["rows_without_fix"]) == (25, 40, 0)
     linear = good["estimators"]["gauss_newton"]
-    assert (linear["count"], linear["rows_without_fix"], linear["p50_m"]) == (3, 1, 40)
+    assert (linear["count"], linear["rows_without_fix"], linear["p50_m"]) == (3, 1, 50)
     # The third row is left out for all, since one has no fix there.
     assert good["on_common_rows"]["model"]["rmse_m"] == pytest.approx(np.sqrt(700))
     assert good["on_common_rows"]["huber_gauss_newton"]["p50_m"] == 40
@@ -102,11 +108,182 @@ def test_bins_and_selective_risk_by_hand(handmade: Comparison) -> None:
     assert 0.1 not in risk  # no row is left
 
 
-def test_expected_nees_are_those_of_chi_square() -> None:
-    nees = np.random.default_rng(0).chisquare(2, 1_000_000)
-    assert np.median(nees) == pytest.approx(NEES_EXPECTED["nees_p50"], rel=0.01)
-    assert nees.mean() == pytest.approx(NEES_EXPECTED["nees_mean"], rel=0.01)
-    assert nees[nees <= np.quantile(nees, 0.99)].mean() == pytest.approx(NEES_EXPECTED["nees_trimmed_mean"], rel=0.01)
+def finite(values: Iterable[float]) -> list[float]:
+    return sorted(value for value in values if math.isfinite(value))
+
+
+def rms(values: list[float]) -> float | None:
+    return math.sqrt(sum(value**2 for value in values) / len(values)) if values else None
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """By straight lines between the sorted values."""
+    if not values:
+        return None
+    place = share / 100 * (len(values) - 1)
+    below, above = sorted(values)[math.floor(place)], sorted(values)[math.ceil(place)]
+    return below + (place % 1) * (above - below)
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def covered(nees: list[float], share: float) -> float | None:
+    """What is no number lies outside."""
+    return mean([float(value <= chi2(2).ppf(share)) for value in nees])
+
+
+def statistics(distances: list[float]) -> Summary:
+    return {
+        "count": len(distances),
+        "rmse_m": rms(distances),
+        "mean_m": mean(distances),
+        **{f"p{share}_m": percentile(distances, share) for share in (50, 68, 95, 99)},
+        "max_m": max(distances, default=None),
+    }
+
+
+def over(mine: float | None, others: float | None) -> float | None:
+    return None if mine is None or others is None else mine / others
+
+
+def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
+    """Each number of a subset's summary by its definition, row by row."""
+    rows = [i for i in range(len(comparison.nees)) if subset is Subset.all or comparison.good_geometry[i]]
+    distances = {name: values for name, values in comparison.distance_m.items() if values is not None}
+    common = [i for i in rows if all(math.isfinite(values[i]) for values in distances.values())]
+    model, predicted_m, nees = distances[Estimator.model], comparison.predicted_rms_m, comparison.nees
+
+    def bounds(of: list[int]) -> Summary:
+        known, mixture = (finite(b[i] for i in of) for b in (comparison.crlb_m, comparison.mixture_crlb_m))
+        return {
+            "crlb_rms_m": rms(known),
+            "crlb_p50_m": percentile(known, 50),
+            "mixture_crlb_rms_m": rms(mixture),
+            "mixture_crlb_p50_m": percentile(mixture, 50),
+        }
+
+    def part(of: list[int]) -> Summary:
+        return {
+            "count": len(of),
+            "predicted_rms_m": rms(finite(predicted_m[i] for i in of)),
+            "rmse_m": rms(finite(model[i] for i in of)),
+            "p50_m": percentile(finite(model[i] for i in of), 50),
+            "nees_p50": percentile(finite(nees[i] for i in of), 50),
+            "coverage_95": covered([nees[i] for i in of], 0.95),
+        }
+
+    on_common = {name.value: statistics([values[i] for i in common]) for name, values in distances.items()}
+    absent = {name.value: None for name in Estimator if name not in distances}
+    mine, best = on_common["model"], on_common[comparison.ceiling.value]
+    huber = on_common.get("huber_gauss_newton", {})
+    limits = bounds(common)
+    known = finite(nees[i] for i in rows)
+    sure = sorted(
+        (i for i in rows if math.isfinite(model[i]) and math.isfinite(predicted_m[i])), key=lambda i: predicted_m[i]
+    )
+    sizes = [len(sure) // 5 + (i < len(sure) % 5) for i in range(5)]
+    bins = [sure[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(5)]
+    kept = {share: round(share * len(sure)) for share in (1, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)}
+    return {
+        "rows": len(rows),
+        "estimators": {
+            name.value: {
+                **statistics(finite(values[i] for i in rows)),
+                "rows_without_fix": sum(not math.isfinite(values[i]) for i in rows),
+            }
+            for name, values in distances.items()
+        }
+        | absent,
+        "common_rows": len(common),
+        "on_common_rows": on_common | absent,
+        **bounds(rows),
+        "ratios": {
+            "p50_over_crlb_p50": over(mine["p50_m"], limits["crlb_p50_m"]),
+            "rmse_over_crlb_rms": over(mine["rmse_m"], limits["crlb_rms_m"]),
+            "p50_over_mixture_crlb_p50": over(mine["p50_m"], limits["mixture_crlb_p50_m"]),
+            "rmse_over_mixture_crlb_rms": over(mine["rmse_m"], limits["mixture_crlb_rms_m"]),
+            **{f"{name}_over_ceiling": over(mine[f"{name}_m"], best[f"{name}_m"]) for name in ("p50", "p95", "rmse")},
+            **{
+                f"{name}_over_huber": over(mine[f"{name}_m"], huber.get(f"{name}_m")) for name in ("p50", "p95", "rmse")
+            },
+        },
+        "calibration": {
+            **{
+                f"coverage_{name}": covered([nees[i] for i in rows], share)
+                for name, share in ((50, 0.5), (68, 0.683), (90, 0.9), (95, 0.95))
+            },
+            "nees_p50": percentile(known, 50),
+            "nees_mean": mean(known),
+            "nees_trimmed_mean": mean([value for value in known if value <= (percentile(known, 99) or 0)]),
+        },
+        "by_predicted_rms": [
+            {"low_m": predicted_m[some[0]], "high_m": predicted_m[some[-1]], **part(some)} for some in bins if some
+        ],
+        "by_detections": [
+            {"detections": count, **part([i for i in rows if comparison.detections[i] == count])}
+            for count in sorted({int(comparison.detections[i]) for i in rows})
+        ],
+        "selective_risk": [
+            {"retained": share, "count": n, "rmse_m": rms([model[i] for i in sure[:n]])}
+            for share, n in kept.items()
+            if n
+        ],
+    }
+
+
+def leaves(value: Any, name: str = "") -> dict[str, float | None]:
+    """The numbers of a nested document by their paths."""
+    if isinstance(value, dict):
+        parts = [leaves(each, f"{name}/{key}") for key, each in value.items()]
+    elif isinstance(value, list):
+        parts = [leaves(each, f"{name}/{i}") for i, each in enumerate(value)]
+    else:
+        return {name: value}
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+def nearly(numbers: dict[str, float | None]) -> dict[str, Any]:
+    """The same, for a comparison that forgives rounding."""
+    return {path: None if number is None else pytest.approx(number, rel=1e-9) for path, number in numbers.items()}
+
+
+@pytest.mark.parametrize("rows", [60, 7, 1, 0])
+@pytest.mark.parametrize("ceiling", [Estimator.mixture_ml_from_truth, Estimator.level_posterior_mean])
+def test_every_number_of_a_summary_is_what_its_name_says(ceiling: Estimator, rows: int) -> None:
+    comparison = cut(some_comparison(ceiling), slice(60 - rows, 60))
+    summary = comparison.summary()
+    assert {name: summary[name] for name in ("max_gdop", "ceiling")} == {"max_gdop": 4.5, "ceiling": ceiling.value}
+    assert summary.keys() == {"max_gdop", "ceiling", "nees_expected", *(subset.value for subset in Subset)}
+    for subset in Subset:
+        assert leaves(summary[subset]) == nearly(leaves(defined_summary(comparison, subset)))
+        if rows == 60:
+            assert None not in leaves(summary[subset]).values()
+
+
+def test_every_number_of_a_summary_without_arrival_times_is_what_its_name_says() -> None:
+    whole = some_comparison(Estimator.level_posterior_mean)
+    by_level = replace(whole, distance_m=whole.distance_m | dict.fromkeys(BY_TIME))
+    for subset in Subset:
+        summary = by_level.summary()[subset]
+        assert leaves(summary) == nearly(leaves(defined_summary(by_level, subset)))
+        assert [name for name, statistics in summary["estimators"].items() if statistics is None] == list(BY_TIME)
+
+
+def test_expected_nees_are_those_of_chi_square(handmade: Comparison) -> None:
+    """With two degrees of freedom: an exponential distribution of mean 2."""
+    inside = 1 - (1 + math.log(100)) / 100  # the share of the mean that lies below the 99 % point
+    assert handmade.summary()["nees_expected"] == pytest.approx(
+        {"nees_p50": chi2(2).median(), "nees_mean": chi2(2).mean(), "nees_trimmed_mean": 2 * inside / 0.99}, abs=1e-5
+    )
+
+
+def test_nothing_is_a_multiple_of_no_error(handmade: Comparison) -> None:
+    exact = replace(handmade, distance_m=handmade.distance_m | {Estimator.huber_gauss_newton: np.zeros(5)})
+    ratios = exact.summary()["all"]["ratios"]
+    assert [ratios[f"{name}_over_huber"] for name in ("p50", "p95", "rmse")] == [None] * 3
+    assert ratios["rmse_over_ceiling"] == 2
 
 
 def test_normalised_squared_error() -> None:
@@ -115,8 +292,81 @@ def test_normalised_squared_error() -> None:
     covariance = root @ root.transpose(0, 2, 1)
     expected = [e @ np.linalg.inv(s) @ e for e, s in zip(error, covariance, strict=True)]
     np.testing.assert_allclose(Positions(np.zeros_like(error), covariance).nees(error), expected)
-    broken = np.array([np.diag([1.0, -1.0]), np.diag([-1.0, -1.0]), np.full((2, 2), np.nan), np.zeros((2, 2))])
-    assert np.isnan(Positions(np.zeros((4, 2)), broken).nees(np.ones((4, 2)))).all()
+    broken = np.array(
+        [
+            np.diag([1.0, -1.0]),
+            np.diag([-1.0, -1.0]),
+            np.full((2, 2), np.nan),
+            np.zeros((2, 2)),
+            np.ones((2, 2)),
+            np.diag([np.inf, 1.0]),
+            np.diag([1e200, 1e200]),
+        ]
+    )
+    assert np.isnan(Positions(np.zeros((len(broken), 2)), broken).nees(np.ones((len(broken), 2)))).all()
+
+
+def test_a_comparison_holds_what_its_rows_say(default_batch: SampleBatch) -> None:
+    test, train = default_batch.take(slice(0, 40)), default_batch.take(slice(40, 400))
+    rng = np.random.default_rng(2)
+    frame = NORTH_WEST_ITALY.frame
+    truth_en_m = frame.enu_m(test.tx_lat, test.tx_lon, 2.0)[:, :2]
+    off_m, root = rng.normal(0, 300, (40, 2)), rng.normal(0, 100, (40, 2, 2))
+    covariance_m2 = root @ root.transpose(0, 2, 1)
+    covariance_m2[0], covariance_m2[1], covariance_m2[2] = 0.0, -np.eye(2), np.nan
+    limit = float(np.sort(test.gdop[np.isfinite(test.gdop)])[20])  # the GDOP of a row
+    found = compare(
+        NORTH_WEST_ITALY, PRESETS[Preset.default], test, train, Positions(truth_en_m + off_m, covariance_m2), limit
+    )
+    np.testing.assert_allclose(found.truth_en_m, truth_en_m)
+    model_m, centroid_m = (found.distance_m[name] for name in (Estimator.model, Estimator.power_weighted_centroid))
+    assert model_m is not None
+    assert centroid_m is not None
+    # Haversine on the mean sphere against the ellipsoid's metres.
+    np.testing.assert_allclose(model_m, np.hypot(*off_m.T), rtol=0.01)
+    centroid_en_m = power_weighted_centroid(NORTH_WEST_ITALY, test).en_m
+    np.testing.assert_allclose(centroid_m, np.hypot(*(centroid_en_m - truth_en_m).T), rtol=0.01)
+    np.testing.assert_allclose(
+        found.nees[3:], Positions(np.zeros_like(off_m), covariance_m2).nees(off_m)[3:], rtol=1e-6
+    )
+    assert np.isnan(found.nees[:3]).all()
+    np.testing.assert_allclose(found.predicted_rms_m[3:], np.sqrt(np.trace(covariance_m2[3:], axis1=1, axis2=2)))
+    assert np.isnan(found.predicted_rms_m[:3]).all()
+    np.testing.assert_array_equal(found.crlb_m, test.crlb_m)
+    np.testing.assert_array_equal(found.detections, test.signal_present.sum(1))
+    # At the limit geometry is no longer good.
+    assert found.good_geometry.tolist() == [bool(gdop < limit) for gdop in test.gdop]
+    assert found.good_geometry.sum() == 20
+    assert found.max_gdop == limit
+
+
+def test_each_rival_is_the_solver_of_its_name(default_batch: SampleBatch) -> None:
+    few, scenario = default_batch.take(slice(0, 60)), PRESETS[Preset.default]
+    answer = np.zeros((60, 2)), np.broadcast_to(np.eye(2), (60, 2, 2))
+    found = compare(NORTH_WEST_ITALY, scenario, few, default_batch, Positions(*answer), 5.0)
+    ground = Geometry(NORTH_WEST_ITALY, 2.0)
+    bias_ns = fit_site_biases_ns(ground, default_batch)
+    fixes = {
+        Estimator.gauss_newton: gauss_newton(ground, few, bias_ns, Loss.linear),
+        Estimator.huber_gauss_newton: gauss_newton(ground, few, bias_ns, Loss.huber),
+        Estimator.mixture_ml: mixture_maximum_likelihood(ground, few, bias_ns, scenario.excess_delay),
+    }
+    for name, fix in fixes.items():
+        distance_m = found.distance_m[name]
+        assert distance_m is not None
+        np.testing.assert_allclose(distance_m, np.hypot(*(fix.en_m - found.truth_en_m).T), rtol=0.01)
+    bound_m = mixture_crlb_m(ground, found.truth_en_m, few, scenario.excess_delay)
+    np.testing.assert_allclose(found.mixture_crlb_m, bound_m)
+
+
+def test_without_arrival_times_the_ceiling_knows_the_site_gains(by_level: Comparison, rss_batch: SampleBatch) -> None:
+    test, scenario = rss_batch.take(rss_batch.split == Split.test), PRESETS[Preset.rss]
+    gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
+    en_m = level_posterior_mean(NORTH_WEST_ITALY, test, scenario, gains_db).en_m
+    ceiling_m = by_level.distance_m[Estimator.level_posterior_mean]
+    assert ceiling_m is not None
+    np.testing.assert_allclose(ceiling_m, np.hypot(*(en_m - by_level.truth_en_m).T), rtol=0.01)
+    assert np.isnan(by_level.mixture_crlb_m).all()
 
 
 def test_default_ranks_the_estimators(by_time: Comparison) -> None:
@@ -190,8 +440,8 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
     hard, scenario = default_batch.take(default_batch.toa_present.sum(1) <= 5), PRESETS[Preset.default]
     answer = np.zeros((len(hard), 2)), np.broadcast_to(np.eye(2), (len(hard), 2, 2))
     comparison = compare(NORTH_WEST_ITALY, scenario, hard, default_batch, Positions(*answer), 5.0)
-    bias_ns = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, 2.0), default_batch)
     ground = Geometry(NORTH_WEST_ITALY, 2.0)
+    bias_ns = fit_site_biases_ns(ground, default_batch)
     seeing = mixture_maximum_likelihood(ground, hard, bias_ns, scenario.excess_delay, comparison.truth_en_m)
     ceiling_m, blind_m = (
         comparison.distance_m[name] for name in (Estimator.mixture_ml_from_truth, Estimator.mixture_ml)
@@ -203,17 +453,32 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
     assert np.max(np.abs(blind_m - ceiling_m)) > 10
 
 
-def test_a_network_without_clocks_is_left_with_levels(default_batch: SampleBatch) -> None:
-    clocks = [Timing.gps] * 2 + [Timing.none] * 5
+@pytest.mark.parametrize(("timed", "by_time"), [(2, False), (3, True)])
+def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
+    default_batch: SampleBatch, timed: int, by_time: bool
+) -> None:
+    clocks = [Timing.gps] * timed + [Timing.none] * (7 - timed)
     sites = tuple(
         site.model_copy(update={"timing": timing}) for site, timing in zip(NORTH_WEST_ITALY.sites, clocks, strict=True)
     )
-    network = ReceiverNetwork(name="two clocks", sites=sites)
-    few = default_batch.take(slice(0, 4))
-    covariance = np.broadcast_to(np.eye(2), (4, 2, 2))
-    comparison = compare(network, PRESETS[Preset.default], few, few, Positions(np.zeros((4, 2)), covariance), 5.0)
+    network = ReceiverNetwork(name="few clocks", sites=sites)
+    scenario = PRESETS[Preset.default]
+    few = SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, 40, seed=0))])
+    answer = np.zeros((40, 2)), np.broadcast_to(np.eye(2), (40, 2, 2))
+    comparison = compare(network, scenario, few, few, Positions(*answer), 5.0)
+    found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
+    both = {Estimator.model, Estimator.power_weighted_centroid}
+    assert found == both | (set(BY_TIME) if by_time else {Estimator.level_posterior_mean})
+    np.testing.assert_array_equal(comparison.detections, few.signal_present.sum(1))
+    assert comparison.ceiling is (Estimator.mixture_ml_from_truth if by_time else Estimator.level_posterior_mean)
+
+
+def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_clocks(rss_batch: SampleBatch) -> None:
+    few = rss_batch.take(slice(0, 4))
+    answer = np.zeros((4, 2)), np.broadcast_to(np.eye(2), (4, 2, 2))
+    comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.rss], few, few, Positions(*answer), 5.0)
+    assert NORTH_WEST_ITALY.has_timing.sum() >= 3
     assert comparison.ceiling is Estimator.level_posterior_mean
-    assert all(comparison.distance_m[name] is None for name in BY_TIME)
 
 
 def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None:
@@ -244,8 +509,13 @@ def test_bad_input_is_named(default_batch: SampleBatch) -> None:
         compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance[:, 0]), 5.0)
     with pytest.raises(ValueError, match="test has 7 receivers, the network has 5"):
         compare(random_network(5, 0), scenario, few, few, Positions(en_m, covariance), 5.0)
-    with pytest.raises(ValueError, match="max_gdop must be above 0, got 0"):
-        compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance), 0.0)
+    five = random_network(5, 0)
+    other = SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(five, scenario, 10, seed=0))])
+    with pytest.raises(ValueError, match="train has 5 receivers, the network has 7"):
+        compare(NORTH_WEST_ITALY, scenario, few, other, Positions(en_m, covariance), 5.0)
+    for limit in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match=f"max_gdop must be above 0, got {limit}"):
+            compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance), limit)
 
 
 def test_needs_no_pytorch_and_no_pyplot() -> None:

@@ -1,12 +1,12 @@
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
 
 from triangulation_pipeline.evaluation.comparison import Comparison, Summary
 from triangulation_pipeline.evaluation.verdict import (
-    MOST_P95_OVER_PRODUCTION,
     PromotionCheck,
     coverage_limits,
     not_worse_than_production,
@@ -73,6 +73,19 @@ def test_the_limits_of_calibration_leave_room_for_chance(
     summary: Summary, covered: float, rows: int, passed: bool
 ) -> None:
     assert calibration(summary, covered, rows).passed == passed
+
+
+@pytest.mark.parametrize("rows", [125, 1200, 100_000])
+def test_the_limits_of_calibration_are_inclusive(summary: Summary, rows: int) -> None:
+    """1.96 standard errors of the share below 93 % and above 97 %."""
+    low = 0.93 - 1.96 * math.sqrt(0.93 * 0.07 / rows)
+    high = 0.97 + 1.96 * math.sqrt(0.97 * 0.03 / rows)
+    limits = coverage_limits(rows)
+    assert limits == pytest.approx((low, high), rel=1e-12)
+    assert limits is not None
+    for covered, outwards in zip(limits, (0.0, 1.0), strict=True):
+        assert calibration(summary, covered, rows).passed
+        assert not calibration(summary, math.nextafter(covered, outwards), rows).passed
 
 
 def test_a_model_that_is_just_good_enough_passes_on_nearly_all_samples(summary: Summary) -> None:
@@ -154,6 +167,14 @@ def test_several_failures_are_one_sentence(summary: Summary) -> None:
     )
 
 
+@pytest.mark.parametrize(("rows", "without"), [(0, 0), (1200, 3)])
+def test_all_checks_fail_where_there_is_nothing_to_go_by(summary: Summary, rows: int, without: int) -> None:
+    summary["good_geometry"]["rows"] = rows
+    summary["good_geometry"]["estimators"]["model"]["rows_without_fix"] = without
+    found = [(check.name, check.passed) for check in promotion_checks(summary, 100.0)]
+    assert found == [("accuracy", False), ("calibration", False), ("better_than_classical", False)]
+
+
 def test_no_good_geometry(summary: Summary) -> None:
     summary["good_geometry"]["rows"] = 0
     assert verdict(summary, 100.0) == (False, "Not promoted: none of the 1,500 test rows has GDOP < 5.")
@@ -181,8 +202,10 @@ EVERYWHERE = np.ones(101, bool)
 
 
 def test_challenger_may_be_worse_by_the_noise_of_the_sample() -> None:
-    limit = MOST_P95_OVER_PRODUCTION
+    limit = 1.02
     assert not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, 3).passed
+    passed = not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, 3)
+    assert passed.description == "the p95 of 97.9 m is at most 1.02 times the 96.0 m of version 3 in production"
     worse = not_worse_than_production(ERRORS_M * (limit + 0.001), ERRORS_M, EVERYWHERE, 3)
     assert not worse.passed
     assert worse.description == "the p95 of 98.0 m is above 1.02 times the 96.0 m of version 3 in production"
@@ -208,7 +231,8 @@ def test_both_are_compared_on_good_geometry_or_else_on_all_rows() -> None:
 def test_both_are_compared_where_both_have_a_fix() -> None:
     challenger_m, champion_m = ERRORS_M.copy(), ERRORS_M.copy()
     challenger_m[0], champion_m[-1] = np.nan, np.nan
-    assert not_worse_than_production(challenger_m, champion_m, EVERYWHERE, 1).numbers["compared_rows"] == 99
+    numbers = not_worse_than_production(challenger_m, champion_m, EVERYWHERE, 1).numbers
+    assert (numbers["compared_rows"], numbers["challenger_p50_m"], numbers["champion_p50_m"]) == (99, 51, 51)
     nothing = not_worse_than_production(np.full(101, np.nan), champion_m, EVERYWHERE, 1)
     assert (nothing.passed, nothing.numbers) == (False, {})
     assert nothing.description == "there is no test row that both it and version 1 in production locate"

@@ -215,6 +215,23 @@ def test_tokens_know_levels_by_their_scaling_alone() -> None:
     assert not torch.allclose(encoder(inputs, []), tokens, rtol=1e-2)
 
 
+@torch.no_grad()
+def test_tokens_tell_who_heard_from_who_timed() -> None:
+    torch.manual_seed(0)
+    encoder, inputs = ReceiverEncoder(7, 0, 0.0), locator_inputs(samples(20))
+    everywhere = torch.ones(20, 7, dtype=torch.bool)
+    both = replace(inputs, present_BR=everywhere, toa_present_BR=everywhere)
+    heard = replace(both, toa_present_BR=~everywhere)
+    neither = replace(heard, present_BR=~everywhere)
+    tokens = [encoder(each, []) for each in (both, heard, neither)]
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        assert float((tokens[i] - tokens[j]).abs().max()) > 1e-3
+    # The precision of an arrival time that is not there says nothing.
+    vague = 100 * inputs.sigma_m_BR
+    torch.testing.assert_close(encoder(replace(heard, sigma_m_BR=vague), []), tokens[1])
+    assert float((encoder(replace(both, sigma_m_BR=vague), []) - tokens[0]).abs().max()) > 1e-3
+
+
 def test_levels_that_are_all_the_same_are_scaled_to_finite_numbers() -> None:
     encoder, inputs = ReceiverEncoder(7, 0, 0.0), locator_inputs(samples(20))
     even = replace(inputs, snr_db_BR=torch.full((20, 7), 12.0), power_dbm_BR=torch.full((20, 7), -90.0))

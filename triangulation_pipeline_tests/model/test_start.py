@@ -8,12 +8,12 @@ from scipy.optimize import least_squares
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.start import RobustStart
+from triangulation_pipeline.model.start import RobustStart, robust_residual
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import site_constants
 
-from .helpers import DEFAULT, exact_inputs, fitted, samples, spec_for, target_m
+from .helpers import DEFAULT, exact_inputs, fitted, fresh, samples, spec_for, target_m
 
 AREA = NORTH_WEST_ITALY.service_area(DEFAULT.area_margin_m)
 RSS = PRESETS[Preset.rss]
@@ -119,8 +119,18 @@ def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
     high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
     assert ((found > low) & (found < high)).all()
 
-    # The same by NumPy, in double precision, over the same cells.
-    start = model.start
+    middle = torch.tensor([AREA.east_min_m + AREA.east_max_m, AREA.north_min_m + AREA.north_max_m]) / 2
+    assert (found - truth).square().mean() < 0.6 * (middle - truth).square().mean()
+
+
+@pytest.mark.parametrize("threshold_db", [None, 25.0, -10.0])
+def test_the_posterior_of_the_levels_is_that_of_numpy(threshold_db: float | None) -> None:
+    """In double precision over the same cells; with the fitted threshold, or a receiver that is deafer or keener."""
+    start = fresh(spec_for(), RSS).start
+    if threshold_db is not None:
+        start.threshold_db.fill_(threshold_db)
+    batch = samples(500, RSS, seed=1)
+    found = start(locator_inputs(batch))
     cells = start.cells_K2.double().numpy()
     assert len(cells) == 16**2
     sites = NORTH_WEST_ITALY.site_enu_m
@@ -136,8 +146,21 @@ def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
         # Heights (up to 700 m and the earth's curvature) are left out here.
         np.testing.assert_allclose(found[row].numpy(), expected, atol=1500)
 
-    middle = torch.tensor([AREA.east_min_m + AREA.east_max_m, AREA.north_min_m + AREA.north_max_m]) / 2
-    assert (found - truth).square().mean() < 0.6 * (middle - truth).square().mean()
+
+def test_residuals_are_reweighted_by_how_far_off_they_are() -> None:
+    """Three rounds: each takes a residual's weight from its distance to the mean of the round before."""
+    rng = np.random.default_rng(0)
+    residual, variance = rng.normal(0, 3, (20, 7)), rng.uniform(0.5, 20, (20, 7))
+    residual[:, 0] += 100
+    timed = (rng.random((20, 7)) < 0.8) | (np.arange(7) < 3)
+    weight = timed / variance
+    for _ in range(3):
+        off = residual - (weight * residual).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+        weight = timed / variance / (1 + off**2 / variance)
+    expected = residual - (weight * residual).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+    found, weights = robust_residual(torch.tensor(residual), torch.tensor(variance), torch.tensor(timed).double())
+    np.testing.assert_allclose(found.numpy(), expected)
+    np.testing.assert_allclose(weights.numpy(), weight)
 
 
 def two_crossings(geometry: SiteGeometry) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -48,6 +48,11 @@ def test_ranges_are_wgs84_slant_ranges() -> None:
 
 def test_haversine() -> None:
     assert haversine_m(0.0, 0.0, 0.0, 1.0) == pytest.approx(111_195.08, abs=0.01)
+    assert haversine_m(0.0, 0.0, 1.0, 0.0) == pytest.approx(111_195.08, abs=0.01)
+    # By the angle between the two directions from the middle of a sphere of 6,371,008.8 m.
+    lat, lon = np.radians([[80.0, 20.0], [10.0, -60.0]])
+    ways = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    assert haversine_m(80.0, 10.0, 20.0, -60.0) == pytest.approx(6_371_008.8 * np.arccos(ways[:, 0] @ ways[:, 1]))
     assert haversine_m(10.0, 179.5, 10.0, -179.5) == pytest.approx(haversine_m(10.0, 0.0, 10.0, 1.0))
 
 
@@ -60,8 +65,11 @@ def test_dilution_is_the_inverse_of_h_transposed_h(seed: int) -> None:
     enough = present.sum(1) >= 3
     assert np.isnan(hdop[~enough]).all()
     assert np.isnan(gdop[~enough]).all()
-    good = enough & (hdop < 1e4)
-    q = np.linalg.inv(full_information(gradient, present.astype(float))[good])
+    information = full_information(gradient, present.astype(float))
+    good = enough.copy()
+    good[enough] = np.linalg.cond(information[enough]) < 1e9
+    assert good[present.sum(1) > 3].mean() > 0.8
+    q = np.linalg.inv(information[good])
     np.testing.assert_allclose(hdop[good], np.sqrt(q[:, 0, 0] + q[:, 1, 1]), rtol=1e-5)
     np.testing.assert_allclose(gdop[good], np.sqrt(np.trace(q, axis1=1, axis2=2)), rtol=1e-5)
     assert (hdop[good] >= 2 / np.sqrt(present.sum(1)[good]) - 1e-12).all()
@@ -93,6 +101,22 @@ def test_another_receiver_never_makes_it_worse(seed: int) -> None:
 def test_all_receivers_in_one_direction_give_no_dilution() -> None:
     gradient = np.tile([0.6, 0.8], (1, 5, 1))
     assert np.isnan(dilution(gradient, np.ones((1, 5), bool))).all()
+
+
+def test_receivers_in_two_directions_give_no_dilution_and_no_bound() -> None:
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, (500, 2))[:, [0, 1, 1, 0]]
+    gradient = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    assert np.isnan(dilution(gradient, np.ones((500, 4), bool))).all()
+    assert np.isnan(crlb_m(time_difference_information(gradient, np.full((500, 4), 1e-4)))).all()
+
+
+def test_three_receivers_all_around_are_enough() -> None:
+    angle = 2 * np.pi * np.arange(3) / 3
+    gradient = np.stack([np.cos(angle), np.sin(angle)], axis=-1)[None]
+    hdop, gdop = dilution(gradient, np.ones((1, 3), bool))
+    assert hdop == pytest.approx(np.sqrt(2 / 1.5))
+    assert gdop == pytest.approx(np.sqrt(2 / 1.5 + 1 / 3))
+    assert np.isnan(dilution(gradient, np.array([[True, True, False]]))).all()
 
 
 def test_crlb_is_the_inverse_information() -> None:

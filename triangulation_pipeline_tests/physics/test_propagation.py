@@ -36,6 +36,11 @@ def test_plane_earth_meets_free_space_at_the_break() -> None:
     break_km = 4e-3 * np.pi * 30 * 2 * 145 / 299.792458
     near, far = plane_earth_loss_db([break_km * 0.9999, break_km * 1.0001], 145.0, 30.0, 2.0)
     assert far == pytest.approx(near, abs=0.02)
+    # Up to it the loss is that of free space, beyond it forty decibels a decade.
+    for km in (0.1 * break_km, 0.99 * break_km):
+        assert plane_earth_loss_db(km, 145.0, 30.0, 2.0) == free_space_loss_db(km, 145.0)
+    for km in (1.01 * break_km, 10 * break_km):
+        assert plane_earth_loss_db(km, 145.0, 30.0, 2.0) == pytest.approx(40 * np.log10(km * 1e3) - 20 * np.log10(60))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +173,7 @@ def test_knife_edge_values() -> None:
     np.testing.assert_array_equal(knife_edge_loss_db([-0.7801, -5.0]), 0)
     # Grazing an edge of 1 m at the middle of 1 km, wavelength 1 m: v = h sqrt(2 / lambda (2 / d + 2 / d)).
     assert knife_edge_parameter(1.0, 1.0, 299.792458) == pytest.approx(np.sqrt(2 * (1 / 500 + 1 / 500)))
+    assert knife_edge_parameter(30.0, 4.0, 100.0) == pytest.approx(30 * np.sqrt(2 / 2.99792458 * (1 / 2000 + 1 / 2000)))
 
 
 def test_default_noise_floor() -> None:

@@ -84,6 +84,7 @@ def test_presets_differ_from_the_default_in_what_they_are_named_for() -> None:
         Preset.rss: {"features": Features.rss},
     }
     assert Scenario() == PRESETS[Preset.default]
+    assert [preset.value for preset in PRESETS] == ["default", "valley", "line_of_sight", "rss"]
 
 
 def test_quantities_in_other_units() -> None:

@@ -4,6 +4,8 @@ Tests of one kind alone are in ``test_sqlite.py``, ``test_folder.py`` and ``test
 """
 
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.samples import SampleBatch, sample_ids
@@ -94,9 +97,21 @@ def postgresql_template(postgresql_server: OwnServer) -> str:
     return str(url.database)
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file without rows, to copy: a tenth of the time that migrating takes."""
+    path = tmp_path_factory.mktemp("template") / "test.db"
+    open_database(f"sqlite:///{path}").dispose()
+    return path
+
+
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, database: str) -> str:
+def database_url(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> str:
     """The URL of a database without rows."""
+    if database == "sqlite":
+        (tmp_path / "folder").mkdir()
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "folder" / "test.db")
+        return f"sqlite:///{tmp_path / 'folder' / 'test.db'}"
     if database != "postgresql":
         return request.getfixturevalue("empty_database_url")
     server, template, new_database = map(
@@ -110,6 +125,20 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = open_database(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def lose_next_commit(engine: Engine) -> Callable[[], None]:
+    """The connection breaks while the next transaction is committed: nobody knows whether it was."""
+    losing: list[bool] = []
+
+    def breaks(_connection: Connection) -> None:
+        if losing:
+            losing.clear()
+            raise OperationalError("COMMIT", {}, RuntimeError("it was lost"), connection_invalidated=True)
+
+    event.listen(engine, "commit", breaks)
+    return lambda: losing.append(True)
 
 
 @pytest.fixture(scope="session")
@@ -208,3 +237,24 @@ def make_job(engine: Engine, make_dataset: Callable[..., DatasetRecord]) -> Call
         )
 
     return make
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.pauses: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which what is tried again waits."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    return clock

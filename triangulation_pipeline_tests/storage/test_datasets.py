@@ -3,16 +3,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import time_machine
 from sqlalchemy import Connection, Engine, delete, event, func, select, update
 
-from triangulation_pipeline.samples import SampleBatch, Split, samples_digest
+from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
 from triangulation_pipeline.storage.bulk import ROWS_A_FETCH
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
     find_dataset,
+    get_dataset,
     list_datasets,
     list_untrained_datasets,
     read_samples,
@@ -21,11 +24,12 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import JobRecord
+from triangulation_pipeline.storage.jobs import JobRecord, fail_job
 from triangulation_pipeline.storage.tables import synthetic_datasets, synthetic_training_samples
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
 MakeDataset = Callable[..., DatasetRecord]
+EARLIER = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def assert_same(first: SampleBatch, second: SampleBatch) -> None:
@@ -70,6 +74,100 @@ def test_samples_come_back_as_they_were(engine: Engine, make_dataset: MakeDatase
     assert (record.config, record.quality_metrics) == ({"seed": 1}, {"mean_snr_db": 1.5})
 
 
+def extreme(dtype: str) -> list[float]:
+    """Numbers at the ends of what a type holds."""
+    if np.dtype(dtype).kind == "i":
+        whole = np.iinfo(dtype)
+        return [whole.min, whole.max, 0, -1]
+    parts = np.finfo(dtype)
+    return [parts.min, parts.max, parts.tiny, -parts.smallest_subnormal, 0.1, -0.0, 0.0]
+
+
+def test_the_ends_of_each_type_come_back_to_the_bit(engine: Engine, make_dataset: MakeDataset) -> None:
+    """But for the sign of a zero that is a number of its own, which SQLite does not keep: it is none in the digest."""
+    batch = make_batch(0, 8)
+    changed = {}
+    for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items():
+        if name == "sample_index" or dtype == "|b1":
+            continue
+        column = getattr(batch, name).copy()
+        values = np.array(extreme(dtype), dtype)
+        column[: len(values)] = values if column.ndim == 1 else values[:, None]
+        changed[name] = column
+    odd = np.array([0x7FC0_0001], "<u4").view("<f4")  # a NaN as no computation of ours makes it
+    changed["hdop"][7] = changed["crlb_m"][7] = odd[0]
+    batch = replace(batch, **changed)
+    record = make_dataset([batch])
+    assert verify_dataset(engine, record.id) == record
+    back = read_samples(engine, record.id)
+    assert_same(back, batch)
+    for name in RECEIVER_DTYPES:
+        assert getattr(back, name).tobytes() == getattr(batch, name).tobytes()
+    unsigned = {name: getattr(batch, name) + 0.0 for name in ("tx_lat", "tx_lon", "tx_power_dbm", "gdop")}
+    for name, column in unsigned.items():
+        assert getattr(back, name).tobytes() == column.tobytes()
+
+
+def test_a_dataset_has_what_was_said_and_counted_and_nothing_else(engine: Engine) -> None:
+    whole, asked, metrics = make_batch(0, 50), [], {"mean_snr_db": 1.5}
+
+    def batches() -> Iterator[SampleBatch]:
+        for part in (slice(0, 0), slice(0, 25), slice(0, 0), slice(25, 50)):
+            asked.append("batch")
+            yield whole.take(part)
+
+    def quality_metrics() -> dict[str, float]:
+        asked.append("metrics")
+        return metrics
+
+    dataset_id = str(uuid.uuid4())
+    with time_machine.travel(EARLIER, tick=False):
+        record, reused = write_dataset(
+            engine,
+            dataset_id=dataset_id.upper(),
+            name="mine",
+            config={"seed": 3, "range": (1, 2)},
+            network_name="italy",
+            network_digest="e" * 64,
+            batches=batches(),
+            quality_metrics=quality_metrics,
+        )
+    assert not reused
+    assert record == DatasetRecord(
+        id=dataset_id,
+        name="mine",
+        num_samples=50,
+        train_count=int((whole.split == Split.train).sum()),
+        val_count=int((whole.split == Split.val).sum()),
+        test_count=int((whole.split == Split.test).sum()),
+        config={"seed": 3, "range": [1, 2]},
+        quality_metrics=metrics,
+        network_name="italy",
+        network_digest="e" * 64,
+        sha256=samples_digest([whole]),
+        created_at=EARLIER,
+    )
+    assert len({record.num_samples, record.train_count, record.val_count, record.test_count}) == 4
+    assert asked == ["batch"] * 4 + ["metrics"]  # once, when all is there
+    for find in (find_dataset, get_dataset):
+        assert find(engine, dataset_id.upper()) == record
+        with pytest.raises(ValueError, match="dataset_id must be a UUID of 36 characters, got '1'"):
+            find(engine, "1")
+
+
+def test_rows_are_read_in_the_order_of_their_index_whatever_the_order_of_the_rows(
+    engine: Engine, make_dataset: MakeDataset
+) -> None:
+    """As after an update, which moves a row on PostgreSQL."""
+    record = make_dataset()
+    with writing(engine) as connection:
+        for index in (3, 0, 7):
+            its_own = synthetic_training_samples.c.sample_index == index
+            connection.execute(update(synthetic_training_samples).where(its_own).values(num_receivers=1))
+    assert verify_dataset(engine, record.id) == record
+    assert_same(read_samples(engine, record.id), make_batch(0, 20))
+
+
 def test_more_samples_than_one_fetch(engine: Engine, make_dataset: MakeDataset) -> None:
     batches = [make_batch(0, ROWS_A_FETCH - 1, 3), make_batch(ROWS_A_FETCH - 1, 3, 3)]
     record = make_dataset(batches)
@@ -81,7 +179,23 @@ def test_datasets_do_not_mix(engine: Engine, make_dataset: MakeDataset) -> None:
     first, second = make_dataset([make_batch(0, 5)]), make_dataset([make_batch(0, 7, 3)])
     assert_same(read_samples(engine, first.id), make_batch(0, 5))
     assert_same(read_samples(engine, second.id), make_batch(0, 7, 3))
-    assert [record.id for record in list_datasets(engine)] == [second.id, first.id]
+    assert list_datasets(engine) == [second, first]
+
+
+def made_at(engine: Engine, record: DatasetRecord, day: int) -> DatasetRecord:
+    """The dataset, as made on that day."""
+    created_at = EARLIER + timedelta(days=day)
+    with writing(engine) as connection:
+        its_own = synthetic_datasets.c.id == record.id
+        connection.execute(update(synthetic_datasets).where(its_own).values(created_at=created_at))
+    return replace(record, created_at=created_at)
+
+
+def test_datasets_of_one_moment_are_listed_by_their_id(engine: Engine, make_dataset: MakeDataset) -> None:
+    first, second, *same = (made_at(engine, make_dataset([make_batch(0, 1)]), day) for day in (3, 1, 2, 2, 2))
+    same.sort(key=lambda record: record.id)
+    assert list_datasets(engine) == [first, *same, second]
+    assert list_untrained_datasets(engine) == [second, *same, first]
 
 
 def test_a_split_without_samples_is_empty(engine: Engine, make_dataset: MakeDataset) -> None:
@@ -98,6 +212,8 @@ def test_columns_a_person_reads(engine: Engine, make_dataset: MakeDataset) -> No
     columns = synthetic_training_samples.columns
     with engine.connect() as connection:
         first, second = connection.execute(select(*columns).order_by(columns.sample_index)).mappings()
+        third_second = columns.timestamp == datetime(2000, 1, 1, 0, 0, 3, tzinfo=UTC)
+        assert connection.scalar(select(columns.sample_index).where(third_second)) == 3
     assert first["id"] == str(uuid.UUID(bytes=batch.sample_id[0].tobytes()))
     assert first["timestamp"].isoformat() == "2000-01-01T00:00:03+00:00"
     assert first["split"] == Split(batch.split[0]).name
@@ -136,6 +252,13 @@ def test_a_complete_dataset_is_reused_and_nothing_generated(engine: Engine, make
     again, reused = write_dataset(engine, **described(dataset_id=record.id, batches=never()))
     assert reused
     assert again == record == find_dataset(engine, record.id)
+
+
+def test_a_complete_dataset_is_reused_while_others_write(engine: Engine, make_dataset: MakeDataset) -> None:
+    record = make_dataset()
+    with ThreadPoolExecutor(1) as pool, writing(engine):
+        found = pool.submit(write_dataset, engine, **described(dataset_id=record.id))
+        assert found.result(10) == (record, True)
 
 
 def test_two_writers_of_one_dataset_make_one(engine: Engine) -> None:
@@ -209,14 +332,38 @@ def with_value(column: str, value: float) -> SampleBatch:
         ({"batches": [make_batch(0, 0)]}, "at least one sample"),
         ({"batches": [make_batch(0, 5), make_batch(4, 5)]}, "sample_index must rise from 0 on, 4 comes after"),
         ({"batches": [make_batch(0, 5), make_batch(5, 5, 4)]}, "must have 5 receivers, one has 4"),
-        ({"batches": [with_value("tx_lat", np.nan)]}, "tx_lat must be finite, is nan in the sample of index 2"),
-        ({"batches": [with_value("toa_ns", np.inf)]}, "toa_ns must be finite, is inf in the sample of index 2"),
-        ({"batches": [with_value("gdop", np.inf)]}, "gdop must be finite, is inf in the sample of index 2"),
     ],
 )
 def test_bad_input_is_refused_whole(engine: Engine, changes: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         write_dataset(engine, **described(**changes))
+    assert rows(engine) == (0, 0)
+
+
+FLOATS = [name for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items() if np.dtype(dtype).kind == "f"]
+
+
+def test_indices_rise_from_0_on_within_batches_and_over_them(engine: Engine) -> None:
+    whole = make_batch(0, 5)
+    for batches, index in (
+        ([replace(whole, sample_index=np.arange(-1, 4))], -1),
+        ([whole.take(np.array([0, 2, 1]))], 1),
+        ([whole.take(np.array([0, 1, 1]))], 1),
+        ([whole, make_batch(3, 5)], 3),
+    ):
+        with pytest.raises(ValueError, match=f"sample_index must rise from 0 on, {index} comes after a sample at or"):
+            write_dataset(engine, **described(batches=batches))
+    assert rows(engine) == (0, 0)
+
+
+def test_no_column_takes_what_is_no_number(engine: Engine) -> None:
+    """But NaN for what is not known of a sample."""
+    assert len(FLOATS) == 11
+    for number, name in enumerate(FLOATS):
+        infinity = np.inf if number % 2 else -np.inf
+        for value in (infinity,) if name in {"hdop", "gdop", "crlb_m"} else (infinity, np.nan):
+            with pytest.raises(ValueError, match=f"{name} must be finite, is {value} in the sample of index 2"):
+                write_dataset(engine, **described(batches=[with_value(name, value)]))
     assert rows(engine) == (0, 0)
 
 
@@ -254,9 +401,18 @@ def test_a_damaged_row_is_named(engine: Engine, make_dataset: MakeDataset) -> No
 def test_unknown_datasets(engine: Engine) -> None:
     unknown = str(uuid.uuid4())
     assert find_dataset(engine, unknown) is None
-    for function in (read_samples, verify_dataset):
+    for function in (get_dataset, read_samples, verify_dataset):
         with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
             function(engine, unknown)
+
+
+def test_a_dataset_that_lost_all_its_samples_says_so(engine: Engine, make_dataset: MakeDataset) -> None:
+    record = make_dataset()
+    with writing(engine) as connection:
+        connection.execute(delete(synthetic_training_samples))
+    for split in (None, Split.train):
+        with pytest.raises(StorageError, match=f"^dataset {record.id} holds no samples any more$"):
+            read_samples(engine, record.id, split)
 
 
 def test_samples_go_with_their_dataset(engine: Engine, make_dataset: MakeDataset) -> None:
@@ -271,6 +427,8 @@ def test_datasets_without_a_job_are_untrained(
     engine: Engine, make_dataset: MakeDataset, make_job: Callable[[], JobRecord]
 ) -> None:
     first = make_dataset()
-    make_job()  # on a dataset of its own
+    job = make_job()  # on a dataset of its own
     second = make_dataset()
+    assert list_untrained_datasets(engine) == [first, second]
+    fail_job(engine, job, "broke")  # it was tried
     assert list_untrained_datasets(engine) == [first, second]

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,91 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from triangulation_pipeline.storage import migrations
-from triangulation_pipeline.storage.engine import open_database, writing
+from triangulation_pipeline.storage.engine import (
+    MOST_TRIES,
+    in_one_transaction,
+    open_database,
+    parse_url,
+    reading,
+    writing,
+)
 from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.jobs import get_job
 from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
 
 MIGRATIONS = ScriptDirectory(str(Path(migrations.__file__).parent))
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("sqlite:////folder/my.db", "sqlite:////folder/my.db"),
+        ("sqlite:///my.db", "sqlite:///my.db"),
+        ("sqlite+pysqlite:////folder/my.db", "sqlite+pysqlite:////folder/my.db"),
+        ("sqlite:////fol@der/#my.db", "sqlite:////fol@der/#my.db"),
+        ("postgresql://me:s%40cret@host:5433/db", "postgresql+psycopg://me:s%40cret@host:5433/db"),
+        ("postgresql+psycopg://me@host/db", "postgresql+psycopg://me@host/db"),
+        ("postgresql://me@[::1]:5432/db", "postgresql+psycopg://me@[::1]:5432/db"),
+        ("postgresql://me@/db?host=/run/postgresql", "postgresql+psycopg://me@/db?host=%2Frun%2Fpostgresql"),
+        (
+            "postgresql://host/db?sslmode=require&sslrootcert=a&sslcert=b&sslkey=c",
+            "postgresql+psycopg://host/db?sslcert=b&sslkey=c&sslmode=require&sslrootcert=a",
+        ),
+    ],
+)
+def test_urls_of_files_and_of_servers_are_taken(given: str, taken: str) -> None:
+    assert parse_url(given).render_as_string(hide_password=False) == taken
+
+
+PARAMETERS = "takes only the parameters host, sslcert, sslkey, sslmode, sslrootcert"
+NAMES_A_FILE = "must name a file, as in sqlite:////folder/triangulation.db"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("sqlite://me:s3cret@host/db", "of a file has no host"),
+        ("sqlite://host/db", "of a file has no host"),
+        ("sqlite://me@/db", "of a file has no host"),
+        ("sqlite://", NAMES_A_FILE),
+        ("sqlite:///", NAMES_A_FILE),
+        ("sqlite:///:memory:", NAMES_A_FILE),
+        ("sqlite:///file:s3cret", NAMES_A_FILE),
+        (
+            "sqlite+aiosqlite:////my.db",
+            "must begin with sqlite:/// or postgresql://, got the scheme 'sqlite+aiosqlite'",
+        ),
+        ("mysql://me:s3cret@host/db", "must begin with sqlite:/// or postgresql://, got the scheme 'mysql'"),
+        ("postgres://me:s3cret@host/db", "got the scheme 'postgres'"),
+        ("postgresql+psycopg2://me:s3cret@host/db", "(psycopg 3, written out postgresql+psycopg://), got the scheme"),
+        ("postgresql://me:s3cret@host", "must name a database"),
+        ("postgresql://me:s3cret@host/", "must name a database"),
+        ("postgresql://host/db?options=s3cret", f"{PARAMETERS}; got 'options'"),
+        ("postgresql://host/db?password=s3cret&user=s3cret", f"{PARAMETERS}; got 'password', 'user'"),
+        ("postgresql://me:s3cret@one,two/db", "must name one host"),
+        ("postgresql://me:s3cret@host/db?host=one,two", "must name one host"),
+        ("postgresql://me:s3cret@host/db?host=one&host=two", "must name one host"),
+        ("postgresql://me:s3cret@host/db?s3cret", "has a '?' in the name"),
+        ("sqlite:////folder/my.db?s3cret=s3cret", "has a '?' in the name"),
+        ("postgresql://me:s3cret@host:s3cret/db", "has a host or a port that cannot be read"),
+        ("postgresql://me:s3cret@host:70000/db", "has a host or a port that cannot be read"),
+        ("postgresql://me:s3cret/@host/db", "must have the special characters of user and password as codes"),
+        ("s3cret", "cannot be read; write it as in sqlite:////folder/triangulation.db or postgresql://user:password@"),
+    ],
+)
+def test_other_urls_are_refused_in_one_sentence_without_secrets(given: str, says: str) -> None:
+    for act in (parse_url, open_database):
+        with pytest.raises(ValueError, match=r"^the database URL [^\n]+$") as caught:
+            act(given)
+        assert says in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
@@ -32,8 +108,7 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
         upgrade = command.upgrade
         patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0001"))
         engine = open_database(empty_database_url)
-    ids = [str(uuid.uuid4()) for _ in range(3)]
-    dataset_id, job_id, model_id = ids
+    dataset_id, job_id, model_id, worse_id = (str(uuid.uuid4()) for _ in range(4))
     moment = "2026-11-01T12:00:00.000000Z"
     with writing(engine) as connection:
         for statement in (
@@ -45,7 +120,9 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
             "INSERT INTO models (id, model_name, version, model_architecture, pytorch_model_location, sha256, epoch, "
             "trained_by_job_id, synthetic_dataset_id, network_name, network_digest, hyperparameters, metrics, "
             f"is_active, is_production, promoted, promotion_reason, created_at) VALUES ('{model_id}', 'm', 1, 'a', "
-            f"'/b', 'c', 1, '{job_id}', '{dataset_id}', 'n', 'x', '{{}}', '{{}}', true, true, true, '', '{moment}')",
+            f"'/b', 'c', 1, '{job_id}', '{dataset_id}', 'n', 'x', '{{}}', '{{}}', true, true, true, '', '{moment}'), "
+            f"('{worse_id}', 'm', 2, 'a', '/b', 'd', 1, '{job_id}', '{dataset_id}', 'n', 'x', '{{}}', '{{}}', false, "
+            f"false, false, '', '{moment}')",
         ):
             connection.execute(text(statement.replace(":", "\\:")))
     engine.dispose()
@@ -58,6 +135,8 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     model = get_model(engine, "m")
     assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
     assert (model.promoted, model.passed, model.weights_digest) == (True, True, None)
+    worse = get_model(engine, "m", 2)
+    assert (worse.id, worse.production_since, worse.promoted, worse.passed) == (worse_id, None, False, False)
     engine.dispose()
 
 
@@ -91,6 +170,54 @@ def test_a_raise_rolls_back(engine: Engine) -> None:
     with pytest.raises(RuntimeError):
         break_off()
     assert "passing" not in inspect(engine).get_table_names()
+
+
+def test_what_was_written_is_there_once_the_transaction_has_ended(engine: Engine) -> None:
+    count = text("SELECT count(*) FROM alembic_version")
+    with writing(engine) as connection:
+        connection.execute(text("INSERT INTO alembic_version VALUES ('mine')"))
+        with reading(engine) as other:
+            assert other.scalar(count) == 1
+        assert connection.scalar(count) == 2
+    with reading(engine) as other:
+        assert other.scalar(count) == 2
+
+
+def test_a_transaction_whose_end_is_lost_is_repeated_only_where_that_does_no_harm(
+    engine: Engine, lose_next_commit: Callable[[], None]
+) -> None:
+    tries: list[int] = []
+    lose_next_commit()
+    with pytest.raises(StorageError, match=r"written: it was lost; whether it was written before is not known$"):
+        in_one_transaction(engine, lambda _connection: tries.append(1))
+    assert len(tries) == 1
+    lose_next_commit()
+    in_one_transaction(engine, lambda _connection: tries.append(1), repeatable=True)
+    assert len(tries) == 3
+
+
+def test_a_transaction_that_the_server_undid_is_tried_again_but_not_for_ever(engine: Engine) -> None:
+    """The connection breaks before it is committed."""
+    tries: list[int] = []
+
+    def undone(_connection: Connection) -> None:
+        tries.append(1)
+        if len(tries) != MOST_TRIES:
+            raise OperationalError("INSERT", {}, RuntimeError("it was lost"), connection_invalidated=True)
+
+    in_one_transaction(engine, undone)
+    assert len(tries) == MOST_TRIES == 10
+    with pytest.raises(StorageError, match=r"cannot be written: it was lost$"):
+        in_one_transaction(engine, undone)
+    assert len(tries) == 2 * MOST_TRIES
+
+    def failed(_connection: Connection) -> None:
+        tries.append(1)
+        raise OperationalError("INSERT", {}, RuntimeError("disk I/O error"))
+
+    with pytest.raises(StorageError, match=r"cannot be written: disk I/O error$"):
+        in_one_transaction(engine, failed)
+    assert len(tries) == 2 * MOST_TRIES + 1
 
 
 def test_processes_may_migrate_at_once(database: str, empty_database_url: str, tmp_path: Path) -> None:
@@ -145,6 +272,10 @@ def test_an_error_of_the_database_is_told_without_what_lies_below(engine: Engine
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(StorageError, match="cannot be read: ") as caught, reading(engine) as connection:
+        connection.execute(text('SELECT 1 FROM "\x1b[2J\u202e"'))
+    assert str(caught.value).isprintable()
+    assert "\\x1b[2J\\u202e" in str(caught.value)
 
 
 def test_a_newer_database_is_refused(database_url: str, engine: Engine) -> None:

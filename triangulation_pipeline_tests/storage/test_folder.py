@@ -121,8 +121,43 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "objects").symlink_to("disk")
     store = open_store(tmp_path / "objects", no_client)
     stored = store.put(KEY, b"data")
+    assert stored.location == str(tmp_path / "objects" / KEY)  # wherever the link will lead
     assert store.get(KEY, stored.sha256) == b"data"
     assert store.list_keys() == [KEY]
+
+
+def test_a_location_is_an_absolute_path_inside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = FolderStore(Path("objects"))
+    assert store.root == tmp_path / "objects"
+    assert store.put("a/b", b"data").location == store.location("a/b") == str(tmp_path / "objects" / "a" / "b")
+    assert store.key(str(tmp_path / "objects" / "a" / "b")) == "a/b"
+    for elsewhere in (tmp_path / "objects2" / "a", tmp_path / "a", "objects/a/b"):
+        with pytest.raises(ValueError, match=rf"is no place in the object store {tmp_path}/objects$"):
+            store.key(str(elsewhere))
+    with pytest.raises(ValueError, match="an object's key must be"):
+        store.key(str(tmp_path / "objects"))
+
+
+def test_a_folder_is_no_object_to_delete(folder: FolderStore) -> None:
+    stored = folder.put("a/b", b"data")
+    with pytest.raises(StorageError, match=rf"^object 'a' cannot be deleted under {folder.root}: Is a directory$"):
+        folder.delete("a")
+    assert folder.get("a/b", stored.sha256) == b"data"
+    folder.delete("c/d")  # neither is there
+
+
+def test_a_link_is_no_object_and_leads_to_none(folder: FolderStore, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(b"secret")
+    folder.put("a/b", b"data")
+    (folder.root / "a" / "c").symlink_to(tmp_path / "outside" / "file")
+    (folder.root / "d").symlink_to(tmp_path / "outside")
+    (folder.root / "e").symlink_to(folder.root / "a")
+    assert folder.list_keys() == ["a/b"]
+    with pytest.raises(StorageError, match="is a symbolic link, and none is followed"):
+        folder.delete("d/file")
+    assert (tmp_path / "outside" / "file").exists()
 
 
 def test_what_is_no_file_is_not_read(folder: FolderStore) -> None:

@@ -14,8 +14,11 @@ def test_an_object_comes_back(store: ObjectStore) -> None:
     assert stored.sha256 == hashlib.sha256(data).hexdigest()
     assert stored.size_bytes == 25600
     assert stored.location == store.location(KEY)
-    assert store.key(stored.location) == KEY
     assert store.get(KEY, stored.sha256) == data
+    assert store.key(stored.location) == KEY
+    empty = store.put("empty", b"")
+    assert (empty.sha256, empty.size_bytes) == (hashlib.sha256(b"").hexdigest(), 0)
+    assert store.get("empty", empty.sha256) == b""
 
 
 def test_keys_are_listed_by_prefix_and_deleted(store: ObjectStore) -> None:
@@ -43,7 +46,32 @@ def test_an_object_is_replaced_whole(store: ObjectStore) -> None:
         store.get(KEY, first.sha256)
 
 
-BAD_KEYS = ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", ".hidden", "a\\b", "a\0b", "a\n", "ä", "a b"]
+@pytest.mark.parametrize("key", ["a", "9", "_", "A_b.c=d-e", "a/b/c", "a.b/_c", f"{'a' * 200}/b"])
+def test_keys_are_names_joined_by_slashes(store: ObjectStore, key: str) -> None:
+    stored = store.put(key, b"x")
+    assert store.get(key, stored.sha256) == b"x"
+    assert store.list_keys() == [key]
+    assert store.key(store.location(key)) == key
+
+
+BAD_KEYS = [
+    "",
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a//b",
+    "a/",
+    "./a",
+    ".hidden",
+    "a\\b",
+    "a\0b",
+    "a\n",
+    "ä",
+    "a b",
+    "-a",
+    "=a",
+    "a/-b",
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from urllib.parse import quote
 
+import psycopg
 import pytest
+import time_machine
 from alembic import command
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, inspect, text
@@ -38,8 +40,6 @@ from triangulation_pipeline.storage.views import VIEWS
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
-pytestmark = pytest.mark.production
-
 NewDatabase = Callable[..., URL]
 
 
@@ -47,10 +47,16 @@ def written(url: URL, **changes) -> str:
     return url._replace(**changes).render_as_string(hide_password=False)
 
 
-@pytest.fixture(params=["postgresql", "timescale"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.production) for name in ("postgresql", "timescale")])
 def kind(request: pytest.FixtureRequest) -> str:
     """Without the extension and with it."""
     return request.param
+
+
+# Those whose time is short run without the extension in every run of the tests.
+quick = pytest.mark.parametrize(
+    "kind", ["postgresql", pytest.param("timescale", marks=pytest.mark.production)], indirect=True
+)
 
 
 @pytest.fixture
@@ -67,8 +73,17 @@ def own_server(server: Server) -> OwnServer:
 
 
 @pytest.fixture
-def url(server: Server, kind: str, new_database: NewDatabase) -> URL:
+def empty_url(server: Server, kind: str, new_database: NewDatabase) -> URL:
+    """A database that was never opened."""
     return new_database(server, timescaledb=kind == "timescale")
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, server: Server, kind: str, new_database: NewDatabase) -> URL:
+    """A database that may have been opened."""
+    if kind == "postgresql":
+        return new_database(server, request.getfixturevalue("postgresql_template"))
+    return request.getfixturevalue("empty_url")
 
 
 @pytest.fixture
@@ -79,27 +94,144 @@ def engine(url: URL) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_urls() -> None:
-    for given in ("postgresql://me@host/db", "postgresql+psycopg://me@host/db"):
-        assert parse_url(given).drivername == "postgresql+psycopg"
-    for given, says in {
-        "postgresql+psycopg2://me:s3cret@host/db": r"psycopg 3.*got the scheme 'postgresql\+psycopg2'",
-        "postgresql://me:s3cret@host": "must name a database",
-        "postgresql://host/db?options=s3cret": "takes only the parameters host, ssl.*got 'options'",
-        "postgres://me:s3cret@host/db": "got the scheme 'postgres'",
-    }.items():
-        with pytest.raises(ValueError, match=says) as caught:
-            open_database(given)
-        assert "s3cret" not in str(caught.value)
+HOLDERS = "the role, the database or a pooler"
+PLACE = "postgresql://me:s3cret@host:5433/my_db"
 
 
-def test_sessions_are_set_up(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (psycopg.errors.LockNotAvailable("s3cret"), "another process held a lock on it for longer than 300 s"),
+        (psycopg.errors.QueryCanceled("due to statement timeout"), "a statement took longer than 600 s"),
+        (psycopg.errors.QueryCanceled("by user's request"), "by user's request"),
+        ('FATAL:  password authentication failed for user "s3cret"', "wrong user or password for user 'me'"),
+        ("FATAL:  SASL authentication failed", "wrong user or password for user 'me'"),
+        ("fe_sendauth: no password supplied", "wrong user or password for user 'me'"),
+        ("FATAL:  no such user: s3cret", "wrong user or password for user 'me'"),
+        ('FATAL:  database "s3cret" does not exist', "there is no database 'my_db' on this server; create it first"),
+        ("FATAL:  no such database: s3cret", "there is no database 'my_db' on this server; create it first"),
+        ("connection failed: Connection refused", "connection refused; is the server running there?"),
+        ("failed to resolve host 's3cret'", "the host name is unknown"),
+        ('could not translate host name "s3cret"', "the host name is unknown"),
+        ("connection timeout expired", "no answer within 10 s"),
+        *(
+            (
+                words,
+                "all connections are taken that the role, the database or a pooler may have; a run needs one, or two",
+            )
+            for words in (
+                "FATAL:  sorry, too many clients already",
+                'FATAL:  too many connections for role "me"',
+                "FATAL:  remaining connection slots are reserved",
+                "FATAL:  no more connections allowed (max_client_conn)",
+                "FATAL:  query_wait_timeout",
+            )
+        ),
+        ("FATAL:  statement pooling mode", "the pooler is in statement mode; it needs transaction or session mode"),
+        ("out of s3cret shared memory, says s3cret\nDETAIL:  s3cret", "out of *** shared memory, says ***"),
+        ("could not write: \x1b[2J", "could not write: \\x1b[2J"),
+    ],
+)
+def test_what_failed_is_told_without_the_password(error: psycopg.Error | str, says: str) -> None:
+    """In words of ours, or the server's own."""
+    told = psycopg.OperationalError(error) if isinstance(error, str) else error
+    assert postgresql.cause(parse_url(PLACE), told) == says
+
+
+def test_a_place_without_a_password_is_told_as_it_is() -> None:
+    assert postgresql.cause(parse_url("postgresql://me@host/my_db"), psycopg.Error("out of memory")) == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("words", "may_pass"),
+    [
+        ("connection refused", True),
+        ("the database system is starting up", True),
+        ("timeout expired", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  password authentication failed for user "me"', False),
+        ('FATAL:  database "my_db" does not exist', False),
+        ('FATAL:  role "me" does not exist', False),
+        ("FATAL:  permission denied for database", False),
+        ("FATAL:  no pg_hba.conf entry for host", False),
+        ("server does not support SSL, but SSL was required", False),
+        ("SSL error: certificate verify failed", False),
+    ],
+)
+def test_what_is_not_said_to_be_final_may_pass(words: str, may_pass: bool) -> None:
+    assert postgresql.may_pass(psycopg.OperationalError(words)) is may_pass
+    assert postgresql.is_taken(psycopg.OperationalError(words)) is ("too many" in words)
+    for other in (None, psycopg.ProgrammingError("too many clients"), RuntimeError("too many clients")):
+        assert not postgresql.may_pass(other)
+        assert not postgresql.is_taken(other)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (PLACE, "my_db on host:5433"),
+        ("postgresql://me:s3cret@host/my_db", "my_db on host"),
+        ("postgresql://me:s3cret@[::1]:5433/my_db", "my_db on [::1]:5433"),
+        ("postgresql://me@/my_db?host=/run/postgresql", "my_db on /run/postgresql"),
+        ("postgresql:///my_db", "my_db on the local socket"),
+    ],
+)
+def test_a_place_is_the_database_and_its_server(url: str, place: str) -> None:
+    assert postgresql.place(parse_url(url)) == place
+
+
+@quick
+def test_sessions_are_set_up_whatever_the_database_has_for_a_default(engine: Engine, url: URL, server: Server) -> None:
+    with server.administrator() as connection:
+        for setting in (
+            "default_transaction_isolation = 'repeatable read'",
+            "lock_timeout = 1",
+            "search_path = public",
+        ):
+            connection.execute(f"ALTER DATABASE {url.database} SET {setting}")
     names = ("search_path", "statement_timeout", "lock_timeout", "application_name", "transaction_isolation")
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
         assert shown == ["triangulation", "10min", "5min", "triangulation_pipeline", "read committed"]
+        # A pooler may give the next transaction another session, which knows nothing prepared.
+        for _ in range(12):
+            prepared = connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+        assert prepared == 0
 
 
+@quick
+def test_no_connection_is_held_between_transactions(engine: Engine, url: URL, server: Server) -> None:
+    """A role or a pooler may have only few."""
+    list_datasets(engine)
+    with server.administrator() as connection:
+        for _ in range(100):
+            held = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [url.database])
+            if (found := held.fetchone()) == (0,):
+                break
+            time.sleep(0.05)
+    assert found == (0,)
+
+
+@quick
+def test_what_does_not_keep_the_settings_of_a_transaction_is_refused(
+    empty_url: URL, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a pooler that changes sessions in mid-transaction."""
+    monkeypatch.setattr(postgresql, "begin_transaction", lambda connection: None)
+    with pytest.raises(StorageError, match="does not keep the settings of a transaction") as caught:
+        open_database(written(empty_url))
+    for lost in (
+        "search_path is '\"$user\", public', not 'triangulation'",
+        "statement_timeout is '0', not '600000'",
+        "lock_timeout is '0', not '300000'",
+    ):
+        assert lost in str(caught.value)
+    with server.administrator(empty_url.database) as connection:
+        made = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'triangulation')"
+        assert connection.execute(made).fetchone() == (0,)
+
+
+@quick
 def test_all_tables_lie_in_the_schema(engine: Engine) -> None:
     found = inspect(engine)
     assert set(found.get_table_names("triangulation")) == {*metadata.tables, "alembic_version"}
@@ -134,16 +266,18 @@ def test_checks_and_cascades_are_those_of_the_tables(url: URL, engine: Engine) -
         assert set(connection.execute(definitions).all()) == migrated
 
 
-def test_a_dashboards_right_to_read_a_view_outlives_a_migration(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dashboards_right_to_read_a_view_outlives_a_migration(
+    empty_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upgrade = command.upgrade
     with monkeypatch.context() as patch:
         patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0002"))
-        engine = open_database(written(url))
+        engine = open_database(written(empty_url))
     with engine.begin() as connection:
         for view in VIEWS:
             connection.execute(text(f"GRANT SELECT ON {view.name} TO PUBLIC"))
     engine.dispose()
-    engine = open_database(written(url))
+    engine = open_database(written(empty_url))
     with engine.connect() as connection:
         for view in VIEWS:
             assert connection.scalar(text(f"SELECT has_table_privilege('public', '{view.name}', 'SELECT')")), view.name
@@ -191,6 +325,7 @@ def test_any_password_opens_the_database_once_it_is_coded(url: URL, server: Serv
         server.ensure_role()
 
 
+@quick
 def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDatabase, url: URL) -> None:
     poor = new_database(server, schema=False)
     sentence = f"'{ROLE}' may not create the schema 'triangulation'.*CREATE SCHEMA triangulation AUTHORIZATION {ROLE}$"
@@ -210,6 +345,7 @@ def test_a_role_without_rights_is_told_which(server: Server, new_database: NewDa
         open_database(written(url))
 
 
+@quick
 def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: str, new_database: NewDatabase) -> None:
     engine = open_database(written(new_database(server, encoding="SQL_ASCII", timescaledb=kind == "timescale")))
     record, _ = write_dataset(
@@ -227,6 +363,7 @@ def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: s
     assert verify_dataset(engine, record.id) == record
 
 
+@quick
 def test_an_encoding_that_lacks_letters_is_refused_before_anything_is_made(
     server: Server, new_database: NewDatabase
 ) -> None:
@@ -368,6 +505,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
     assert str(engine.url.password) not in caplog.text
 
 
+@quick
 def test_refusals_are_not_waited_for(url: URL, engine: Engine, server: Server) -> None:
     engine.dispose()
     with server.administrator() as connection:
@@ -389,6 +527,7 @@ INSERT = text(
 )
 
 
+@quick
 def test_a_transaction_lost_before_its_end_is_tried_again(engine: Engine, server: Server) -> None:
     tries = []
 
@@ -403,6 +542,7 @@ def test_a_transaction_lost_before_its_end_is_tried_again(engine: Engine, server
     assert len(tries) == 3
 
 
+@quick
 def test_a_transaction_lost_at_its_end_is_not_tried_again(engine: Engine, server: Server) -> None:
     tries = []
 
@@ -456,6 +596,7 @@ def test_what_takes_too_long_is_ended(url: URL, engine: Engine, make_dataset, mo
     hasty.dispose()
 
 
+@quick
 def test_what_the_server_says_is_one_printable_line(engine: Engine) -> None:
     raising = "DO $$ BEGIN RAISE EXCEPTION E'\\x1b[2J%\\nmore', repeat('long ', 9999) USING DETAIL = 's3cret'; END $$"
     with pytest.raises(StorageError) as caught, writing(engine) as connection:
@@ -465,6 +606,7 @@ def test_what_the_server_says_is_one_printable_line(engine: Engine) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@quick
 def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
     insert = text(
         "INSERT INTO synthetic_datasets "
@@ -475,11 +617,12 @@ def test_a_value_that_does_not_fit_is_named(engine: Engine) -> None:
         connection.execute(insert)
 
 
-def test_a_migration_waits_for_the_other(url: URL, server: Server) -> None:
-    with server.administrator(url.database) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [postgresql._MIGRATION_LOCK])
+@quick
+def test_a_migration_waits_for_the_other(empty_url: URL, server: Server) -> None:
+    with server.administrator(empty_url.database) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [postgresql.MIGRATION_LOCK])
         with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(open_database, written(url))
+            opening = pool.submit(open_database, written(empty_url))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             for _ in range(500):
                 if other.execute(waiting).fetchone() == (1,):
@@ -499,6 +642,7 @@ def test_opening_does_not_wait_for_a_writer(url: URL, engine: Engine, make_datas
     make_dataset(batches())
 
 
+@pytest.mark.production
 def test_plain_tables_are_said_once(
     postgresql_server: OwnServer, new_database: NewDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -510,6 +654,7 @@ def test_plain_tables_are_said_once(
     assert "synthetic_training_samples and training_metrics are plain tables" in record.getMessage()
 
 
+@quick
 def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monkeypatch) -> None:
     """Blocks that end in the middle of batches, both ways, and a reader that stops early."""
     monkeypatch.setattr("triangulation_pipeline.storage.pgcopy.ROWS_A_BLOCK", 7)
@@ -524,14 +669,21 @@ def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monke
     assert len(read_samples(engine, record.id)) == 35
 
 
-@pytest.mark.parametrize("damage", ["snr_db = '{}'", "snr_db[2] = NULL", "snr_db = snr_db || 1::real"])
-@pytest.mark.parametrize("index", [0, 4, 19])
-def test_damaged_arrays_are_found(engine: Engine, make_dataset, damage: str, index: int) -> None:
-    record = make_dataset()
-    with writing(engine) as connection:
-        connection.execute(text(f"UPDATE synthetic_training_samples SET {damage} WHERE sample_index = {index}"))
-    with pytest.raises(StorageError, match=f"dataset {record.id} holds damaged samples"):
-        read_samples(engine, record.id)
+@quick
+def test_damaged_arrays_are_found(engine: Engine, make_dataset) -> None:
+    for damage in (
+        "snr_db = '{}'",
+        "snr_db[2] = NULL",
+        "snr_db = snr_db || 1::real",
+        "snr_db = snr_db[1:4], power_dbm = power_dbm || 1::real",  # which is as long as it was
+    ):
+        for index in (0, 4, 19):
+            record = make_dataset()
+            with writing(engine) as connection:
+                its_own = f"dataset_id = '{record.id}' AND sample_index = {index}"
+                connection.execute(text(f"UPDATE synthetic_training_samples SET {damage} WHERE {its_own}"))
+            with pytest.raises(StorageError, match=f"^dataset {record.id} holds damaged samples: "):
+                read_samples(engine, record.id)
 
 
 @pytest.fixture
@@ -595,12 +747,14 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
         )
 
 
+@pytest.mark.production
 def test_hypertables_from_the_start(timescale: Engine, caplog) -> None:
     assert hypertables(timescale) == [("synthetic_training_samples", 0), ("training_metrics", 0)]
     assert not [record for record in caplog.records if record.name.startswith("triangulation_pipeline")]
 
 
-def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.production
+def test_a_chunk_is_a_week(timescale: Engine) -> None:
     """Of samples, one of which is a second, and of training; what spans chunks reads, changes and goes as one."""
     week = 7 * 24 * 3600
     ours, other = (
@@ -610,10 +764,9 @@ def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -
     assert verify_dataset(timescale, ours.id) == ours
     assert len(read_samples(timescale, ours.id)) == 60
 
-    began = now()
     train(timescale, ours, range(1, 3))
-    monkeypatch.setattr("triangulation_pipeline.storage.jobs.now", lambda: began + timedelta(days=8))
-    train(timescale, ours, range(2, 5))
+    with time_machine.travel(now() + timedelta(days=8)):
+        train(timescale, ours, range(2, 5))
     assert hypertables(timescale)[1] == ("training_metrics", 2)
     assert read_metrics(timescale, ours.id)["epoch"].tolist() == [1, 2, 3, 4]
 
@@ -628,6 +781,7 @@ def test_a_chunk_is_a_week(timescale: Engine, monkeypatch: pytest.MonkeyPatch) -
     assert verify_dataset(timescale, other.id) == other
 
 
+@pytest.mark.production
 def test_writers_of_different_datasets_may_begin_a_chunk_at_once(timescale: Engine) -> None:
     def batches() -> Iterator[SampleBatch]:
         time.sleep(0.2)  # by now, both would hold the row of their dataset
@@ -659,6 +813,7 @@ def test_of_two_that_wait_for_each_other_one_is_tried_again(engine: Engine) -> N
     assert len(tries) == 3
 
 
+@pytest.mark.production
 def test_hypertables_later_with_their_rows(timescale_server: Server, new_database: NewDatabase) -> None:
     url = new_database(timescale_server)
     engine = open_database(written(url))

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import time_machine
 from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import IntegrityError
 
@@ -15,6 +18,7 @@ from triangulation_pipeline.storage.engine import MOST_TRIES, writing
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
+    EvaluationRecord,
     ModelRecord,
     find_production_model,
     find_referred_model,
@@ -74,6 +78,86 @@ def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
     } | changes
     values.setdefault("weights_digest", weights_digest(values["training_job_id"], values["checkpoint_sha256"]))
     return record_evaluation(engine, **values)
+
+
+EARLIER = datetime(2026, 11, 1, 12, tzinfo=UTC)
+LATER = EARLIER + timedelta(days=3)
+
+
+def test_a_version_has_what_was_registered_and_nothing_else(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    parent = register(engine, make_job())
+    said: dict[str, Any] = {
+        "model_name": "locator",
+        "model_architecture": "regression",
+        "pytorch_model_location": "/store/mine.pth",
+        "sha256": "b" * 64,
+        "weights_digest": "c" * 64,
+        "epoch": 17,
+        "trained_by_job_id": job.id,
+        "synthetic_dataset_id": str(job.synthetic_dataset_id),
+        "network_name": "italy",
+        "network_digest": "e" * 64,
+        "hyperparameters": {"layers": 2},
+        "metrics": {"test_rmse_m": 31.5},
+        "passed": True,
+        "promotion_reason": "Promoted: good.",
+        "parent_model_id": parent.id,
+    }
+    ids = ("trained_by_job_id", "synthetic_dataset_id", "parent_model_id")
+    with time_machine.travel(EARLIER, tick=False):
+        registration = register_model(engine, **said | {name: said[name].upper() for name in ids})
+    assert registration.is_new
+    assert registration.model == ModelRecord(
+        **said,
+        id=registration.model.id,
+        version=2,
+        onnx_model_location=None,
+        onnx_sha256=None,
+        is_active=True,
+        is_production=True,
+        promoted=True,
+        created_at=EARLIER,
+        production_since=EARLIER,
+    )
+    assert registration.model.network == "italy (eeeeeeee)"
+    # What is registered again says so, and takes all that may differ.
+    changed = {
+        "model_architecture": "triangulation",
+        "pytorch_model_location": "/store/other.pth",
+        "epoch": 18,
+        "hyperparameters": {"layers": 3},
+        "metrics": {"test_rmse_m": 30.5},
+        "passed": False,
+        "promotion_reason": "Not promoted.",
+        "parent_model_id": None,
+    }
+    with time_machine.travel(LATER, tick=False):
+        again = register_model(engine, **said | changed)
+    assert not again.is_new
+    assert again.model == replace(registration.model, **changed, promoted=False)
+
+
+def test_an_evaluation_has_what_was_found_and_nothing_else(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    said: dict[str, Any] = {
+        "training_job_id": job.id,
+        "epoch": 17,
+        "checkpoint_sha256": "b" * 64,
+        "weights_digest": "c" * 64,
+        "synthetic_dataset_id": str(job.synthetic_dataset_id),
+        "metrics": {"test_rmse_m": 31.5},
+        "visualization_paths": {"error_map": "/store/map.png"},
+    }
+    ids = ("training_job_id", "synthetic_dataset_id")
+    with time_machine.travel(EARLIER, tick=False):
+        found = record_evaluation(engine, **said | {name: said[name].upper() for name in ids})
+    first = EvaluationRecord(**said, id=found, model_id=None, evaluated_at=EARLIER)
+    assert get_evaluation(engine, found.upper()) == first
+    changed = {"epoch": 18, "weights_digest": "d" * 64, "metrics": {}, "visualization_paths": {"scatter": "/s"}}
+    with time_machine.travel(LATER, tick=False):
+        assert record_evaluation(engine, **said | changed) == found
+    assert get_evaluation(engine, found) == replace(first, **changed, evaluated_at=LATER)
 
 
 def test_versions_follow_each_other_by_name(engine: Engine, make_job: MakeJob) -> None:
@@ -164,6 +248,25 @@ def test_equal_weights_that_meet_a_milder_check_are_promoted(engine: Engine, mak
     assert register(engine, make_job(), weights_digest="9" * 64, passed=False).is_production
 
 
+@pytest.mark.parametrize("how", ["by itself", "by hand", "before that was written down"])
+def test_what_had_to_leave_production_does_not_come_back_by_being_registered_again(
+    engine: Engine, make_job: MakeJob, how: str
+) -> None:
+    register(engine, make_job(), passed=True)
+    job = make_job()
+    if how == "by hand":  # as one that was held back when it was registered
+        register(engine, job, passed=True, network_digest="e" * 64)
+        promote_model(engine, "locator", 2)
+    else:
+        register(engine, job, passed=True)
+    assert rollback_model(engine, "locator").model.version == 1
+    if how == "before that was written down":  # as an older version left its rows
+        with writing(engine) as connection:
+            connection.execute(update(models).where(models.c.version == 2).values(production_since=None))
+    assert not register(engine, job, passed=True).is_production
+    assert in_production(engine) == 1
+
+
 def test_equal_weights_at_once_are_one_version(engine: Engine, make_job: MakeJob) -> None:
     jobs = [make_job() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -245,6 +348,8 @@ def test_an_evaluation_is_replaced_under_its_id(engine: Engine, make_job: MakeJo
     assert found.model_id is None
     assert evaluate(engine, job, checkpoint_sha256="b" * 64) != first
     assert evaluate(engine, job, synthetic_dataset_id=make_job().synthetic_dataset_id) != first
+    assert evaluate(engine, make_job(), synthetic_dataset_id=job.synthetic_dataset_id) != first
+    assert get_evaluation(engine, first) == found
 
 
 def test_evaluations_and_models_find_each_other(engine: Engine, make_job: MakeJob) -> None:
@@ -257,6 +362,48 @@ def test_evaluations_and_models_find_each_other(engine: Engine, make_job: MakeJo
     assert get_evaluation(engine, before).model_id == model.id
     assert get_evaluation(engine, after).model_id == model.id
     assert get_evaluation(engine, of_equal_bytes).model_id is None
+
+
+def test_evaluations_of_other_weights_and_of_other_names_stay_with_theirs(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    of_another_file = evaluate(engine, job, checkpoint_sha256="b" * 64)
+    mine = evaluate(engine, job, weights_digest="9" * 64)
+    model = register(engine, job, weights_digest="9" * 64)
+    other = register(engine, make_job(), weights_digest="9" * 64, model_name="other")
+    assert other.id != model.id
+    assert get_evaluation(engine, mine).model_id == model.id
+    assert get_evaluation(engine, of_another_file).model_id is None
+    # Later ones belong to the version that came last.
+    later = evaluate(engine, make_job(), weights_digest="9" * 64)
+    assert get_evaluation(engine, later).model_id == other.id
+    # A file is known by its job too, whatever the digest.
+    by_file = evaluate(engine, job, weights_digest="8" * 64, synthetic_dataset_id=str(make_job().synthetic_dataset_id))
+    assert get_evaluation(engine, by_file).model_id == model.id
+    assert get_evaluation(engine, evaluate(engine, job, checkpoint_sha256="c" * 64)).model_id is None
+
+
+def test_the_model_of_a_job_is_the_one_that_was_registered_last(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    with pytest.raises(StorageError, match=f"no model of job {job.id} is registered"):
+        get_model_of_job(engine, job.id)
+    versions = []
+    for day, digest in enumerate("ab"):
+        with time_machine.travel(EARLIER + timedelta(days=day), tick=False):
+            versions.append(register(engine, job, sha256=digest * 64))
+    register(engine, make_job(), sha256="c" * 64)
+    assert get_model_of_job(engine, job.id.upper()) == replace(versions[1], is_active=False)
+    with writing(engine) as connection:
+        earlier = models.c.id == versions[1].id
+        connection.execute(update(models).where(earlier).values(created_at=EARLIER - timedelta(days=1)))
+    assert get_model_of_job(engine, job.id).id == versions[0].id
+
+
+def test_one_file_has_one_name(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    before = [register(engine, job), register(engine, make_job())]
+    with pytest.raises(StorageError, match=r"^these weights are registered already, as locator version 1$"):
+        register(engine, job, model_name="other")
+    assert list_models(engine) == [before[1], replace(before[0], is_active=False)]
 
 
 def test_a_model_and_an_evaluation_written_at_once_are_linked(engine: Engine, make_job: MakeJob) -> None:
@@ -294,6 +441,11 @@ def test_a_model_is_referred_to_by_name_version_or_id(engine: Engine, make_job: 
     for text in ("locator", "locator:1", first.id):
         assert find_referred_model(engine, text, first.id).id == first.id
     assert find_referred_model(engine, "locator:4", first.id).id == newest.id
+    other = register(engine, make_job(), model_name="other")
+    assert find_referred_model(engine, "other", first.id).id == other.id
+    assert find_referred_model(engine, newest.id, first.id).id == newest.id
+    with pytest.raises(StorageError, match="there is no model"):
+        find_referred_model(engine, "locator", str(uuid.uuid4()))
     for missing in ("finder", "locator:9", str(uuid.uuid4())):
         with pytest.raises(StorageError, match="there is no model"):
             find_referred_model(engine, missing)
@@ -301,24 +453,48 @@ def test_a_model_is_referred_to_by_name_version_or_id(engine: Engine, make_job: 
 
 def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None:
     job, unknown = make_job(), str(uuid.uuid4())
-    register(engine, job)
+    before = register(engine, job)
     with pytest.raises(StorageError, match="there is no model 'finder' in the registry"):
         get_model(engine, "finder")
     with pytest.raises(StorageError, match="there is no model 'locator' version 7"):
         get_model(engine, "locator", 7)
+    with pytest.raises(StorageError, match=f"there is no model {unknown} in the registry"):
+        get_model_by_id(engine, unknown)
     with pytest.raises(StorageError, match=f"there is no evaluation {unknown}"):
         get_evaluation(engine, unknown)
     with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
         register(engine, job, trained_by_job_id=unknown)
-    with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
-        evaluate(engine, job, synthetic_dataset_id=unknown)
+    with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
+        evaluate(engine, job, training_job_id=unknown)
+    for act in (register, evaluate):
+        with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
+            act(engine, job, synthetic_dataset_id=unknown)
+    assert list_models(engine) == [before]
 
 
-def test_numbers_that_are_none_are_refused(engine: Engine, make_job: MakeJob) -> None:
-    job = make_job()
-    with pytest.raises(ValueError, match=r"metrics\.test_rmse_m must be a finite number or null"):
-        register(engine, job, metrics={"test_rmse_m": float("nan")})
+@pytest.mark.parametrize(
+    ("act", "changes", "says"),
+    [
+        (register, {"metrics": {"a": float("nan")}}, r"metrics\.a must be a finite number or null"),
+        (register, {"hyperparameters": {"b": float("inf")}}, r"hyperparameters\.b must be a finite number or null"),
+        (register, {"trained_by_job_id": "1"}, "trained_by_job_id must be a UUID"),
+        (register, {"synthetic_dataset_id": "2"}, "synthetic_dataset_id must be a UUID"),
+        (register, {"parent_model_id": "3"}, "parent_model_id must be a UUID"),
+        (evaluate, {"metrics": {"a": float("nan")}}, r"metrics\.a must be a finite number or null"),
+        (evaluate, {"visualization_paths": {"map": "\0"}}, r"visualization_paths\.map must be text without zero"),
+        (evaluate, {"training_job_id": "4"}, "training_job_id must be a UUID"),
+        (evaluate, {"synthetic_dataset_id": "5"}, "synthetic_dataset_id must be a UUID"),
+    ],
+)
+def test_what_no_row_can_hold_is_refused(
+    engine: Engine, make_job: MakeJob, act: Callable[..., object], changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        act(engine, make_job(), **changes)
     assert list_models(engine) == []
+    for find in (get_model_by_id, get_evaluation, get_model_of_job):
+        with pytest.raises(ValueError, match=r"(model|evaluation|job)_id must be a UUID of 36 characters, got '1'"):
+            find(engine, "1")
 
 
 def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> None:
@@ -351,6 +527,27 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
         promote_model(engine, "locator", 9)
     assert version() == 4
     assert [model.model_name for model in list_models(engine) if model.is_production] == ["locator", "other"]
+
+
+def test_production_has_a_beginning_and_a_predecessor(engine: Engine, make_job: MakeJob) -> None:
+    register(engine, make_job(), model_name="other")
+    register(engine, make_job(), model_name="other", passed=True)
+    with pytest.raises(StorageError, match="no version of other before 2 was ever in production"):
+        rollback_model(engine, "other")
+    for passed in (True, False, True):
+        with time_machine.travel(EARLIER, tick=False):
+            register(engine, make_job(), passed=passed)
+    first, second, third = (get_model(engine, "locator", version) for version in (1, 2, 3))
+    assert [model.production_since for model in (first, second, third)] == [EARLIER, None, EARLIER]
+    with time_machine.travel(LATER, tick=False):
+        done = rollback_model(engine, "locator")
+    assert done.model == replace(first, is_production=True, production_since=LATER)
+    assert done.replaced == third
+    assert get_model(engine, "locator", 3) == replace(third, is_production=False)
+    again = promote_model(engine, "locator", 1)
+    assert (again.model, again.replaced) == (done.model, None)
+    done = promote_model(engine, "locator", 3)
+    assert (done.model.is_production, done.replaced) == (True, again.model)
 
 
 def test_the_database_keeps_one_version_in_production(engine: Engine, make_job: MakeJob) -> None:
@@ -449,6 +646,15 @@ def test_a_verdict_on_what_is_no_longer_in_production_is_none(engine: Engine, ma
     assert list_models(engine) == before
     assert register(engine, make_job(), passed=False, champion_id=champion.id).version == 3  # nothing hangs on it
     assert register(engine, job, passed=True, champion_id=first.id).promoted
+
+
+def test_a_step_that_is_repeated_finds_its_own_version_in_production(engine: Engine, make_job: MakeJob) -> None:
+    """Which is no change behind its back."""
+    for champion_id in (None, register(engine, make_job(), passed=True, model_name="second").id):
+        name, job = "first" if champion_id is None else "second", make_job()
+        once = register(engine, job, passed=True, champion_id=champion_id, model_name=name)
+        assert register(engine, job, passed=True, champion_id=champion_id, model_name=name) == once
+        assert (once.promoted, once.is_production) == (True, True)
 
 
 def test_networks_registering_at_once_leave_one_of_them_in_production(engine: Engine, make_job: MakeJob) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import S3Place
-from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.settings import home, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,38 @@ def test_defaults_and_relative_places_follow_dagster_home(monkeypatch: pytest.Mo
     assert settings.object_store == home / "data" / "objects"
 
 
+def test_a_home_that_is_empty_is_the_current_folder_and_a_relative_one_is_seen_from_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for given, home_folder in (("", tmp_path), ("mine", tmp_path / "mine"), (str(tmp_path / "abs"), tmp_path / "abs")):
+        monkeypatch.setenv("DAGSTER_HOME", given)
+        assert home() == home_folder
+        assert read_settings().object_store == home_folder / ".dagster" / "objects"
+
+
+def test_a_users_home_is_written_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("DAGSTER_HOME", "~/dagster")
+    assert read_settings().database_url == f"sqlite:///{tmp_path}/me/dagster/.dagster/triangulation.db"
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", " sqlite:///~/my.db ")
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", " ~/objects ")
+    settings = read_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/me/my.db"
+    assert settings.object_store == tmp_path / "me" / "objects"
+
+
+def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIANGULATION_DATABASE_URL", "")
+    monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", "http://me:s3cret@host")
+    with pytest.raises(
+        ValueError, match=r"^TRIANGULATION_DATABASE_URL: is empty; .*; TRIANGULATION_OBJECT_STORE: must"
+    ) as caught:
+        read_settings()
+    assert str(caught.value).endswith(": must be a folder or s3://bucket/prefix, and no other URL")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{tmp_path}/a.db")
     monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", f"{tmp_path}/o")
@@ -40,18 +72,23 @@ def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "place", "text"),
     [
-        ("s3://my-bucket/a/prefix", S3Place("my-bucket", "a/prefix")),
-        (" S3://my.bucket/prefix/ ", S3Place("my.bucket", "prefix")),
-        ("s3://bucket", S3Place("bucket", "")),
-        ("s3://bucket/", S3Place("bucket", "")),
+        ("s3://my-bucket/a/prefix", S3Place("my-bucket", "a/prefix"), "s3://my-bucket/a/prefix"),
+        (" S3://my.bucket/prefix/ ", S3Place("my.bucket", "prefix"), "s3://my.bucket/prefix"),
+        ("s3://bucket", S3Place("bucket", ""), "s3://bucket"),
+        ("s3://bucket/", S3Place("bucket", ""), "s3://bucket"),
+        ("s3://abc/A_b.c=d-e", S3Place("abc", "A_b.c=d-e"), "s3://abc/A_b.c=d-e"),
+        (f"s3://{'a' * 63}/b", S3Place("a" * 63, "b"), f"s3://{'a' * 63}/b"),
+        ("s3://1.2.3a", S3Place("1.2.3a", ""), "s3://1.2.3a"),
     ],
 )
-def test_a_bucket_is_a_place_for_objects(monkeypatch: pytest.MonkeyPatch, value: str, place: S3Place) -> None:
+def test_a_bucket_is_a_place_for_objects(
+    monkeypatch: pytest.MonkeyPatch, value: str, place: S3Place, text: str
+) -> None:
     monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", value)
     assert read_settings().object_store == place
-    assert str(place) == value.strip().lower().rstrip("/")
+    assert str(place) == text
 
 
 @pytest.mark.parametrize("name", ["what?", "a?b", "a?b=c"])
@@ -113,6 +150,16 @@ def test_postgresql_is_taken_as_psycopg_and_its_password_not_shown(monkeypatch: 
         ("TRIANGULATION_OBJECT_STORE", "", "is empty"),
         ("TRIANGULATION_OBJECT_STORE", "s3://me:s3cret@bucket/prefix", "must not hold credentials"),
         ("TRIANGULATION_OBJECT_STORE", "s3://bucket/prefix?secret=s3cret", "takes no parameters"),
+        ("TRIANGULATION_OBJECT_STORE", "s3://bucket/prefix#s3cret", "takes no parameters"),
+        *(
+            ("TRIANGULATION_OBJECT_STORE", f"s3://{bucket}/s3cret", "must name a bucket")
+            for bucket in ("ab", "a" * 64, "-ab", "ab-", ".ab", "ab.", "a..b", "a_b", "A-b")
+        ),
+        *(
+            ("TRIANGULATION_OBJECT_STORE", f"s3://bucket/{prefix}", "must have a prefix of names")
+            for prefix in ("s3cret//", ".s3cret", "-s3cret", "=s3cret", "s3 cret", "s3cret/ä")
+        ),
+        ("TRIANGULATION_OBJECT_STORE", "s3:/s3cret", "must be as in s3://bucket/prefix"),
         ("TRIANGULATION_OBJECT_STORE", "s3:s3cret", "must be as in s3://bucket/prefix"),
         ("TRIANGULATION_OBJECT_STORE", "s3://", "must name a bucket"),
         ("TRIANGULATION_OBJECT_STORE", "s3://S3cret/prefix", "must name a bucket"),

@@ -1,31 +1,63 @@
 """The page on the views is the views, and its examples run on both databases."""
 
+import uuid
 from collections.abc import Callable
+from datetime import datetime
 
 from sqlalchemy import Engine, text
 
 from triangulation_pipeline.storage.engine import reading
-from triangulation_pipeline.storage.jobs import JobRecord
+from triangulation_pipeline.storage.jobs import JobRecord, complete_job
 from triangulation_pipeline.storage.sql_reference import EXAMPLES, sql_reference
 from triangulation_pipeline_tests.conftest import ROOT
-from triangulation_pipeline_tests.storage.test_jobs import record
+from triangulation_pipeline_tests.storage.test_jobs import announce, record
+from triangulation_pipeline_tests.storage.test_registry import register
 
 
 def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "sql.md").read_text() == sql_reference()
 
 
-def test_the_examples_run(engine: Engine, make_job: Callable[[], JobRecord]) -> None:
-    job = make_job()
-    record(engine, job, 1, val_rmse_m=9.0)
-    record(engine, job, 2, val_rmse_m=8.0)
+def test_the_examples_answer_their_titles(engine: Engine, make_job: Callable[[], JobRecord]) -> None:
+    done, running, announced = make_job(), make_job(), str(uuid.uuid4())
+    for epoch, rmse_m in ((1, 9.0), (2, 8.0), (3, 8.5)):
+        record(engine, done, epoch, val_rmse_m=rmse_m)
+    record(engine, running, 1, val_rmse_m=7.0)
+    complete_job(engine, done)
+    announce(engine, announced)
+    good = register(engine, done, passed=True, metrics={"test_rmse_m": 30.5, "crlb_rms_good_geom_m": 20.5})
+    bad = register(engine, done, sha256="b" * 64, metrics={"test_rmse_m": 31.5}, promotion_reason="Not promoted: wide.")
     with reading(engine) as connection:
-        found = {title: connection.execute(text(sql)).mappings().all() for title, sql in EXAMPLES.items()}
-    (waiting,) = found["What is waiting or at work"]
-    assert (str(waiting["job_id"]), waiting["current_epoch"]) == (job.id, 2)
-    assert [row["epoch"] for row in found["The learning curve of the job that began last"]] == [1, 2]
-    (best,) = found["The best epoch of each job, by validation RMSE"]
-    assert (best["epoch"], best["val_rmse_m"]) == (2, 8.0)
-    (dataset,) = found["What each dataset led to"]
-    assert (dataset["num_jobs"], dataset["num_models"], dataset["best_test_rmse_m"]) == (1, 0, None)
-    assert found["The model in production, and what it measured"] == []
+        found = {
+            title: [tuple(map(plain, row)) for row in connection.execute(text(sql))] for title, sql in EXAMPLES.items()
+        }
+    assert found == {
+        "The model in production, and what it measured": [
+            ("locator", 1, "test (dddddddd)", 30.5, None, 20.5, plain(good.production_since), "/store/best_model.pth")
+        ],
+        "What is waiting or at work": [
+            (running.id, "test", "running", 1, 4, 7.0, None),
+            (announced, "test", "queued", 0, 2, None, None),
+        ],
+        "The learning curve of the job that began last": [(1, 1.0, 1.0625, 7.0, 1.25)],
+        "The best epoch of each job, by validation RMSE": [
+            ("test", "running", running.id, 1, 7.0),
+            ("test", "completed", done.id, 2, 8.0),
+        ],
+        "What each dataset led to": found["What each dataset led to"],
+        "Why versions did not go into production": [("locator", bad.version, "Not promoted: wide.")],
+    }
+    names = [f"dataset {job.synthetic_dataset_id}" for job in (done, running)]
+    assert sorted(found["What each dataset led to"], key=lambda row: -row[3]) == [
+        (names[0], 20, 1, 2, 30.5),
+        (names[1], 20, 1, 0, None),
+    ]
+
+
+def plain(value: object) -> object:
+    """A moment and an id alike on both databases."""
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and value.endswith("Z"):
+        return datetime.fromisoformat(value)
+    return str(value) if isinstance(value, uuid.UUID) else value

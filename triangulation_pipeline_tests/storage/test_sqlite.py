@@ -1,12 +1,18 @@
 """What holds for SQLite alone: the file, its locks and its settings."""
 
 import re
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import IntegrityError
 
-from triangulation_pipeline.storage.engine import open_database, writing
+from triangulation_pipeline.storage import engine as engine_module
+from triangulation_pipeline.storage.engine import open_database, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.tables import metadata
 
@@ -54,6 +60,64 @@ def test_opening_does_not_wait_for_a_writer(database_url: str, engine: Engine) -
         open_database(database_url).dispose()
 
 
+def test_who_writes_has_the_lock_at_once_and_who_reads_has_none(engine: Engine) -> None:
+    def other_writes() -> None:
+        other = sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        finally:
+            other.close()
+
+    with reading(engine) as connection:
+        connection.execute(text("SELECT * FROM models"))
+        other_writes()
+    with writing(engine), pytest.raises(sqlite3.OperationalError, match="database is locked"):
+        other_writes()
+    other_writes()
+
+
+def test_a_file_that_another_holds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one too, of which SQLite says at once that it is locked."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_database, f"sqlite:///{path}")
+        time.sleep(0.1)
+        assert not opening.done()
+        other.execute("COMMIT")
+        opening.result(10).dispose()
+    monkeypatch.setattr(engine_module, "BUSY_TIMEOUT_S", 0.2)
+    engine = open_database(f"sqlite:///{path}")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match=r"new\.db cannot be written: database is locked"), writing(engine):
+        pass
+    engine.dispose()
+    other.execute("COMMIT")
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"new\.db cannot be opened: database is locked"):
+        open_database(f"sqlite:///{path}")
+    assert 0.2 <= time.monotonic() - began < 30
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE training_jobs SET status = 'sleeping'",
+        "UPDATE training_jobs SET stop_requested = 'wait'",
+        "UPDATE synthetic_training_samples SET split = 'spare'",
+        "UPDATE training_jobs SET synthetic_dataset_id = 'none'",
+    ],
+)
+def test_no_row_says_what_the_columns_do_not_know(engine: Engine, make_job: Callable[[], object], change: str) -> None:
+    make_job()
+    with pytest.raises(IntegrityError, match="constraint failed"), writing(engine) as connection:
+        connection.execute(text(change))
+
+
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but long enough to be taken for the header of one" * 20)
@@ -69,6 +133,12 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
         open_database(f"sqlite:///{tmp_path / 'file' / 'sub' / 'a.db'}")
     with pytest.raises(StorageError, match="unable to open database file"):
         open_database(f"sqlite:///{tmp_path}")
+    # What is no lock is not waited for.
+    (tmp_path / "a.db-journal").mkdir()
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"a\.db cannot be opened: unable to open database file"):
+        open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    assert time.monotonic() - began < 30
 
 
 def test_a_write_that_fails_is_one_sentence(engine: Engine) -> None:

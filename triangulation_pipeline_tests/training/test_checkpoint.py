@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import Architecture
-from triangulation_pipeline.network import random_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.training import checkpoint as checkpoint_module
 from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
 
@@ -50,6 +50,7 @@ def test_round_trip(architecture: Architecture) -> None:
     assert replace(back, weights={}) == replace(checkpoint, weights={})
     inputs = locator_inputs(samples(50))
     model = poked(fresh(checkpoint.spec))
+    assert not back.locator().training
     assert np.array_equal(predict(back.locator(), inputs).en_m, predict(model, inputs).en_m)
 
 
@@ -154,7 +155,17 @@ def test_each_part_that_decides_predictions_changes_the_digest(
         changed = checkpoint.weights | {name: other.reshape(tensor.shape)}
         digests.add(replace(checkpoint, weights=changed).weights_digest)
     assert len(digests) == len(checkpoint.weights) + 1
-    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", random_network(7, 1))):
+    # The same bytes by another name, or as another type.
+    name, tensor = next(iter(checkpoint.weights.items()))
+    others = {key: value for key, value in checkpoint.weights.items() if key != name}
+    digests.add(replace(checkpoint, weights=others | {f"{name}_": tensor}).weights_digest)
+    digests.add(replace(checkpoint, weights=others | {name: tensor.view(torch.int32)}).weights_digest)
+    digests.add(replace(checkpoint, weights=others | {name: tensor[None]}).weights_digest)
+    assert len(digests) == len(checkpoint.weights) + 4
+    first, *rest = NORTH_WEST_ITALY.sites
+    moved = first.model_copy(update={"lat": first.lat + 1e-6})
+    network = ReceiverNetwork(name=NORTH_WEST_ITALY.name, sites=(moved, *rest))
+    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
         spec = checkpoint.spec.model_copy(update={field: value})
         digests.add(replace(checkpoint, spec=spec).weights_digest)
     other = next(each for each in Architecture if each is not architecture)
@@ -162,7 +173,7 @@ def test_each_part_that_decides_predictions_changes_the_digest(
     digests.add(replace(checkpoint, spec=spec).weights_digest)
     monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", -1)
     digests.add(checkpoint.weights_digest)
-    assert len(digests) == len(checkpoint.weights) + 6
+    assert len(digests) == len(checkpoint.weights) + 9
 
 
 def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
@@ -171,11 +182,18 @@ def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
         read_checkpoint(dump(document | {"surplus": 1}))
     with pytest.raises(ValueError, match="architecture"):
         read_checkpoint(dump(document | {"spec": document["spec"] | {"architecture": "resnet"}}))
+    with pytest.raises(ValueError, match=r"checkpoint is incomplete: .*layers"):
+        read_checkpoint(dump(document | {"spec": document["spec"] | {"layers": 3}}))
+
+
+def some_matrix(weights: dict[str, torch.Tensor]) -> str:
+    """The name of a tensor with two sides of different length."""
+    return next(name for name, tensor in weights.items() if tensor.ndim == 2 and tensor.shape[0] != tensor.shape[1])
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     checkpoint = some_checkpoint()
-    name = "rounds.0.read.weight"
+    name = some_matrix(checkpoint.weights)
     without = {key: tensor for key, tensor in checkpoint.weights.items() if key != name}
     for weights in (
         without,
@@ -198,6 +216,20 @@ def test_a_compressed_file_is_refused_unread(content: bytes, compression: int, m
         read_checkpoint(packed.getvalue())
 
 
+@pytest.mark.parametrize(("field", "value"), [("file_size", 3), ("compress_type", zipfile.ZIP_DEFLATED)])
+def test_a_list_of_contents_that_hides_what_is_compressed_is_refused(
+    content: bytes, field: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its method or by its sizes: either is enough."""
+    archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
+    setattr(max(archive.infolist(), key=lambda entry: entry.file_size), field, value)
+    archive._didModify = True
+    archive.close()
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ValueError, match=r"not a readable checkpoint .*: it holds something compressed"):
+        read_checkpoint(buffer.getvalue())
+
+
 def test_entries_that_share_their_bytes_are_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a list of contents can say: a hundred times the same bytes, for the price of a line each."""
     archive = zipfile.ZipFile(buffer := io.BytesIO(content), "a")
@@ -210,7 +242,16 @@ def test_entries_that_share_their_bytes_are_refused(content: bytes, monkeypatch:
         read_checkpoint(buffer.getvalue())
 
 
-@pytest.mark.parametrize("inside", [lambda tensor: tensor, lambda tensor: {"a": [1, (tensor,)]}])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda tensor: tensor,
+        lambda tensor: {"a": [1, (tensor,)]},
+        lambda tensor: {tensor},
+        lambda tensor: {tensor: 1},
+    ],
+    ids=["alone", "in a tuple in a list", "in a set", "as a key"],
+)
 def test_a_tensor_that_repeats_what_is_stored_is_refused(inside: Callable[[torch.Tensor], Any]) -> None:
     repeated = torch.zeros(1).expand(10**12)
     content = dump({"format": FORMAT, "spec": inside(repeated)})
@@ -219,17 +260,57 @@ def test_a_tensor_that_repeats_what_is_stored_is_refused(inside: Callable[[torch
         load(content)
 
 
-def test_other_kinds_of_tensors_are_refused() -> None:
-    sparse = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (10**6, 10**6), check_invariants=True)
-    for odd in (sparse, torch.zeros(10**9, device="meta")):
-        with pytest.raises(ValueError, match=r"not a (readable )?checkpoint"):
-            load(dump({"format": FORMAT, "spec": odd}))
+def test_tensors_are_held_against_the_bytes_of_the_file() -> None:
+    """A thousand numbers of eight bytes each are more than two thousand bytes; of one byte each they are not."""
+    small, large = (dump({"a": torch.zeros(1, dtype=t).expand(1000)}) for t in (torch.int8, torch.float64))
+    assert 1000 < len(small) < 8000
+    assert load(small)["a"].shape == (1000,)
+    with pytest.raises(ValueError, match=r"holds a tensor of 1,000 values, more than its file"):
+        load(large)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (10**6, 10**6), check_invariants=True),
+        lambda: torch.zeros(10, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ],
+    ids=["sparse", "without storage", "quantized", "nested"],
+)
+def test_other_kinds_of_tensors_are_refused(odd: Callable[[], torch.Tensor]) -> None:
+    content = dump({"format": FORMAT, "spec": odd()})
+    with pytest.raises(ValueError, match="not a checkpoint: holds a tensor that is no plain one"):
+        load(content)
+
+
+def test_a_list_that_holds_itself_is_looked_at_once() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    with pytest.raises(ValueError, match="this is None"):
+        read_checkpoint(dump({"ring": ring}))
+
+
+def test_a_file_of_another_pickle_protocol_is_read_without_a_warning() -> None:
+    torch.save({"a": torch.ones(2)}, buffer := io.BytesIO(), pickle_protocol=3)
+    assert load(buffer.getvalue())["a"].tolist() == [1, 1]
+
+
+def test_what_a_gpu_wrote_is_read_where_there_is_none() -> None:
+    moved = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(dump({"a": torch.ones(2)}))) as whole, zipfile.ZipFile(moved, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name).replace(b"\x03\0\0\0cpu", b"\x06\0\0\0cuda:0"))
+    assert b"cuda:0" in moved.getvalue()
+    assert load(moved.getvalue())["a"].device.type == "cpu"
 
 
 def test_weights_are_held_against_the_spec_before_use(content: bytes) -> None:
     document = load(content)
     state = torch.get_rng_state()
-    name = "rounds.0.read.weight"
+    name = some_matrix(document["weights"])
     for weights in (
         document["weights"] | {name: document["weights"][name][:1].expand_as(document["weights"][name]).T},
         document["weights"] | {name: document["weights"][name].double()},
@@ -245,10 +326,13 @@ def test_weights_are_held_against_the_spec_before_use(content: bytes) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_non_finite_tensors_are_named() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_tensors_that_are_not_finite_are_named(value: float) -> None:
     checkpoint = some_checkpoint()
     assert checkpoint.non_finite() == []
+    broken = {*list(checkpoint.weights)[::5]}
     weights = {name: tensor.clone() for name, tensor in checkpoint.weights.items()}
-    weights["rounds.0.read.bias"][1] = float("nan")
-    weights["covariance_scale"].fill_(float("inf"))
-    assert set(replace(checkpoint, weights=weights).non_finite()) == {"rounds.0.read.bias", "covariance_scale"}
+    for name in broken:
+        weights[name].view(-1)[-1] = value
+    assert len(broken) > 3
+    assert {*replace(checkpoint, weights=weights).non_finite()} == broken

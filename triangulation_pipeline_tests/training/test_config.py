@@ -75,6 +75,42 @@ def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs
         TrainingConfig(epochs=epochs, warmup_epochs=warmup_epochs)
 
 
+def test_what_is_trained_where_nothing_is_said() -> None:
+    assert TrainingConfig().model_dump(mode="json") == {
+        "job_name": "training",
+        "description": "",
+        "model_architecture": "triangulation",
+        "batch_size": 512,
+        "epochs": 15,
+        "learning_rate": 0.003,
+        "weight_decay": 0.0001,
+        "dropout_rate": 0.0,
+        "lr_scheduler": "cosine",
+        "warmup_epochs": 1,
+        "early_stop_patience": 10,
+        "early_stop_delta": 0.001,
+        "max_grad_norm": 1.0,
+        "max_gdop": 5.0,
+        "min_snr_db": None,
+        "parent_model_id": None,
+        "checkpoint_every": 10,
+        "accelerator": "auto",
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("field", [name for name, value in TrainingConfig() if isinstance(value, int | float)])
+def test_true_and_false_are_no_numbers(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field}: true and false are no number"):
+        TrainingConfig(**{field: True})
+
+
+def test_a_config_is_not_changed() -> None:
+    config = TrainingConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.epochs = 3  # type: ignore[misc]
+
+
 def test_every_field_says_what_it_is() -> None:
     assert all(field.description for field in TrainingConfig.model_fields.values())
 

@@ -1,0 +1,63 @@
+from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
+from triangulation_pipeline.evaluation.report import estimator_table, headline
+
+from .conftest import some_comparison
+
+SHOWN = {
+    "test": "model",
+    "power_weighted_centroid": "power_weighted_centroid",
+    "gauss_newton": "gauss_newton",
+    "huber_gauss_newton": "huber_gauss_newton",
+    "mixture_ml": "mixture_ml",
+    "mixture_ml_from_truth": "mixture_ml_from_truth",
+    "level_posterior_mean": "level_posterior_mean",
+}
+
+
+def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
+    summary = some_comparison().summary()
+    expected = {}
+    for part, suffix in ((summary["all"], ""), (summary["good_geometry"], "_good_geom")):
+        for prefix, name in SHOWN.items():
+            statistics = part["estimators"][name]
+            expected |= {
+                f"{prefix}_rmse{suffix}_m": statistics["rmse_m"],
+                f"{prefix}_p50{suffix}_m": statistics["p50_m"],
+                f"{prefix}_p95{suffix}_m": statistics["p95_m"],
+                f"{prefix}_rows_without_fix{suffix}": statistics["rows_without_fix"],
+            }
+        expected |= {
+            f"crlb_rms{suffix}_m": part["crlb_rms_m"],
+            f"crlb_p50{suffix}_m": part["crlb_p50_m"],
+            f"mixture_crlb_rms{suffix}_m": part["mixture_crlb_rms_m"],
+            f"test_coverage_68{suffix}": part["calibration"]["coverage_68"],
+            f"test_coverage_95{suffix}": part["calibration"]["coverage_95"],
+            f"test_nees_p50{suffix}": part["calibration"]["nees_p50"],
+        }
+    assert headline(summary) == expected
+    # Numbers that are not the same cannot stand for each other.
+    measured = [value for name, value in expected.items() if "rows" not in name and "coverage" not in name]
+    assert len(set(measured)) == len(measured)
+
+
+def test_the_headline_has_no_number_of_an_estimator_that_does_not_exist(handmade: Comparison) -> None:
+    numbers = headline(handmade.summary())
+    absent = ("mixture_ml_rmse", "mixture_ml_rows", "level_posterior_mean", "power_weighted_centroid")
+    assert {value for name, value in numbers.items() if name.startswith(absent)} == {None}
+    assert numbers["gauss_newton_rows_without_fix"] == 1
+    assert numbers["test_rmse_good_geom_m"] != numbers["test_rmse_m"]
+
+
+def test_the_table_has_a_row_for_each_estimator_that_exists(handmade: Comparison) -> None:
+    summary = handmade.summary()
+    for subset in Subset:
+        table = estimator_table(summary, subset)
+        assert [row["estimator"] for row in table] == [
+            Estimator.model,
+            Estimator.gauss_newton,
+            Estimator.huber_gauss_newton,
+            Estimator.mixture_ml_from_truth,
+        ]
+        for row in table:
+            assert row == {"estimator": row["estimator"], **summary[subset]["estimators"][row["estimator"]]}
+    assert estimator_table(summary, Subset.all) != estimator_table(summary, Subset.good_geometry)

@@ -1,0 +1,143 @@
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from triangulation_pipeline.storage import pulse as module
+from triangulation_pipeline.storage.errors import IllegalTransition
+from triangulation_pipeline.storage.jobs import JobRecord, fail_job, get_job, request_stop
+from triangulation_pipeline.storage.pulse import Pulse
+from triangulation_pipeline.storage.tables import Stop
+from triangulation_pipeline_tests.storage.test_jobs import again
+
+MakeJob = Callable[[], JobRecord]
+
+
+@pytest.fixture
+def database() -> str:
+    """One will do: what a beat does to a row is tested on all of them."""
+    return "sqlite"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    yield
+    assert seen(is_over)
+
+
+def is_over() -> bool:
+    """Whether no pulse beats any more, not even a last time."""
+    return "pulse" not in {thread.name for thread in threading.enumerate()}
+
+
+def seen(what: Callable[[], object]) -> bool:
+    """Whether it comes true within ten seconds."""
+    end = time.monotonic() + 10
+    while not what() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(what())
+
+
+def test_a_worker_gives_signs_of_life_while_it_is_at_work_and_not_after(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    with Pulse(engine, job) as pulse:
+        assert seen(lambda: get_job(engine, job.id).heartbeats >= 3)
+        assert not pulse.should_stop
+        assert pulse.asked is pulse.lost is None
+    assert seen(is_over)
+    beats = get_job(engine, job.id).heartbeats
+    time.sleep(0.05)
+    assert get_job(engine, job.id).heartbeats == beats
+
+
+@pytest.mark.parametrize("stop", Stop)
+def test_a_worker_learns_what_it_is_asked_for(engine: Engine, make_job: MakeJob, stop: Stop) -> None:
+    job = make_job()
+    with Pulse(engine, job) as pulse:
+        request_stop(engine, job.id, stop)
+        assert seen(lambda: pulse.should_stop)
+        assert pulse.asked is stop
+        assert pulse.lost is None
+
+
+def test_a_worker_that_was_taken_for_dead_learns_it_from_its_pulse(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    with Pulse(engine, job) as pulse:
+        now = fail_job(engine, job, "no sign of life")
+        assert seen(lambda: pulse.should_stop)
+    assert (pulse.asked, pulse.lost) == (
+        None,
+        f"job {job.id} is failed in run {job.run_id}, and no longer running in run {job.run_id}",
+    )
+    assert get_job(engine, job.id) == now
+
+
+def test_a_worker_that_another_took_over_from_learns_it_from_its_pulse(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    fail_job(engine, job, "no sign of life")
+    now = again(engine, job)
+    with Pulse(engine, job) as pulse:
+        assert seen(lambda: pulse.should_stop)
+    assert (pulse.asked, pulse.lost) == (
+        None,
+        f"job {job.id} is running in run {now.run_id}, and no longer running in run {job.run_id}",
+    )
+    assert get_job(engine, job.id) == now
+
+
+def test_a_worker_that_lost_its_job_gives_no_more_signs(
+    engine: Engine, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, tries = make_job(), []
+
+    def beat(engine: Engine, job: JobRecord) -> None:
+        tries.append(job)
+        raise IllegalTransition("it is another's")
+
+    monkeypatch.setattr(module, "beat", beat)
+    with Pulse(engine, job) as pulse:
+        assert seen(lambda: pulse.should_stop)
+        time.sleep(0.05)
+    assert (pulse.lost, tries) == ("it is another's", [job])
+
+
+def test_a_database_that_is_away_is_told_once_and_beaten_to_again(
+    engine: Engine, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, tries = make_job(), []
+
+    def beat(engine: Engine, job: JobRecord) -> Stop | None:
+        tries.append(job)
+        if len(tries) in {2, 3, 5}:
+            raise RuntimeError("the server\nis away")
+        return None if len(tries) < 7 else Stop.pause
+
+    monkeypatch.setattr(module, "beat", beat)
+    with caplog.at_level(logging.WARNING), Pulse(engine, job) as pulse:
+        assert seen(lambda: pulse.asked is Stop.pause)
+    assert pulse.lost is None
+    # Once each time it goes away.
+    assert [record.getMessage() for record in caplog.records] == [
+        f"job {job.id}: no sign of life can be given: the server"
+    ] * 2
+
+
+def test_a_run_that_ends_does_not_wait_for_a_database_that_is_away(
+    engine: Engine, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def beat(engine: Engine, job: JobRecord) -> None:
+        asked.set()
+        answers.wait(20)
+
+    monkeypatch.setattr(module, "beat", beat)
+    began = time.monotonic()
+    with Pulse(engine, make_job()):
+        assert asked.wait(10)
+    assert time.monotonic() - began < 10
+    answers.set()
