@@ -129,9 +129,9 @@ def main(rooms: tuple[str, ...], size: int, seed: int) -> None:
     explained in mutants/explained.md."""
     explained = EXPLAINED.read_text()
     passed = True
-    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # the tests' PostgreSQL runs as another user
+    folder = Path(tempfile.gettempdir(), f"mutants-{os.getpid()}")
+    folder.mkdir()
+    try:
         for room, outcomes in _outcomes(rooms or list(ROOMS), size, seed, folder):
             alive = [outcome for outcome in outcomes if outcome.ended != "killed"]
             unexplained = [outcome for outcome in alive if outcome.change not in explained]
@@ -142,6 +142,8 @@ def main(rooms: tuple[str, ...], size: int, seed: int) -> None:
             for outcome in alive:
                 said = "not explained" if outcome in unexplained else "explained"
                 click.echo(f"  {outcome.place}: {outcome.ended}, {said}\n  {outcome.change}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     sys.exit(not passed)
 
 
