@@ -203,7 +203,7 @@ def test_csv(tmp_path: Path) -> None:
         ("SECRET:x:0:0\n", "the first line of a CSV must name the columns name, lat and lon; name is missing"),
         ("name,lat,lon\na,45\n", "line 2 has 2 fields, the first line 3"),
         ('name,lat,lon\n"SECRET,45,7\n', "it cannot be read as CSV"),
-        ("name;lat;lon\na;45,1;7\n", "(got '45,1'); write 45.1"),
+        ("name;lat;lon\na;45,1;7,5\n", "(got '45,1'); write 45.1"),
         ("name,lat,lon\n", "a network needs 3 to 64 sites, this one has 0"),
         ("", "name is missing"),
         ("name,lon\n", "must name the columns name, lat and lon; lat is missing"),
