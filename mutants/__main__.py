@@ -31,11 +31,14 @@ PYTEST = "-m pytest -x -q -n0 -p no:cacheprovider -m 'not production and not sta
 
 # The code of a room, and the tests that have to see its faults; the rooms with the longest tests are last.
 ROOMS = {
-    "network": (["network.py", "network_file.py"], ["test_network.py", "test_network_file.py", "test_cli_network.py"]),
+    "network": (
+        ["frame.py", "network.py", "network_file.py"],
+        ["test_network.py", "test_network_file.py", "test_cli_network.py"],
+    ),
     "samples": (["samples.py"], ["test_samples.py", "physics/test_simulator.py", "test_versions.py"]),
     "physics": (["physics"], ["physics", "test_versions.py"]),
     "training": (["training"], ["training", "test_versions.py"]),
-    "evaluation": (["evaluation"], ["evaluation"]),
+    "evaluation": (["positions.py", "evaluation"], ["test_positions.py", "evaluation"]),
     "storage": (["storage"], ["storage"]),
     "defs": (["defs"], ["test_run_config.py", "defs"]),
 }
