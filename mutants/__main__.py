@@ -33,7 +33,7 @@ PYTEST = "-m pytest -x -q -n0 -p no:cacheprovider -m 'not production and not sta
 ROOMS = {
     "network": (
         ["frame.py", "network.py", "network_file.py"],
-        ["test_network.py", "test_network_file.py", "test_cli_network.py"],
+        ["test_network.py", "test_network_file.py", "test_cli_network.py", "physics/test_geometry.py"],
     ),
     "samples": (["samples.py"], ["test_samples.py", "physics/test_simulator.py", "test_versions.py"]),
     "physics": (["physics"], ["physics", "test_versions.py"]),

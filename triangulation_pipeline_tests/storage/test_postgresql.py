@@ -636,6 +636,16 @@ def test_a_migration_waits_for_the_other(empty_url: URL, server: Server) -> None
             opening.result(10).dispose()
 
 
+@quick
+def test_opening_what_is_up_to_date_waits_for_no_migration(url: URL, engine: Engine, server: Server) -> None:
+    with server.administrator(url.database) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_lock(%s)", [postgresql.MIGRATION_LOCK])
+        try:
+            pool.submit(open_database, written(url)).result(10).dispose()
+        finally:
+            other.execute("SELECT pg_advisory_unlock_all()")
+
+
 def test_opening_does_not_wait_for_a_writer(url: URL, engine: Engine, make_dataset) -> None:
     def batches() -> Iterator[SampleBatch]:
         yield make_batch(0, 10)

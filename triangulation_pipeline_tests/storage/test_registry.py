@@ -61,10 +61,11 @@ def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
     values.setdefault("weights_digest", weights_digest(values["trained_by_job_id"], values["sha256"]))
     if "champion_id" in changes:
         return register_model(engine, **values).model
-    while True:
+    for _ in range(100):
         champion = find_production_model(engine, str(values["model_name"]))
         with suppress(ProductionChanged):
             return register_model(engine, **values | {"champion_id": champion and champion.id}).model
+    raise AssertionError("another version is in production each time")
 
 
 def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
