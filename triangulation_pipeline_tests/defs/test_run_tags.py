@@ -132,21 +132,23 @@ def run_of_a_step(act: Callable[[], Any], *, blocking: bool = False) -> tuple[dg
     return instance, run_id
 
 
-STOPPED = dg.Failure("paused at epoch 3", metadata={"outcome": "paused"})
+PAUSED = dg.Failure("paused at epoch 3", metadata={"outcome": "paused"})
+CANCELLED = dg.Failure("cancelled at epoch 3", metadata={"outcome": "cancelled"})
 
 
 @pytest.mark.parametrize(
     ("act", "blocking", "outcome", "told", "level"),
     [
         (raises(dg.Failure("it is bad")), False, "failed", "step: it is bad", logging.ERROR),
-        (raises(STOPPED), False, "paused", "paused at epoch 3", logging.WARNING),
+        (raises(PAUSED), False, "paused", "paused at epoch 3", logging.WARNING),
+        (raises(CANCELLED), False, "cancelled", "cancelled at epoch 3", logging.WARNING),
         (raises(RuntimeError("outer"), OSError("inner")), False, "failed", "step: OSError: inner", logging.ERROR),
         (finds(False), True, "failed", "found: it is so", logging.ERROR),
         (finds(False), False, None, None, None),
         (finds(True), True, None, None, None),
         (raises(KeyboardInterrupt()), False, None, None, None),
     ],
-    ids=["refused", "stopped", "broken", "blocking check", "check", "passed", "terminated"],
+    ids=["refused", "paused", "cancelled", "broken", "blocking check", "check", "passed", "terminated"],
 )
 def test_how_a_run_ends_is_said_once_in_its_tags_and_its_events(
     act: Callable[[], Any], blocking: bool, outcome: str | None, told: str | None, level: int | None
