@@ -56,7 +56,7 @@ test-ui: install
 # A sample, in copies of the tree: 20 minutes on 2 quiet cores. ARGS="network --seed 2" tries others.
 test-mutants: install
 	test -x $(BIN)/cosmic-ray || $(BIN)/pip install -q -c constraints.txt -e '.[mutants]'
-	$(BIN)/python -m mutants $(ARGS)
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 screenshots: install
 	UI_SCREENSHOTS=docs/images $(BIN)/pytest -m ui $(ARGS)

@@ -16,12 +16,12 @@ from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.testing import run_tests
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 
-from mutants.sample import sample
+from benchmarks.mutants.sample import sample
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CODE = Path("triangulation_pipeline")
 TESTS = Path("triangulation_pipeline_tests")
-EXPLAINED = ROOT / "mutants" / "explained.md"
+EXPLAINED = ROOT / "benchmarks" / "mutants" / "explained.md"
 SIZE, SEED = 20, 1
 LEAST_SHARE = 0.85
 WORKERS = 2
@@ -127,7 +127,7 @@ def _outcomes(rooms: Sequence[str], size: int, seed: int, folder: Path) -> Itera
 @click.option("--seed", default=SEED, show_default=True, help="Another one draws other mutants.")
 def main(rooms: tuple[str, ...], size: int, seed: int) -> None:
     """Tries the mutants of these rooms, or of all; fails where a share is too small, or a mutant neither killed nor
-    explained in mutants/explained.md."""
+    explained in benchmarks/mutants/explained.md."""
     explained = EXPLAINED.read_text()
     passed = True
     folder = Path(tempfile.gettempdir(), f"mutants-{os.getpid()}")

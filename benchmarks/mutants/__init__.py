@@ -1,0 +1,1 @@
+"""How many small faults in the code the tests see; ``python -m benchmarks.mutants``."""

@@ -1,1 +1,0 @@
-"""How many small faults in the code the tests see; ``python -m mutants``."""
