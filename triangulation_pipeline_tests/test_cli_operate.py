@@ -21,7 +21,6 @@ from triangulation_pipeline import client
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Events, Run, RunNotFound, WebserverError
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
@@ -31,7 +30,6 @@ from triangulation_pipeline.storage.jobs import (
     fail_job,
     get_job,
     pause_job,
-    start_job,
 )
 from triangulation_pipeline.storage.registry import find_production_model, register_model
 from triangulation_pipeline.storage.settings import read_settings
@@ -43,7 +41,7 @@ from triangulation_pipeline.storage.views import (
     job_overview,
     model_overview,
 )
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import running_job
 from triangulation_pipeline_tests.storage.test_jobs import record
 
 
@@ -157,26 +155,7 @@ def announced(engine: Engine, webserver: StandIn, job_id: str | None = None) -> 
 def running(engine: Engine, webserver: StandIn) -> JobRecord:
     job = announced(engine, webserver)
     webserver.runs[job.id] = make_run(job.id, "STARTED")
-    dataset, _ = write_dataset(
-        engine,
-        dataset_id=str(uuid.uuid4()),
-        name=f"of {job.id}",
-        config={},
-        network_name="n",
-        network_digest="d" * 64,
-        batches=[make_batch(0, 20)],
-        quality_metrics=dict,
-    )
-    return start_job(
-        engine,
-        job_id=job.id,
-        run_id=job.id,
-        job_name="night",
-        description="",
-        config={},
-        synthetic_dataset_id=dataset.id,
-        total_epochs=4,
-    )
+    return running_job(engine, job.id)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
@@ -21,12 +20,11 @@ from triangulation_pipeline.storage.jobs import (
     fail_job,
     get_job,
     requeue_job,
-    start_job,
 )
 from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import running_job
 
 
 @pytest.fixture
@@ -63,27 +61,7 @@ def run_of(job_id: str, status: dg.DagsterRunStatus) -> None:
 
 
 def running(engine: Engine) -> JobRecord:
-    job_id = str(uuid.uuid4())
-    dataset, _ = write_dataset(
-        engine,
-        dataset_id=str(uuid.uuid4()),
-        name="some",
-        config={},
-        network_name="n",
-        network_digest="d" * 64,
-        batches=[make_batch(0, 20)],
-        quality_metrics=dict,
-    )
-    return start_job(
-        engine,
-        job_id=job_id,
-        run_id=job_id,
-        job_name="night",
-        description="",
-        config={},
-        synthetic_dataset_id=dataset.id,
-        total_epochs=4,
-    )
+    return running_job(engine, str(uuid.uuid4()))
 
 
 def test_a_job_whose_worker_lives_is_left_to_it(engine: Engine) -> None:

@@ -16,7 +16,6 @@ from sqlalchemy import Engine
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
-from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.jobs import (
     JobRecord,
@@ -28,11 +27,10 @@ from triangulation_pipeline.storage.jobs import (
     get_job,
     list_jobs,
     requeue_job,
-    start_job,
 )
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.defs.conftest import settings
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import running_job
 
 Waiting = tuple[dg.DagsterInstance, Engine]
 
@@ -77,30 +75,9 @@ def outcome(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name.startswith("triangulation/outcome")}
 
 
-def running_job(engine: Engine, run: dg.DagsterRun | None) -> JobRecord:
-    """Of that run, or of one that Dagster does not know."""
-    dataset_id = str(uuid.uuid4())
-    record, _ = write_dataset(
-        engine,
-        dataset_id=dataset_id,
-        name=f"dataset {dataset_id}",
-        config={},
-        network_name="n",
-        network_digest="d" * 64,
-        batches=[make_batch(0, 10)],
-        quality_metrics=dict,
-    )
-    run_id = str(uuid.uuid4()) if run is None else run.run_id
-    return start_job(
-        engine,
-        job_id=run_id,
-        run_id=run_id,
-        job_name="j",
-        description="",
-        config={},
-        synthetic_dataset_id=record.id,
-        total_epochs=3,
-    )
+def job_of(engine: Engine, run: dg.DagsterRun | None) -> JobRecord:
+    """A running job of that run, or of one that Dagster does not know."""
+    return running_job(engine, str(uuid.uuid4()) if run is None else run.run_id, total_epochs=3)
 
 
 def looks(instance: dg.DagsterInstance, engine: Engine, count: int, seen: Any = None) -> tuple[Any, list[str]]:
@@ -173,7 +150,7 @@ def test_jobs_end_with_their_runs(
 ) -> None:
     instance, engine = waiting
     run = new_run(instance, status)
-    job = running_job(engine, run)
+    job = job_of(engine, run)
     seen, done = reconcile(instance, engine, {})
     ended = get_job(engine, job.id)
     assert ended.status is becomes
@@ -203,7 +180,7 @@ def test_a_run_whose_worker_died_is_tagged_with_what_it_could_not_say(
 ) -> None:
     instance, engine = waiting
     run = new_run(instance, status, tags=tagged)
-    job = running_job(engine, run)
+    job = job_of(engine, run)
     reconcile(instance, engine, {})
     tags = outcome(instance, run)
     assert tags.get("triangulation/outcome") == expected
@@ -216,7 +193,7 @@ def test_one_job_that_ends_meanwhile_keeps_no_other_from_its_end(
 ) -> None:
     """It ends after it was listed, and before it is looked at."""
     instance, engine = waiting
-    jobs = [running_job(engine, new_run(instance, dg.DagsterRunStatus.FAILURE)) for _ in range(3)]
+    jobs = [job_of(engine, new_run(instance, dg.DagsterRunStatus.FAILURE)) for _ in range(3)]
     middle = list_jobs(engine)[1]
     look_up = instance.get_run_by_id
 
@@ -241,7 +218,7 @@ def test_queued_jobs_end_when_nothing_comes_of_them(waiting: Waiting) -> None:
     _, done = reconcile(instance, engine, {})
     assert done == [f"job {announced.run_id} failed: its run {announced.run_id} ended before it trained"]
 
-    job = running_job(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
+    job = job_of(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
     gone = announce_job(
         engine,
         job_id=str(uuid.uuid4()),
@@ -274,7 +251,7 @@ def test_a_run_waits_in_the_queue_for_as_long_as_it_takes(waiting: Waiting) -> N
 def test_a_silent_worker_is_dead(waiting: Waiting, is_known: bool) -> None:
     instance, engine = waiting
     run = new_run(instance, dg.DagsterRunStatus.STARTED) if is_known else None
-    job = running_job(engine, run)
+    job = job_of(engine, run)
     seen: Any = {}
     for _ in range(SILENT_LOOKS + 2):
         beat(engine, job)
@@ -297,7 +274,7 @@ def test_a_silent_worker_is_dead(waiting: Waiting, is_known: bool) -> None:
 
 def test_a_worker_that_beats_now_and_then_is_alive(waiting: Waiting) -> None:
     instance, engine = waiting
-    job = running_job(engine, None)
+    job = job_of(engine, None)
     seen: Any = {}
     for _ in range(3):
         seen, done = looks(instance, engine, SILENT_LOOKS, seen)
@@ -308,7 +285,7 @@ def test_a_worker_that_beats_now_and_then_is_alive(waiting: Waiting) -> None:
 def test_a_look_counts_only_when_a_worker_could_have_beaten(waiting: Waiting) -> None:
     """While another process holds the lock of an SQLite file, none can: the look waits for it, as they do."""
     instance, engine = waiting
-    job = running_job(engine, None)
+    job = job_of(engine, None)
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -341,7 +318,7 @@ def sensor_tick(instance: dg.DagsterInstance, cursor: str | None = None) -> tupl
 def test_the_sensor_remembers_what_it_saw(waiting: Waiting) -> None:
     instance, engine = waiting
     assert sensor_tick(instance) == ("every job is what its row says", "{}")
-    job = running_job(engine, None)
+    job = job_of(engine, None)
     cursor = None
     for count in range(5):
         told, cursor = sensor_tick(instance, cursor)
@@ -354,7 +331,7 @@ def test_the_sensor_remembers_what_it_saw(waiting: Waiting) -> None:
 def test_the_sensor_looks_every_half_minute_and_says_all_it_did(waiting: Waiting) -> None:
     instance, engine = waiting
     assert job_reconciler.minimum_interval_seconds == 30
-    jobs = [running_job(engine, new_run(instance, dg.DagsterRunStatus.CANCELED)) for _ in range(2)]
+    jobs = [job_of(engine, new_run(instance, dg.DagsterRunStatus.CANCELED)) for _ in range(2)]
     told, _ = sensor_tick(instance)
     assert sorted(told.split("; ")) == sorted(f"job {job.id} was cancelled with its run" for job in jobs)
 

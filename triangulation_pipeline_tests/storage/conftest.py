@@ -197,6 +197,30 @@ def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:
     )
 
 
+def running_job(engine: Engine, job_id: str, total_epochs: int = 4) -> JobRecord:
+    """A job that its first run, of the same id, trains on a small dataset of its own."""
+    dataset, _ = write_dataset(
+        engine,
+        dataset_id=str(uuid.uuid4()),
+        name=f"of {job_id}",
+        config={},
+        network_name="n",
+        network_digest="d" * 64,
+        batches=[make_batch(0, 20)],
+        quality_metrics=dict,
+    )
+    return start_job(
+        engine,
+        job_id=job_id,
+        run_id=job_id,
+        job_name="night",
+        description="",
+        config={},
+        synthetic_dataset_id=dataset.id,
+        total_epochs=total_epochs,
+    )
+
+
 @pytest.fixture
 def make_dataset(engine: Engine) -> Callable[..., DatasetRecord]:
     """Writes a small dataset of a new id."""
