@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,14 +14,13 @@ from triangulation_pipeline.storage.engine import in_one_transaction, reading, w
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.postgresql import queue_for_chunks
 from triangulation_pipeline.storage.tables import (
-    METRIC_COLUMNS,
-    OPTIONAL_METRICS,
     JobStatus,
     Stop,
     synthetic_datasets,
     training_jobs,
     training_metrics,
 )
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline.validation import uuid_text
 
 # A job that waits for its run, or is at work; and one that ended before it was complete, and may be resumed.
@@ -161,7 +160,7 @@ def start_job(
 def record_epoch(
     engine: Engine,
     job: JobRecord,
-    metrics: Mapping[str, float | None],
+    metrics: EpochMetrics,
     *,
     best_epoch: int,
     best_val_loss: float,
@@ -171,14 +170,16 @@ def record_epoch(
 ) -> str | None:
     """Records an epoch of a job that its run works on, and the saved state it left, in one transaction.
 
-    ``metrics`` holds ``epoch`` (from 1) and the METRIC_COLUMNS; only those of OPTIONAL_METRICS may be None. Rows of
-    this epoch and of later ones, left by an earlier try, are replaced: a job has one row an epoch. Returns the location
-    of the saved state before this one, which nothing points to any more, or None where there is none.
+    Rows of this epoch and of later ones, left by an earlier try, are replaced: a job has one row per epoch. Returns the
+    location of the saved state before this one, which nothing points to any more, or None if there is none.
 
-    Raises ValueError for missing, unknown or non-finite metrics and IllegalTransition where the job is not
-    that run's any more.
+    Raises ValueError if the epoch does not lie within the job's, and IllegalTransition if the job does not belong to
+    that run any more.
     """
-    epoch, values = _checked_metrics(metrics, total_epochs)
+    values = asdict(metrics)
+    epoch = values.pop("epoch")
+    if not (isinstance(epoch, int) and 1 <= epoch <= total_epochs):
+        raise ValueError(f"metrics.epoch must be a whole number from 1 to {total_epochs}, got {epoch}")
     if not math.isfinite(best_val_loss):
         raise ValueError(f"best_val_loss must be a finite number, got {best_val_loss}")
 
@@ -195,9 +196,9 @@ def record_epoch(
                 progress_percent=100.0 * epoch / total_epochs,
                 best_epoch=best_epoch,
                 best_val_loss=best_val_loss,
-                train_loss=values["train_loss"],
-                val_loss=values["val_loss"],
-                val_rmse_m=values["val_rmse_m"],
+                train_loss=metrics.train_loss,
+                val_loss=metrics.val_loss,
+                val_rmse_m=metrics.val_rmse_m,
             )
             .returning(training_jobs.c.state_location)
         ).one_or_none()
@@ -354,27 +355,6 @@ def read_metrics(engine: Engine, job_id: str) -> pd.DataFrame:
         _get(connection, job_id)
         rows = [tuple(row) for row in connection.execute(statement)]
     return pd.DataFrame(rows, columns=names).astype({"epoch": "int64"} | dict.fromkeys(METRIC_COLUMNS, "float64"))
-
-
-def _checked_metrics(metrics: Mapping[str, float | None], total_epochs: int) -> tuple[int, dict[str, float | None]]:
-    expected = {"epoch", *METRIC_COLUMNS}
-    if odd := sorted(expected ^ set(metrics)):
-        raise ValueError(
-            f"metrics must have exactly epoch and the METRIC_COLUMNS, missing or unknown: {', '.join(odd)}"
-        )
-    epoch = metrics["epoch"]
-    if epoch is None or not 1 <= epoch <= total_epochs or epoch != int(epoch):
-        raise ValueError(f"metrics.epoch must be a whole number from 1 to {total_epochs}, got {epoch}")
-    values: dict[str, float | None] = {}
-    for name in METRIC_COLUMNS:
-        value = metrics[name]
-        if value is None and name in OPTIONAL_METRICS:
-            values[name] = None
-        elif value is None or not math.isfinite(value):
-            raise ValueError(f"metrics.{name} must be a finite number, got {value}")
-        else:
-            values[name] = float(value)
-    return int(epoch), values
 
 
 def _insert(connection: Connection, job_id: str, run_id: str, status: JobStatus, values: Mapping[str, Any]) -> None:
