@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import dagster as dg
     from sqlalchemy import Engine
 
-    from triangulation_pipeline.storage.jobs import JobRecord
+    from triangulation_pipeline.jobs.states import JobRecord
 
 JOB = "train_locator"
 SHORTEST_PREFIX = 4
@@ -73,7 +73,7 @@ def find_named(
     Raises ValueError where the name is too short or ambiguous, and StorageError where nothing has it.
     """
     from triangulation_pipeline.client import WebserverError
-    from triangulation_pipeline.storage.jobs import list_jobs
+    from triangulation_pipeline.jobs.states import list_jobs
 
     prefix = name.strip().lower()
     if len(prefix) < SHORTEST_PREFIX:

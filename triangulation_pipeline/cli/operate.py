@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from triangulation_pipeline.client import Run, Webserver
-    from triangulation_pipeline.storage.jobs import JobRecord
+    from triangulation_pipeline.jobs.states import JobRecord
     from triangulation_pipeline.storage.registry import Promotion
 
 WAIT_POLL_S = 1.0
@@ -58,7 +58,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | No
         from triangulation_pipeline.cli.watch import follow
         from triangulation_pipeline.defs.config import TrainedModelConfig, network_of
         from triangulation_pipeline.defs.run_tags import run_tags
-        from triangulation_pipeline.storage.jobs import announce_job
+        from triangulation_pipeline.jobs.continuation import announce_job
         from triangulation_pipeline.storage.tables import JobStatus
 
         settings = TrainedModelConfig(**check(run_config, runs_here=False)["ops"]["trained_model"]["config"])
@@ -94,7 +94,7 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import UNFINISHED, list_jobs
+        from triangulation_pipeline.jobs.states import UNFINISHED, list_jobs
 
         webserver = Webserver(url)
         webserver.check()
@@ -127,7 +127,7 @@ def pause(job: str, wait: bool, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import request_stop
+        from triangulation_pipeline.jobs.states import request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
         webserver = Webserver(url)
@@ -154,7 +154,7 @@ def cancel(job: str, wait: bool, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import UNFINISHED, request_stop
+        from triangulation_pipeline.jobs.states import UNFINISHED, request_stop
         from triangulation_pipeline.storage.tables import JobStatus, Stop
 
         webserver = Webserver(url)
@@ -206,7 +206,8 @@ def resume(job: str, as_json: bool, url: str | None) -> None:
 
     with sentences():
         engine = open_engine()
-        from triangulation_pipeline.storage.jobs import RESUMABLE, assign_run, fail_job, requeue_job
+        from triangulation_pipeline.jobs.continuation import assign_run, requeue_job
+        from triangulation_pipeline.jobs.states import RESUMABLE, fail_job
 
         webserver = Webserver(url)
         found = get_job_named(engine, job, webserver.runs_named)
@@ -310,7 +311,7 @@ def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: st
     """Until a job, as it was before it was asked to stop, and its run have ended. Raises ValueError where the job ended
     otherwise."""
     from triangulation_pipeline.client import RunNotFound
-    from triangulation_pipeline.storage.jobs import UNFINISHED, get_job
+    from triangulation_pipeline.jobs.states import UNFINISHED, get_job
 
     while (status := get_job(engine, job.id).status) in UNFINISHED:
         time.sleep(WAIT_POLL_S)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from triangulation_pipeline.defs.resources import OpenStorage
-    from triangulation_pipeline.storage.jobs import JobRecord
+    from triangulation_pipeline.jobs.states import JobRecord
 
 BOUND_NOTE = (
     "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
@@ -118,7 +118,7 @@ def _undisturbed(stream: TextIO) -> Iterator[Console]:
 
 def _stopped(engine: "Engine", job_id: str) -> str:
     """What an interrupted run leaves, and how to go on."""
-    from triangulation_pipeline.storage.jobs import WAITING, cancel_job, find_job
+    from triangulation_pipeline.jobs.states import WAITING, cancel_job, find_job
     from triangulation_pipeline.storage.tables import JobStatus
 
     if (job := find_job(engine, job_id)) is None:
@@ -158,14 +158,8 @@ def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRec
     import dagster as dg
 
     from triangulation_pipeline.definitions import train_locator_job
-    from triangulation_pipeline.storage.jobs import (
-        RESUMABLE,
-        WAITING,
-        fail_job,
-        find_job_of_run,
-        get_job,
-        requeue_job,
-    )
+    from triangulation_pipeline.jobs.continuation import requeue_job
+    from triangulation_pipeline.jobs.states import RESUMABLE, WAITING, fail_job, find_job_of_run, get_job
     from triangulation_pipeline.storage.tables import JobStatus
 
     last = instance.get_run_by_id(job.run_id or job.id)

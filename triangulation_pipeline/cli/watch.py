@@ -50,7 +50,8 @@ def watch(job: str, url: str | None) -> None:
 def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Console) -> None:
     """Shows a run until it ends, with the epochs of its job from the first on, and then what became of the model.
     Raises ValueError with the reason where it does not succeed."""
-    from triangulation_pipeline.storage.jobs import find_job_of_run, read_metrics
+    from triangulation_pipeline.jobs.record import read_metrics
+    from triangulation_pipeline.jobs.states import find_job_of_run
 
     cursor, failure, job, val_rmse_m = None, None, None, dict[int, float]()
     try:
