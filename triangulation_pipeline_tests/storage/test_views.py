@@ -177,7 +177,7 @@ def test_the_views_have_the_documented_columns(engine: Engine) -> None:
     for view in VIEWS:
         columns = [column["name"] for column in inspect(engine).get_columns(view.name)]
         assert columns == [column.name for column in view.columns]
-        assert all(column.comment for column in view.columns)
+        assert all(column.comment and column.comment.endswith(".") for column in view.columns)
         assert read_view(engine, view) == []
 
 

@@ -138,9 +138,10 @@ def _result(
 
 
 def _curves(history: "Sequence[Metrics]", *limits_m: float | None) -> dg.MarkdownMetadataValue:
-    from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.plots.style import png
+    from triangulation_pipeline.plots.training import training_curves
 
-    return picture(plots.png(plots.training_curves(history, *limits_m)), "training curves")
+    return picture(png(training_curves(history, *limits_m)), "training curves")
 
 
 def _start(
