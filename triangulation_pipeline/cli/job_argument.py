@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Engine
 
 from triangulation_pipeline.client import WebserverError
+from triangulation_pipeline.jobs.states import JobRecord, list_jobs
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import JobRecord, list_jobs
 from triangulation_pipeline.validation import shown
 
 SHORTEST_PREFIX = 4

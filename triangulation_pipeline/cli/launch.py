@@ -14,7 +14,7 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.config import TrainedModelConfig, network_of, resolve_run_config
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import run_tags
-from triangulation_pipeline.storage.jobs import announce_job
+from triangulation_pipeline.jobs.continuation import announce_job
 from triangulation_pipeline.storage.tables import JobStatus
 
 

@@ -16,16 +16,15 @@ from triangulation_pipeline.cli.options import json_option, webserver_option
 from triangulation_pipeline.cli.tables import Columns, epochs_done, say, short, show_json, show_rows, tenths
 from triangulation_pipeline.cli.watch import latest_run
 from triangulation_pipeline.client import Run, RunNotFound, Webserver, WebserverError
-from triangulation_pipeline.storage.jobs import (
+from triangulation_pipeline.jobs.continuation import assign_run, requeue_job
+from triangulation_pipeline.jobs.states import (
     RESUMABLE,
     UNFINISHED,
     JobRecord,
-    assign_run,
     fail_job,
     get_job,
     list_jobs,
     request_stop,
-    requeue_job,
 )
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.storage.views import job_overview, read_view

@@ -30,7 +30,8 @@ from triangulation_pipeline.defs.config import resolve_run_config
 from triangulation_pipeline.defs.resources import OpenStorage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
-from triangulation_pipeline.storage.jobs import (
+from triangulation_pipeline.jobs.continuation import requeue_job
+from triangulation_pipeline.jobs.states import (
     RESUMABLE,
     WAITING,
     JobRecord,
@@ -39,7 +40,6 @@ from triangulation_pipeline.storage.jobs import (
     find_job,
     find_job_of_run,
     get_job,
-    requeue_job,
 )
 from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
 from triangulation_pipeline.storage.tables import JobStatus

@@ -16,7 +16,8 @@ from triangulation_pipeline.cli.job_argument import JOB_IS, find_named
 from triangulation_pipeline.cli.options import webserver_option
 from triangulation_pipeline.cli.tables import plain
 from triangulation_pipeline.client import Run, Webserver
-from triangulation_pipeline.storage.jobs import JobRecord, find_job_of_run, read_metrics
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import JobRecord, find_job_of_run
 from triangulation_pipeline.storage.views import model_overview, read_view
 
 POLL_S = 1.0

@@ -51,10 +51,16 @@ class AutomationSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRIANGULATION_", env_ignore_empty=True, frozen=True)
 
     run_config: Path | None = Field(
-        None, description="The run config of automatic runs, a path seen from home; unset = the defaults."
+        None,
+        description="Automatic runs take their settings from this file of run config. A relative path is resolved "
+        "against DAGSTER_HOME. Unset = every setting has its default.",
     )
-    retrain_cron: str = Field("0 3 * * 0", description="When periodic_retraining launches, five cron fields.")
-    retrain_timezone: str = Field("UTC", description="The time zone of retrain_cron, as in Europe/Rome.")
+    retrain_cron: str = Field(
+        "0 3 * * 0", description="The schedule periodic_retraining launches at these times, five cron fields."
+    )
+    retrain_timezone: str = Field(
+        "UTC", description="The times of retrain_cron are those of this time zone, as in Europe/Rome."
+    )
 
     @field_validator("run_config")
     @classmethod
