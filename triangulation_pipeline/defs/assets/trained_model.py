@@ -17,13 +17,10 @@ from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
-from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
-from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
-from triangulation_pipeline.storage.jobs import (
+from triangulation_pipeline.jobs.continuation import continues, start_job
+from triangulation_pipeline.jobs.liveness import Heartbeat
+from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.states import (
     JobRecord,
     cancel_job,
     complete_job,
@@ -31,14 +28,15 @@ from triangulation_pipeline.storage.jobs import (
     find_job,
     find_job_of_run,
     get_job,
-    goes_on,
     pause_job,
-    read_metrics,
-    record_epoch,
-    start_job,
 )
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
+from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
+from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.objects import StoredObject
-from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.registry import find_referred_model, get_model_by_id
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.training.config import TRAINING_VERSION, TrainingConfig
@@ -89,17 +87,17 @@ def trained_model(
             _restore(storage, job, trainer)
             return _result(storage, job, dataset, trainer, _publish(storage, job, trainer))
         job = _start(context, storage, settings, dataset)
-    pulse = Pulse(storage.engine, job)
+    heartbeat = Heartbeat(storage.engine, job)
     try:
-        with refusals(), pulse:
+        with refusals(), heartbeat:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
             _restore(storage, job, trainer)
-            stored = _train(context, storage, settings, job, trainer, lambda: pulse.should_stop)
+            stored = _train(context, storage, settings, job, trainer, lambda: heartbeat.should_stop)
             result = _result(storage, job, dataset, trainer, stored | _publish(storage, job, trainer))
             complete_job(storage.engine, job)
     except TrainingStopped:
         with refusals():
-            raise _stopped(storage, job, pulse) from None
+            raise _stopped(storage, job, heartbeat) from None
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         with suppress(StorageError):
             cancel_job(storage.engine, job, "the run was terminated")
@@ -142,9 +140,10 @@ def _result(
 
 
 def _curves(history: Sequence[Mapping[str, Any]], *limits_m: float | None) -> dg.MarkdownMetadataValue:
-    from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.plots.style import png
+    from triangulation_pipeline.plots.training import training_curves
 
-    return picture(plots.png(plots.training_curves(history, *limits_m)), "training curves")
+    return picture(png(training_curves(history, *limits_m)), "training curves")
 
 
 def _start(
@@ -158,7 +157,7 @@ def _start(
         with suppress(IllegalTransition):  # the sensor was faster
             fail_job(engine, earlier, "its worker died")
         earlier = get_job(engine, earlier.id)
-    same = earlier is not None and goes_on(earlier, config, dataset.id)
+    same = earlier is not None and continues(earlier, config, dataset.id)
     if earlier is not None and earlier.status is JobStatus.queued and not same:
         told = f"job {earlier.id} was begun with other settings or another dataset, and cannot be resumed with these"
         fail_job(engine, earlier, told)
@@ -210,13 +209,13 @@ def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:
     return run is not None and run.is_finished
 
 
-def _stopped(storage: Storage, job: JobRecord, pulse: Pulse) -> dg.Failure:
+def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failure:
     """Writes down that the job stopped as it was asked to; the sentence that its run ends with."""
-    if pulse.lost is not None:
-        return dg.Failure(description=f"stopped: {pulse.lost}", allow_retries=False)
+    if heartbeat.lost is not None:
+        return dg.Failure(description=f"stopped: {heartbeat.lost}", allow_retries=False)
     epoch = get_job(storage.engine, job.id).current_epoch
     where = f"at epoch {epoch} of {job.total_epochs}"
-    if pulse.asked is Stop.pause:
+    if heartbeat.asked is Stop.pause:
         pause_job(storage.engine, job)
         outcome, told = "paused", f"paused {where}; `triangulation resume {job.id}` goes on from there"
     else:
