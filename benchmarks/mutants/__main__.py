@@ -40,6 +40,7 @@ ROOMS = {
     "training": (["training"], ["training", "test_versions.py"]),
     "evaluation": (["positions.py", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
     "storage": (["storage"], ["storage"]),
+    "jobs": (["jobs"], ["jobs"]),
     "defs": (["defs"], ["test_run_config.py", "defs"]),
 }
 # Whole runs take their time and come last; the tests of a daemon and of processes elsewhere are left out.

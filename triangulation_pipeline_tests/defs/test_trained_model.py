@@ -11,19 +11,9 @@ from dagster._core.execution.api import execute_run
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.assets import trained_model as asset
 from triangulation_pipeline.defs.config import training_settings
+from triangulation_pipeline.jobs.continuation import announce_job, assign_run, requeue_job, start_job
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
 from triangulation_pipeline.plots import dataset, style, training
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    assign_run,
-    complete_job,
-    fail_job,
-    find_job,
-    get_job,
-    list_jobs,
-    requeue_job,
-    start_job,
-)
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings

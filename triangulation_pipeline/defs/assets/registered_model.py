@@ -14,10 +14,10 @@ from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
-from triangulation_pipeline.storage.jobs import read_metrics
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     ModelRecord,
