@@ -88,6 +88,11 @@ class Estimator:
         return self.exists is Exists.always or problem.has_arrival_times == (self.exists is Exists.with_arrival_times)
 
     @property
+    def prefix(self) -> str:
+        """The beginning of the names of its numbers in the headline of an evaluation."""
+        return "test" if self.name == MODEL_NAME else self.name
+
+    @property
     def title(self) -> str:
         """The label, with what an oracle knows."""
         return self.label if self.knows is None else f"{self.label}, knows {self.knows}"
