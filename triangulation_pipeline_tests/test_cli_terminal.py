@@ -23,7 +23,8 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.registry import record_evaluation, register_model
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import make_batch
@@ -65,28 +66,32 @@ def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         origin = {"epoch": 1, "synthetic_dataset_id": dataset.id}
         register_model(
             engine,
-            model_name=HOSTILE,
-            model_architecture=HOSTILE[:50],
-            pytorch_model_location=HOSTILE,
-            sha256=digest,
-            weights_digest=digest,
-            trained_by_job_id=job.id,
-            network_name=HOSTILE[:40],
-            network_digest=HOSTILE[:60],
-            hyperparameters={},
-            metrics={},
-            passed=digest == "a" * 64,
-            promotion_reason=HOSTILE,
-            **origin,
+            NewModel(
+                model_name=HOSTILE,
+                model_architecture=HOSTILE[:50],
+                pytorch_model_location=HOSTILE,
+                sha256=digest,
+                weights_digest=digest,
+                trained_by_job_id=job.id,
+                network_name=HOSTILE[:40],
+                network_digest=HOSTILE[:60],
+                hyperparameters={},
+                metrics={},
+                passed=digest == "a" * 64,
+                promotion_reason=HOSTILE,
+                **origin,
+            ),
         )
         record_evaluation(
             engine,
-            training_job_id=job.id,
-            checkpoint_sha256=digest,
-            weights_digest=digest,
-            metrics={"promoted": False, "promotion_reason": HOSTILE},
-            visualization_paths={},
-            **origin,
+            NewEvaluation(
+                training_job_id=job.id,
+                checkpoint_sha256=digest,
+                weights_digest=digest,
+                metrics={"promoted": False, "promotion_reason": HOSTILE},
+                visualization_paths={},
+                **origin,
+            ),
         )
     fail_job(engine, job, HOSTILE)
     yield engine
