@@ -17,7 +17,6 @@ import torch
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
-from triangulation_pipeline import client
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Events, Run, RunNotFound, WebserverError
 from triangulation_pipeline.definitions import train_locator_job
@@ -101,7 +100,7 @@ class StandIn:
 @pytest.fixture
 def webserver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(client, "Webserver", stand_in)
+    monkeypatch.setattr("triangulation_pipeline.cli.options.Webserver", stand_in)
     monkeypatch.setattr("triangulation_pipeline.cli.operate.WAIT_POLL_S", 0.02)
     monkeypatch.setattr("triangulation_pipeline.cli.watch.POLL_S", 0.02)
     return stand_in
