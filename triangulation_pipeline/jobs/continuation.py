@@ -1,6 +1,6 @@
 """Which job a run trains: one that was announced for it, one that an earlier run left unfinished, or a new one."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -59,7 +59,7 @@ def begin_job(
     synthetic_dataset_id: str,
     *,
     find_run: Callable[[str], Run | None],
-    unseen_run_ids: Container[str | None],
+    unseen_run_ids: Iterable[str | None],
 ) -> JobRecord:
     """The job that a run trains, marked as running: the one that was announced for the run, or the one that the run
     before it left unfinished, if that is the same training; otherwise a new one.
@@ -74,8 +74,8 @@ def begin_job(
     if (
         earlier is not None
         and earlier.status is JobStatus.completed
-        and earlier.run_id in unseen_run_ids
         and _is_same_training(earlier, config, synthetic_dataset_id)
+        and earlier.run_id in unseen_run_ids
     ):
         return earlier
     if earlier is not None and earlier.status is JobStatus.running:
