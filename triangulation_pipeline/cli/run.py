@@ -27,7 +27,7 @@ from triangulation_pipeline.cli.options import config_option, json_option
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.config import resolve_run_config
-from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
 from triangulation_pipeline.jobs.continuation import requeue_job
@@ -71,7 +71,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     run_config = {} if config_file is None else read_run_config(config_file)
     use_home()
     resolve_run_config(train_locator_job(), run_config)
-    storage = OpenStorage()
+    storage = Storage()
     storage.open()
     with open_instance() as instance:
         job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
@@ -144,7 +144,7 @@ def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], ru
     _check_success(result)
 
 
-def _resume(instance: dg.DagsterInstance, storage: OpenStorage, job: JobRecord, console: Console) -> str:
+def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, console: Console) -> str:
     """Goes on in this process with what the job's last run did not finish; gives the job's id.
 
     Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's

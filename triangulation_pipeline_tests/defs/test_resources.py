@@ -6,13 +6,14 @@ import dagster as dg
 import pytest
 
 from triangulation_pipeline.defs.config import check_run_config
-from triangulation_pipeline.defs.resources import OpenStorage, refusals
+from triangulation_pipeline.defs.failures import plain_failures
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.training.trainer import TrainingDiverged
 
 
 def refused(error: BaseException) -> dg.Failure:
-    with pytest.raises(dg.Failure) as caught, refusals():
+    with pytest.raises(dg.Failure) as caught, plain_failures():
         raise error
     return caught.value
 
@@ -36,13 +37,13 @@ def test_too_little_memory_is_told_as_such_and_is_not_tried_again() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault of ours"), KeyboardInterrupt(), OSError("disk")])
 def test_what_is_no_refusal_is_left_as_it_is(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, refusals():
+    with pytest.raises(type(error)) as caught, plain_failures():
         raise error
     assert caught.value is error
 
 
 def test_a_refusal_tells_where_it_was_raised() -> None:
-    with pytest.raises(dg.Failure) as caught, refusals():
+    with pytest.raises(dg.Failure) as caught, plain_failures():
         check_run_config({"ops": {"trained_model": {"config": {"epochs": 0}}}})
     (place,) = (str(value.value) for name, value in caught.value.metadata.items() if name == "raised_in")
     assert place.startswith("defs/config.py:")
@@ -56,7 +57,7 @@ def test_a_long_refusal_is_cut() -> None:
 
 def test_places_are_opened_when_they_are_first_used_and_closing_opens_none(home: Path) -> None:
     database, objects = home / ".dagster" / "triangulation.db", home / ".dagster" / "objects"
-    storage = OpenStorage()
+    storage = Storage()
     storage.close()
     assert not database.exists()
     assert not storage.is_open
