@@ -1,7 +1,7 @@
 """What each epoch of a job leaves behind."""
 
 import math
-from collections.abc import Mapping
+from dataclasses import asdict
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, delete, insert, select, update
@@ -10,14 +10,15 @@ from triangulation_pipeline.jobs.states import JobRecord, existing_job, is_run_b
 from triangulation_pipeline.storage.columns import now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
 from triangulation_pipeline.storage.postgresql import queue_for_chunks
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, OPTIONAL_METRICS, training_jobs, training_metrics
+from triangulation_pipeline.storage.tables import training_jobs, training_metrics
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline.validation import uuid_text
 
 
 def record_epoch(
     engine: Engine,
     job: JobRecord,
-    metrics: Mapping[str, float | None],
+    metrics: EpochMetrics,
     *,
     best_epoch: int,
     best_val_loss: float,
@@ -27,14 +28,16 @@ def record_epoch(
 ) -> str | None:
     """Records an epoch of a job that its run works on, and the saved state it left, in one transaction.
 
-    ``metrics`` holds ``epoch`` (from 1) and the METRIC_COLUMNS; only those of OPTIONAL_METRICS may be None. Rows of
-    this epoch and of later ones, left by an earlier try, are replaced: a job has one row an epoch. Returns the location
-    of the saved state before this one, which nothing points to any more, or None where there is none.
+    Rows of this epoch and of later ones, left by an earlier try, are replaced: a job has one row per epoch. Returns the
+    location of the saved state before this one, which nothing points to any more, or None if there is none.
 
-    Raises ValueError for missing, unknown or non-finite metrics and IllegalTransition where the job is not
-    that run's any more.
+    Raises ValueError if the epoch is not one of the job's, and IllegalTransition if the job does not belong to that run
+    any more.
     """
-    epoch, values = _checked_metrics(metrics, total_epochs)
+    values = asdict(metrics)
+    epoch = values.pop("epoch")
+    if not (isinstance(epoch, int) and 1 <= epoch <= total_epochs):
+        raise ValueError(f"metrics.epoch must be a whole number from 1 to {total_epochs}, got {epoch}")
     if not math.isfinite(best_val_loss):
         raise ValueError(f"best_val_loss must be a finite number, got {best_val_loss}")
 
@@ -51,9 +54,9 @@ def record_epoch(
                 progress_percent=100.0 * epoch / total_epochs,
                 best_epoch=best_epoch,
                 best_val_loss=best_val_loss,
-                train_loss=values["train_loss"],
-                val_loss=values["val_loss"],
-                val_rmse_m=values["val_rmse_m"],
+                train_loss=metrics.train_loss,
+                val_loss=metrics.val_loss,
+                val_rmse_m=metrics.val_rmse_m,
             )
             .returning(training_jobs.c.state_location)
         ).one_or_none()
@@ -93,24 +96,3 @@ def read_metrics(engine: Engine, job_id: str) -> pd.DataFrame:
         existing_job(connection, job_id)
         rows = [tuple(row) for row in connection.execute(statement)]
     return pd.DataFrame(rows, columns=names).astype({"epoch": "int64"} | dict.fromkeys(METRIC_COLUMNS, "float64"))
-
-
-def _checked_metrics(metrics: Mapping[str, float | None], total_epochs: int) -> tuple[int, dict[str, float | None]]:
-    expected = {"epoch", *METRIC_COLUMNS}
-    if odd := sorted(expected ^ set(metrics)):
-        raise ValueError(
-            f"metrics must have exactly epoch and the METRIC_COLUMNS, missing or unknown: {', '.join(odd)}"
-        )
-    epoch = metrics["epoch"]
-    if epoch is None or not 1 <= epoch <= total_epochs or epoch != int(epoch):
-        raise ValueError(f"metrics.epoch must be a whole number from 1 to {total_epochs}, got {epoch}")
-    values: dict[str, float | None] = {}
-    for name in METRIC_COLUMNS:
-        value = metrics[name]
-        if value is None and name in OPTIONAL_METRICS:
-            values[name] = None
-        elif value is None or not math.isfinite(value):
-            raise ValueError(f"metrics.{name} must be a finite number, got {value}")
-        else:
-            values[name] = float(value)
-    return int(epoch), values

@@ -199,7 +199,7 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
         pass
 
     def recorded_until_2(engine: Engine, job: JobRecord, metrics: Any, **rest: Any) -> str | None:
-        if metrics["epoch"] == 3:
+        if metrics.epoch == 3:
             raise Killed
         return record_epoch(engine, job, metrics, **rest)
 

@@ -14,15 +14,17 @@ from triangulation_pipeline.jobs.states import (
     get_job,
 )
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, JobStatus, Stop, training_jobs
+from triangulation_pipeline.storage.tables import JobStatus, Stop, training_jobs
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 
 MakeJob = Callable[[], JobRecord]
 
 ENDED_EARLY = {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
 
 
-def metrics(epoch: int, /, **changes: float | None) -> dict[str, float | None]:
-    return {"epoch": epoch, **{name: epoch + i / 16 for i, name in enumerate(METRIC_COLUMNS)}, **changes}
+def metrics(epoch: int, /, **changes: Any) -> EpochMetrics:
+    """Those of an epoch, each with a number of its own, but for the changes."""
+    return EpochMetrics(**{"epoch": epoch} | {name: epoch + i / 16 for i, name in enumerate(METRIC_COLUMNS)} | changes)
 
 
 def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: Any) -> str | None:

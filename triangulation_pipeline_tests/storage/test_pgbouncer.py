@@ -16,8 +16,9 @@ from triangulation_pipeline.storage.datasets import list_datasets, read_samples,
 from triangulation_pipeline.storage.engine import open_database, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.registry import get_model, record_evaluation, register_model
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
+from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS, model_overview, read_view
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.conftest import cannot_run
 from triangulation_pipeline_tests.pgbouncer import NO_PGBOUNCER, find_pgbouncer, temporary_pgbouncer
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer
@@ -102,7 +103,7 @@ def work(engine: Engine) -> str:
             record_epoch(
                 engine,
                 job,
-                {"epoch": epoch} | dict.fromkeys(METRIC_COLUMNS, float(epoch)),
+                EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
                 best_epoch=1,
                 best_val_loss=1.0,
                 total_epochs=EPOCHS,

@@ -38,8 +38,9 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
+from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
@@ -753,7 +754,7 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
         record_epoch(
             engine,
             get_job(engine, dataset.id),
-            {"epoch": epoch} | dict.fromkeys(METRIC_COLUMNS, float(epoch)),
+            EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
             best_epoch=1,
             best_val_loss=1.0,
             total_epochs=9,

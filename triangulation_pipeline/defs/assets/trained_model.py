@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -39,10 +40,11 @@ from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.registry import find_referred_model, get_model_by_id
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.training.config import TRAINING_VERSION, TrainingConfig
+from triangulation_pipeline.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
-    from triangulation_pipeline.training.trainer import Metrics, Trainer
+    from triangulation_pipeline.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ def _result(
     )
 
 
-def _curves(history: "Sequence[Metrics]", *limits_m: float | None) -> dg.MarkdownMetadataValue:
+def _curves(history: Sequence[Mapping[str, Any]], *limits_m: float | None) -> dg.MarkdownMetadataValue:
     from triangulation_pipeline.plots.style import png
     from triangulation_pipeline.plots.training import training_curves
 
@@ -302,7 +304,8 @@ def _train(
         if before is not None:
             objects.delete(objects.key(before))
         if epoch == 1 or epoch % every == 0 or trainer.finished:
-            seen = {"curves": _curves(trainer.history, *limits_m), "metrics": dg.MetadataValue.json(dict(metrics))}
+            history = [asdict(each) for each in trainer.history]
+            seen = {"curves": _curves(history, *limits_m), "metrics": dg.MetadataValue.json(asdict(metrics))}
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=seen))
         log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
         end_if_terminated(context)
@@ -347,14 +350,14 @@ def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
     )
 
 
-def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
-    good_m = metrics["val_rmse_good_geom_m"]
+def _epoch_line(metrics: EpochMetrics, settings: TrainingConfig) -> str:
+    good_m = metrics.val_rmse_good_geom_m
     good = "no such rows" if good_m is None else f"{good_m:,.1f} m"
     return (
         # As long as a line of a terminal, 80 characters.
-        f"epoch {metrics['epoch']}/{settings.epochs}: loss {metrics['train_loss']:.3f}, "
-        f"val loss {metrics['val_loss']:.3f}, RMSE {metrics['val_rmse_m']:,.0f} m, "
-        f"GDOP < {settings.max_gdop:g}: {good}, {metrics['epoch_seconds']:.1f} s"
+        f"epoch {metrics.epoch}/{settings.epochs}: loss {metrics.train_loss:.3f}, "
+        f"val loss {metrics.val_loss:.3f}, RMSE {metrics.val_rmse_m:,.0f} m, "
+        f"GDOP < {settings.max_gdop:g}: {good}, {metrics.epoch_seconds:.1f} s"
     )
 
 
