@@ -16,8 +16,8 @@ from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import S3Place
-from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline_tests.conftest import use_s3
 
 # The first end an address's part, or begin a code, somewhere.

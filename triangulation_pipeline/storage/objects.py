@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import shown
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.

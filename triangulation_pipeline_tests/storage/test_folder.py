@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.objects import FolderStore
-from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.stores import open_store
 
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 

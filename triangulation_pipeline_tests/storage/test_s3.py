@@ -315,9 +315,7 @@ def test_a_bucket_that_another_process_made_meanwhile_is_there(code: str) -> Non
         (ConfigParseError(path="s3cret"), "the AWS variables and files cannot be used (ConfigParseError)"),
     ],
 )
-def test_variables_that_make_no_client_are_named(
-    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_that_make_no_client_are_named(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> Any:
         raise error
 

@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
-from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
+from triangulation_pipeline.defs.io_managers import (
+    EvaluationReference,
+    ModelReference,
+    StoredCheckpoint,
+    StoredSplit,
+    reference_type,
+)
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
@@ -45,8 +52,7 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}",
     pool=TRAINING_POOL,
     automation_condition=AFTER_TRAINED_MODEL,
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(ModelReference),
+    dagster_type=reference_type(ModelReference),
     check_specs=[
         dg.AssetCheckSpec(
             "not_worse_than_production",
@@ -56,6 +62,7 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
         )
     ],
 )
+@step
 def registered_model(
     context: dg.AssetExecutionContext,
     config: RegisteredModelConfig,
@@ -67,34 +74,31 @@ def registered_model(
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
     network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
     version in production on the same test rows. A version of another network is never replaced by itself."""
-    preflight(context, storage)
-
     from triangulation_pipeline.plots.style import png
     from triangulation_pipeline.plots.training import training_curves
 
     reference = trained_model.reference
-    with refusals():
-        checkpoint = trained_model.read()
-        evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
-        # Of the same file, or of another job's with equal weights.
-        if reference.sha256 != evaluation.checkpoint_sha256 and checkpoint.weights_digest != evaluation.weights_digest:
-            raise ValueError(
-                f"model_evaluation is of the weights of job {evaluation.training_job_id}, trained_model is of job "
-                f"{reference.job_id} and has others; materialise model_evaluation and registered_model in one run"
+    checkpoint = trained_model.read()
+    evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
+    # Of the same file, or of another job's with equal weights.
+    if reference.sha256 != evaluation.checkpoint_sha256 and checkpoint.weights_digest != evaluation.weights_digest:
+        raise ValueError(
+            f"model_evaluation is of the weights of job {evaluation.training_job_id}, trained_model is of job "
+            f"{reference.job_id} and has others; materialise model_evaluation and registered_model in one run"
+        )
+    if evaluation.synthetic_dataset_id != test_split.dataset_id:
+        raise ValueError(
+            f"model_evaluation is on dataset {evaluation.synthetic_dataset_id}, test_split is of dataset "
+            f"{test_split.dataset_id}; materialise model_evaluation and registered_model in one run"
+        )
+    while True:
+        try:
+            not_worse, registration = _register(
+                storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
             )
-        if evaluation.synthetic_dataset_id != test_split.dataset_id:
-            raise ValueError(
-                f"model_evaluation is on dataset {evaluation.synthetic_dataset_id}, test_split is of dataset "
-                f"{test_split.dataset_id}; materialise model_evaluation and registered_model in one run"
-            )
-        while True:
-            try:
-                not_worse, registration = _register(
-                    storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
-                )
-                break
-            except ProductionChanged as change:
-                log.info("registered_model: %s; it is compared anew", printable(str(change)))
+            break
+        except ProductionChanged as change:
+            log.info("registered_model: %s; it is compared anew", printable(str(change)))
     model = registration.model
     history = records(read_metrics(storage.engine, reference.job_id))
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
