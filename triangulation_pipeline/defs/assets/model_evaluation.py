@@ -16,6 +16,8 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.evaluation.summary import Evaluation, Subset
+from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, promotion_checks, promotion_verdict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
@@ -61,20 +63,8 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     automation_condition=AFTER_TRAINED_MODEL,
     dagster_type=reference_type(EvaluationReference),
     check_specs=[
-        dg.AssetCheckSpec(
-            "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
-        ),
-        dg.AssetCheckSpec(
-            "calibration",
-            asset="model_evaluation",
-            description="The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by "
-            "1.96 standard errors of the sample. Fewer than 125 rows are too few to tell, and do not pass.",
-        ),
-        dg.AssetCheckSpec(
-            "better_than_classical",
-            asset="model_evaluation",
-            description="The p95 error is below multi-start Huber Gauss-Newton's on the same rows.",
-        ),
+        dg.AssetCheckSpec(check.name, asset="model_evaluation", description=check.description)
+        for check in EVALUATION_CHECKS
     ],
 )
 @step
@@ -88,9 +78,8 @@ def model_evaluation(
 ) -> dg.MaterializeResult:
     """The best epoch on rows it has never seen, beside the Cramér-Rao bound and the classical solvers on the same rows,
     with the same inputs and site biases. Kept in `model_evaluations`."""
-    from triangulation_pipeline.evaluation.comparison import Subset, compare
+    from triangulation_pipeline.evaluation.comparison import compare
     from triangulation_pipeline.evaluation.report import estimator_table, headline
-    from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
     from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
@@ -137,12 +126,17 @@ def model_evaluation(
         checkpoint_sha256=reference.sha256,
         weights_digest=checkpoint.weights_digest,
         synthetic_dataset_id=test_split.dataset_id,
-        metrics=summary
-        | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
+        metrics=Evaluation(
+            **dict(summary),
+            headline=numbers,
+            max_rmse_m=config.max_rmse_m,
+            promoted=promoted,
+            promotion_reason=reason,
+        ).document(),
         visualization_paths={name: picture.location for name, picture in stored.items()},
     )
     log.info("model_evaluation: %s", printable(reason))
-    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary]
+    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
@@ -153,7 +147,7 @@ def model_evaluation(
             "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
             **rounded(known(plotted(numbers))),
             "evaluation_id": evaluation_id,
-            "summary": dg.MetadataValue.json(summary),
+            "summary": dg.MetadataValue.json(summary.document()),
         },
         data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
         check_results=[

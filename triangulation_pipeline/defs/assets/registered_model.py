@@ -21,6 +21,14 @@ from triangulation_pipeline.defs.metadata import epoch_table, known, picture, pl
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.evaluation.summary import Evaluation
+from triangulation_pipeline.evaluation.verdict import (
+    NOT_WORSE_THAN_PRODUCTION,
+    PromotionCheck,
+    not_worse_than_production,
+    promotion_checks,
+    promotion_verdict,
+)
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
@@ -36,7 +44,6 @@ from triangulation_pipeline.storage.registry import (
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.evaluation.verdict import PromotionCheck
     from triangulation_pipeline.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -55,10 +62,7 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
     dagster_type=reference_type(ModelReference),
     check_specs=[
         dg.AssetCheckSpec(
-            "not_worse_than_production",
-            asset="registered_model",
-            description="The p95 error is at most 2 % above that of the version in production, on the same test rows; "
-            "that version is for the same network.",
+            NOT_WORSE_THAN_PRODUCTION.name, asset="registered_model", description=NOT_WORSE_THAN_PRODUCTION.description
         )
     ],
 )
@@ -143,21 +147,20 @@ def _register(
     checkpoint: "Checkpoint",
     evaluation: EvaluationRecord,
     test: SampleBatch,
-) -> "tuple[PromotionCheck, Registration]":
+) -> tuple[PromotionCheck, Registration]:
     """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
     one went into production meanwhile."""
-    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, promotion_checks, promotion_verdict
-
-    summary, network, reference = evaluation.metrics, checkpoint.spec.network, trained_model.reference
+    summary = Evaluation.model_validate(evaluation.metrics)
+    network, reference = checkpoint.spec.network, trained_model.reference
     champion = find_production_model(storage.engine, model_name)
-    checks = promotion_checks(summary, summary["max_rmse_m"])
+    checks = promotion_checks(summary, summary.max_rmse_m)
     if champion is None or champion.network_digest == network.digest:
         not_worse = _not_worse_than_production(storage, model_name, champion, trained_model, checkpoint, test)
         checks.append(not_worse)
     else:
         # Nothing was compared, so that nothing speaks against a promotion by hand; the registry makes none by itself.
         told = f"version {champion.version} in production is for another network, {champion.network}"
-        not_worse = PromotionCheck(NOT_WORSE, False, told)
+        not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, told)
     passed, reason = promotion_verdict(summary, checks)
     registration = register_model(
         storage.engine,
@@ -172,7 +175,7 @@ def _register(
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
-        metrics={**checkpoint.metrics, **summary["headline"]},
+        metrics={**checkpoint.metrics, **summary.headline},
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
@@ -188,22 +191,23 @@ def _not_worse_than_production(
     trained_model: StoredCheckpoint,
     challenger: "Checkpoint",
     test: SampleBatch,
-) -> "PromotionCheck":
-    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, not_worse_than_production
+) -> PromotionCheck:
     from triangulation_pipeline.training.checkpoint import read_checkpoint
 
     reference = trained_model.reference
     if production is None:
-        return PromotionCheck(NOT_WORSE, True, f"no version of {model_name} was in production")
+        return PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, True, f"no version of {model_name} was in production")
     if production.sha256 == reference.sha256 or production.weights_digest == challenger.weights_digest:
-        return PromotionCheck(NOT_WORSE, True, f"it is version {production.version}, which was in production")
+        return PromotionCheck(
+            NOT_WORSE_THAN_PRODUCTION.name, True, f"it is version {production.version}, which was in production"
+        )
     try:
         objects = storage.objects
         content = objects.get(objects.key(production.pytorch_model_location), production.sha256)
         champion_m = _errors_m(read_checkpoint(content), test)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
-            NOT_WORSE,
+            NOT_WORSE_THAN_PRODUCTION.name,
             False,
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",
