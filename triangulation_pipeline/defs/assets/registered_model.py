@@ -17,7 +17,7 @@ from triangulation_pipeline.defs.io_managers import (
     reference_type,
 )
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
@@ -117,7 +117,7 @@ def registered_model(
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
             "curves": picture(png(training_curves(history)), "training curves"),
-            **rounded(known(plotted(evaluation.metrics["headline"]))),
+            **rounded(drop_none(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
             "sha256": model.sha256,

@@ -15,7 +15,7 @@ from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterrup
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, records
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.defs.step import end_if_terminated, step
@@ -118,7 +118,7 @@ def _result(
         value=CheckpointReference(job_id=job.id, location=best.location, sha256=best.sha256),
         metadata={
             "curves": _curves(history, trainer.limit_m, trainer.limit_p50_m),
-            **known({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
+            **drop_none({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
             "best_epoch": trainer.best_epoch,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
