@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from triangulation_pipeline.storage.columns import UtcDateTime, UuidText
 from triangulation_pipeline.storage.engine import reading
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS
+from triangulation_pipeline.training.metrics import METRIC_DESCRIPTIONS
 from triangulation_pipeline.validation import uuid_text
 
 # Apart from the tables' metadata: Alembic would take them for tables.
@@ -52,24 +52,6 @@ def _measured() -> list[Column[Any]]:
         Column("crlb_rms_good_geom_m", Double, comment="Root mean square of the Cramér-Rao bound on good geometry, m."),
     ]
 
-
-_EPOCH_COMMENTS = {
-    "train_loss": "Mean loss of the training samples during the epoch.",
-    "val_loss": "Mean loss of the validation samples after the epoch.",
-    "train_rmse_m": "RMSE of the position on the training samples during the epoch, m.",
-    "val_rmse_m": "RMSE of the position on the validation samples, m.",
-    "val_rmse_good_geom_m": "RMSE on the validation samples with good geometry (GDOP below max_gdop of the job), m; "
-    "null if there is none.",
-    "val_distance_p50_m": "Median error on the validation samples, m.",
-    "val_distance_p68_m": "68th percentile of the error on the validation samples, m.",
-    "val_distance_p95_m": "95th percentile of the error on the validation samples, m.",
-    "val_nees": "Mean normalised error squared on the validation samples; 2 if the covariances are right.",
-    "val_coverage_68": "Share of the validation errors within the predicted 68.3 % ellipse.",
-    "val_coverage_95": "Share of the validation errors within the predicted 95 % ellipse.",
-    "learning_rate": "Learning rate of the last step of the epoch.",
-    "gradient_norm": "Mean norm of the gradient over the steps of the epoch, before clipping.",
-    "epoch_seconds": "Duration of the epoch with its validation, s.",
-}
 
 dataset_overview = Table(
     "dataset_overview",
@@ -125,7 +107,7 @@ epoch_overview = Table(
     Column("job_id", UuidText, comment="Id of the job."),
     Column("epoch", Integer, comment="Number of the epoch, counted from 1; one row per epoch."),
     Column("timestamp", UtcDateTime, comment="When the epoch was recorded."),
-    *(Column(name, Double, comment=_EPOCH_COMMENTS[name]) for name in METRIC_COLUMNS),
+    *(Column(name, Double, comment=comment) for name, comment in METRIC_DESCRIPTIONS.items()),
 )
 model_overview = Table(
     "model_overview",

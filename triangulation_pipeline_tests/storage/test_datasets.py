@@ -10,6 +10,7 @@ import pytest
 import time_machine
 from sqlalchemy import Connection, Engine, delete, event, func, select, update
 
+from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
 from triangulation_pipeline.storage.bulk import ROWS_A_FETCH
 from triangulation_pipeline.storage.datasets import (
@@ -24,7 +25,6 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import JobRecord, fail_job
 from triangulation_pipeline.storage.tables import synthetic_datasets, synthetic_training_samples
 from triangulation_pipeline_tests.storage.conftest import make_batch
 

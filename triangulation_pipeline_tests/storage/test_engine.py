@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
+from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.storage import migrations
 from triangulation_pipeline.storage.engine import (
     MOST_TRIES,
@@ -23,7 +24,6 @@ from triangulation_pipeline.storage.engine import (
     writing,
 )
 from triangulation_pipeline.storage.errors import StorageError, quoted
-from triangulation_pipeline.storage.jobs import get_job
 from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
 
