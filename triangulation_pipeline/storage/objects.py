@@ -6,12 +6,12 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import shown
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.
@@ -187,24 +187,6 @@ class FolderStore:
             key = path.relative_to(self.root).as_posix()
             if is_key(key) and path.is_file() and not path.is_symlink():
                 yield key
-
-
-def open_store(place: Path | S3Place, s3_client: Callable[[], Any]) -> ObjectStore:
-    """The store in a folder or in a bucket, either of which is made if it is missing.
-
-    ``s3_client`` makes the boto3 client of a bucket's server; a folder needs none. Raises StorageError where the store
-    cannot be opened.
-    """
-    if isinstance(place, S3Place):
-        # Half a second that a folder need not wait.
-        from triangulation_pipeline.storage.s3 import open_s3
-
-        return open_s3(place, s3_client)
-    try:
-        make_private(place)
-    except OSError as error:
-        raise StorageError(f"object store {quoted(place)} cannot be opened: {error.strerror}") from None
-    return FolderStore(place)
 
 
 def make_private(folder: Path) -> None:

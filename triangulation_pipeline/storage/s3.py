@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
+import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -313,8 +315,19 @@ def _broken(error: BotoCoreError, server: str) -> str:
     return f"{server} does not answer"
 
 
-def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
-    """The store in a bucket, which is made if it is missing. Raises StorageError where it cannot be opened."""
+def make_client() -> Any:
+    """A boto3 client by the AWS variables (``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ...) and files.
+
+    With an endpoint of one's own, buckets are addressed by path: ``http://host:9000/bucket``, no name in the DNS.
+    """
+    # The store has a deadline of its own; botocore's part is one quick second try of each request.
+    config = Config(retries={"max_attempts": 1, "mode": "standard"})
+    # A session of its own: the one that boto3 keeps would know variables and files as they were earlier.
+    return boto3.session.Session().client("s3", config=config)
+
+
+def open_s3(place: S3Place) -> S3Store:
+    """The store in a bucket, which is made if it is missing. Raises StorageError if it cannot be opened."""
     try:
         client = make_client()
         parse_address(client.meta.endpoint_url)
