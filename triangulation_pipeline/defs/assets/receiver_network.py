@@ -33,10 +33,7 @@ def receiver_network(
             "num_sites": len(network.sites),
             **({"warnings": "; ".join(oddities)} if oddities else {}),
             "sites": table(
-                [
-                    {"number": number, **site.model_dump(mode="json", exclude_none=True)}
-                    for number, site in enumerate(network.sites, 1)
-                ]
+                [{"number": number, **site.model_dump(mode="json")} for number, site in enumerate(network.sites, 1)]
             ),
         },
         data_version=dg.DataVersion(network.digest),
