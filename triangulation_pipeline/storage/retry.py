@@ -20,9 +20,9 @@ _T = TypeVar("_T")
 def retry(act: Callable[[], _T], failed: str, why: Callable[[Exception], str | None], deadline_s: float) -> _T:
     """The result of ``act``, which is called again after growing pauses while it fails.
 
-    ``why`` gives the reason if an error may pass by itself. If it will not, ``why`` gives None or raises an error of its
-    own, and there is no other try. Raises StorageError, with a message that begins with ``failed``, after ``deadline_s``
-    seconds.
+    ``why`` gives the reason if an error may pass by itself. If it will not, ``why`` gives None or raises an error of
+    its own, and there is no other try. Raises StorageError, with a message that begins with ``failed``, after
+    ``deadline_s`` seconds.
     """
     end = time.monotonic() + deadline_s
     pause_s = 0.1

@@ -1,4 +1,4 @@
-"""Where things are stored: environment variables, and nothing else."""
+"""Where data is stored. It is set by environment variables only."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,9 @@ from triangulation_pipeline.validation import expanded
 
 
 def dagster_home() -> Path:
-    """The folder that relative places are seen from: ``DAGSTER_HOME``, or the current folder. Absolute.
+    """The folder that relative paths are resolved against: ``DAGSTER_HOME``, or the current folder. It is absolute.
 
-    Raises ValueError where that begins with the name of a user who does not exist.
+    Raises ValueError if the variable begins with the name of a user who does not exist.
     """
     return expanded(os.environ.get("DAGSTER_HOME", ".")).absolute()
 
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         text = str(value).strip()
         if not text:
             raise ValueError("is empty; unset it for the default, or write a folder or s3://bucket/prefix")
-        # One slash or none is a slip of the pen, and no folder.
+        # With one slash or none it is a typing error, and not a folder.
         if text.lower().startswith("s3:"):
             return parse_s3_url(text)
         if "://" in text:
