@@ -11,11 +11,13 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
+from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture
-from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
+from triangulation_pipeline.defs.step import end_if_terminated, step
 from triangulation_pipeline.jobs.continuation import begin_job, with_parent_id
 from triangulation_pipeline.jobs.liveness import Heartbeat
 from triangulation_pipeline.jobs.record import read_history
@@ -54,6 +56,7 @@ PLOTTED = ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_covera
     pool=TRAINING_POOL,
     code_version=f"training {TRAINING_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
 )
+@step
 def trained_model(
     context: dg.AssetExecutionContext,
     config: TrainedModelConfig,
@@ -64,42 +67,38 @@ def trained_model(
     """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
     each epoch appear while it trains: as `curves` among this asset's events, in `training_metrics` and in
     `training_jobs`."""
-    preflight(context, storage)
-
     from triangulation_pipeline.jobs.worker import parent_checkpoint, publish, restored_trainer, train
     from triangulation_pipeline.training.trainer import TrainingStopped
 
     engine, objects, run = storage.engine, storage.objects, context.run
     settings = TrainingConfig.model_validate(config.model_dump())
-    with refusals():
-        dataset = _dataset_of(storage, training_split, validation_split)
-        context.instance.add_run_tags(run.run_id, network_tag(dataset.network_name, dataset.network_digest))
-        settings = with_parent_id(engine, run, settings)
-        parent = parent_checkpoint(engine, objects, settings)
-        job = begin_job(
-            engine,
-            run,
-            settings,
-            dataset.id,
-            find_run=context.instance.get_run_by_id,
-            unseen_run_ids=_unseen_run_ids(context),
-        )
-        splits = training_split.batch, validation_split.batch
-        restored = partial(restored_trainer, objects, job, settings, dataset, *splits, parent)
-        if job.status is JobStatus.completed:
-            trainer = restored()
-            return _result(storage, job, trainer, publish(objects, job, trainer))
+    dataset = _dataset_of(storage, training_split, validation_split)
+    context.instance.add_run_tags(run.run_id, network_tag(dataset.network_name, dataset.network_digest))
+    settings = with_parent_id(engine, run, settings)
+    parent = parent_checkpoint(engine, objects, settings)
+    job = begin_job(
+        engine,
+        run,
+        settings,
+        dataset.id,
+        find_run=context.instance.get_run_by_id,
+        unseen_run_ids=_unseen_run_ids(context),
+    )
+    splits = training_split.batch, validation_split.batch
+    restored = partial(restored_trainer, objects, job, settings, dataset, *splits, parent)
+    if job.status is JobStatus.completed:
+        trainer = restored()
+        return _result(storage, job, trainer, publish(objects, job, trainer))
     heartbeat = Heartbeat(engine, job)
     try:
-        with refusals(), heartbeat:
+        with plain_failures(), heartbeat:
             trainer = restored()
             observe = partial(_observe, context, trainer)
             stored = train(engine, objects, job, trainer, lambda: heartbeat.should_stop, observe)
             result = _result(storage, job, trainer, stored | publish(objects, job, trainer))
             complete_job(engine, job)
     except TrainingStopped:
-        with refusals():
-            raise _stopped(storage, job, heartbeat) from None
+        raise _stopped(storage, job, heartbeat) from None
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         with suppress(StorageError):
             cancel_job(engine, job, RUN_TERMINATED)
@@ -144,7 +143,7 @@ def _result(
         value=CheckpointReference(job_id=job.id, location=best.location, sha256=best.sha256),
         metadata={
             "curves": _curves(history, trainer.limit_m, trainer.limit_p50_m),
-            **known({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
+            **drop_none({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
             "best_epoch": trainer.best_epoch,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
@@ -167,7 +166,7 @@ def _result(
 def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failure:
     """Writes down that the job stopped as it was asked to; gives the failure that its run ends with."""
     if heartbeat.lost is not None:
-        return dg.Failure(description=f"stopped: {heartbeat.lost}", allow_retries=False)
+        return dg.Failure(description=f"stopped: {heartbeat.lost}")
     where = f"at epoch {get_job(storage.engine, job.id).current_epoch} of {job.total_epochs}"
     if heartbeat.asked is Stop.pause:
         stopped = pause_job(storage.engine, job)
@@ -176,7 +175,6 @@ def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failu
     return dg.Failure(
         description=f"{stopped.status} {where}; `triangulation resume {job.id}` goes on from there",
         metadata={"outcome": stopped.status.value, "job_id": job.id, "epoch": stopped.current_epoch},
-        allow_retries=False,
     )
 
 
