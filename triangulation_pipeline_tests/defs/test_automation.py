@@ -18,11 +18,12 @@ from sqlalchemy import Engine
 from triangulation_pipeline.definitions import defs, train_locator_job
 from triangulation_pipeline.defs import automation
 from triangulation_pipeline.defs.config import check_run_config
-from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.registry import NewModel, register_model
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
 OTHER = random_network(5, seed=1)
@@ -38,7 +39,7 @@ def instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagster
 
 @pytest.fixture
 def engine(instance: dg.DagsterInstance) -> Iterator[Engine]:
-    storage = OpenStorage()
+    storage = Storage()
     yield storage.engine
     storage.close()
 
@@ -60,16 +61,7 @@ def add_dataset(engine: Engine, network: ReceiverNetwork = NORTH_WEST_ITALY) -> 
 
 def train(engine: Engine, dataset: DatasetRecord) -> str:
     job_id = str(uuid.uuid4())
-    start_job(
-        engine,
-        job_id=job_id,
-        run_id=job_id,
-        job_name="a job",
-        description="",
-        config={},
-        synthetic_dataset_id=dataset.id,
-        total_epochs=1,
-    )
+    start_job(engine, job_id=job_id, run_id=job_id, config=TrainingConfig(), synthetic_dataset_id=dataset.id)
     return job_id
 
 

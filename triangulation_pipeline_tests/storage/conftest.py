@@ -16,14 +16,14 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.samples import SampleBatch, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
-from triangulation_pipeline.storage.s3 import S3Store
+from triangulation_pipeline.storage.s3 import S3Store, make_client
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import (
     NO_BINARIES,
@@ -147,7 +147,7 @@ def client(s3_endpoint: str) -> Any:
     """The client that the AWS variables give."""
     with pytest.MonkeyPatch.context() as patch:
         use_s3(patch, s3_endpoint)
-        return s3_client()
+        return make_client()
 
 
 @pytest.fixture
@@ -214,11 +214,8 @@ def running_job(engine: Engine, job_id: str, total_epochs: int = 4) -> JobRecord
         engine,
         job_id=job_id,
         run_id=job_id,
-        job_name="night",
-        description="",
-        config={},
+        config=TrainingConfig(job_name="night", epochs=total_epochs),
         synthetic_dataset_id=dataset.id,
-        total_epochs=total_epochs,
     )
 
 
@@ -254,11 +251,8 @@ def make_job(engine: Engine, make_dataset: Callable[..., DatasetRecord]) -> Call
             engine,
             job_id=job_id,
             run_id=job_id,
-            job_name="test",
-            description="a job of the tests",
-            config={"learning_rate": 0.003, "layers": [1, 2]},
+            config=TrainingConfig(job_name="test", description="a job of the tests", epochs=4),
             synthetic_dataset_id=make_dataset().id,
-            total_epochs=4,
         )
 
     return make

@@ -12,16 +12,19 @@ from triangulation_pipeline.defs.assets.trained_model import trained_model
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.checks import check_result, check_specs
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
+from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import (
     CheckpointReference,
     EvaluationReference,
     StoredCheckpoint,
     StoredSplit,
+    reference_type,
     same_dataset,
 )
-from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, picture, plotted, rounded, table
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.evaluation.summary import Evaluation, Subset, Summary
 from triangulation_pipeline.evaluation.verdict import (
@@ -57,7 +60,7 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     the one recorded with them."""
     from triangulation_pipeline.training.verify import fault
 
-    with refusals():
+    with plain_failures():
         checkpoint = trained_model.read()
         found = fault(checkpoint, validation_split.batch)
     return dg.AssetCheckResult(
@@ -80,10 +83,10 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     kinds={"numpy", "table"},
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
     automation_condition=AFTER_TRAINED_MODEL,
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
+    dagster_type=reference_type(EvaluationReference),
     check_specs=check_specs("model_evaluation", EVALUATION_CHECKS),
 )
+@step
 def model_evaluation(
     context: dg.AssetExecutionContext,
     config: ModelEvaluationConfig,
@@ -94,26 +97,22 @@ def model_evaluation(
 ) -> dg.MaterializeResult:
     """The best epoch on test rows, which the training never used, beside the Cramér-Rao bound and the classical solvers
     on the same rows, with the same inputs and site biases. Kept in `model_evaluations`."""
-    preflight(context, storage)
-
-    with refusals():
-        checkpoint = trained_model.read()
-        network = checkpoint.spec.network
-        context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
-        dataset_id = same_dataset(
-            trained_model=checkpoint.dataset["id"],
-            training_split=training_split.dataset_id,
-            test_split=test_split.dataset_id,
-        )
-        dataset = get_dataset(storage.engine, dataset_id)
-        scenario = Scenario.model_validate(dataset.config["scenario"])
-        comparison = _compared(checkpoint, scenario, test_split.batch, training_split.batch)
+    checkpoint = trained_model.read()
+    network = checkpoint.spec.network
+    context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
+    dataset_id = same_dataset(
+        trained_model=checkpoint.dataset["id"],
+        training_split=training_split.dataset_id,
+        test_split=test_split.dataset_id,
+    )
+    dataset = get_dataset(storage.engine, dataset_id)
+    scenario = Scenario.model_validate(dataset.config["scenario"])
+    comparison = _compared(checkpoint, scenario, test_split.batch, training_split.batch)
     summary = comparison.summary()
     checks = promotion_checks(summary, config.max_rmse_m)
     evaluation = _judged(summary, config.max_rmse_m, checks)
     pictures = _pictures(network, comparison)
-    with refusals():
-        evaluation_id = _stored(storage, trained_model.reference, checkpoint, evaluation, pictures)
+    evaluation_id = _stored(storage, trained_model.reference, checkpoint, evaluation, pictures)
     log.info("model_evaluation: %s", printable(evaluation.promotion_reason))
     found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
     return dg.MaterializeResult(
@@ -197,7 +196,7 @@ def _shown(
         "promotion_reason": evaluation.promotion_reason,
         "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
         "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
-        **rounded(known(plotted(evaluation.headline))),
+        **rounded(drop_none(plotted(evaluation.headline))),
         "evaluation_id": evaluation_id,
         "summary": dg.MetadataValue.json(summary.document()),
     }

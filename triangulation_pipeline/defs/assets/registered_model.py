@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -18,11 +18,13 @@ from triangulation_pipeline.defs.io_managers import (
     ModelReference,
     StoredCheckpoint,
     StoredSplit,
+    reference_type,
     same_dataset,
 )
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, plotted, rounded
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.evaluation.verdict import (
@@ -32,7 +34,7 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_checks,
     promotion_verdict,
 )
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
@@ -74,10 +76,10 @@ class _Candidate:
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}",
     pool=TRAINING_POOL,
     automation_condition=AFTER_TRAINED_MODEL,
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(ModelReference),
+    dagster_type=reference_type(ModelReference),
     check_specs=check_specs("registered_model", [NOT_WORSE_THAN_PRODUCTION]),
 )
+@step
 def registered_model(
     context: dg.AssetExecutionContext,
     config: RegisteredModelConfig,
@@ -89,24 +91,21 @@ def registered_model(
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
     network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
     version in production on the same test rows. A version of another network is never replaced by itself."""
-    preflight(context, storage)
-
-    with refusals():
-        checkpoint = trained_model.read()
-        record = get_evaluation(storage.engine, model_evaluation.evaluation_id)
-        _check_origin(record, trained_model.reference, checkpoint, test_split)
-        evaluation = Evaluation.model_validate(record.metrics)
-        candidate = _Candidate(config.model_name, trained_model.reference, checkpoint, evaluation, test_split.batch)
-        while True:
-            try:
-                not_worse, registration = _registered(storage, candidate)
-                break
-            except ProductionChanged as change:
-                log.info("registered_model: %s; it is compared again", printable(str(change)))
+    checkpoint = trained_model.read()
+    record = get_evaluation(storage.engine, model_evaluation.evaluation_id)
+    _check_origin(record, trained_model.reference, checkpoint, test_split)
+    evaluation = Evaluation.model_validate(record.metrics)
+    candidate = _Candidate(config.model_name, trained_model.reference, checkpoint, evaluation, test_split.batch)
+    while True:
+        try:
+            not_worse, registration = _registered(storage, candidate)
+            break
+        except ProductionChanged as change:
+            log.info("registered_model: %s; it is compared again", printable(str(change)))
     model = registration.model
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
     log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
-    history = records(read_metrics(storage.engine, trained_model.reference.job_id))
+    history = [asdict(metrics) for metrics in read_history(storage.engine, trained_model.reference.job_id)]
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
         metadata=_shown(model, before, evaluation, history),
@@ -166,7 +165,6 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
 def _not_worse_than_production(
     storage: Storage, candidate: _Candidate, production: ModelRecord | None
 ) -> PromotionCheck:
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
 
     name, challenger = NOT_WORSE_THAN_PRODUCTION.name, candidate.checkpoint
     if production is None:
@@ -174,9 +172,8 @@ def _not_worse_than_production(
     if production.sha256 == candidate.file.sha256 or production.weights_digest == challenger.weights_digest:
         return PromotionCheck(name, True, f"it is version {production.version}, which was in production")
     try:
-        objects = storage.objects
-        content = objects.get(objects.key(production.pytorch_model_location), production.sha256)
-        champion_m = _errors_m(read_checkpoint(content), candidate.test)
+        champion = load_checkpoint(storage.objects, production.pytorch_model_location, production.sha256)
+        champion_m = _errors_m(champion, candidate.test)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
             name,
@@ -212,12 +209,12 @@ def _shown(
     return {
         "model_name": model.model_name,
         "version": model.version,
-        **known({"registered_before": before}),
+        **drop_none({"registered_before": before}),
         "network": model.network,
         "promoted": model.promoted,
         "promotion_reason": model.promotion_reason,
         "curves": picture(png(training_curves(history)), "training curves"),
-        **rounded(known(plotted(evaluation.headline))),
+        **rounded(drop_none(plotted(evaluation.headline))),
         "epoch": model.epoch,
         "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
         "sha256": model.sha256,
