@@ -34,7 +34,7 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_checks,
     promotion_verdict,
 )
-from triangulation_pipeline.jobs.record import read_history
+from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
