@@ -3,12 +3,9 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A longer table makes the event unwieldy.
 EPOCH_TABLE_ROWS = 500
@@ -35,12 +32,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
 
 
-def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """A frame's rows, None for null."""
-    rows: list[Any] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
-
-
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers to five digits, for reading: a table of all digits is wider than the page, and pushes out what is
     beside it."""
@@ -54,7 +45,7 @@ def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetad
     return {"epochs" if every == 1 else f"epochs_every_{every}": table(history[::-every][::-1])}
 
 
-def known(values: Mapping[str, Any]) -> dict[str, Any]:
+def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that have a value; Dagster shows None as a null entry of no type, which breaks its plots."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -23,7 +23,7 @@ _BUCKET = re.compile(r"(?!.*\.\.)(?![0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True)
-class S3Place:
+class S3Location:
     """A bucket, and the prefix in it below which a store's objects lie ('' for none)."""
 
     bucket: str
@@ -33,7 +33,7 @@ class S3Place:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
 
-def parse_s3_url(url: str) -> S3Place:
+def parse_s3_url(url: str) -> S3Location:
     """The place of ``s3://bucket/prefix``. Raises ValueError, which never quotes the URL: it may hold a secret."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() != "s3":
@@ -55,7 +55,7 @@ def parse_s3_url(url: str) -> S3Place:
     prefix = prefix.removesuffix("/")
     if prefix and not is_key(prefix):
         raise ValueError("must have a prefix of names joined by '/', of letters, digits and _ . = - only")
-    return S3Place(bucket, prefix)
+    return S3Location(bucket, prefix)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,12 @@ class ObjectStore(Protocol):
     def key(self, location: str) -> str:
         """The key of a location. Raises ValueError for a location outside this store."""
         ...
+
+
+def read_object(objects: ObjectStore, location: str, sha256: str) -> bytes:
+    """The bytes of an object, by what a row keeps of it. Raises StorageError if they are missing or damaged, and
+    ValueError for a location outside the store."""
+    return objects.get(objects.key(location), sha256)
 
 
 class FolderStore:

@@ -43,7 +43,7 @@ from urllib3.exceptions import LocationParseError, NameResolutionError
 
 from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import S3Place
+from triangulation_pipeline.storage.objects import S3Location
 from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store, make_client
 from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline_tests.conftest import S3_ACCESS_KEY_ID, S3_SECRET, new_bucket_name, use_s3
@@ -320,13 +320,13 @@ def test_variables_that_make_no_client_are_named(error: Exception, says: str, mo
         raise error
 
     monkeypatch.setattr(s3, "make_client", fails)
-    assert refusal(lambda: open_store(S3Place("bucket", "a"))) == says
+    assert refusal(lambda: open_store(S3Location("bucket", "a"))) == says
 
 
 def test_an_address_that_hides_its_password_badly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Stub(ValueError(), endpoint="http://me:s3/cret@host:9000")
     monkeypatch.setattr(s3, "make_client", lambda: client)
-    message = refusal(lambda: open_store(S3Place("bucket", "a")))
+    message = refusal(lambda: open_store(S3Location("bucket", "a")))
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
 
 
@@ -400,7 +400,7 @@ def test_locations_begin_with_the_bucket_and_the_prefix() -> None:
 
 def test_a_store_is_opened_by_the_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, s3_endpoint)
-    place = S3Place(new_bucket_name(), "some/prefix")
+    place = S3Location(new_bucket_name(), "some/prefix")
     stored = open_store(place).put(KEY, b"data")
     assert stored.location == f"s3://{place.bucket}/some/prefix/{KEY}"
     # A second opening finds the bucket, and what is in it.
@@ -600,7 +600,7 @@ def test_an_unknown_host_is_named() -> None:
 
 def test_an_address_that_is_none_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, "me:s3cret@host")
-    message = refusal(lambda: open_store(S3Place("bucket", "")))
+    message = refusal(lambda: open_store(S3Location("bucket", "")))
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
 
 
@@ -608,11 +608,11 @@ def test_missing_credentials_are_asked_for(s3_endpoint: str, monkeypatch: pytest
     use_s3(monkeypatch, s3_endpoint)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     asked_for = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    assert asked_for in refusal(lambda: open_store(S3Place("bucket", "")))
+    assert asked_for in refusal(lambda: open_store(S3Location("bucket", "")))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert asked_for in refusal(lambda: open_store(S3Place("bucket", "")))
+    assert asked_for in refusal(lambda: open_store(S3Location("bucket", "")))
     monkeypatch.setenv("AWS_PROFILE", "s3cret")
-    assert "AWS_PROFILE names no profile" in refusal(lambda: open_store(S3Place("bucket", "")))
+    assert "AWS_PROFILE names no profile" in refusal(lambda: open_store(S3Location("bucket", "")))
 
 
 @pytest.mark.parametrize(
@@ -666,7 +666,7 @@ def test_a_wrong_region_names_its_variable(code: str, tells: str) -> None:
 def test_a_region_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "s3cret/../")
-    message = refusal(lambda: open_store(S3Place("bucket", "")))
+    message = refusal(lambda: open_store(S3Location("bucket", "")))
     assert message == "AWS_DEFAULT_REGION must be the name of a region, as in eu-south-1"
 
 

@@ -11,7 +11,7 @@ from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type
-from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
+from triangulation_pipeline.defs.metadata import drop_none, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.defs.step import step
@@ -145,7 +145,7 @@ def model_evaluation(
             "promotion_reason": reason,
             "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
             "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
-            **rounded(known(plotted(numbers))),
+            **rounded(drop_none(plotted(numbers))),
             "evaluation_id": evaluation_id,
             "summary": dg.MetadataValue.json(summary.document()),
         },

@@ -8,7 +8,7 @@ import dagster as dg
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
 from triangulation_pipeline.defs.io_managers import DatasetReference, NetworkReference, reference_type
 from triangulation_pipeline.defs.memory import check_memory
-from triangulation_pipeline.defs.metadata import known, picture
+from triangulation_pipeline.defs.metadata import drop_none, picture
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import ReceiverNetwork
@@ -84,7 +84,7 @@ def synthetic_dataset(
             "sha256": record.sha256,
             "reused": reused,
             **({} if reused else {"samples_per_second": round(record.num_samples / seconds)}),
-            **known(quality),
+            **drop_none(quality),
             "scenario": dg.MetadataValue.json(record.config["scenario"]),
         },
         data_version=dg.DataVersion(record.sha256),
