@@ -77,7 +77,7 @@ class LocalFrame:
         return self.enu_m(lat, lon, altitude_m)[..., :2]
 
     def geodetic(
-        self, en_m: NDArray[np.floating], altitude_m: float
+        self, en_m: NDArray[np.floating], altitude_m: float | Float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """East, north (..., 2) in metres at an altitude to WGS-84 latitude and longitude, degrees."""
         en_m = np.asarray(en_m, np.float64)
@@ -102,15 +102,15 @@ class LocalFrame:
 
 
 def surface_up_m(
-    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: float
+    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: Any
 ) -> tuple[Any, tuple[Any, Any]]:
     """Up coordinate, and its gradient, of the surface at ``altitude_m`` over the ellipsoid, above (east, north).
 
     ``en_m`` is (..., 2) in metres, a NumPy array or a torch tensor: only arithmetic is used, so both rooms share the
-    formula. Returns (up (...), gradient as a pair (d up / d east, d up / d north)). The root of
-    ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0`` is written so that it loses no digits near z = 0. The
-    surface at an altitude is the ellipsoid lifted along its normal: ``z + h sqrt(1 + |grad z|^2)`` (first order in h
-    over the earth's radius).
+    formula. ``altitude_m`` is one for all places, or one for each. Returns (up (...), gradient as a pair
+    (d up / d east, d up / d north)). The root of ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0`` is written
+    so that it loses no digits near z = 0. The surface at an altitude is the ellipsoid lifted along its normal:
+    ``z + h sqrt(1 + |grad z|^2)`` (first order in h over the earth's radius).
     """
     k_ee, k_nn, k_nu, k_uu, g = coefficients
     east, north = en_m[..., 0], en_m[..., 1]

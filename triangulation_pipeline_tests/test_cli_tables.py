@@ -20,7 +20,7 @@ from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.jobs import JobRecord, fail_job, start_job
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 from triangulation_pipeline_tests.storage.test_jobs import record
 from triangulation_pipeline_tests.terminal import on_a_terminal
 from triangulation_pipeline_tests.test_cli import COMMAND, triangulation
@@ -41,12 +41,10 @@ def job(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobRecord]:
     network = {"network_name": "north-west-italy", "network_digest": "491d2d57" * 8}
     dataset, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(seed=0),
         name="default-north-west-italy-50000-cda6fa98",
-        config={},
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
-        **network,
     )
     job_id = str(uuid.uuid4())
     job = start_job(

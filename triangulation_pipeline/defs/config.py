@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field, ValidationError, create_model, field_val
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import expanded, one_sentence, printable, refuse_booleans, shown, uuid_text

@@ -16,7 +16,7 @@ from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
 from triangulation_pipeline.positions import Positions, coverage, distance_statistics, rmse_m
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 Summary = dict[str, Any]  # what json.dumps takes, NaN excluded
@@ -182,8 +182,8 @@ class Comparison:
 def compare(
     network: ReceiverNetwork,
     scenario: Scenario,
-    test: SampleBatch,
-    train: SampleBatch,
+    test: Samples,
+    train: Samples,
     predicted: Positions,
     max_gdop: float,
 ) -> Comparison:
@@ -207,14 +207,14 @@ def compare(
     if not max_gdop > 0:
         raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
 
-    geometry = Geometry(network, scenario.tx_height_m)
-    truth_en_m = geometry.en_m(test.tx_lat, test.tx_lon)
+    geometry = Geometry(network, test.tx_altitude_m)
+    truth_en_m = test.tx_en_m(network.frame)
     found: dict[Estimator, Positions | None] = dict.fromkeys(Estimator)
     found[Estimator.model] = predicted
     found[Estimator.power_weighted_centroid] = power_weighted_centroid(network, test)
     mixture_bound_m = np.full(n, np.nan)
     if scenario.features is Features.rss_tdoa and network.locates_by_time:
-        bias_ns, delay = fit_site_biases_ns(geometry, train), scenario.excess_delay
+        bias_ns, delay = fit_site_biases_ns(Geometry(network, train.tx_altitude_m), train), scenario.excess_delay
         found[Estimator.gauss_newton] = gauss_newton(geometry, test, bias_ns, Loss.linear)
         found[Estimator.huber_gauss_newton] = gauss_newton(geometry, test, bias_ns, Loss.huber)
         found[Estimator.mixture_ml] = mixture_maximum_likelihood(geometry, test, bias_ns, delay)
@@ -232,14 +232,14 @@ def compare(
         distance_m={
             estimator: None
             if positions is None
-            else positions.error_m(network.frame, geometry.altitude_m, test.tx_lat, test.tx_lon)
+            else positions.error_m(network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
             for estimator, positions in found.items()
         },
         nees=predicted.nees(truth_en_m),
         predicted_rms_m=predicted.rms_m(),
         crlb_m=test.crlb_m.astype(np.float64),
         mixture_crlb_m=mixture_bound_m,
-        detections=test.num_receivers,
+        detections=test.num_detections,
         good_geometry=test.gdop < max_gdop,
     )
 

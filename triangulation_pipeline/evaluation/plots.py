@@ -22,7 +22,7 @@ from PIL import Image
 from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.positions import chi_square_2
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
@@ -197,7 +197,7 @@ def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:
     )
 
 
-def dataset_map(network: ReceiverNetwork, batch: SampleBatch) -> Figure:
+def dataset_map(network: ReceiverNetwork, batch: Samples) -> Figure:
     """Where a dataset's transmitters stand and how well each can be located at best."""
     en_m = network.frame.en_m(batch.tx_lat, batch.tx_lon, 0.0)
     return _map(
@@ -211,7 +211,7 @@ def dataset_map(network: ReceiverNetwork, batch: SampleBatch) -> Figure:
     )
 
 
-def dataset_histograms(batch: SampleBatch) -> Figure:
+def dataset_histograms(batch: Samples) -> Figure:
     """SNR of the detections, HDOP and the number of detections of a transmission."""
     figure = _figure(3.3)
     snr, dilution, detections = figure.subplots(1, 3)
@@ -243,10 +243,10 @@ def dataset_histograms(batch: SampleBatch) -> Figure:
     detections.set_xlabel("detections of a transmission")
     if len(batch):
         count = np.arange(batch.num_sites + 1)
-        detections.bar(count, np.bincount(batch.num_receivers, minlength=len(count)) / len(batch), color=GREEN)
+        detections.bar(count, np.bincount(batch.num_detections, minlength=len(count)) / len(batch), color=GREEN)
         detections.xaxis.set_major_locator(MaxNLocator(integer=True))
-        detections.set_xlim(max(batch.num_receivers.min() - 0.6, -0.6), len(count) - 0.4)
-        _title(detections, f"mean {batch.num_receivers.mean():.1f} of {batch.num_sites}", 9.5)
+        detections.set_xlim(max(batch.num_detections.min() - 0.6, -0.6), len(count) - 0.4)
+        _title(detections, f"mean {batch.num_detections.mean():.1f} of {batch.num_sites}", 9.5)
     else:
         _empty(figure, detections, "no transmission")
     for axes in (snr, dilution, detections):

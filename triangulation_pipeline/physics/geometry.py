@@ -4,7 +4,8 @@ Positions are (east, north) of the network's frame, metres, on the surface at a 
 Information is Fisher's on such a position, (..., 2, 2), 1 / m^2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,15 +19,19 @@ Float = NDArray[np.float64]
 LEAST_DETERMINANT = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
-    """The sites of a network as seen from the surface at one altitude above the ellipsoid."""
+    """The sites of a network, and the altitude of transmitters over the ellipsoid: one for all, or one per row (n,)."""
 
     network: ReceiverNetwork
-    altitude_m: float
+    altitude_m: float | Float
+
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """The geometry of some rows."""
+        return self if np.ndim(self.altitude_m) == 0 else replace(self, altitude_m=np.asarray(self.altitude_m)[rows])
 
     def en_m(self, lat: ArrayLike, lon: ArrayLike) -> Float:
-        """(..., 2) east and north of places on that surface, degrees."""
+        """(..., 2) east and north of places at that altitude, degrees."""
         return self.network.frame.en_m(lat, lon, self.altitude_m)
 
     def ranges_m(self, en_m: Float) -> tuple[Float, Float]:

@@ -69,7 +69,14 @@ class Scenario(BaseModel):
     )
     rx_antenna_gain_dbi: float = Field(2.0, ge=-20, le=30, description="Antenna gain of the receivers, dBi, -20 to 30.")
     tx_height_m: float = Field(
-        2.0, ge=0.5, le=300, description="Height of the transmitter's antenna above the ellipsoid, m, 0.5 to 300."
+        2.0, ge=0.5, le=300, description="Height of the transmitter's antenna above the ground, m, 0.5 to 300."
+    )
+    tx_altitude_m: float | None = Field(
+        None,
+        ge=-500,
+        le=20_000,
+        description="Altitude of the transmitter above the WGS-84 ellipsoid, m, -500 to 20000. If it is left out, the "
+        "ground lies on the ellipsoid, and the altitude is tx_height_m.",
     )
     rx_height_m: float = Field(
         10.0, ge=1, le=300, description="Height of the receivers' antennas above the ground, m, 1 to 300."
@@ -171,6 +178,11 @@ class Scenario(BaseModel):
     def frequency_hz(self) -> int:
         """Carrier, Hz."""
         return round(self.frequency_mhz * 1e6)
+
+    @property
+    def transmitter_altitude_m(self) -> float:
+        """Altitude of the transmitters above the ellipsoid, metres."""
+        return self.tx_height_m if self.tx_altitude_m is None else self.tx_altitude_m
 
     @property
     def area_margin_m(self) -> float:

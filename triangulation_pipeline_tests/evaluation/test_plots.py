@@ -28,10 +28,11 @@ from triangulation_pipeline.evaluation.plots import (
     training_curves,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
+from triangulation_pipeline.physics.simulator import simulate_chunk
 from triangulation_pipeline.positions import chi_square_2
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline_tests.evaluation.conftest import cut, some_comparison
 
 LARGEST = 50 * 1024
@@ -191,7 +192,7 @@ def test_the_band_of_the_calibration_is_that_of_chance(handmade: Comparison) -> 
     assert (whole[:, 1].min(), whole[:, 1].max()) == (0, 1)
 
 
-def test_maps(by_time: Comparison, default_batch: SampleBatch, rss_batch: SampleBatch) -> None:
+def test_maps(by_time: Comparison, default_batch: Samples, rss_batch: Samples) -> None:
     words = drawn(error_map(NORTH_WEST_ITALY, by_time))
     assert all(site.name in words for site in NORTH_WEST_ITALY.sites)
     assert f"{len(by_time.nees):,} test transmitters" in words
@@ -235,7 +236,7 @@ def test_a_map_shows_each_error_where_its_transmitter_stands() -> None:
     assert "no position" in figure.axes[0].get_legend_handles_labels()[1]
 
 
-def test_a_map_of_a_dataset_shows_each_bound_where_its_transmitter_stands(default_batch: SampleBatch) -> None:
+def test_a_map_of_a_dataset_shows_each_bound_where_its_transmitter_stands(default_batch: Samples) -> None:
     figure = dataset_map(NORTH_WEST_ITALY, default_batch)
     # The first 4,000 rows.
     bound_m = default_batch.crlb_m[:4000].astype(float)
@@ -295,7 +296,7 @@ def bars(axes: Axes) -> dict[float, float]:
     return {round(bar.get_x() + bar.get_width() / 2, 6): bar.get_height() for bar in found if bar.get_height()}
 
 
-def test_dataset_histograms(default_batch: SampleBatch, rss_batch: SampleBatch) -> None:
+def test_dataset_histograms(default_batch: Samples, rss_batch: Samples) -> None:
     figure = dataset_histograms(default_batch)
     assert f"{len(default_batch):,} transmissions" in drawn(figure)
     assert "three arrival times" in drawn(dataset_histograms(rss_batch))
@@ -395,7 +396,7 @@ def test_no_row_of_good_geometry_is_said(draw: Callable[[Comparison], Figure], b
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)])
-def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, default_batch: SampleBatch) -> None:
+def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, default_batch: Samples) -> None:
     for comparison in (cut(by_time, rows), cut(by_level, rows)):
         for subset in Subset:
             drawn(error_cdf(comparison, subset))
@@ -435,7 +436,7 @@ def picture(figure: Figure) -> np.ndarray:
 HOSTILE = ("Ba$$in Hill", "A$B$C", r"$\frac{1}{2}$", "_x", r"$\nonsense{", "<b>a^2_3</b> %s {0}", "a\\b & c#d")
 
 
-def test_names_are_shown_as_they_are_written(handmade: Comparison, default_batch: SampleBatch) -> None:
+def test_names_are_shown_as_they_are_written(handmade: Comparison, default_batch: Samples) -> None:
     for figure in (error_map(named(*HOSTILE), handmade), dataset_map(named(*HOSTILE), default_batch)):
         words = drawn(figure)
         assert all(name in words for name in HOSTILE)
@@ -514,7 +515,7 @@ def test_long_names_are_cut(handmade: Comparison) -> None:
     assert "y" * 30 in words
 
 
-def degrees_on_the_map(network: ReceiverNetwork, batch: SampleBatch) -> dict[str, list[tuple[float, float]]]:
+def degrees_on_the_map(network: ReceiverNetwork, batch: Samples) -> dict[str, list[tuple[float, float]]]:
     """The labels of latitude and longitude, and where they stand, km east and north."""
     figure = dataset_map(network, batch)
     figure.canvas.draw()
@@ -525,7 +526,7 @@ def degrees_on_the_map(network: ReceiverNetwork, batch: SampleBatch) -> dict[str
     return found
 
 
-def test_maps_show_latitude_and_longitude(default_batch: SampleBatch) -> None:
+def test_maps_show_latitude_and_longitude(default_batch: Samples) -> None:
     found = degrees_on_the_map(NORTH_WEST_ITALY, default_batch)
     assert found.keys() >= {"44.5° N", "45° N", "45.5° N", "8° E", "9° E"}
     for label, places in found.items():
@@ -534,7 +535,7 @@ def test_maps_show_latitude_and_longitude(default_batch: SampleBatch) -> None:
             assert float(label.split("°")[0]) == pytest.approx(float(lat if "N" in label else lon), abs=0.03)
 
 
-def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(default_batch: SampleBatch) -> None:
+def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(default_batch: Samples) -> None:
     fiji = ((-17.8, 177.4), (-16.8, -179.9), (-18.1, 178.4))
     pole = ((89.5, 0.0), (89.4, 90.0), (89.6, 180.0), (89.2, -60.0))
     for places, expected in ((fiji, {"178° E", "179° E", "180°", "17.5° S"}), (pole, {"89.5° N"})):

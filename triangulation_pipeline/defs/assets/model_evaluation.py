@@ -15,7 +15,6 @@ from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
@@ -107,7 +106,7 @@ def model_evaluation(
                 "splits and trained_model in one run"
             )
         dataset = get_dataset(storage.engine, test_split.dataset_id)
-        scenario = Scenario.model_validate(dataset.config["scenario"])
+        scenario = dataset.spec.scenario
         predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
         comparison = compare(
             network,

@@ -17,8 +17,6 @@ from triangulation_pipeline.defs.metadata import epoch_table, known, picture, re
 from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
@@ -338,11 +336,11 @@ def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split:
 
 
 def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
-    scenario = Scenario.model_validate(dataset.config["scenario"])
+    scenario = dataset.spec.scenario
     return LocatorSpec(
         architecture=settings.model_architecture,
-        network=ReceiverNetwork.model_validate(dataset.config["network"]),
-        tx_height_m=scenario.tx_height_m,
+        network=dataset.spec.network,
+        tx_height_m=scenario.transmitter_altitude_m,
         area_margin_m=scenario.area_margin_m,
         dropout_rate=settings.dropout_rate,
     )
