@@ -63,7 +63,7 @@ def measure() -> dict[str, str]:
         middle = time.perf_counter()
         loss = bare_epoch()
         ended = time.perf_counter()
-        if not math.isclose(loss, metrics["train_loss"] or 0.0, rel_tol=1e-6):
+        if not math.isclose(loss, metrics["train_loss"], rel_tol=1e-6):
             raise ArithmeticError(f"the two loops do not do the same work: {loss} against {metrics['train_loss']}")
         if turn:  # The first is to warm up.
             durations["trainer"].append(middle - started)

@@ -27,6 +27,7 @@ from requests.auth import HTTPBasicAuth
 
 from triangulation_pipeline.address import by_proxy, parse_address
 from triangulation_pipeline.defs.run_config import config_fault
+from triangulation_pipeline.errors import PipelineError
 from triangulation_pipeline.validation import SHOWN_CHARACTERS, brief, printable, uuid_text
 
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
@@ -51,8 +52,8 @@ ROOT_RUN_TAG = "dagster/root_run_id"
 T = TypeVar("T")
 
 
-class WebserverError(Exception):
-    """The webserver is away, or refuses what was asked; the message is one sentence for a person."""
+class WebserverError(PipelineError):
+    """The webserver cannot be reached, or refuses what it was asked."""
 
 
 class RunNotFound(WebserverError):

@@ -43,18 +43,41 @@ class Timing(StrEnum):
 
 
 class Site(BaseModel):
-    """One receiver."""
+    """One receiver: where its antenna is, how it keeps time and how well it hears."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=100, description="Unique within the network.")
-    lat: float = Field(ge=-90, le=90, description="WGS-84 latitude, degrees, -90 to 90.")
-    lon: float = Field(ge=-180, le=180, description="WGS-84 longitude, degrees, -180 to 180.")
-    altitude_m: float = Field(default=0.0, ge=-500, le=9000, description="Antenna altitude, metres, -500 to 9000.")
-    timing: Timing = Field(default=Timing.gps, description="gps or none.")
-    noise_figure_db: float = Field(default=5.5, ge=0, le=30, description="Receiver noise figure, dB, 0 to 30.")
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        description="The name of the site has 1 to 100 characters and is unique within the network.",
+    )
+    lat: float = Field(
+        ge=-90, le=90, description="The WGS-84 latitude of the antenna, in degrees from -90 to 90, north positive."
+    )
+    lon: float = Field(
+        ge=-180, le=180, description="The WGS-84 longitude of the antenna, in degrees from -180 to 180, east positive."
+    )
+    altitude_m: float = Field(
+        default=0.0,
+        ge=-500,
+        le=9000,
+        description="The altitude of the antenna above the WGS-84 ellipsoid (as GPS gives it), -500 to 9000 m.",
+    )
+    timing: Timing = Field(
+        default=Timing.gps,
+        description="A site with timing: gps measures arrival times; one with timing: none reports signal strength "
+        "only.",
+    )
+    noise_figure_db: float = Field(
+        default=5.5, ge=0, le=30, description="The receiver adds noise by this noise figure, 0 to 30 dB."
+    )
     gain_offset_db: float | None = Field(
-        default=None, ge=-30, le=30, description="Measured gain offset, dB; left out = unknown, drawn by the simulator."
+        default=None,
+        ge=-30,
+        le=30,
+        description="The receiver reads levels too high by this measured offset, -30 to 30 dB. If it is left out, it "
+        "is unknown, and the simulator draws it.",
     )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)
@@ -66,8 +89,14 @@ class ReceiverNetwork(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=100)
-    sites: tuple[Site, ...]
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        description="The name of the network has 1 to 100 characters and appears in lists.",
+    )
+    sites: tuple[Site, ...] = Field(
+        description="The network has 3 to 64 sites; arrays with one value per receiver follow their order."
+    )
 
     _has_no_controls = field_validator("name")(without_controls)
 

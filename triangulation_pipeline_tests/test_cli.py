@@ -14,8 +14,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from triangulation_pipeline.cli import main
-from triangulation_pipeline.cli.home import JOB_IS
+from triangulation_pipeline.cli import load_command, main
+from triangulation_pipeline.cli.job_argument import JOB_IS
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline_tests.conftest import ROOT
@@ -162,7 +162,7 @@ def test_status_fails_where_the_webserver_is_away(home: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(main.commands) - {"ui", "webserver", "network"}))
 def test_help_is_whole_sentences(name: str) -> None:
     """Also in the list of all commands, which shows the first, and cuts it where it is long."""
-    command = main.commands[name]
+    command = load_command(name)
     assert command.help is not None
     text = " ".join(command.help.split())
     assert text[0].isupper()

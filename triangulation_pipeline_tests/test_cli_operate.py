@@ -17,20 +17,13 @@ import torch
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
-from triangulation_pipeline import client
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Events, Run, RunNotFound, WebserverError
 from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.jobs.continuation import announce_job
+from triangulation_pipeline.jobs.liveness import send_heartbeat
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, pause_job
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    beat,
-    complete_job,
-    fail_job,
-    get_job,
-    pause_job,
-)
 from triangulation_pipeline.storage.registry import find_production_model, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus, Stop
@@ -41,8 +34,8 @@ from triangulation_pipeline.storage.views import (
     job_overview,
     model_overview,
 )
+from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import running_job
-from triangulation_pipeline_tests.storage.test_jobs import record
 
 
 def make_run(run_id: str, status: str, parent_run_id: str | None = None, root_run_id: str | None = None) -> Run:
@@ -107,7 +100,7 @@ class StandIn:
 @pytest.fixture
 def webserver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(client, "Webserver", stand_in)
+    monkeypatch.setattr("triangulation_pipeline.cli.options.Webserver", stand_in)
     monkeypatch.setattr("triangulation_pipeline.cli.operate.WAIT_POLL_S", 0.02)
     monkeypatch.setattr("triangulation_pipeline.cli.watch.POLL_S", 0.02)
     return stand_in
@@ -336,7 +329,7 @@ def test_brackets_in_a_cell_are_text(engine: Engine, webserver: StandIn) -> None
 def test_a_running_job_is_asked_to_stop(engine: Engine, webserver: StandIn, command: str, stop: Stop) -> None:
     job = running(engine, webserver)
     assert said(command, job.id[:8]).startswith(f"job {job.id} ")
-    assert beat(engine, job) is stop
+    assert send_heartbeat(engine, job) is stop
     assert webserver.terminated == []
 
 
@@ -344,7 +337,7 @@ def test_waits_until_job_and_run_have_stopped(engine: Engine, webserver: StandIn
     job = running(engine, webserver)
 
     def work() -> None:
-        while beat(engine, job) is not Stop.pause:
+        while send_heartbeat(engine, job) is not Stop.pause:
             time.sleep(0.02)
         pause_job(engine, job)
         time.sleep(0.1)
@@ -366,14 +359,14 @@ def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: 
     monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
     done = triangulation("pause", "--wait", job.id)
     assert (done.exit_code, done.stderr) == (130, "stopped\n")
-    assert beat(engine, job) is Stop.pause
+    assert send_heartbeat(engine, job) is Stop.pause
 
 
 def test_waiting_for_a_pause_that_came_too_late(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
 
     def work() -> None:
-        while beat(engine, job) is None:
+        while send_heartbeat(engine, job) is None:
             time.sleep(0.02)
         complete_job(engine, job)
         webserver.runs[job.id] = make_run(job.id, "SUCCESS")

@@ -12,16 +12,10 @@ from sqlalchemy import Engine
 
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
+from triangulation_pipeline.jobs.liveness import Heartbeat
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    complete_job,
-    fail_job,
-    get_job,
-    requeue_job,
-)
-from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.storage.conftest import running_job
@@ -67,9 +61,9 @@ def running(engine: Engine) -> JobRecord:
 def test_a_job_whose_worker_lives_is_left_to_it(engine: Engine) -> None:
     job = running(engine)
     run_of(job.id, dg.DagsterRunStatus.STARTED)
-    with Pulse(engine, job) as pulse:
+    with Heartbeat(engine, job) as heartbeat:
         told = refusal(job)
-        assert not pulse.should_stop
+        assert not heartbeat.should_stop
     assert told == f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it"
     now = get_job(engine, job.id)
     assert (now.status, now.run_id, now.error_message) == (JobStatus.running, job.id, None)

@@ -15,13 +15,14 @@ from sqlalchemy import Engine
 
 from triangulation_pipeline.cli.run import BOUND_NOTE, show_results
 from triangulation_pipeline.cli.tables import ago
+from triangulation_pipeline.jobs.continuation import start_job
+from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import JobRecord, fail_job, start_job
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
-from triangulation_pipeline_tests.storage.test_jobs import record
 from triangulation_pipeline_tests.terminal import on_a_terminal
 from triangulation_pipeline_tests.test_cli import COMMAND, triangulation
 

@@ -19,14 +19,15 @@ from rich.console import Console
 from sqlalchemy import Engine, update
 
 from triangulation_pipeline.cli.run import progress_on, show_results
+from triangulation_pipeline.jobs.continuation import start_job
+from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database, writing
-from triangulation_pipeline.storage.jobs import fail_job, start_job
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import synthetic_datasets
+from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
-from triangulation_pipeline_tests.storage.test_jobs import record
 
 # Sets the window's title, rings, clears the screen, overwrites the line, turns the text around, forges a line of a log,
 # and says things in rich's markup, in its emoji codes and in 8-bit control codes.

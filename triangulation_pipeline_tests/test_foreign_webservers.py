@@ -19,8 +19,9 @@ from sqlalchemy import Engine
 from triangulation_pipeline import client
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Webserver, WebserverError
+from triangulation_pipeline.jobs.continuation import announce_job
+from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import announce_job, fail_job
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 

@@ -6,15 +6,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from triangulation_pipeline.cli.run_config import check
 from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs.config import resolve_run_config
 from triangulation_pipeline.defs.run_config import config_fault, read_run_config
 
 
 def read(folder: Path, text: str) -> dict[str, Any]:
     path = folder / "run.yaml"
     path.write_text(text)
-    return check(read_run_config(path))["ops"]
+    return resolve_run_config(train_locator_job(), read_run_config(path))["ops"]
 
 
 def refusal(folder: Path, text: str) -> str:

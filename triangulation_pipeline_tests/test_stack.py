@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from triangulation_pipeline.client import Webserver, WebserverError
 from triangulation_pipeline.documents import parse_yaml
+from triangulation_pipeline.jobs.continuation import announce_job
+from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import announce_job, fail_job
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home

@@ -130,7 +130,7 @@ def test_locator(architecture: Architecture) -> None:
 
 def test_training() -> None:
     trainer = run(trainer_of())
-    losses = [metrics[name] for metrics in trainer.history for name in ("train_loss", "val_loss")]
+    losses = [loss for metrics in trainer.history for loss in (metrics.train_loss, metrics.val_loss)]
     assert [*losses, trainer.calibrate()] == pytest.approx(TRAINED[TRAINING_VERSION], rel=1e-3)
 
 

@@ -38,8 +38,9 @@ ROOMS = {
     "samples": (["samples.py"], ["test_samples.py", "physics/test_simulator.py", "test_versions.py"]),
     "physics": (["physics"], ["physics", "test_versions.py"]),
     "training": (["training"], ["training", "test_versions.py"]),
-    "evaluation": (["positions.py", "evaluation"], ["test_positions.py", "evaluation"]),
+    "evaluation": (["positions.py", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
     "storage": (["storage"], ["storage"]),
+    "jobs": (["jobs"], ["jobs"]),
     "defs": (["defs"], ["test_run_config.py", "defs"]),
 }
 # Whole runs take their time and come last; the tests of a daemon and of processes elsewhere are left out.

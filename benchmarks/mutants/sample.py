@@ -25,8 +25,8 @@ OPERATORS = re.compile(
     r")"
 )
 LARGE = 100
-# Where what is written as `name=value` is the look of a picture: sizes, colours, the frame of a legend.
-PICTURES = "plots.py"
+# The room where `name=value` is the look of a picture: sizes, colours, the frame of a legend.
+PICTURES = "plots"
 
 Position = tuple[int, int]
 
@@ -59,7 +59,7 @@ def _mutants(module: Path) -> Iterator[tuple[str, MutationSpec]]:
     """Every mutant that a test could see, and its line."""
     source = module.read_text()
     lines, nodes, tree = source.split("\n"), list(ast_nodes(get_ast(source))), ast.parse(source)
-    operators, looks = _binary_operators(tree), _keywords(tree) if module.name == PICTURES else []
+    operators, looks = _binary_operators(tree), _keywords(tree) if module.parent.name == PICTURES else []
     for name in filter(OPERATORS.fullmatch, operator_names()):
         positions = (place for node in nodes for place in get_operator(name)().mutation_positions(node))
         for occurrence, (start, end) in enumerate(positions):

@@ -1,26 +1,75 @@
-"""The command line, ``triangulation``; its commands are in the files beside this one."""
+"""The command line, ``triangulation``. Each command is in one of the files beside this one."""
 
+from importlib import import_module
 from typing import Any
 
 import click
 
-from triangulation_pipeline.cli import listing, network, operate, run, serve, watch
-from triangulation_pipeline.cli.home import INTERRUPTED
 from triangulation_pipeline.cli.tables import say
+from triangulation_pipeline.errors import PipelineError
+from triangulation_pipeline.validation import printable
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+# The file of each command, and the first sentence of its help. The list of all commands is shown from here, so that it
+# does not wait for what the commands import.
+COMMANDS = {
+    "run": ("run", "Run the whole graph in this process."),
+    "ui": ("serve", "Start Dagster's pages, daemon and code server: `dagster dev`, closed to foreign web pages."),
+    "webserver": ("serve", "Start the webserver alone: `dagster-webserver`, closed to foreign web pages."),
+    "launch": ("launch", "Launch a run of the whole graph."),
+    "status": ("operate", "Show how jobs stand."),
+    "watch": ("watch", "Follow a job to its end."),
+    "pause": ("operate", "Pause a job that trains."),
+    "cancel": ("operate", "Cancel a job."),
+    "resume": ("operate", "Go on with a job that stopped."),
+    "jobs": ("listing", "List the training jobs, the newest first."),
+    "metrics": ("metrics", "List the epochs of a training job."),
+    "datasets": ("listing", "List the datasets, the newest first."),
+    "models": ("listing", "List the registered models by name."),
+    "evaluations": ("listing", "List the evaluations, the newest first."),
+    "promote": ("production", "Put a version into production."),
+    "rollback": ("production", "Put the version before back into production."),
+    "network": (
+        "network",
+        "Print a network file, or check one.",
+    ),
+}
 
 
-class _Commands(click.Group):
-    """Click itself ends with exit code 1 after Ctrl-C."""
+def load_command(name: str) -> click.Command:
+    """The command of that name, with its file imported."""
+    file, _ = COMMANDS[name]
+    command: click.Command = getattr(import_module(f"{__name__}.{file}"), name)
+    return command
+
+
+class _LazyCommands(click.Group):
+    """Imports a command's file when the command is chosen, and ends every failure with one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        listed = {name: click.Command(name, help=sentence) for name, (_, sentence) in COMMANDS.items()}
+        super().__init__(commands=listed, **options)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, None if listed is None else load_command(str(listed.name)), rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            say("stopped", err=True)
+        except (ValueError, PipelineError) as error:
+            raise click.ClickException(printable(str(error))) from None
+        except KeyboardInterrupt as interrupt:
+            # Click itself would end with exit code 1.
+            say(str(interrupt) or "stopped", err=True)
             ctx.exit(INTERRUPTED)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="triangulation-pipeline")
 def main() -> None:
     """Train, evaluate and register locators of radio transmitters for a network of receivers.
@@ -28,25 +77,3 @@ def main() -> None:
     The exit code is 0 when all went well; 1 when it did not, with the reason in one sentence; 2 for a wrong command
     line; and 130 after Ctrl-C.
     """
-
-
-for command in (
-    run.run,
-    serve.ui,
-    serve.webserver,
-    operate.launch,
-    operate.status,
-    watch.watch,
-    operate.pause,
-    operate.cancel,
-    operate.resume,
-    listing.jobs,
-    listing.metrics,
-    listing.datasets,
-    listing.models,
-    listing.evaluations,
-    operate.promote,
-    operate.rollback,
-    network.network,
-):
-    main.add_command(command)

@@ -1,14 +1,17 @@
-"""``triangulation jobs | metrics | datasets | models | evaluations``: the views of ``storage/views.py``."""
-
-from collections.abc import Callable, Mapping
-from typing import Any
+"""``triangulation jobs | datasets | models | evaluations``: the views of ``storage/views.py``."""
 
 import click
 
-from triangulation_pipeline.cli.home import JOB_IS, get_job_named, json_option, open_engine, runs_here, sentences
-from triangulation_pipeline.cli.tables import Row, ago, short, show_rows
-
-Columns = Mapping[str, Callable[[Row], Any]]
+from triangulation_pipeline.cli.home import open_engine
+from triangulation_pipeline.cli.options import json_option
+from triangulation_pipeline.cli.tables import Columns, ago, epochs_done, percent, short, show_rows, tenths
+from triangulation_pipeline.storage.views import (
+    dataset_overview,
+    evaluation_overview,
+    job_overview,
+    model_overview,
+    read_view,
+)
 
 
 @click.command()
@@ -23,30 +26,7 @@ def jobs(as_json: bool) -> None:
         "RMSE m": lambda row: tenths(row["val_rmse_m"]),
         "made": lambda row: ago(row["created_at"]),
     }
-    _list("job_overview", as_json, columns, note=lambda row: row["error_message"])
-
-
-@click.command(epilog=JOB_IS)
-@click.argument("job")
-@json_option
-def metrics(job: str, as_json: bool) -> None:
-    """List the epochs of a training job.
-
-    Errors are on the validation rows; "good" are those of good geometry.
-    """
-    columns: Columns = {
-        "epoch": lambda row: row["epoch"],
-        "loss": lambda row: f"{row['train_loss']:.4f}",
-        "val loss": lambda row: f"{row['val_loss']:.4f}",
-        "RMSE m": lambda row: tenths(row["val_rmse_m"]),
-        "good m": lambda row: tenths(row["val_rmse_good_geom_m"]),
-        "p95 m": lambda row: tenths(row["val_distance_p95_m"]),
-        "NEES": lambda row: tenths(row["val_nees"]),
-        "95 %": lambda row: percent(row["val_coverage_95"]),
-        "rate": lambda row: f"{row['learning_rate']:.3g}",
-        "s": lambda row: tenths(row["epoch_seconds"]),
-    }
-    _list("epoch_overview", as_json, columns, job=job)
+    show_rows(read_view(open_engine(), job_overview), as_json, columns, note=lambda row: row["error_message"])
 
 
 @click.command()
@@ -60,7 +40,7 @@ def datasets(as_json: bool) -> None:
         "jobs": lambda row: row["num_jobs"],
         "made": lambda row: ago(row["created_at"]),
     }
-    _list("dataset_overview", as_json, columns)
+    show_rows(read_view(open_engine(), dataset_overview), as_json, columns)
 
 
 @click.command()
@@ -79,7 +59,7 @@ def models(as_json: bool) -> None:
         "p95 m": lambda row: tenths(row["test_p95_good_geom_m"]),
         "made": lambda row: ago(row["created_at"]),
     }
-    _list("model_overview", as_json, columns, note=lambda row: row["promotion_reason"])
+    show_rows(read_view(open_engine(), model_overview), as_json, columns, note=lambda row: row["promotion_reason"])
 
 
 @click.command()
@@ -98,36 +78,4 @@ def evaluations(as_json: bool) -> None:
         "95 %": lambda row: percent(row["test_coverage_95_good_geom"]),
         "made": lambda row: ago(row["evaluated_at"]),
     }
-    _list("evaluation_overview", as_json, columns, note=lambda row: row["verdict"])
-
-
-def epochs_done(row: Row) -> str:
-    """Of a row of ``job_overview``."""
-    return f"{row['current_epoch']}/{row['total_epochs']}"
-
-
-def tenths(value: float | None) -> str | None:
-    """A number to one place behind the point, as errors in metres are read."""
-    return None if value is None else f"{value:,.1f}"
-
-
-def percent(share: float | None) -> str | None:
-    """A share in percent, to one place behind the point."""
-    return None if share is None else f"{100 * share:.1f}"
-
-
-def _list(
-    view_name: str,
-    as_json: bool,
-    columns: Columns,
-    job: str | None = None,
-    note: Callable[[Row], str | None] = lambda row: None,
-) -> None:
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.views import VIEWS, read_view
-
-        (view,) = (view for view in VIEWS if view.name == view_name)
-        equal = {} if job is None else {"job_id": get_job_named(engine, job, runs_here).id}
-        rows = read_view(engine, view, **equal)
-    show_rows(rows, as_json, columns, note)
+    show_rows(read_view(open_engine(), evaluation_overview), as_json, columns, note=lambda row: row["verdict"])

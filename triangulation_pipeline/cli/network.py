@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from triangulation_pipeline.cli.home import sentences
 from triangulation_pipeline.cli.tables import plain, say, show_json
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.network_file import read_network
@@ -28,7 +27,10 @@ from triangulation_pipeline.network_file import read_network
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the random network, 0 if left out.")
 @click.option("--json", "as_json", is_flag=True, help="What --check finds, as JSON on standard output.")
 def network(checked: Path | None, random_sites: int | None, seed: int | None, as_json: bool) -> None:
-    """Print a network file: the default network, to be edited, or a random one; or check a file."""
+    """Print a network file, or check one.
+
+    The default network is printed, to be edited, or a random one.
+    """
     if seed is not None and random_sites is None:
         raise click.UsageError("--seed goes with --random-sites")
     if as_json and checked is None:
@@ -36,8 +38,7 @@ def network(checked: Path | None, random_sites: int | None, seed: int | None, as
     if checked is not None:
         if random_sites is not None:
             raise click.UsageError("--check looks at a file: leave out --random-sites")
-        with sentences():
-            found = _findings(read_network(checked))
+        found = _findings(read_network(checked))
         if as_json:
             show_json(found)
         else:

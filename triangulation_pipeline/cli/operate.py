@@ -1,37 +1,33 @@
-"""``triangulation launch | status | pause | cancel | resume | promote | rollback``.
+"""``triangulation status | pause | cancel | resume``.
 
-Runs are Dagster's and reached by its webserver; jobs and models are rows of the database.
+Runs are Dagster's and reached by its webserver; jobs are rows of the database.
 """
 
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
+from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.home import (
-    JOB_IS,
-    config_option,
-    find_named,
-    get_job_named,
-    json_option,
-    open_engine,
-    sentences,
-    url_option,
+from triangulation_pipeline.cli.home import open_engine
+from triangulation_pipeline.cli.job_argument import JOB_IS, find_named, get_job_named
+from triangulation_pipeline.cli.options import json_option, webserver_option
+from triangulation_pipeline.cli.tables import Columns, epochs_done, say, short, show_json, show_rows, tenths
+from triangulation_pipeline.cli.watch import latest_run
+from triangulation_pipeline.client import Run, RunNotFound, Webserver, WebserverError
+from triangulation_pipeline.jobs.continuation import assign_run, requeue_job
+from triangulation_pipeline.jobs.states import (
+    RESUMABLE,
+    UNFINISHED,
+    JobRecord,
+    fail_job,
+    get_job,
+    list_jobs,
+    request_stop,
 )
-from triangulation_pipeline.cli.listing import Columns, epochs_done, tenths
-from triangulation_pipeline.cli.run_config import check
-from triangulation_pipeline.cli.tables import say, short, show_json, show_rows
-from triangulation_pipeline.defs.run_config import read_run_config
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from triangulation_pipeline.client import Run, Webserver
-    from triangulation_pipeline.storage.jobs import JobRecord
-    from triangulation_pipeline.storage.registry import Promotion
+from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline.storage.views import job_overview, read_view
 
 WAIT_POLL_S = 1.0
 
@@ -40,66 +36,19 @@ wait_option = click.option(
 )
 
 
-@click.command()
-@config_option
-@click.option("--watch", "watched", is_flag=True, help="Follow the run to its end, as `triangulation watch` does.")
-@json_option
-@url_option
-def launch(config_file: Path | None, watched: bool, as_json: bool, url: str | None) -> None:
-    """Launch a run of the whole graph.
-
-    The settings are checked, then Dagster's webserver launches the run. Its id is printed.
-    """
-    from triangulation_pipeline.client import Webserver
-
-    with sentences():
-        run_config = {} if config_file is None else read_run_config(config_file)
-        engine = open_engine()
-        from triangulation_pipeline.cli.watch import follow
-        from triangulation_pipeline.defs.config import TrainedModelConfig, network_of
-        from triangulation_pipeline.defs.run_tags import run_tags
-        from triangulation_pipeline.storage.jobs import announce_job
-        from triangulation_pipeline.storage.tables import JobStatus
-
-        settings = TrainedModelConfig(**check(run_config, runs_here=False)["ops"]["trained_model"]["config"])
-        webserver = Webserver(url)
-        run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
-        job = announce_job(
-            engine,
-            job_id=run.run_id,
-            status=JobStatus.queued,
-            job_name=settings.job_name,
-            description=settings.description,
-            config=settings.model_dump(mode="json"),
-            total_epochs=settings.epochs,
-        )
-        if as_json:
-            show_json({"run_id": run.run_id, "job_id": job.id})
-        elif not watched:
-            say(run.run_id)
-        if watched:
-            follow(engine, webserver, run.run_id, Console(stderr=as_json))
-
-
 @click.command(epilog=JOB_IS)
 @click.argument("job", required=False)
 @json_option
-@url_option
-def status(job: str | None, as_json: bool, url: str | None) -> None:
+@webserver_option
+def status(job: str | None, as_json: bool, webserver: Webserver) -> None:
     """Show how jobs stand.
 
     It shows JOB, or without JOB all jobs that wait or are at work, each beside the status of its run in Dagster.
     """
-    from triangulation_pipeline.client import Webserver
-
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.jobs import UNFINISHED, list_jobs
-
-        webserver = Webserver(url)
-        webserver.check()
-        found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job, webserver.runs_named)]
-        rows = [_standing(engine, webserver, record) for record in found]
+    engine = open_engine()
+    webserver.check()
+    found = list_jobs(engine, *UNFINISHED) if job is None else [get_job_named(engine, job, webserver.runs_named)]
+    rows = [_standing(engine, webserver, record) for record in found]
     if job is not None and as_json:
         show_json(rows[0])
         return
@@ -117,171 +66,101 @@ def status(job: str | None, as_json: bool, url: str | None) -> None:
 @click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
-@url_option
-def pause(job: str, wait: bool, url: str | None) -> None:
+@webserver_option
+def pause(job: str, wait: bool, webserver: Webserver) -> None:
     """Pause a job that trains.
 
     It stops at its next batch and keeps its state; `triangulation resume` goes on from there.
     """
-    from triangulation_pipeline.client import Webserver
-
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.jobs import request_stop
-        from triangulation_pipeline.storage.tables import JobStatus, Stop
-
-        webserver = Webserver(url)
-        found = get_job_named(engine, job, webserver.runs_named)
-        if found.status is JobStatus.paused:
-            say(f"job {found.id} is already paused")
-        else:
-            request_stop(engine, found.id, Stop.pause)
-            say(f"job {found.id} pauses at its next batch")
-        if wait:
-            _wait(engine, webserver, found, JobStatus.paused)
+    engine = open_engine()
+    found = get_job_named(engine, job, webserver.runs_named)
+    if found.status is JobStatus.paused:
+        say(f"job {found.id} is already paused")
+    else:
+        request_stop(engine, found.id, Stop.pause)
+        say(f"job {found.id} pauses at its next batch")
+    if wait:
+        _wait(engine, webserver, found, JobStatus.paused)
 
 
 @click.command(epilog=JOB_IS)
 @click.argument("job")
 @wait_option
-@url_option
-def cancel(job: str, wait: bool, url: str | None) -> None:
+@webserver_option
+def cancel(job: str, wait: bool, webserver: Webserver) -> None:
     """Cancel a job.
 
     It stops at its next batch, or at once when it does not train yet. A run that has no job is cancelled as well.
     """
-    from triangulation_pipeline.client import Webserver, WebserverError
-
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.jobs import UNFINISHED, request_stop
-        from triangulation_pipeline.storage.tables import JobStatus, Stop
-
-        webserver = Webserver(url)
-        found, run = find_named(engine, job, webserver.runs_named)
-        if found is None:
-            assert run is not None
+    engine = open_engine()
+    found, run = find_named(engine, job, webserver.runs_named)
+    if found is None:
+        assert run is not None
+        webserver.terminate(run.run_id)
+        say(f"run {run.run_id} is cancelled")
+        if wait:
+            _wait_for_run(webserver, run.run_id)
+        return
+    if found.status not in UNFINISHED and (again := _runs_again(webserver, found)):
+        # Somebody executes it again from Dagster's pages, and it does not train yet.
+        for run in again:
             webserver.terminate(run.run_id)
             say(f"run {run.run_id} is cancelled")
             if wait:
                 _wait_for_run(webserver, run.run_id)
-            return
-        if found.status not in UNFINISHED and (again := _runs_again(webserver, found)):
-            # Somebody executes it again from Dagster's pages, and it does not train yet.
-            for run in again:
+        return
+    if found.status is JobStatus.cancelled:
+        say(f"job {found.id} is already cancelled")
+    elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
+        # It did not train yet. Its run would be refused when it comes to it, one that executes that run again would
+        # train.
+        try:
+            for run in [*_latest_runs(webserver, found), *_runs_again(webserver, found)]:
                 webserver.terminate(run.run_id)
-                say(f"run {run.run_id} is cancelled")
                 if wait:
                     _wait_for_run(webserver, run.run_id)
-            return
-        if found.status is JobStatus.cancelled:
-            say(f"job {found.id} is already cancelled")
-        elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
-            # It did not train yet. Its run would be refused when it comes to it, one that executes that run again would
-            # train.
-            try:
-                for run in [*_latest_runs(webserver, found), *_runs_again(webserver, found)]:
-                    webserver.terminate(run.run_id)
-                    if wait:
-                        _wait_for_run(webserver, run.run_id)
-            except WebserverError as error:
-                raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
-            say(f"job {found.id} is cancelled")
-        else:
-            say(f"job {found.id} is cancelled at its next batch")
-        if wait:
-            _wait(engine, webserver, found, JobStatus.cancelled)
+        except WebserverError as error:
+            raise ValueError(f"job {found.id} is cancelled, but its run was not stopped: {error}") from None
+        say(f"job {found.id} is cancelled")
+    else:
+        say(f"job {found.id} is cancelled at its next batch")
+    if wait:
+        _wait(engine, webserver, found, JobStatus.cancelled)
 
 
 @click.command(epilog=JOB_IS)
 @click.argument("job")
 @json_option
-@url_option
-def resume(job: str, as_json: bool, url: str | None) -> None:
+@webserver_option
+def resume(job: str, as_json: bool, webserver: Webserver) -> None:
     """Go on with a job that stopped.
 
     A job that failed, was cancelled or was paused goes on after its last epoch, in a new run.
     """
-    from triangulation_pipeline.client import Webserver, WebserverError
-
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.jobs import RESUMABLE, assign_run, fail_job, requeue_job
-
-        webserver = Webserver(url)
-        found = get_job_named(engine, job, webserver.runs_named)
-        run = webserver.run(found.run_id or found.id)
-        if found.status not in RESUMABLE:
-            raise ValueError(
-                f"job {found.id} is {found.status}; one that is failed, cancelled or paused can be resumed"
-            )
-        if not run.is_finished:
-            raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
-        if again := _runs_again(webserver, found):
-            raise ValueError(f"job {found.id} is resumed already, by run {again[0].run_id}")
-        queued = requeue_job(engine, found)
-        try:
-            launched = webserver.reexecute(run)
-        except WebserverError as error:
-            fail_job(engine, queued, f"resume failed: {error}")
-            raise
-        assign_run(engine, queued, launched.run_id)
+    engine = open_engine()
+    found = get_job_named(engine, job, webserver.runs_named)
+    run = webserver.run(found.run_id or found.id)
+    if found.status not in RESUMABLE:
+        raise ValueError(f"job {found.id} is {found.status}; one that is failed, cancelled or paused can be resumed")
+    if not run.is_finished:
+        raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
+    if again := _runs_again(webserver, found):
+        raise ValueError(f"job {found.id} is resumed already, by run {again[0].run_id}")
+    queued = requeue_job(engine, found)
+    try:
+        launched = webserver.reexecute(run)
+    except WebserverError as error:
+        fail_job(engine, queued, f"resume failed: {error}")
+        raise
+    assign_run(engine, queued, launched.run_id)
     if as_json:
         show_json({"job_id": found.id, "run_id": launched.run_id})
     else:
         say(f"job {short(found.id)} goes on in run {short(launched.run_id)}")
 
 
-@click.command()
-@click.argument("name")
-@click.argument("version", type=click.IntRange(min=1))
-def promote(name: str, version: int) -> None:
-    """Put a version into production.
-
-    VERSION of the model NAME takes the place of the version that is in production, also when that is for another
-    network. A version that did not pass its checks is refused.
-    """
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.registry import promote_model
-
-        done = promote_model(engine, name, version)
-    say(_promoted(done))
-
-
-@click.command()
-@click.argument("name")
-def rollback(name: str) -> None:
-    """Put the version before back into production.
-
-    It is the version of the model NAME that was in production before the one that is.
-    """
-    with sentences():
-        engine = open_engine()
-        from triangulation_pipeline.storage.registry import rollback_model
-
-        done = rollback_model(engine, name)
-    say(_promoted(done))
-
-
-def _promoted(done: "Promotion") -> str:
-    """What is in production now; where it was for another network before, both."""
-    model, replaced = done.model, done.replaced
-    told = f"{model.model_name} version {model.version} is in production"
-    if replaced is None or replaced.network_digest == model.network_digest:
-        return told
-    return f"{told}, for {model.network}; it replaces version {replaced.version}, for {replaced.network}"
-
-
-def latest_run(webserver: "Webserver", job: "JobRecord") -> "Run":
-    """The run that works on a job, or will, or did last."""
-    return webserver.run(job.run_id or job.id)
-
-
-def _latest_runs(webserver: "Webserver", job: "JobRecord") -> "list[Run]":
+def _latest_runs(webserver: Webserver, job: JobRecord) -> list[Run]:
     """The run that works on a job, or will, unless it has ended or Dagster knows it no more."""
-    from triangulation_pipeline.client import RunNotFound
-
     try:
         run = latest_run(webserver, job)
     except RunNotFound:
@@ -289,16 +168,13 @@ def _latest_runs(webserver: "Webserver", job: "JobRecord") -> "list[Run]":
     return [] if run.is_finished else [run]
 
 
-def _runs_again(webserver: "Webserver", job: "JobRecord") -> "list[Run]":
+def _runs_again(webserver: Webserver, job: JobRecord) -> list[Run]:
     """The runs that were launched to go on with a job that has ended, and have not come to it."""
     return [run for run in webserver.reexecutions(job.run_id or job.id) if not run.is_finished]
 
 
-def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dict[str, Any]:
+def _standing(engine: Engine, webserver: Webserver, job: JobRecord) -> dict[str, Any]:
     """The job's row of ``job_overview``, with its run's ``run_status`` in Dagster."""
-    from triangulation_pipeline.client import RunNotFound
-    from triangulation_pipeline.storage.views import job_overview, read_view
-
     (row,) = read_view(engine, job_overview, job_id=job.id)
     try:
         return row | {"run_status": latest_run(webserver, job).status}
@@ -306,12 +182,9 @@ def _standing(engine: "Engine", webserver: "Webserver", job: "JobRecord") -> dic
         return row | {"run_status": None}
 
 
-def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: str) -> None:
+def _wait(engine: Engine, webserver: Webserver, job: JobRecord, wanted: str) -> None:
     """Until a job, as it was before it was asked to stop, and its run have ended. Raises ValueError where the job ended
     otherwise."""
-    from triangulation_pipeline.client import RunNotFound
-    from triangulation_pipeline.storage.jobs import UNFINISHED, get_job
-
     while (status := get_job(engine, job.id).status) in UNFINISHED:
         time.sleep(WAIT_POLL_S)
     with suppress(RunNotFound):
@@ -321,6 +194,6 @@ def _wait(engine: "Engine", webserver: "Webserver", job: "JobRecord", wanted: st
     say(f"job {job.id} has stopped")
 
 
-def _wait_for_run(webserver: "Webserver", run_id: str) -> None:
+def _wait_for_run(webserver: Webserver, run_id: str) -> None:
     while not webserver.run(run_id).is_finished:
         time.sleep(WAIT_POLL_S)

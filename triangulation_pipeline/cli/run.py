@@ -10,35 +10,40 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import click
+import dagster as dg
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.home import (
-    INTERRUPTED,
-    JOB_IS,
-    config_option,
-    get_job_named,
-    json_option,
-    open_instance,
-    runs_here,
-    sentences,
-    use_home,
-)
-from triangulation_pipeline.cli.run_config import check
+from triangulation_pipeline.cli.home import use_home
+from triangulation_pipeline.cli.instance import open_instance, runs_here
+from triangulation_pipeline.cli.job_argument import JOB_IS, get_job_named
+from triangulation_pipeline.cli.options import config_option, json_option
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
+from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs.config import resolve_run_config
+from triangulation_pipeline.defs.resources import OpenStorage
 from triangulation_pipeline.defs.run_config import read_run_config
-
-if TYPE_CHECKING:
-    import dagster as dg
-    from sqlalchemy import Engine
-
-    from triangulation_pipeline.defs.resources import OpenStorage
-    from triangulation_pipeline.storage.jobs import JobRecord
+from triangulation_pipeline.defs.run_tags import first_failure, run_tags
+from triangulation_pipeline.jobs.continuation import requeue_job
+from triangulation_pipeline.jobs.states import (
+    RESUMABLE,
+    WAITING,
+    JobRecord,
+    cancel_job,
+    fail_job,
+    find_job,
+    find_job_of_run,
+    get_job,
+)
+from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
+from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
 BOUND_NOTE = (
     "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
@@ -63,27 +68,23 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     # Also where a script has started it with `&`, and interrupts were ignored.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
-    with sentences():
-        run_config = {} if config_file is None else read_run_config(config_file)
-        use_home()
-        from triangulation_pipeline.defs.resources import OpenStorage
-
-        check(run_config)
-        storage = OpenStorage()
-        storage.open()
-        with open_instance() as instance:
-            job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
-            job_id = str(uuid.uuid4()) if job is None else job.id
-            try:
-                with _undisturbed(sys.stderr if as_json else sys.stdout) as console:
-                    if job is None:
-                        _materialize(instance, run_config, job_id, console)
-                    else:
-                        job_id = _resume(instance, storage, job, console)
-            except KeyboardInterrupt:
-                say(_stopped(storage.engine, job_id), err=True)
-                sys.exit(INTERRUPTED)
-        results = _results(storage, job_id)
+    run_config = {} if config_file is None else read_run_config(config_file)
+    use_home()
+    resolve_run_config(train_locator_job(), run_config)
+    storage = OpenStorage()
+    storage.open()
+    with open_instance() as instance:
+        job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
+        job_id = str(uuid.uuid4()) if job is None else job.id
+        try:
+            with _undisturbed(sys.stderr if as_json else sys.stdout) as console:
+                if job is None:
+                    _materialize(instance, run_config, job_id, console)
+                else:
+                    job_id = _resume(instance, storage, job, console)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_stopped(storage.engine, job_id)) from None
+    results = _results(storage, job_id)
     if as_json:
         show_json(results)
     else:
@@ -116,11 +117,8 @@ def _undisturbed(stream: TextIO) -> Iterator[Console]:
             os.close(nowhere)
 
 
-def _stopped(engine: "Engine", job_id: str) -> str:
+def _stopped(engine: Engine, job_id: str) -> str:
     """What an interrupted run leaves, and how to go on."""
-    from triangulation_pipeline.storage.jobs import WAITING, cancel_job, find_job
-    from triangulation_pipeline.storage.tables import JobStatus
-
     if (job := find_job(engine, job_id)) is None:
         return "stopped before it trained; the same command begins again"
     if job.status in WAITING:
@@ -131,11 +129,8 @@ def _stopped(engine: "Engine", job_id: str) -> str:
     return f"stopped at epoch {job.current_epoch} of {job.total_epochs}; {again} goes on from there"
 
 
-def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], run_id: str, console: Console) -> None:
+def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], run_id: str, console: Console) -> None:
     """Runs the whole graph in this process. Raises ValueError with a failed step's sentence, and KeyboardInterrupt."""
-    from triangulation_pipeline.definitions import train_locator_job
-    from triangulation_pipeline.defs.run_tags import run_tags
-
     # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with progress_on(console):
@@ -149,25 +144,12 @@ def _materialize(instance: "dg.DagsterInstance", run_config: Mapping[str, Any], 
     _check_success(result)
 
 
-def _resume(instance: "dg.DagsterInstance", storage: "OpenStorage", job: "JobRecord", console: Console) -> str:
+def _resume(instance: dg.DagsterInstance, storage: OpenStorage, job: JobRecord, console: Console) -> str:
     """Goes on in this process with what the job's last run did not finish; gives the job's id.
 
     Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's
     sentence; StorageError where the job cannot be resumed; and KeyboardInterrupt.
     """
-    import dagster as dg
-
-    from triangulation_pipeline.definitions import train_locator_job
-    from triangulation_pipeline.storage.jobs import (
-        RESUMABLE,
-        WAITING,
-        fail_job,
-        find_job_of_run,
-        get_job,
-        requeue_job,
-    )
-    from triangulation_pipeline.storage.tables import JobStatus
-
     last = instance.get_run_by_id(job.run_id or job.id)
     if last is None:
         raise ValueError(f"job {job.id} was trained by run {job.run_id}, which this DAGSTER_HOME does not know")
@@ -208,8 +190,6 @@ def _check_success(result: Any) -> None:
 
 
 def _failure(result: Any) -> str:
-    from triangulation_pipeline.defs.run_tags import first_failure
-
     found = first_failure(result.all_events)
     return f"run {result.run_id} failed" if found is None else found[1]
 
@@ -284,9 +264,6 @@ def progress_on(console: Console) -> Iterator[None]:
 
 def _results(storage: Any, run_id: str) -> dict[str, Any]:
     """What the final page shows."""
-    from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
-    from triangulation_pipeline.storage.views import evaluation_overview, read_view
-
     model = get_model_of_job(storage.engine, run_id)
     newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
     found = get_evaluation(storage.engine, newest["evaluation_id"]).metrics

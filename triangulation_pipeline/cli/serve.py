@@ -2,7 +2,9 @@
 
 import click
 
-from triangulation_pipeline.cli.home import Command, sentences, use_home
+from triangulation_pipeline.cli.home import use_home
+from triangulation_pipeline.cli.options import Command
+from triangulation_pipeline.webserver import run_dev, run_webserver
 
 
 def _passes_on(command: Command) -> Command:
@@ -17,19 +19,13 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @_passes_on
 def ui(arguments: tuple[str, ...]) -> None:
     """Start Dagster's pages, daemon and code server: `dagster dev`, closed to foreign web pages."""
-    from triangulation_pipeline.webserver import run_dev
-
-    with sentences():
-        use_home()
-        run_dev(arguments)
+    use_home()
+    run_dev(arguments)
 
 
 @click.command(context_settings=PASSED_ON)
 @_passes_on
 def webserver(arguments: tuple[str, ...]) -> None:
     """Start the webserver alone: `dagster-webserver`, closed to foreign web pages."""
-    from triangulation_pipeline.webserver import run_webserver
-
-    with sentences():
-        use_home()
-        run_webserver(arguments)
+    use_home()
+    run_webserver(arguments)

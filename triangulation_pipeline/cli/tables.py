@@ -23,6 +23,8 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 LONGEST_WORD = 12
 
 Row = Mapping[str, Any]
+Columns = Mapping[str, Callable[[Row], Any]]
+"""Title of each column, and what it shows of a row."""
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -43,7 +45,7 @@ def plain(text: str) -> Text:
 def show_rows(
     rows: list[dict[str, Any]],
     as_json: bool,
-    columns: Mapping[str, Callable[[Row], Any]],
+    columns: Columns,
     note: Callable[[Row], str | None] = lambda row: None,
 ) -> None:
     """All columns as JSON, or as a table what ``columns`` makes of a row by title, as narrow as it can be without
@@ -85,6 +87,21 @@ def ago(moment: str | None) -> str | None:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return "just now"
+
+
+def epochs_done(row: Row) -> str:
+    """The epochs done and the epochs in all, of a row of ``job_overview``."""
+    return f"{row['current_epoch']}/{row['total_epochs']}"
+
+
+def tenths(value: float | None) -> str | None:
+    """A number with one decimal, as for errors in metres."""
+    return None if value is None else f"{value:,.1f}"
+
+
+def percent(fraction: float | None) -> str | None:
+    """A fraction in percent, with one decimal."""
+    return None if fraction is None else f"{100 * fraction:.1f}"
 
 
 def show_json(value: Any) -> None:

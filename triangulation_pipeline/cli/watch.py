@@ -1,8 +1,6 @@
 """``triangulation watch``: a run's progress and its curve, live."""
 
-import sys
 import time
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console, Group
@@ -10,16 +8,17 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Engine
 
 from triangulation_pipeline.cli.curve import curve
-from triangulation_pipeline.cli.home import INTERRUPTED, JOB_IS, find_named, open_engine, sentences, url_option
-from triangulation_pipeline.cli.operate import latest_run
-from triangulation_pipeline.cli.tables import plain, say
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from triangulation_pipeline.client import Webserver
+from triangulation_pipeline.cli.home import open_engine
+from triangulation_pipeline.cli.job_argument import JOB_IS, find_named
+from triangulation_pipeline.cli.options import webserver_option
+from triangulation_pipeline.cli.tables import plain
+from triangulation_pipeline.client import Run, Webserver
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import JobRecord, find_job_of_run
+from triangulation_pipeline.storage.views import model_overview, read_view
 
 POLL_S = 1.0
 CURVE_ROWS = 8
@@ -28,30 +27,29 @@ CURVE_COLUMNS = 80
 
 @click.command(epilog=JOB_IS)
 @click.argument("job")
-@url_option
-def watch(job: str, url: str | None) -> None:
+@webserver_option
+def watch(job: str, webserver: Webserver) -> None:
     """Follow a job to its end.
 
     It shows the epochs, the curve and, in the end, whether the model was promoted and why. The exit code is 0 when the
     run succeeds, and 1 with the reason when it does not. Ctrl-C leaves the run alone.
     """
-    from triangulation_pipeline.client import Webserver
-
-    with sentences():
-        engine = open_engine()
-        webserver = Webserver(url)
-        found, run = find_named(engine, job, webserver.runs_named)
-        if found is not None and (run is None or run.is_finished):
-            run = latest_run(webserver, found)
-        assert run is not None
-        follow(engine, webserver, run.run_id, Console())
+    engine = open_engine()
+    found, run = find_named(engine, job, webserver.runs_named)
+    if found is not None and (run is None or run.is_finished):
+        run = latest_run(webserver, found)
+    assert run is not None
+    follow(engine, webserver, run.run_id, Console())
 
 
-def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Console) -> None:
+def latest_run(webserver: Webserver, job: JobRecord) -> Run:
+    """The newest run of a job. Raises RunNotFound if Dagster does not know it."""
+    return webserver.run(job.run_id or job.id)
+
+
+def follow(engine: Engine, webserver: Webserver, run_id: str, console: Console) -> None:
     """Shows a run until it ends, with the epochs of its job from the first on, and then what became of the model.
     Raises ValueError with the reason where it does not succeed."""
-    from triangulation_pipeline.storage.jobs import find_job_of_run, read_metrics
-
     cursor, failure, job, val_rmse_m = None, None, None, dict[int, float]()
     try:
         console.print(plain(f"run {run_id}"), soft_wrap=True)
@@ -75,8 +73,7 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Conso
         if not console.is_terminal:
             console.line()  # which Live leaves out there
     except KeyboardInterrupt:
-        say(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again", err=True)
-        sys.exit(INTERRUPTED)
+        raise KeyboardInterrupt(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again") from None
     if run.status == "CANCELED":
         raise ValueError(f"run {run_id} was cancelled")
     if run.status != "SUCCESS":
@@ -86,11 +83,9 @@ def follow(engine: "Engine", webserver: "Webserver", run_id: str, console: Conso
         console.print(plain(line), soft_wrap=True)
 
 
-def verdict(engine: "Engine", job_id: str) -> list[str]:
+def verdict(engine: Engine, job_id: str) -> list[str]:
     """What became of a job's model: its version, its errors, and whether it was promoted and why; nothing where none
     is registered."""
-    from triangulation_pipeline.storage.views import model_overview, read_view
-
     models = read_view(engine, model_overview, job_id=job_id)
     if not models:
         return []

@@ -18,11 +18,17 @@ import dagster as dg
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from triangulation_pipeline.defs.config import model_name_of, network_file_of, network_of, network_path
+from triangulation_pipeline.defs.config import (
+    model_name_of,
+    network_file_of,
+    network_of,
+    network_path,
+    resolve_run_config,
+)
 from triangulation_pipeline.defs.dagster_private import NOT_FINISHED_STATUSES, is_valid_cron_string
 from triangulation_pipeline.defs.jobs import train_locator, trains
 from triangulation_pipeline.defs.resources import Storage
-from triangulation_pipeline.defs.run_config import check, read_run_config
+from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
@@ -45,10 +51,16 @@ class AutomationSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRIANGULATION_", env_ignore_empty=True, frozen=True)
 
     run_config: Path | None = Field(
-        None, description="The run config of automatic runs, a path seen from home; unset = the defaults."
+        None,
+        description="Automatic runs take their settings from this file of run config. A relative path is resolved "
+        "against DAGSTER_HOME. Unset = every setting has its default.",
     )
-    retrain_cron: str = Field("0 3 * * 0", description="When periodic_retraining launches, five cron fields.")
-    retrain_timezone: str = Field("UTC", description="The time zone of retrain_cron, as in Europe/Rome.")
+    retrain_cron: str = Field(
+        "0 3 * * 0", description="The schedule periodic_retraining launches at these times, five cron fields."
+    )
+    retrain_timezone: str = Field(
+        "UTC", description="The times of retrain_cron are those of this time zone, as in Europe/Rome."
+    )
 
     @field_validator("run_config")
     @classmethod
@@ -99,7 +111,7 @@ def automatic_run_config(job: dg.JobDefinition) -> dict[str, Any]:
     try:
         run_config = read_run_config(path)
         # Where the runs will be may have a GPU that this process has not.
-        settings = check(job, run_config, runs_here=False)
+        settings = resolve_run_config(job, run_config, runs_here=False)
         if settings["ops"]["synthetic_dataset"]["config"].get("dataset_id"):
             raise ValueError("synthetic_dataset: leave out dataset_id; automatic runs choose their dataset")
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
+from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
@@ -19,7 +20,15 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.storage.settings import home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
-from triangulation_pipeline.validation import expanded, one_sentence, printable, refuse_booleans, shown, uuid_text
+from triangulation_pipeline.validation import (
+    brief,
+    expanded,
+    one_sentence,
+    printable,
+    refuse_booleans,
+    shown,
+    uuid_text,
+)
 
 NETWORK_FOLDER_VARIABLE = "TRIANGULATION_NETWORK_FOLDER"
 """The folder outside which run config may not name network files; unset, it may name any file."""
@@ -199,6 +208,22 @@ def network_file_of(run_config: Mapping[str, Any]) -> str | None:
 def network_of(run_config: Mapping[str, Any]) -> ReceiverNetwork:
     """The network of a run. Raises ValueError where its file does not describe one."""
     return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network()
+
+
+def resolve_run_config(
+    job: dg.JobDefinition, run_config: Mapping[str, Any], *, runs_here: bool = True
+) -> dict[str, Any]:
+    """The run config of a run of the whole job, with its defaults filled in.
+
+    Raises ValueError if it is wrong: names, types and choices are checked first, then what ``check_run_config`` checks.
+    """
+    refuse_environment(run_config)
+    try:
+        resolved = dg.validate_run_config(job, run_config)
+    except dg.DagsterInvalidConfigError as error:
+        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
+    check_run_config(run_config, runs_here=runs_here)
+    return dict(resolved)
 
 
 def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True, runs_here: bool = True) -> None:

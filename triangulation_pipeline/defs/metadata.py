@@ -26,7 +26,7 @@ def words(text: str) -> str:
 
 
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    """A picture shown in place, within the event itself (kept small by ``evaluation.plots``)."""
+    """A picture shown in place, within the event itself (kept small by ``plots.style.png``)."""
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 

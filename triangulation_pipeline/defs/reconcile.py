@@ -10,17 +10,10 @@ from triangulation_pipeline.defs.config import training_settings
 from triangulation_pipeline.defs.jobs import trains
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import OUTCOME_TAG, outcome_tags
+from triangulation_pipeline.jobs.continuation import announce_job
+from triangulation_pipeline.jobs.states import UNFINISHED, JobRecord, cancel_job, fail_job, find_job, list_jobs
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
-from triangulation_pipeline.storage.jobs import (
-    UNFINISHED,
-    JobRecord,
-    announce_job,
-    cancel_job,
-    fail_job,
-    find_job,
-    list_jobs,
-)
 from triangulation_pipeline.storage.tables import JobStatus
 
 INTERVAL_S = 30

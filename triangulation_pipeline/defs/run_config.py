@@ -1,15 +1,11 @@
-"""Run config from a file: read for the command line and for automatic runs, and checked before a run is made of it."""
+"""Run config from a file, for the command line and for automatic runs. It is checked in ``config.py``."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from triangulation_pipeline.documents import file_name, parse_yaml, read_text
 from triangulation_pipeline.validation import brief
-
-if TYPE_CHECKING:
-    import dagster as dg
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
@@ -40,22 +36,6 @@ def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
         return  # there is none, or whoever reads it says what is wrong with it
     if is_there:
         config["network_file"] = str(beside)
-
-
-def check(job: "dg.JobDefinition", run_config: Mapping[str, Any], *, runs_here: bool = True) -> dict[str, Any]:
-    """The run config of a run of the whole job with its defaults filled in. Raises ValueError where it is bad: names,
-    types and choices first, then ranges and contradictions, and what this machine lacks where the run is to be here."""
-    import dagster as dg
-
-    from triangulation_pipeline.defs.config import check_run_config, refuse_environment
-
-    refuse_environment(run_config)
-    try:
-        resolved = dg.validate_run_config(job, run_config)
-    except dg.DagsterInvalidConfigError as error:
-        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
-    check_run_config(run_config, runs_here=runs_here)
-    return dict(resolved)
 
 
 def config_fault(message: str) -> str:

@@ -49,111 +49,201 @@ class Scenario(BaseModel):
 
     features: Features = Field(
         Features.rss_tdoa,
-        description="What the receivers report: rss (signal strength only) or rss_tdoa (arrival times as well).",
+        description="This sets what the receivers report: rss is signal strength alone; rss_tdoa adds the arrival "
+        "times of the sites with timing: gps.",
     )
-    frequency_mhz: float = Field(145.0, ge=30, le=3000, description="Carrier frequency, MHz, 30 to 3000.")
+    frequency_mhz: float = Field(
+        145.0,
+        ge=30,
+        le=3000,
+        description="All transmissions have this carrier frequency, 30 to 3000 MHz. Two models of path_loss hold for "
+        "a part of it only: egli from 40 to 1000 MHz, hata from 150 to 1500 MHz.",
+    )
     tx_power_w: tuple[float, ...] = Field(
         (5.0, 25.0, 50.0),
         min_length=1,
         max_length=16,
-        description="Transmit power of each class of transmitters, W, 0.001 to 10000.",
+        description="These are the transmit powers of the classes of transmitters, each 0.001 to 10000 W. There are 1 "
+        "to 16 classes.",
     )
     tx_power_share: tuple[float, ...] = Field(
         (0.2, 0.5, 0.3),
         min_length=1,
         max_length=16,
-        description="Share of the transmitters in each power class. The shares must sum to 1.",
+        description="These are the shares of the transmitters in each power class, in the order of tx_power_w. They "
+        "must not be negative and must sum to 1.",
     )
     tx_antenna_gain_dbi: float = Field(
-        2.0, ge=-20, le=30, description="Antenna gain of the transmitter, dBi, -20 to 30."
+        2.0,
+        ge=-20,
+        le=30,
+        description="The antenna of the transmitter has this gain in every direction, -20 to 30 dBi.",
     )
-    rx_antenna_gain_dbi: float = Field(2.0, ge=-20, le=30, description="Antenna gain of the receivers, dBi, -20 to 30.")
+    rx_antenna_gain_dbi: float = Field(
+        2.0,
+        ge=-20,
+        le=30,
+        description="The antennas of the receivers have this gain in every direction, -20 to 30 dBi.",
+    )
     tx_height_m: float = Field(
-        2.0, ge=0.5, le=300, description="Height of the transmitter's antenna above the ground, m, 0.5 to 300."
+        2.0,
+        ge=0.5,
+        le=300,
+        description="The antenna of the transmitter is this high above the ground, 0.5 to 300 m. Used by the path_loss "
+        "models plane_earth, egli and hata, and as the altitude if tx_altitude_m is left out.",
     )
     tx_altitude_m: float | None = Field(
         None,
         ge=-500,
         le=20_000,
-        description="Altitude of the transmitter above the WGS-84 ellipsoid, m, -500 to 20000. If it is left out, the "
-        "ground lies on the ellipsoid, and the altitude is tx_height_m.",
+        description="The transmitter is at this altitude above the WGS-84 ellipsoid, -500 to 20000 m. It is known to "
+        "every estimator. If it is left out, the ground lies on the ellipsoid: the altitude is tx_height_m.",
     )
     rx_height_m: float = Field(
-        10.0, ge=1, le=300, description="Height of the receivers' antennas above the ground, m, 1 to 300."
+        10.0,
+        ge=1,
+        le=300,
+        description="The antennas of the receivers are this high above the ground, 1 to 300 m. Used only with "
+        "path_loss: plane_earth, egli or hata; distances follow from altitude_m of the sites.",
     )
     area_margin_km: float = Field(
         20.0,
         ge=0,
         le=200,
-        description="Transmitters stand in the box around the receivers, widened by this on all sides, km, 0 to 200.",
+        description="Transmitters are placed uniformly in the box around the receivers, widened by this margin on all "
+        "sides, 0 to 200 km.",
     )
     noise_bandwidth_khz: float = Field(
-        12.5, ge=0.1, le=20_000, description="Bandwidth of the receivers' noise, kHz, 0.1 to 20000."
+        12.5,
+        ge=0.1,
+        le=20_000,
+        description="The receivers collect noise in this bandwidth, 0.1 to 20000 kHz. It sets the noise floor and, "
+        "with burst_s and the SNR, the accuracy of arrival times.",
     )
     signal_bandwidth_khz: float = Field(
         8.0,
         ge=0.1,
         le=20_000,
-        description="Bandwidth that the signal occupies, kHz, 0.1 to 20000 and at most the noise bandwidth.",
+        description="The signal occupies this bandwidth, 0.1 to 20000 kHz; it must not exceed noise_bandwidth_khz. A "
+        "wider signal gives more accurate arrival times. Used only with features: rss_tdoa.",
     )
-    burst_s: float = Field(1.0, ge=0.001, le=60, description="Length of a transmission, s, 0.001 to 60.")
+    burst_s: float = Field(
+        1.0,
+        ge=0.001,
+        le=60,
+        description="One transmission lasts this long, 0.001 to 60 s. A longer one gives more accurate arrival times. "
+        "Used only with features: rss_tdoa.",
+    )
     path_loss: PathLossModel = Field(
         PathLossModel.log_distance,
-        description="Model of the median path loss: free_space, plane_earth, egli, hata or log_distance.",
+        description="This model gives the median path loss at a distance: free_space, plane_earth, egli, hata or "
+        "log_distance.",
     )
     path_loss_exponent: float = Field(
-        3.5, ge=2, le=6, description="Path-loss exponent of the log_distance model beyond 1 km, 2 to 6."
+        3.5,
+        ge=2,
+        le=6,
+        description="Beyond 1 km, received power falls with distance to this power, 2 to 6. Used only with path_loss: "
+        "log_distance.",
     )
     knife_edge_probability: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the links with one obstacle (knife edge) in the middle of the path, 0 to 1.",
+        description="This share of the links, 0 to 1, has one obstacle in the middle of its path (a knife edge), "
+        "which adds diffraction loss.",
     )
     knife_edge_height_m: float = Field(
-        50.0, ge=1, le=2000, description="Mean height of that obstacle above the line of sight, m, 1 to 2000."
+        50.0,
+        ge=1,
+        le=2000,
+        description="The obstacles rise above the line of sight by an exponentially distributed height with this "
+        "mean, 1 to 2000 m. Used only if knife_edge_probability is above 0.",
     )
     shadowing_common_db: float = Field(
         4.0,
         ge=0,
         le=20,
-        description="Standard deviation of the shadowing common to all links of a transmission, dB, 0 to 20.",
+        description="Shadowing shifts all links of one transmission alike, by a Gaussian term with this standard "
+        "deviation, 0 to 20 dB.",
     )
     shadowing_link_db: float = Field(
-        6.0, ge=0.5, le=20, description="Standard deviation of the shadowing of each single link, dB, 0.5 to 20."
+        6.0,
+        ge=0.5,
+        le=20,
+        description="Shadowing also shifts each single link, by an independent Gaussian term with this standard "
+        "deviation, 0.5 to 20 dB.",
     )
     man_made_noise: Environment = Field(
-        Environment.rural, description="Man-made noise after ITU-R P.372: city, residential, rural or quiet_rural."
+        Environment.rural,
+        description="The receivers pick up the man-made noise of this environment in ITU-R P.372: city, residential, "
+        "rural or quiet_rural.",
     )
     gain_offset_sigma_db: float = Field(
-        2.0, ge=0, le=20, description="Standard deviation of the sites' unknown gain offsets, dB, 0 to 20."
+        2.0,
+        ge=0,
+        le=20,
+        description="Each site has an unknown constant gain offset, Gaussian with this standard deviation, 0 to 20 "
+        "dB. A site whose gain_offset_db is given in the network file has that one instead.",
     )
     detection_threshold_db: float = Field(
-        6.0, ge=-20, le=40, description="SNR at which half of the signals are detected, dB, -20 to 40."
+        6.0, ge=-20, le=40, description="A receiver detects half of the signals that have this SNR, -20 to 40 dB."
     )
     detection_width_db: float = Field(
-        1.5, ge=0.01, le=10, description="Width of the transition from undetected to detected, dB, 0.01 to 10."
+        1.5,
+        ge=0.01,
+        le=10,
+        description="The share of detected signals rises with SNR as a Gaussian distribution function around "
+        "detection_threshold_db with this standard deviation, 0.01 to 10 dB.",
     )
     min_detections: int = Field(
-        3, ge=1, le=64, description="Transmissions that fewer receivers detect are left out, 1 to 64."
+        3,
+        ge=1,
+        le=64,
+        description="Transmissions that fewer receivers detect are left out of the dataset, 1 to 64 receivers. It "
+        "must not exceed the number of sites.",
     )
     tx_frequency_error_ppm: float = Field(
-        1.0, ge=0, le=100, description="Standard deviation of the transmitters' frequency error, ppm, 0 to 100."
+        1.0,
+        ge=0,
+        le=100,
+        description="The oscillator of each transmitter has a Gaussian frequency error with this standard deviation, "
+        "0 to 100 ppm.",
     )
     rx_frequency_error_ppm: float = Field(
-        0.1, ge=0, le=100, description="Standard deviation of the receivers' frequency error, ppm, 0 to 100."
+        0.1,
+        ge=0,
+        le=100,
+        description="The oscillator of each site has a constant frequency error, Gaussian with this standard "
+        "deviation, 0 to 100 ppm.",
     )
     clock_sigma_ns: float = Field(
-        50.0, ge=1, le=100_000, description="Standard deviation of the receivers' time stamps, ns, 1 to 100000."
+        50.0,
+        ge=1,
+        le=100_000,
+        description="The time stamps of the receivers have Gaussian noise with this standard deviation, 1 to 100000 "
+        "ns. Used only with features: rss_tdoa.",
     )
     site_bias_sigma_ns: float = Field(
-        30.0, ge=0, le=100_000, description="Standard deviation of the sites' fixed clock bias, ns, 0 to 100000."
+        30.0,
+        ge=0,
+        le=100_000,
+        description="The clock of each site has a constant bias, Gaussian with this standard deviation, 0 to 100000 "
+        "ns. Used only with features: rss_tdoa.",
     )
     nlos_probability: float = Field(
-        0.10, ge=0, le=0.9, description="Share of the links without line of sight, whose signal arrives late, 0 to 0.9."
+        0.10,
+        ge=0,
+        le=0.9,
+        description="This share of the links, 0 to 0.9, has no line of sight, so that the signal arrives late. Used "
+        "only with features: rss_tdoa.",
     )
     nlos_mean_ns: float = Field(
-        500.0, ge=1, le=100_000, description="Mean excess delay of those links, ns, 1 to 100000."
+        500.0,
+        ge=1,
+        le=100_000,
+        description="The signal of a link without line of sight arrives late by an exponentially distributed delay "
+        "with this mean, 1 to 100000 ns. Used only if nlos_probability is above 0.",
     )
 
     @model_validator(mode="after")

@@ -1,10 +1,11 @@
-"""What this room raises when the world, not the caller, is at fault."""
+"""What the storage raises when the database or the object store is at fault, and not the caller."""
 
+from triangulation_pipeline.errors import PipelineError
 from triangulation_pipeline.validation import brief
 
 
-class StorageError(Exception):
-    """The database or the object store cannot do what was asked; the message is one sentence for a person."""
+class StorageError(PipelineError):
+    """The database or the object store cannot do what was asked."""
 
 
 class IllegalTransition(StorageError):

@@ -29,14 +29,14 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default_factory=lambda: f"sqlite:///{home() / '.dagster' / 'triangulation.db'}",
-        description="The database, as in sqlite:////folder/triangulation.db (a relative path is seen from home) or "
-        "postgresql://user:password@host/triangulation.",
+        description="The tables are kept in this database: sqlite:////folder/triangulation.db (a relative path is "
+        "resolved against DAGSTER_HOME) or postgresql://user:password@host/triangulation.",
         repr=False,
     )
     object_store: Annotated[Path | S3Place, NoDecode] = Field(
         default_factory=lambda: home() / ".dagster" / "objects",
-        description="Where checkpoints, plots and models lie: a folder (a relative path is seen from home), or "
-        "s3://bucket/prefix, whose server and credentials the AWS variables name.",
+        description="Checkpoints, plots and models are kept in this place: a folder (a relative path is resolved "
+        "against DAGSTER_HOME) or s3://bucket/prefix, whose server and credentials are named by the AWS variables.",
     )
 
     @field_validator("database_url")

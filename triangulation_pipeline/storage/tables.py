@@ -25,6 +25,7 @@ from sqlalchemy.types import TypeEngine
 from triangulation_pipeline.measurements import RECEIVER_DTYPES, TRANSMISSION_DTYPES
 from triangulation_pipeline.samples import SAMPLE_DTYPES, Split
 from triangulation_pipeline.storage.columns import Json, ReceiverArray, UtcDateTime, UuidText
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, OPTIONAL_METRICS
 
 
 class Stop(StrEnum):
@@ -46,25 +47,6 @@ class JobStatus(StrEnum):
     paused = "paused"
 
 
-# What is recorded of an epoch, beside its number: columns of ``training_metrics``, keys of ``record_epoch``.
-METRIC_COLUMNS = (
-    "train_loss",
-    "val_loss",
-    "train_rmse_m",
-    "val_rmse_m",
-    "val_rmse_good_geom_m",
-    "val_distance_p50_m",
-    "val_distance_p68_m",
-    "val_distance_p95_m",
-    "val_nees",
-    "val_coverage_68",
-    "val_coverage_95",
-    "learning_rate",
-    "gradient_norm",
-    "epoch_seconds",
-)
-# Null where no validation sample has a good geometry.
-OPTIONAL_METRICS = frozenset({"val_rmse_good_geom_m"})
 # Columns of one number per sample. Time has its own column, and the altitude is the scenario's.
 NUMBER_DTYPES = SAMPLE_DTYPES | {"frequency_hz": TRANSMISSION_DTYPES["frequency_hz"]}
 # Null if Samples has NaN.

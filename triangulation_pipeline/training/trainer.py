@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -23,14 +23,13 @@ from triangulation_pipeline.physics.solvers import fit_site_biases_ns
 from triangulation_pipeline.positions import (
     Positions,
     chi_square_2,
-    coverage,
-    distance_statistics,
     median_of_bounds_m,
     rmse_m,
 )
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
+from triangulation_pipeline.training.metrics import EpochMetrics, position_metrics
 
 # A step is hundreds of operations of microseconds: a second thread gains a quarter on an idle machine, costs tenfold on
 # a busy one (threads spin while they wait for each other), and makes results depend on the number of cores.
@@ -39,8 +38,6 @@ VALIDATION_ROWS = 8192
 CALIBRATED_COVERAGE = 0.95
 LEAST_CALIBRATION_ROWS = 20
 STATE_FORMAT = "triangulation-training-state/1"
-
-Metrics = dict[str, float | int | None]
 
 
 class TrainingDiverged(ArithmeticError):
@@ -126,14 +123,14 @@ class Trainer:
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.scheduler = _scheduler(self.optimizer, config, math.ceil(len(self.train) / config.batch_size))
-        self.history: list[Metrics] = []
+        self.history: list[EpochMetrics] = []
         self.best_epoch = 0
         self.best_val_loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
         # What patience counts from: the last fall of val_loss by more than early_stop_delta.
         self.progress_epoch = 0
         self.progress_val_loss = math.inf
-        self.calibrated_metrics: Metrics = {}
+        self.calibrated_metrics: dict[str, Any] = {}
 
     @property
     def epoch(self) -> int:
@@ -161,7 +158,7 @@ class Trainer:
         """What the covariances are multiplied by: 1 before ``calibrate``."""
         return float(self.model.covariance_scale)
 
-    def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Metrics]:
+    def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[EpochMetrics]:
         """Trains epoch by epoch and gives the metrics of each.
 
         Raises TrainingDiverged, and TrainingStopped at the first batch at which ``should_stop``: that epoch is lost,
@@ -169,16 +166,15 @@ class Trainer:
         """
         while not self.finished:
             started = time.perf_counter()
-            metrics = self._train_epoch(should_stop) | self._validate()
-            metrics |= {"epoch": self.epoch + 1, "epoch_seconds": time.perf_counter() - started}
+            measured = self._train_epoch(should_stop) | self._validate()
+            seconds = time.perf_counter() - started
+            metrics = EpochMetrics(epoch=self.epoch + 1, epoch_seconds=seconds, **measured)
             self.history.append(metrics)
-            val_loss = metrics["val_loss"]
-            assert val_loss is not None
-            if val_loss < self.best_val_loss:
-                self.best_val_loss, self.best_epoch = float(val_loss), self.epoch
+            if metrics.val_loss < self.best_val_loss:
+                self.best_val_loss, self.best_epoch = metrics.val_loss, self.epoch
                 self.best_weights = self._weights()
-            if val_loss < self.progress_val_loss - self.config.early_stop_delta:
-                self.progress_val_loss, self.progress_epoch = float(val_loss), self.epoch
+            if metrics.val_loss < self.progress_val_loss - self.config.early_stop_delta:
+                self.progress_val_loss, self.progress_epoch = metrics.val_loss, self.epoch
             yield metrics
 
     def calibrate(self) -> float:
@@ -222,7 +218,7 @@ class Trainer:
                 "device": self.device.type,
                 "device_random": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
                 "threads": torch.get_num_threads(),
-                "history": self.history,
+                "history": [asdict(metrics) for metrics in self.history],
             }
         )
 
@@ -255,7 +251,7 @@ class Trainer:
         torch.set_rng_state(state["random"])
         if state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"])
-        self.history = state["history"]
+        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
 
     def _begin_from(self, parent: Checkpoint) -> None:
         for name in ("architecture", "network", "tx_height_m", "area_margin_m"):
@@ -268,7 +264,8 @@ class Trainer:
         self.model.load_state_dict(parent.weights)
         self.model.covariance_scale.fill_(1.0)
 
-    def _train_epoch(self, should_stop: Callable[[], bool]) -> Metrics:
+    def _train_epoch(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """The training metrics of one pass over the training rows, by name."""
         self.model.train()
         permutation = torch.randperm(len(self.train), generator=self.order).to(self.device)
         found_m = torch.empty_like(self.train.target_m)
@@ -301,24 +298,18 @@ class Trainer:
             "gradient_norm": gradient_norm,
         }
 
-    def _validate(self) -> Metrics:
+    def _validate(self) -> dict[str, Any]:
+        """The validation metrics of the model as it is, by name."""
         loss, distance_m, nees = self._evaluate(self.val)
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"training diverged in epoch {self.epoch + 1}: val_loss is {loss}; lower learning_rate "
                 f"(now {self.config.learning_rate:g})"
             )
-        statistics = distance_statistics(distance_m)
         return {
             "val_loss": loss,
-            "val_rmse_m": statistics["rmse_m"],
             "val_rmse_good_geom_m": rmse_m(distance_m[self.val.gdop < self.config.max_gdop]),
-            "val_distance_p50_m": statistics["p50_m"],
-            "val_distance_p68_m": statistics["p68_m"],
-            "val_distance_p95_m": statistics["p95_m"],
-            "val_nees": float(np.mean(nees)),
-            "val_coverage_68": coverage(nees, 0.683),
-            "val_coverage_95": coverage(nees, 0.95),
+            **position_metrics(distance_m, nees),
         }
 
     @torch.no_grad()
@@ -362,13 +353,13 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
-    def _checkpoint(self, weights: dict[str, Tensor], epoch: int, remeasured: Metrics) -> Checkpoint:
+    def _checkpoint(self, weights: dict[str, Tensor], epoch: int, remeasured: dict[str, Any]) -> Checkpoint:
         config: dict[str, Any] = self.config.model_dump(mode="json")
         return Checkpoint(
             spec=self.spec,
             weights={name: tensor.cpu() for name, tensor in weights.items()},
             epoch=epoch,
-            metrics=self.history[epoch - 1] | remeasured,
+            metrics=asdict(replace(self.history[epoch - 1], **remeasured)),
             config=config,
             dataset=self.dataset,
             code_version=version("triangulation-pipeline"),

@@ -4,9 +4,9 @@ import numpy as np
 
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.positions import coverage, distance_statistics
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.checkpoint import Checkpoint
+from triangulation_pipeline.training.metrics import position_metrics
 
 # Sums round differently on another device, and a row may fall on the other side of an ellipse.
 RELATIVE_TOLERANCE = 1e-2
@@ -20,19 +20,11 @@ def fault(checkpoint: Checkpoint, val: Samples) -> str | None:
     rows, spec = val.take(~val.is_calibration), checkpoint.spec
     frame, altitude_m = spec.network.frame, spec.tx_height_m
     predicted = predict(checkpoint.locator(), locator_inputs(rows))
-    statistics = distance_statistics(predicted.error_m(frame, altitude_m, rows.tx_lat, rows.tx_lon))
+    distance_m = predicted.error_m(frame, altitude_m, rows.tx_lat, rows.tx_lon)
     nees = predicted.nees(frame.en_m(rows.tx_lat, rows.tx_lon, altitude_m))
     if np.isnan(nees).any():
         return f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
-    found = {
-        "val_rmse_m": statistics["rmse_m"],
-        "val_distance_p50_m": statistics["p50_m"],
-        "val_distance_p95_m": statistics["p95_m"],
-        "val_nees": float(np.mean(nees)),
-        "val_coverage_68": coverage(nees, 0.683),
-        "val_coverage_95": coverage(nees, 0.95),
-    }
-    for name, value in found.items():
+    for name, value in position_metrics(distance_m, nees).items():
         claimed = checkpoint.metrics[name]
         if value is None or claimed is None or not np.isclose(value, claimed, rtol=RELATIVE_TOLERANCE, atol=0):
             return f"{name} of epoch {checkpoint.epoch} is recorded as {claimed}, the reloaded model gives {value}"

@@ -19,9 +19,9 @@ from triangulation_pipeline.definitions import defs, train_locator_job
 from triangulation_pipeline.defs import automation
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
-from triangulation_pipeline.storage.jobs import start_job
 from triangulation_pipeline.storage.registry import register_model
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 

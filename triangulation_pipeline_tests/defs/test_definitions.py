@@ -7,6 +7,10 @@ import sys
 import dagster as dg
 
 from triangulation_pipeline.definitions import defs
+from triangulation_pipeline.defs.automation import AutomationSettings
+from triangulation_pipeline.defs.config import STEP_CONFIGS, ScenarioOverrides
+from triangulation_pipeline.network import ReceiverNetwork, Site
+from triangulation_pipeline.storage.settings import Settings
 from triangulation_pipeline_tests.conftest import ROOT
 
 
@@ -93,12 +97,14 @@ def test_every_switch_says_what_it_does() -> None:
         assert description.startswith("Launches "), name
 
 
-def test_every_setting_has_a_description() -> None:
-    from triangulation_pipeline.defs.config import STEP_CONFIGS, ScenarioOverrides
-
-    for model in (*STEP_CONFIGS.values(), ScenarioOverrides):
+def test_every_setting_is_described_by_a_whole_sentence() -> None:
+    """In the launchpad, in a network file, and in the environment."""
+    for model in (*STEP_CONFIGS.values(), ScenarioOverrides, Site, ReceiverNetwork, AutomationSettings, Settings):
         for name, field in model.model_fields.items():
-            assert field.description, f"{model.__name__}.{name}"
+            description = field.description or ""
+            assert description.endswith("."), f"{model.__name__}.{name}: {description}"
+            first, _, _ = description.partition(". ")
+            assert len(first.split()) >= 5, f"{model.__name__}.{name}: {description}"
 
 
 def test_loading_imports_neither_pytorch_nor_plots() -> None:

@@ -16,20 +16,19 @@ from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.resources import OpenStorage
-from triangulation_pipeline.storage import pulse
-from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.jobs import (
+from triangulation_pipeline.jobs import liveness
+from triangulation_pipeline.jobs.continuation import requeue_job
+from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.states import (
     JobRecord,
     complete_job,
     fail_job,
     find_job_of_run,
     get_job,
     list_jobs,
-    read_metrics,
-    record_epoch,
     request_stop,
-    requeue_job,
 )
+from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.registry import (
     find_production_model,
     find_referred_model,
@@ -104,7 +103,7 @@ def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
     never_stopped: Run, home: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop
 ) -> None:
-    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
     engine, run_id = OpenStorage().engine, str(uuid.uuid4())
     with when_epochs_are_done(engine, run_id, 3, lambda: request_stop(engine, run_id, stop)):
         run = execute(LONG, run_id=run_id)
@@ -170,7 +169,7 @@ def test_a_terminated_run_that_missed_its_interrupt_ends(
 
 
 def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
     engine, run_id = OpenStorage().engine, str(uuid.uuid4())
     with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no sign of life")):
         run = execute(LONG, run_id=run_id)
@@ -200,7 +199,7 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
         pass
 
     def recorded_until_2(engine: Engine, job: JobRecord, metrics: Any, **rest: Any) -> str | None:
-        if metrics["epoch"] == 3:
+        if metrics.epoch == 3:
             raise Killed
         return record_epoch(engine, job, metrics, **rest)
 
@@ -325,7 +324,7 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
     whole_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job keeps the id of what the name meant when it began; a newer version does not change it."""
-    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
     engine, run_id = whole_run.engine, str(uuid.uuid4())
     parent = get_model(engine, "rf-triangulation")
     tuned = {"epochs": 9, "early_stop_patience": 0, "batch_size": 64, "parent_model_id": "rf-triangulation"}

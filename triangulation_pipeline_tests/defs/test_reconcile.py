@@ -16,18 +16,10 @@ from sqlalchemy import Engine
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
+from triangulation_pipeline.jobs.liveness import send_heartbeat
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    beat,
-    complete_job,
-    fail_job,
-    find_job,
-    get_job,
-    list_jobs,
-    requeue_job,
-)
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.storage.conftest import running_job
@@ -254,7 +246,7 @@ def test_a_silent_worker_is_dead(waiting: Waiting, is_known: bool) -> None:
     job = job_of(engine, run)
     seen: Any = {}
     for _ in range(SILENT_LOOKS + 2):
-        beat(engine, job)
+        send_heartbeat(engine, job)
         seen, done = reconcile(instance, engine, seen)
         assert done == []
     for _ in range(4):
@@ -279,7 +271,7 @@ def test_a_worker_that_beats_now_and_then_is_alive(waiting: Waiting) -> None:
     for _ in range(3):
         seen, done = looks(instance, engine, SILENT_LOOKS, seen)
         assert done == []
-        beat(engine, job)
+        send_heartbeat(engine, job)
 
 
 def test_a_look_counts_only_when_a_worker_could_have_beaten(waiting: Waiting) -> None:

@@ -8,9 +8,10 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from sqlalchemy import text, update
 
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import get_job, list_jobs
 from triangulation_pipeline.samples import Split
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples
-from triangulation_pipeline.storage.jobs import get_job, list_jobs, read_metrics
 from triangulation_pipeline.storage.registry import get_model_of_job, list_models
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.checkpoint import read_checkpoint

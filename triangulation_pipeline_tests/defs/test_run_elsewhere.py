@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from sqlalchemy import make_url, text
 
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import fail_job, get_job, list_jobs
 from triangulation_pipeline.storage import engine as engine_module
-from triangulation_pipeline.storage.jobs import fail_job, get_job, list_jobs, read_metrics
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.s3 import S3Store
 from triangulation_pipeline.storage.tables import JobStatus

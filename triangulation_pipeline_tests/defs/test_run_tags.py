@@ -13,9 +13,9 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.io_managers import ModelReference, ReferenceIOManager
 from triangulation_pipeline.defs.resources import OpenStorage, Storage
 from triangulation_pipeline.defs.run_tags import outcome_tags, resumed_tags, run_tags
+from triangulation_pipeline.jobs import liveness
+from triangulation_pipeline.jobs.states import request_stop
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.storage import pulse
-from triangulation_pipeline.storage.jobs import request_stop
 from triangulation_pipeline.storage.tables import Stop
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 from triangulation_pipeline_tests.defs.test_life_cycle import when_epochs_are_done
@@ -199,7 +199,7 @@ def test_a_failed_blocking_check_is_what_the_run_ends_with(home: Path, monkeypat
 def test_a_run_that_was_stopped_says_so_and_the_one_that_goes_on_from_it_too(
     home: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop, outcome: str
 ) -> None:
-    monkeypatch.setattr(pulse, "EVERY_S", 0.02)
+    monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
     instance, engine, run_id = dg.DagsterInstance.get(), OpenStorage().engine, str(uuid.uuid4())
     long = settings(trained_model={"epochs": 300, "early_stop_patience": 0})
     with when_epochs_are_done(engine, run_id, 1, lambda: request_stop(engine, run_id, stop)):

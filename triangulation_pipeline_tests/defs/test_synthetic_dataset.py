@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import update
 
-from triangulation_pipeline.evaluation import plots
+from triangulation_pipeline.plots import dataset, style
 from triangulation_pipeline.storage.datasets import get_dataset, list_datasets
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline_tests.conftest import make_home
@@ -24,8 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.delenv("TRIANGULATION_DATABASE_URL", raising=False)
         patch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
         for name in ("dataset_map", "dataset_histograms"):
-            patch.setattr(plots, name, lambda *_: None)
-        patch.setattr(plots, "png", lambda _: b"a picture")
+            patch.setattr(dataset, name, lambda *_: None)
+        patch.setattr(style, "png", lambda _: b"a picture")
         run = execute(SMALL, STEPS)
         assert run.result.success
         yield run

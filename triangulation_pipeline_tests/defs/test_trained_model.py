@@ -11,19 +11,9 @@ from dagster._core.execution.api import execute_run
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.assets import trained_model as asset
 from triangulation_pipeline.defs.config import training_settings
-from triangulation_pipeline.evaluation import plots
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    assign_run,
-    complete_job,
-    fail_job,
-    find_job,
-    get_job,
-    list_jobs,
-    requeue_job,
-    start_job,
-)
+from triangulation_pipeline.jobs.continuation import announce_job, assign_run, requeue_job, start_job
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
+from triangulation_pipeline.plots import dataset, style, training
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
@@ -42,9 +32,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.delenv("TRIANGULATION_DATABASE_URL", raising=False)
         patch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
         # Nobody looks at these pictures, which take longer than the epoch.
-        for name in ("training_curves", "dataset_map", "dataset_histograms"):
-            patch.setattr(plots, name, lambda *_: None)
-        patch.setattr(plots, "png", lambda _: b"a picture")
+        for name in ("dataset_map", "dataset_histograms"):
+            patch.setattr(dataset, name, lambda *_: None)
+        patch.setattr(training, "training_curves", lambda *_: None)
+        patch.setattr(style, "png", lambda _: b"a picture")
         run = execute(SHORT, SPLITS)
         assert run.result.success
         yield run

@@ -20,6 +20,8 @@ from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredC
 from triangulation_pipeline.evaluation.comparison import Subset, compare
 from triangulation_pipeline.evaluation.report import estimator_table
 from triangulation_pipeline.frame import haversine_m
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.network import NORTH_WEST_ITALY
@@ -27,7 +29,6 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
-from triangulation_pipeline.storage.jobs import get_job, read_metrics
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     get_evaluation,

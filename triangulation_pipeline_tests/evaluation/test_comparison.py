@@ -521,7 +521,9 @@ def test_bad_input_is_named(default_batch: Samples) -> None:
 
 def test_needs_no_pytorch_and_no_pyplot() -> None:
     code = (
-        "import sys, triangulation_pipeline.evaluation.plots, triangulation_pipeline.evaluation.verdict\n"
+        "import sys, triangulation_pipeline.evaluation.comparison, triangulation_pipeline.evaluation.verdict\n"
+        "import triangulation_pipeline.plots.dataset, triangulation_pipeline.plots.evaluation\n"
+        "import triangulation_pipeline.plots.training\n"
         "print([name for name in ('torch', 'matplotlib.pyplot', 'dagster', 'sqlalchemy') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

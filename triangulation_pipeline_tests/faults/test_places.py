@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine, delete, update
 from sqlalchemy.exc import IntegrityError
 
+from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.storage.engine import open_database, writing
-from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import list_models
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import (

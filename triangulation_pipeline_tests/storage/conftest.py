@@ -17,6 +17,8 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from triangulation_pipeline.defs.resources import s3_client
+from triangulation_pipeline.jobs.continuation import start_job
+from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import Scenario
@@ -24,7 +26,6 @@ from triangulation_pipeline.physics.simulator import FIRST_TIME_NS
 from triangulation_pipeline.samples import Samples, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.jobs import JobRecord, start_job
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
 from triangulation_pipeline.storage.s3 import S3Store
 from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3

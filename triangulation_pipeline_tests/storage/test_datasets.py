@@ -11,6 +11,7 @@ import pytest
 import time_machine
 from sqlalchemy import Connection, Engine, delete, event, func, select, update
 
+from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.measurements import RECEIVER_DTYPES
 from triangulation_pipeline.network import random_network
 from triangulation_pipeline.samples import DIGEST_COLUMNS, Samples, Split, samples_digest
@@ -27,7 +28,6 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import JobRecord, fail_job
 from triangulation_pipeline.storage.tables import NUMBER_DTYPES, synthetic_datasets, synthetic_training_samples
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
+from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.samples import DIGEST_COLUMNS
 from triangulation_pipeline.storage import migrations
@@ -27,7 +28,6 @@ from triangulation_pipeline.storage.engine import (
     writing,
 )
 from triangulation_pipeline.storage.errors import StorageError, quoted
-from triangulation_pipeline.storage.jobs import get_job
 from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
 

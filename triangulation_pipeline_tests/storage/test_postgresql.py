@@ -19,6 +19,10 @@ from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from triangulation_pipeline.jobs.continuation import start_job
+from triangulation_pipeline.jobs.liveness import send_heartbeat
+from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage import engine as engine_module
@@ -34,9 +38,9 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.jobs import beat, get_job, read_metrics, record_epoch, start_job
-from triangulation_pipeline.storage.tables import METRIC_COLUMNS, metadata
+from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS
+from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
@@ -390,14 +394,14 @@ def test_a_role_of_few_connections_works(url: URL, server: Server, limit: int, c
 
 
 def life(engine: Engine, number: int) -> None:
-    """A dataset and a job on it, beside a pulse that beats without a rest."""
+    """A dataset and a job on it, beside heartbeats without a rest."""
     record = write(engine, [make_batch(0, 20)], number)
     train(engine, record, range(1, 2))
     ended = threading.Event()
 
     def beats() -> None:
         while not ended.is_set():
-            beat(engine, get_job(engine, record.id))
+            send_heartbeat(engine, get_job(engine, record.id))
 
     with ThreadPoolExecutor(1) as pool:
         beating = pool.submit(beats)
@@ -745,7 +749,7 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
         record_epoch(
             engine,
             get_job(engine, dataset.id),
-            {"epoch": epoch} | dict.fromkeys(METRIC_COLUMNS, float(epoch)),
+            EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
             best_epoch=1,
             best_val_loss=1.0,
             total_epochs=9,

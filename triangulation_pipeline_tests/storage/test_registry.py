@@ -14,9 +14,9 @@ import time_machine
 from sqlalchemy import Engine, event, update
 from sqlalchemy.exc import IntegrityError
 
+from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.storage.engine import MOST_TRIES, writing
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
-from triangulation_pipeline.storage.jobs import JobRecord
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     ModelRecord,

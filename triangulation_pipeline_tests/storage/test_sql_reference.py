@@ -6,11 +6,11 @@ from datetime import datetime
 
 from sqlalchemy import Engine, text
 
+from triangulation_pipeline.jobs.states import JobRecord, complete_job
 from triangulation_pipeline.storage.engine import reading
-from triangulation_pipeline.storage.jobs import JobRecord, complete_job
 from triangulation_pipeline.storage.sql_reference import EXAMPLES, sql_reference
 from triangulation_pipeline_tests.conftest import ROOT
-from triangulation_pipeline_tests.storage.test_jobs import announce, record
+from triangulation_pipeline_tests.jobs.helpers import announce, record
 from triangulation_pipeline_tests.storage.test_registry import register
 
 

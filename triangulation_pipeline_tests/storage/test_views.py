@@ -11,18 +11,11 @@ import pytest
 import time_machine
 from sqlalchemy import Engine, Table, inspect, update
 
+from triangulation_pipeline.jobs.continuation import announce_job
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, list_jobs, request_stop
 from triangulation_pipeline.storage.datasets import DatasetRecord, list_datasets
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.jobs import (
-    JobRecord,
-    announce_job,
-    complete_job,
-    fail_job,
-    get_job,
-    list_jobs,
-    read_metrics,
-    request_stop,
-)
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     ModelRecord,
@@ -42,7 +35,7 @@ from triangulation_pipeline.storage.views import (
     model_overview,
     read_view,
 )
-from triangulation_pipeline_tests.storage.test_jobs import record, set_row
+from triangulation_pipeline_tests.jobs.helpers import record, set_row
 
 EARLIER = datetime(2026, 11, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 MEASURED = (
@@ -184,7 +177,7 @@ def test_the_views_have_the_documented_columns(engine: Engine) -> None:
     for view in VIEWS:
         columns = [column["name"] for column in inspect(engine).get_columns(view.name)]
         assert columns == [column.name for column in view.columns]
-        assert all(column.comment for column in view.columns)
+        assert all(column.comment and column.comment.endswith(".") for column in view.columns)
         assert read_view(engine, view) == []
 
 

@@ -59,7 +59,7 @@ def trainer_of(
 def run(trainer: Trainer, epochs: int | None = None) -> Trainer:
     """The same after all its epochs, or so many."""
     for metrics in trainer.epochs():
-        if metrics["epoch"] == epochs:
+        if metrics.epoch == epochs:
             break
     return trainer
 

@@ -2,6 +2,7 @@ import itertools
 import math
 import re
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +27,8 @@ from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training import trainer as trainer_module
 from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load, read_checkpoint, write_checkpoint
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
-from triangulation_pipeline.training.trainer import Metrics, Trainer, TrainingDiverged, TrainingStopped, choose_device
+from triangulation_pipeline.training.metrics import EpochMetrics
+from triangulation_pipeline.training.trainer import Trainer, TrainingDiverged, TrainingStopped, choose_device
 from triangulation_pipeline.training.verify import fault
 
 from ..model.helpers import DEFAULT, spec_for, target_m
@@ -36,18 +38,19 @@ ONE_STEP: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0, "batch_size": 65_53
 REGRESSION: dict[str, Any] = {"n": FEW, "model_architecture": Architecture.regression}
 
 
-def timeless(history: list[Metrics]) -> list[Metrics]:
-    return [{name: value for name, value in metrics.items() if name != "epoch_seconds"} for metrics in history]
+def timeless(history: list[EpochMetrics]) -> list[dict[str, Any]]:
+    """The metrics without the one that differs from run to run."""
+    return [{**asdict(metrics), "epoch_seconds": 0.0} for metrics in history]
 
 
 def test_training_lowers_the_loss_and_tells_of_it(trained: Trainer) -> None:
     first, last = trained.history[0], trained.history[-1]
-    assert [metrics["epoch"] for metrics in trained.history] == [1, 2, 3]
-    assert last["train_loss"] < first["train_loss"]
-    assert last["val_rmse_good_geom_m"] < 100
+    assert [metrics.epoch for metrics in trained.history] == [1, 2, 3]
+    assert last.train_loss < first.train_loss
+    assert last.val_rmse_good_geom_m < 100
     assert trained.finished
-    assert trained.best_checkpoint().metrics["val_loss"] <= min(m["val_loss"] for m in trained.history) + 0.001
-    assert set(first) == {
+    assert trained.best_checkpoint().metrics["val_loss"] <= min(m.val_loss for m in trained.history) + 0.001
+    assert set(asdict(first)) == {
         *("epoch", "epoch_seconds", "train_loss", "train_rmse_m", "learning_rate", "gradient_norm"),
         *("val_loss", "val_rmse_m", "val_rmse_good_geom_m"),
         *("val_distance_p50_m", "val_distance_p68_m", "val_distance_p95_m"),
@@ -183,7 +186,7 @@ def test_the_weights_of_the_epoch_with_the_lowest_validation_loss_are_published(
     by_epoch = [trainer.last_checkpoint() for _ in trainer.epochs()]
     assert [len({repr(each.weights) for each in by_epoch}), by_epoch[-1].epoch] == [4, 4]
     published = trainer.best_checkpoint()
-    assert (published.epoch, published.metrics) == (best, trainer.history[best - 1])
+    assert (published.epoch, published.metrics) == (best, asdict(trainer.history[best - 1]))
     assert (trainer.best_epoch, trainer.best_val_loss) == (best, min(val_losses))
     assert same(published.weights, by_epoch[best - 1].weights)
     # Calibrated, they differ by their scale only.
@@ -200,7 +203,7 @@ def test_a_checkpoint_says_where_it_comes_from(trained: Trainer) -> None:
         assert (checkpoint.spec, checkpoint.dataset) == (trained.spec, DATASET)
         assert TrainingConfig.model_validate(checkpoint.config) == trained.config
         assert checkpoint.code_version == version("triangulation-pipeline")
-        assert checkpoint.metrics == trained.history[checkpoint.epoch - 1]
+        assert checkpoint.metrics == asdict(trained.history[checkpoint.epoch - 1])
     assert load(trained.state())["code_version"] == version("triangulation-pipeline")
 
 
@@ -230,7 +233,7 @@ def test_the_first_step_is_as_long_as_the_learning_rate(learning_rate: float) ->
     run(trainer)
     furthest = max(float(step.abs().max()) for step in moved(before, trainer).values())
     assert furthest == pytest.approx(learning_rate, rel=1e-3)
-    assert trainer.history[0]["learning_rate"] == learning_rate
+    assert trainer.history[0].learning_rate == learning_rate
 
 
 @pytest.mark.parametrize("weight_decay", [0.01, 1.0])
@@ -256,10 +259,10 @@ def test_gradients_are_clipped_to_the_norm_before_a_step(limit: float) -> None:
     (metrics,) = itertools.islice(trainer.epochs(), 1)
     if limit < 1:
         assert norms == pytest.approx([limit] * len(norms), rel=1e-3)
-        assert metrics["gradient_norm"] > limit
+        assert metrics.gradient_norm > limit
     else:
         # What is told is the mean over the steps, of the gradients as they were.
-        assert metrics["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+        assert metrics.gradient_norm == pytest.approx(np.mean(norms), rel=1e-4)
         assert max(norms) > 1.01 * np.mean(norms)
 
 
@@ -307,8 +310,8 @@ def test_dropout_is_of_the_training_alone(dropout_rate: float) -> None:
             parameter.add_(0.01)
     run(trainer)
     for first, second in itertools.combinations(trainer.history, 2):
-        assert first["val_loss"] == pytest.approx(second["val_loss"], rel=1e-6)
-        assert (first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-6)) == (dropout_rate == 0.0)
+        assert first.val_loss == pytest.approx(second.val_loss, rel=1e-6)
+        assert (first.train_loss == pytest.approx(second.train_loss, rel=1e-6)) == (dropout_rate == 0.0)
 
 
 def test_min_snr_drops_training_rows_only(trained: Trainer) -> None:
@@ -340,7 +343,7 @@ def test_max_gdop_changes_the_metric_only(trained: Trainer) -> None:
     for mine, others in zip(timeless(narrow.history), timeless(trained.history), strict=True):
         assert mine.pop(name) != others.pop(name)
         assert mine == others
-    assert run(trainer_of(epochs=1, warmup_epochs=0, max_gdop=0.01)).history[0][name] is None
+    assert run(trainer_of(epochs=1, warmup_epochs=0, max_gdop=0.01)).history[0].val_rmse_good_geom_m is None
 
 
 def test_a_training_loss_that_is_no_number_ends_the_training_in_one_sentence() -> None:
@@ -408,7 +411,7 @@ def mean_loss(checkpoint: Checkpoint, batch: Samples) -> float:
 def test_each_validation_metric_is_what_its_name_says(trained: Trainer) -> None:
     _, val = splits()
     val = val.take(~val.is_calibration)
-    checkpoint, metrics = trained.last_checkpoint(), trained.history[-1]
+    checkpoint, metrics = trained.last_checkpoint(), asdict(trained.history[-1])
     prediction, distance_m = answer(checkpoint, val)
     nees = prediction.nees(target_m(val).double().numpy())
     near = distance_m[val.gdop < 5]
@@ -437,9 +440,9 @@ def test_each_training_metric_is_over_the_rows_whatever_the_batches() -> None:
     train, _ = splits(FEW)
     checkpoint = trainer.last_checkpoint()
     _, distance_m = answer(checkpoint, train)
-    assert metrics["train_loss"] == pytest.approx(mean_loss(checkpoint, train), rel=1e-4)
-    assert metrics["train_rmse_m"] == pytest.approx(math.sqrt(np.mean(distance_m**2)), rel=1e-4)
-    assert 0.1 * elapsed < metrics["epoch_seconds"] <= elapsed
+    assert metrics.train_loss == pytest.approx(mean_loss(checkpoint, train), rel=1e-4)
+    assert metrics.train_rmse_m == pytest.approx(math.sqrt(np.mean(distance_m**2)), rel=1e-4)
+    assert 0.1 * elapsed < metrics.epoch_seconds <= elapsed
 
 
 def test_metrics_are_over_the_rows_however_many_there_are() -> None:
@@ -449,7 +452,7 @@ def test_metrics_are_over_the_rows_however_many_there_are() -> None:
     assert times * (~val.is_calibration).sum() > 8192
     config = TrainingConfig(**BASE | ONE_STEP)
     once, often = (
-        run(Trainer(spec_for(Architecture.regression), config, train, val.take(rows), DATASET)).history[0]
+        asdict(run(Trainer(spec_for(Architecture.regression), config, train, val.take(rows), DATASET)).history[0])
         for rows in (slice(None), np.tile(np.arange(len(val)), times))
     )
     for name in ("val_loss", "val_rmse_m", "val_rmse_good_geom_m", "val_nees", "val_coverage_68", "val_coverage_95"):
@@ -599,7 +602,7 @@ def test_too_few_rows_are_refused() -> None:
 def rates(**settings: Any) -> list[float]:
     """The learning rate of the last step of each epoch; without a batch size an epoch is one step."""
     trainer = run(trainer_of(**REGRESSION | {"batch_size": 65_536, "early_stop_patience": 0} | settings))
-    return [float(metrics["learning_rate"] or 0.0) for metrics in trainer.history]
+    return [float(metrics.learning_rate) for metrics in trainer.history]
 
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1, 3])
@@ -631,7 +634,7 @@ def test_schedules_go_by_steps_and_the_last_batch_of_an_epoch_is_one() -> None:
     trainer = run(trainer_of(batch_size=100, epochs=4, warmup_epochs=1, early_stop_patience=0, **REGRESSION))
     turns = (np.array([9, 14, 19]) - 5) / 15  # five steps an epoch, for 421 rows
     expected = [3e-3 * 5 / 6, *(3e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * turns)) / 2))]
-    assert [metrics["learning_rate"] for metrics in trainer.history] == pytest.approx(expected)
+    assert [metrics.learning_rate for metrics in trainer.history] == pytest.approx(expected)
 
 
 def test_regression_and_levels_alone_are_far_worse_on_the_same_rows(trained: Trainer) -> None:

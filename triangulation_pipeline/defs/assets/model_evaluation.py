@@ -87,12 +87,13 @@ def model_evaluation(
     with the same inputs and site biases. Kept in `model_evaluations`."""
     preflight(context, storage)
 
-    from triangulation_pipeline.evaluation import plots
     from triangulation_pipeline.evaluation.comparison import Subset, compare
     from triangulation_pipeline.evaluation.report import estimator_table, headline
     from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
+    from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
+    from triangulation_pipeline.plots.style import png
 
     reference = trained_model.reference
     with refusals():
@@ -120,14 +121,14 @@ def model_evaluation(
     numbers = headline(summary)
     checks = promotion_checks(summary, config.max_rmse_m)
     pictures = {
-        "error_cdf": plots.png(plots.error_cdf(comparison)),
-        "calibration_curve": plots.png(plots.calibration_curve(comparison)),
-        "error_map": plots.png(plots.error_map(network, comparison)),
+        "error_cdf": png(error_cdf(comparison)),
+        "calibration_curve": png(calibration_curve(comparison)),
+        "error_map": png(error_map(network, comparison)),
     }
     with refusals():
         stored = {
-            name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", png)
-            for name, png in pictures.items()
+            name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", content)
+            for name, content in pictures.items()
         }
         promoted, reason = promotion_verdict(summary, checks)
         evaluation_id = record_evaluation(
@@ -146,7 +147,7 @@ def model_evaluation(
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
-            **{name: picture(png, name.replace("_", " ")) for name, png in pictures.items()},
+            **{name: picture(content, name.replace("_", " ")) for name, content in pictures.items()},
             "promoted": promoted,
             "promotion_reason": reason,
             "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),

@@ -14,10 +14,10 @@ from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
 from triangulation_pipeline.defs.resources import Storage, preflight, refusals
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
-from triangulation_pipeline.storage.jobs import read_metrics
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
     ModelRecord,
@@ -69,7 +69,8 @@ def registered_model(
     version in production on the same test rows. A version of another network is never replaced by itself."""
     preflight(context, storage)
 
-    from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.plots.style import png
+    from triangulation_pipeline.plots.training import training_curves
 
     reference = trained_model.reference
     with refusals():
@@ -107,7 +108,7 @@ def registered_model(
             "network": model.network,
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
-            "curves": picture(plots.png(plots.training_curves(history)), "training curves"),
+            "curves": picture(png(training_curves(history)), "training curves"),
             **rounded(known(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),

@@ -70,7 +70,8 @@ def synthetic_dataset(
         seconds,
     )
 
-    from triangulation_pipeline.evaluation import plots
+    from triangulation_pipeline.plots.dataset import dataset_histograms, dataset_map
+    from triangulation_pipeline.plots.style import png
 
     network = receiver_network.network
     quality = record.quality_metrics
@@ -78,8 +79,8 @@ def synthetic_dataset(
     return dg.MaterializeResult(
         value=DatasetReference(dataset_id=record.id, sha256=record.sha256),
         metadata={
-            "map": picture(plots.png(plots.dataset_map(network, batch)), "receivers and transmitters by CRLB"),
-            "histograms": picture(plots.png(plots.dataset_histograms(batch)), "SNR, HDOP and detections"),
+            "map": picture(png(dataset_map(network, batch)), "receivers and transmitters by CRLB"),
+            "histograms": picture(png(dataset_histograms(batch)), "SNR, HDOP and detections"),
             "dagster/row_count": record.num_samples,
             "dataset_id": record.id,
             "dataset_name": record.name,

@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,11 +17,10 @@ from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
 from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
 from triangulation_pipeline.defs.run_tags import network_tag
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
-from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
-from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
-from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
-from triangulation_pipeline.storage.jobs import (
+from triangulation_pipeline.jobs.continuation import continues, start_job
+from triangulation_pipeline.jobs.liveness import Heartbeat
+from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.states import (
     JobRecord,
     cancel_job,
     complete_job,
@@ -28,21 +28,21 @@ from triangulation_pipeline.storage.jobs import (
     find_job,
     find_job_of_run,
     get_job,
-    goes_on,
     pause_job,
-    read_metrics,
-    record_epoch,
-    start_job,
 )
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
+from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
+from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
+from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.objects import StoredObject
-from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.registry import find_referred_model, get_model_by_id
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.training.config import TRAINING_VERSION, TrainingConfig
+from triangulation_pipeline.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from triangulation_pipeline.training.checkpoint import Checkpoint
-    from triangulation_pipeline.training.trainer import Metrics, Trainer
+    from triangulation_pipeline.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +85,17 @@ def trained_model(
             _restore(storage, job, trainer)
             return _result(storage, job, dataset, trainer, _publish(storage, job, trainer))
         job = _start(context, storage, settings, dataset)
-    pulse = Pulse(storage.engine, job)
+    heartbeat = Heartbeat(storage.engine, job)
     try:
-        with refusals(), pulse:
+        with refusals(), heartbeat:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
             _restore(storage, job, trainer)
-            stored = _train(context, storage, settings, job, trainer, lambda: pulse.should_stop)
+            stored = _train(context, storage, settings, job, trainer, lambda: heartbeat.should_stop)
             result = _result(storage, job, dataset, trainer, stored | _publish(storage, job, trainer))
             complete_job(storage.engine, job)
     except TrainingStopped:
         with refusals():
-            raise _stopped(storage, job, pulse) from None
+            raise _stopped(storage, job, heartbeat) from None
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         with suppress(StorageError):
             cancel_job(storage.engine, job, "the run was terminated")
@@ -137,10 +137,11 @@ def _result(
     )
 
 
-def _curves(history: "Sequence[Metrics]", *limits_m: float | None) -> dg.MarkdownMetadataValue:
-    from triangulation_pipeline.evaluation import plots
+def _curves(history: Sequence[Mapping[str, Any]], *limits_m: float | None) -> dg.MarkdownMetadataValue:
+    from triangulation_pipeline.plots.style import png
+    from triangulation_pipeline.plots.training import training_curves
 
-    return picture(plots.png(plots.training_curves(history, *limits_m)), "training curves")
+    return picture(png(training_curves(history, *limits_m)), "training curves")
 
 
 def _start(
@@ -154,7 +155,7 @@ def _start(
         with suppress(IllegalTransition):  # the sensor was faster
             fail_job(engine, earlier, "its worker died")
         earlier = get_job(engine, earlier.id)
-    same = earlier is not None and goes_on(earlier, config, dataset.id)
+    same = earlier is not None and continues(earlier, config, dataset.id)
     if earlier is not None and earlier.status is JobStatus.queued and not same:
         told = f"job {earlier.id} was begun with other settings or another dataset, and cannot be resumed with these"
         fail_job(engine, earlier, told)
@@ -206,13 +207,13 @@ def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:
     return run is not None and run.is_finished
 
 
-def _stopped(storage: Storage, job: JobRecord, pulse: Pulse) -> dg.Failure:
+def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failure:
     """Writes down that the job stopped as it was asked to; the sentence that its run ends with."""
-    if pulse.lost is not None:
-        return dg.Failure(description=f"stopped: {pulse.lost}", allow_retries=False)
+    if heartbeat.lost is not None:
+        return dg.Failure(description=f"stopped: {heartbeat.lost}", allow_retries=False)
     epoch = get_job(storage.engine, job.id).current_epoch
     where = f"at epoch {epoch} of {job.total_epochs}"
-    if pulse.asked is Stop.pause:
+    if heartbeat.asked is Stop.pause:
         pause_job(storage.engine, job)
         outcome, told = "paused", f"paused {where}; `triangulation resume {job.id}` goes on from there"
     else:
@@ -301,7 +302,8 @@ def _train(
         if before is not None:
             objects.delete(objects.key(before))
         if epoch == 1 or epoch % every == 0 or trainer.finished:
-            seen = {"curves": _curves(trainer.history, *limits_m), "metrics": dg.MetadataValue.json(dict(metrics))}
+            history = [asdict(each) for each in trainer.history]
+            seen = {"curves": _curves(history, *limits_m), "metrics": dg.MetadataValue.json(asdict(metrics))}
             context.log_event(dg.AssetObservation(asset_key=context.asset_key, metadata=seen))
         log.info(_epoch_line(metrics, settings), extra={"epochs_done": epoch, "epochs_total": settings.epochs})
         end_if_terminated(context)
@@ -346,14 +348,14 @@ def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
     )
 
 
-def _epoch_line(metrics: "Metrics", settings: TrainingConfig) -> str:
-    good_m = metrics["val_rmse_good_geom_m"]
+def _epoch_line(metrics: EpochMetrics, settings: TrainingConfig) -> str:
+    good_m = metrics.val_rmse_good_geom_m
     good = "no such rows" if good_m is None else f"{good_m:,.1f} m"
     return (
         # As long as a line of a terminal, 80 characters.
-        f"epoch {metrics['epoch']}/{settings.epochs}: loss {metrics['train_loss']:.3f}, "
-        f"val loss {metrics['val_loss']:.3f}, RMSE {metrics['val_rmse_m']:,.0f} m, "
-        f"GDOP < {settings.max_gdop:g}: {good}, {metrics['epoch_seconds']:.1f} s"
+        f"epoch {metrics.epoch}/{settings.epochs}: loss {metrics.train_loss:.3f}, "
+        f"val loss {metrics.val_loss:.3f}, RMSE {metrics.val_rmse_m:,.0f} m, "
+        f"GDOP < {settings.max_gdop:g}: {good}, {metrics.epoch_seconds:.1f} s"
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Engine
 
-from triangulation_pipeline.storage import pulse as module
+from triangulation_pipeline.jobs import liveness as module
+from triangulation_pipeline.jobs.liveness import Heartbeat
+from triangulation_pipeline.jobs.states import JobRecord, fail_job, get_job, request_stop
 from triangulation_pipeline.storage.errors import IllegalTransition
-from triangulation_pipeline.storage.jobs import JobRecord, fail_job, get_job, request_stop
-from triangulation_pipeline.storage.pulse import Pulse
 from triangulation_pipeline.storage.tables import Stop
-from triangulation_pipeline_tests.storage.test_jobs import again
+from triangulation_pipeline_tests.jobs.helpers import again
 
 MakeJob = Callable[[], JobRecord]
 
@@ -24,14 +24,14 @@ def database() -> str:
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "EVERY_S", 0.01)
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
     yield
     assert seen(is_over)
 
 
 def is_over() -> bool:
-    """Whether no pulse beats any more, not even a last time."""
-    return "pulse" not in {thread.name for thread in threading.enumerate()}
+    """Whether no heartbeat is sent any more, not even a last time."""
+    return "heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 def seen(what: Callable[[], object]) -> bool:
@@ -44,10 +44,10 @@ def seen(what: Callable[[], object]) -> bool:
 
 def test_a_worker_gives_signs_of_life_while_it_is_at_work_and_not_after(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
-    with Pulse(engine, job) as pulse:
+    with Heartbeat(engine, job) as heartbeat:
         assert seen(lambda: get_job(engine, job.id).heartbeats >= 3)
-        assert not pulse.should_stop
-        assert pulse.asked is pulse.lost is None
+        assert not heartbeat.should_stop
+        assert heartbeat.asked is heartbeat.lost is None
     assert seen(is_over)
     beats = get_job(engine, job.id).heartbeats
     time.sleep(0.05)
@@ -57,32 +57,32 @@ def test_a_worker_gives_signs_of_life_while_it_is_at_work_and_not_after(engine: 
 @pytest.mark.parametrize("stop", Stop)
 def test_a_worker_learns_what_it_is_asked_for(engine: Engine, make_job: MakeJob, stop: Stop) -> None:
     job = make_job()
-    with Pulse(engine, job) as pulse:
+    with Heartbeat(engine, job) as heartbeat:
         request_stop(engine, job.id, stop)
-        assert seen(lambda: pulse.should_stop)
-        assert pulse.asked is stop
-        assert pulse.lost is None
+        assert seen(lambda: heartbeat.should_stop)
+        assert heartbeat.asked is stop
+        assert heartbeat.lost is None
 
 
-def test_a_worker_that_was_taken_for_dead_learns_it_from_its_pulse(engine: Engine, make_job: MakeJob) -> None:
+def test_a_worker_that_was_taken_for_dead_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
-    with Pulse(engine, job) as pulse:
+    with Heartbeat(engine, job) as heartbeat:
         now = fail_job(engine, job, "no sign of life")
-        assert seen(lambda: pulse.should_stop)
-    assert (pulse.asked, pulse.lost) == (
+        assert seen(lambda: heartbeat.should_stop)
+    assert (heartbeat.asked, heartbeat.lost) == (
         None,
         f"job {job.id} is failed in run {job.run_id}, and no longer running in run {job.run_id}",
     )
     assert get_job(engine, job.id) == now
 
 
-def test_a_worker_that_another_took_over_from_learns_it_from_its_pulse(engine: Engine, make_job: MakeJob) -> None:
+def test_a_worker_that_another_took_over_from_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     fail_job(engine, job, "no sign of life")
     now = again(engine, job)
-    with Pulse(engine, job) as pulse:
-        assert seen(lambda: pulse.should_stop)
-    assert (pulse.asked, pulse.lost) == (
+    with Heartbeat(engine, job) as heartbeat:
+        assert seen(lambda: heartbeat.should_stop)
+    assert (heartbeat.asked, heartbeat.lost) == (
         None,
         f"job {job.id} is running in run {now.run_id}, and no longer running in run {job.run_id}",
     )
@@ -94,15 +94,15 @@ def test_a_worker_that_lost_its_job_gives_no_more_signs(
 ) -> None:
     job, tries = make_job(), []
 
-    def beat(engine: Engine, job: JobRecord) -> None:
+    def send_heartbeat(engine: Engine, job: JobRecord) -> None:
         tries.append(job)
         raise IllegalTransition("it is another's")
 
-    monkeypatch.setattr(module, "beat", beat)
-    with Pulse(engine, job) as pulse:
-        assert seen(lambda: pulse.should_stop)
+    monkeypatch.setattr(module, "send_heartbeat", send_heartbeat)
+    with Heartbeat(engine, job) as heartbeat:
+        assert seen(lambda: heartbeat.should_stop)
         time.sleep(0.05)
-    assert (pulse.lost, tries) == ("it is another's", [job])
+    assert (heartbeat.lost, tries) == ("it is another's", [job])
 
 
 def test_a_database_that_is_away_is_told_once_and_beaten_to_again(
@@ -110,16 +110,16 @@ def test_a_database_that_is_away_is_told_once_and_beaten_to_again(
 ) -> None:
     job, tries = make_job(), []
 
-    def beat(engine: Engine, job: JobRecord) -> Stop | None:
+    def send_heartbeat(engine: Engine, job: JobRecord) -> Stop | None:
         tries.append(job)
         if len(tries) in {2, 3, 5}:
             raise RuntimeError("the server\nis away")
         return None if len(tries) < 7 else Stop.pause
 
-    monkeypatch.setattr(module, "beat", beat)
-    with caplog.at_level(logging.WARNING), Pulse(engine, job) as pulse:
-        assert seen(lambda: pulse.asked is Stop.pause)
-    assert pulse.lost is None
+    monkeypatch.setattr(module, "send_heartbeat", send_heartbeat)
+    with caplog.at_level(logging.WARNING), Heartbeat(engine, job) as heartbeat:
+        assert seen(lambda: heartbeat.asked is Stop.pause)
+    assert heartbeat.lost is None
     # Once each time it goes away.
     assert [record.getMessage() for record in caplog.records] == [
         f"job {job.id}: no sign of life can be given: the server"
@@ -131,13 +131,13 @@ def test_a_run_that_ends_does_not_wait_for_a_database_that_is_away(
 ) -> None:
     asked, answers = threading.Event(), threading.Event()
 
-    def beat(engine: Engine, job: JobRecord) -> None:
+    def send_heartbeat(engine: Engine, job: JobRecord) -> None:
         asked.set()
         answers.wait(20)
 
-    monkeypatch.setattr(module, "beat", beat)
+    monkeypatch.setattr(module, "send_heartbeat", send_heartbeat)
     began = time.monotonic()
-    with Pulse(engine, make_job()):
+    with Heartbeat(engine, make_job()):
         assert asked.wait(10)
     assert time.monotonic() - began < 10
     answers.set()

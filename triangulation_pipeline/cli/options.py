@@ -1,0 +1,37 @@
+"""Options that several commands have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from triangulation_pipeline.client import Webserver
+
+Command = Callable[..., Any]
+
+
+def json_option(command: Command) -> Command:
+    """``--json``, passed on as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, with whole ids and all columns.")(command)
+
+
+def webserver_option(command: Command) -> Command:
+    """``--url``, passed on as ``webserver``: a client of the webserver at that address."""
+    return click.option(
+        "--url",
+        "webserver",
+        metavar="URL",
+        callback=lambda context, option, url: Webserver(url),
+        help="Address of Dagster's webserver. The default is TRIANGULATION_WEBSERVER_URL, or http://localhost:3000.",
+    )(command)
+
+
+def config_option(command: Command) -> Command:
+    """``--config``, passed on as ``config_file``."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+        help="Dagster run config in YAML; what is left out keeps its default.",
+    )(command)

@@ -1,0 +1,1 @@
+"""Training jobs: their states, which job a run continues, whether its worker lives, and what each epoch leaves."""

@@ -1,0 +1,164 @@
+"""Pictures of an evaluation."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.plots.maps import draw_map
+from triangulation_pipeline.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    blank_axes,
+    blank_figure,
+    counted,
+    metre_axis,
+    metres,
+    say_empty,
+    set_title,
+    tidy,
+)
+from triangulation_pipeline.positions import chi_square_2
+
+# Name shown, colour, line style and width of each curve.
+_CURVES: dict[Estimator, tuple[str, str, str, float]] = {
+    Estimator.model: ("model", BLUE, "-", 2.6),
+    Estimator.mixture_ml_from_truth: ("mixture likelihood, knows the truth", GREEN, "--", 1.6),
+    Estimator.mixture_ml: ("mixture likelihood", GREEN, "-", 1.4),
+    Estimator.huber_gauss_newton: ("Huber Gauss-Newton", ORANGE, "-", 1.6),
+    Estimator.gauss_newton: ("Gauss-Newton", VERMILION, "-", 1.6),
+    Estimator.level_posterior_mean: ("posterior mean, knows the site gains", GREEN, "--", 1.6),
+    Estimator.power_weighted_centroid: ("power-weighted centroid", PURPLE, "-", 1.6),
+}
+
+
+def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
+    """Share of test rows with an error below x metres, for every estimator, on the rows that all have a fix on.
+
+    The bound's curve is that of an efficient estimator under Gaussian noise with circular errors,
+    ``1 - exp(-d^2 / b^2)`` for a row of bound b: the bound itself is an rms, which the median of an error may undercut.
+    It is left out without arrival times, where knowing the area beats it.
+    """
+    figure, axes = blank_axes(4.6)
+    rows = comparison.common_rows(subset)
+    set_title(axes, f"How far off each estimator is: {counted(rows.sum(), 'test row')}{_where(comparison, subset)}")
+    if not rows.any():
+        return say_empty(figure, axes, f"no test row{_where(comparison, subset)} with a fix by every estimator")
+    shown = {name: np.sort(d[rows]) for name, d in comparison.distance_m.items() if d is not None}
+    share = np.arange(rows.sum() + 1) / rows.sum()
+    # The scale is that of the serious ones: by arrival times they are a thousand times better than the centroid.
+    serious = [d for name, d in shown.items() if name is not Estimator.power_weighted_centroid]
+    low = max(0.5, min(float(np.quantile(d, 0.01)) for d in serious))
+    high = 2 * max(low, *(float(np.quantile(d, 0.99)) for d in serious))
+    for name, (label, colour, style, width) in _CURVES.items():
+        if name in shown:
+            p50, p95 = np.quantile(shown[name], (0.5, 0.95))
+            off = ", off scale" if p50 > high else ""
+            label = f"{label} ({metres(p50)} / {metres(p95)}{off})"
+            axes.step(
+                np.insert(shown[name], 0, shown[name][0]),
+                share,
+                style,
+                where="post",
+                color=colour,
+                lw=width,
+                label=label,
+                zorder=3 if name is Estimator.model else 2,
+            )
+    bound_m = comparison.crlb_m[rows & np.isfinite(comparison.crlb_m)]
+    if comparison.ceiling is Estimator.mixture_ml_from_truth and len(bound_m):
+        x = np.geomspace(0.8 * low, high, 200)
+        ideal = np.array([np.mean(-np.expm1(-((d / bound_m) ** 2))) for d in x])
+        axes.plot(x, ideal, ":", color=BLACK, lw=1.6, label="Gaussian Cramér-Rao bound")
+    for level in (0.5, 0.95):
+        axes.axhline(level, color=GREY, lw=0.7, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(0.8 * low, high)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("position error (haversine distance)")
+    axes.set_ylabel("share of test rows below")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95])
+    metre_axis(axes, "x")
+    figure.legend(
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8.5,
+        frameon=False,
+        title="(median / 95th percentile)",
+        title_fontsize=8.5,
+        columnspacing=1.2,
+        handlelength=1.6,
+    )
+    return figure
+
+
+def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
+    """Observed against nominal coverage of the model's error ellipses, and their difference, with the band in which
+    95 % of perfectly calibrated models would lie (normal approximation of the binomial)."""
+    figure = blank_figure(3.9)
+    whole, difference = figure.subplots(1, 2)
+    nees = comparison.nees[comparison.rows(subset)]
+    nominal = np.arange(100) / 100
+    half_band = 1.96 * np.sqrt(nominal * (1 - nominal) / max(len(nees), 1))
+    where = _where(comparison, subset)
+    figure.suptitle(
+        f"Does the error ellipse hold what it promises? {counted(len(nees), 'test row')}{where}", fontsize=11
+    )
+    if not len(nees):
+        difference.remove()
+        return say_empty(figure, whole, f"no test row{where}")
+    limits = [chi_square_2(p) for p in nominal]
+    observed = np.searchsorted(np.sort(nees[np.isfinite(nees)]), limits, side="right") / len(nees)
+    whole.fill_between(
+        nominal, np.maximum(nominal - half_band, 0), np.minimum(nominal + half_band, 1), color=GREY, alpha=0.3, lw=0
+    )
+    whole.plot([0, 1], [0, 1], "--", color=BLACK, lw=1, label="perfect")
+    whole.plot(nominal, observed, color=BLUE, lw=2.2, label="model")
+    whole.set_ylabel("observed coverage")
+    whole.set_xlim(0, 1)
+    whole.set_ylim(0, 1)
+    whole.yaxis.set_major_formatter(PercentFormatter(1))
+    whole.legend(loc="best", fontsize=8.5, frameon=False)
+    difference.fill_between(
+        nominal, -100 * half_band, 100 * half_band, color=GREY, alpha=0.3, lw=0, label="chance (95 % band)"
+    )
+    difference.axhline(0, color=BLACK, ls="--", lw=1)
+    difference.plot(nominal, 100 * (observed - nominal), color=BLUE, lw=2.2)
+    difference.plot(0.95, 100 * (observed[95] - 0.95), "o", color=BLUE, ms=6)
+    set_title(difference, f"The 95 % ellipse (dot) covers {100 * observed[95]:.1f} %", 9.5)
+    set_title(whole, "Share of errors inside the ellipse", 9.5)
+    difference.set_xlim(0, 1)
+    difference.set_ylabel("observed minus nominal, percentage points")
+    difference.legend(loc="lower left", fontsize=8.5, frameon=False)
+    difference.margins(y=0.15)
+    for axes in (whole, difference):
+        axes.set_xlabel("nominal coverage")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        tidy(axes)
+    return figure
+
+
+def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:
+    """Where the test transmitters stand and how far off the model is on each."""
+    distance = comparison.distance_m[Estimator.model]
+    assert distance is not None
+    return draw_map(
+        network,
+        comparison.truth_en_m,
+        distance,
+        "Where the model errs",
+        "test transmitters",
+        "the model's position error",
+        "no position",
+    )
+
+
+def _where(comparison: Comparison, subset: Subset) -> str:
+    return f" with GDOP < {comparison.max_gdop:g}" if subset is Subset.good_geometry else ""

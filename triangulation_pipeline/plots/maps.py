@@ -1,0 +1,173 @@
+"""A map of the receivers and of values at places around them."""
+
+from functools import cache
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.plots.style import BLACK, DPI, GREY, VERMILION, blank_axes, metres, set_title, tidy
+
+Float = NDArray[np.float64]
+
+# More points hide each other, and weigh on the picture.
+MAX_MAP_POINTS = 4000
+# Longer names of sites are cut, or they would leave no room for the map.
+MAX_NAME_CHARACTERS = 30
+# Comes with Matplotlib; other fonts are the machine's.
+OWN_FONT = "DejaVu Sans"
+
+
+def draw_map(
+    network: ReceiverNetwork, en_m: Float, value_m: Float, headline: str, what: str, meaning: str, missing: str
+) -> Figure:
+    figure, axes = blank_axes(5.6)
+    shown = slice(0, MAX_MAP_POINTS)
+    (east_km, north_km), value_m = en_m[shown].T / 1e3, value_m[shown]
+    known = np.isfinite(value_m)
+    count = f"{len(value_m):,}" + (f" of {len(en_m):,}" if len(en_m) > len(value_m) else "")
+    set_title(axes, f"{headline}: {count} {what}")
+    if not known.all():
+        axes.scatter(east_km[~known], north_km[~known], s=9, marker="x", lw=0.8, color=GREY, label=missing)
+    if known.any():
+        order = np.argsort(value_m[known])  # the worst on top
+        edges = _edges_m(value_m[known])
+        points = axes.scatter(
+            east_km[known][order],
+            north_km[known][order],
+            s=10,
+            marker="s",
+            c=value_m[known][order],
+            norm=BoundaryNorm(edges, len(edges) + 1, extend="both"),
+            cmap=colormaps["viridis_r"].resampled(len(edges) + 1),
+            lw=0,
+            antialiased=False,
+        )
+        bar = figure.colorbar(points, ax=axes, shrink=0.9, pad=0.02, ticks=edges)
+        bar.set_label(meaning, fontsize=9)
+        bar.ax.set_yticklabels([metres(edge) for edge in edges], fontsize=8.5)
+        bar.ax.minorticks_off()
+    _draw_sites(axes, network)
+    _draw_graticule(axes, network)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.04), ncols=2, fontsize=8.5, frameon=False)
+    axes.set_aspect("equal")
+    axes.set_xlabel("east, km", loc="right")  # beside the legend
+    axes.set_ylabel("north, km")
+    tidy(axes)
+    return figure
+
+
+def _draw_graticule(axes: Axes, network: ReceiverNetwork) -> None:
+    """Lines of equal latitude and longitude, with their degrees, over what the axes show."""
+    (west_km, east_km), (south_km, north_km) = axes.get_xlim(), axes.get_ylim()
+    grid = np.stack(np.meshgrid(np.linspace(west_km, east_km, 121), np.linspace(south_km, north_km, 121)), axis=-1)
+    lat, lon = network.frame.geodetic(1e3 * grid, 0.0)
+    # Counted from the middle, so that nothing jumps at the 180th meridian; opposite the middle beyond a pole it must.
+    lon_off = (lon - network.frame.lon + 180) % 360 - 180
+    lon_off[np.abs(lon_off) > 175] = np.nan
+    for value, offset, names in ((lat, 0.0, "NS"), (lon_off, network.frame.lon, "EW")):
+        low, high = float(np.nanmin(value)) + offset, float(np.nanmax(value)) + offset
+        levels = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        levels = levels[(levels > low) & (levels < high)]
+        if len(levels):
+            lines = axes.contour(
+                *np.moveaxis(grid, -1, 0),
+                value,
+                levels - offset,
+                colors=GREY,
+                linewidths=0.6,
+                linestyles="solid",
+                zorder=0,
+            )
+            shown = {float(at): _degrees(level, names) for at, level in zip(lines.levels, levels, strict=True)}
+            for label in axes.clabel(lines, fmt=shown, fontsize=7.5, colors=BLACK):
+                label.set(zorder=2.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})
+
+
+def _degrees(value: float, names: str) -> str:
+    """As in 45.25° N; longitudes beyond 180 come from the other side."""
+    value = round(value if names == "NS" else (value + 180) % 360 - 180, 6)
+    return f"{abs(value):g}°" + ("" if value in (0, -180) else f" {names[int(value < 0)]}")
+
+
+def _edges_m(value_m: Float) -> list[float]:
+    """Two to a dozen round borders, that divide the middle 98 % of the values."""
+    low, high = np.log10(np.maximum(np.quantile(value_m, (0.01, 0.99)), 1e-3))
+    steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1.7 else (1, 2, 5) if high - low < 4 else (1,)
+    decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    ladder = [step * 10.0**decade for decade in decades for step in steps]
+    inside = [edge for edge in ladder if 10**low < edge < 10**high]
+    return inside if len(inside) >= 2 else [ladder[0], ladder[-1]]
+
+
+def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
+    """Triangles with names: above, or below where a named neighbour is close. A name that no font of this machine can
+    write gives way to the site's number in the network."""
+    site_km = network.site_enu_m[:, :2] / 1e3
+    names = [
+        name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
+        for name in (site.name for site in network.sites)
+    ]
+    fonts = [_fonts(name) for name in names]
+    axes.scatter(
+        site_km[:, 0],
+        site_km[:, 1],
+        marker="^",
+        s=70,
+        color=VERMILION,
+        edgecolor="white",
+        lw=1,
+        zorder=3,
+        label="receiver" + ("" if all(fonts) else " (its number, where no font here has its name)"),
+    )
+    near_km = 0.1 * np.ptp(site_km, axis=0).max()
+    for i, (name, font, place) in enumerate(zip(names, fonts, site_km, strict=True)):
+        crowded = i > 0 and np.hypot(*(site_km[:i] - place).T).min() < near_km
+        axes.annotate(
+            name if font else f"{i + 1}",
+            place,
+            xytext=(0, -7 if crowded else 6),
+            textcoords="offset points",
+            ha="center",
+            va="top" if crowded else "bottom",
+            fontsize=8,
+            fontfamily=font or OWN_FONT,
+            zorder=4,
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+        )
+
+
+def _fonts(name: str) -> list[str]:
+    """Families of fonts that together have all characters of a name, Matplotlib's own first; none where the machine
+    lacks one for a character."""
+    found = [_font_of(character) for character in sorted(set(name))]
+    return [] if None in found else sorted({OWN_FONT, *filter(None, found)}, key=lambda family: family != OWN_FONT)
+
+
+@cache
+def _font_of(character: str) -> str | None:
+    """The family of an upright font of this machine that can draw the character: Matplotlib's own, else Noto's, which
+    are made to go with each other, else the first by name."""
+    upright = [entry for entry in fontManager.ttflist if entry.style == "normal"]
+    upright.sort(key=lambda entry: (entry.name != OWN_FONT, not entry.name.startswith("Noto Sans"), entry.name))
+    # The last resort is a placeholder for whatever other fonts lack.
+    names = (e.name for e in upright if not e.name.startswith("Last Resort") and _draws(e.fname, character))
+    return next(names, None)
+
+
+def _draws(path: str, character: str) -> bool:
+    try:
+        font = get_font(path)
+        if ord(character) not in font.get_charmap():
+            return False
+        font.set_size(8, DPI)
+        font.load_char(ord(character))
+    except (OSError, RuntimeError):
+        return False  # one that cannot be read, or of coloured pictures
+    return True

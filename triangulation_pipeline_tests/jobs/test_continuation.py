@@ -1,0 +1,239 @@
+import math
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import time_machine
+from sqlalchemy import Engine
+
+from triangulation_pipeline.jobs.continuation import announce_job, assign_run, continues, requeue_job, start_job
+from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.states import (
+    JobRecord,
+    fail_job,
+    find_job,
+    find_job_of_run,
+    get_job,
+    list_jobs,
+    request_stop,
+)
+from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
+from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline_tests.jobs.helpers import (
+    EARLIER,
+    ENDED_EARLY,
+    LATER,
+    NEW_RUN,
+    NOTHING_YET,
+    MakeJob,
+    again,
+    announce,
+    record,
+    with_a_past,
+)
+
+
+def test_a_run_is_assigned_to_a_job_that_waits_or_was_cancelled(engine: Engine, make_job: MakeJob) -> None:
+    job, other = make_job(), make_job()
+    for status in JobStatus:
+        before = with_a_past(engine, job, status)
+        assert assign_run(engine, replace(before, run_id=NEW_RUN), str(uuid.uuid4())) == before  # another has it by now
+        takes = status in {JobStatus.queued, JobStatus.cancelled}
+        assert assign_run(engine, before, NEW_RUN.upper()) == (replace(before, run_id=NEW_RUN) if takes else before)
+    assert get_job(engine, other.id) == other
+
+
+def test_a_resumed_job_that_is_cancelled_before_its_run_is_known(engine: Engine, make_job: MakeJob) -> None:
+    job, run_id = make_job(), str(uuid.uuid4())
+    fail_job(engine, job, "broke")
+    queued = requeue_job(engine, job)
+    request_stop(engine, job.id, Stop.cancel)
+    assert assign_run(engine, queued, run_id).run_id == run_id
+    with pytest.raises(IllegalTransition, match=f"was cancelled before run {run_id} began to train"):
+        again(engine, job, run_id=run_id)
+    assert assign_run(engine, queued, str(uuid.uuid4())).run_id == run_id  # it has a run already
+
+
+def test_a_new_job_has_what_was_said_and_nothing_else(engine: Engine, make_job: MakeJob) -> None:
+    """Announced, or begun at once; ids may be written in capitals."""
+    parent, job_id, run_id = make_job(), str(uuid.uuid4()), str(uuid.uuid4())
+    said: dict[str, Any] = {"job_name": "mine", "description": "why", "config": {"seed": 5}, "total_epochs": 9}
+    with time_machine.travel(EARLIER, tick=False):
+        announced = announce_job(engine, job_id=NEW_RUN.upper(), status=JobStatus.pending, **said)
+        begun = start_job(
+            engine,
+            job_id=job_id.upper(),
+            run_id=run_id.upper(),
+            synthetic_dataset_id=str(parent.synthetic_dataset_id).upper(),
+            parent_job_id=parent.id.upper(),
+            **said,
+        )
+    new = {**NOTHING_YET, **said, "current_epoch": 0, "progress_percent": 0.0, "heartbeats": 0, "created_at": EARLIER}
+    assert announced == JobRecord(**new, id=NEW_RUN, run_id=NEW_RUN, status=JobStatus.pending)
+    origin = {"synthetic_dataset_id": parent.synthetic_dataset_id, "parent_job_id": parent.id, "started_at": EARLIER}
+    assert begun == JobRecord(**new | origin, id=job_id, run_id=run_id, status=JobStatus.running)
+    assert find_job(engine, job_id.upper()) == get_job(engine, job_id.upper()) == begun
+
+
+def test_an_announced_job_takes_what_its_run_brings(engine: Engine, make_job: MakeJob) -> None:
+    other, job_id = make_job(), str(uuid.uuid4())
+    pending = announce(engine, job_id, JobStatus.pending)
+    queued = announce(engine, job_id)
+    assert queued == replace(pending, status=JobStatus.queued)
+    assert announce(engine, job_id) == announce(engine, job_id, JobStatus.pending) == queued
+    with time_machine.travel(LATER, tick=False):
+        running = start_job(
+            engine,
+            job_id=job_id,
+            run_id=NEW_RUN,
+            job_name="known now",
+            description="known now too",
+            config=other.config,
+            synthetic_dataset_id=str(other.synthetic_dataset_id),
+            parent_job_id=other.id,
+            total_epochs=4,
+        )
+    assert running == replace(
+        queued,
+        status=JobStatus.running,
+        run_id=NEW_RUN,
+        started_at=LATER,
+        job_name="known now",
+        description="known now too",
+        config=other.config,
+        synthetic_dataset_id=other.synthetic_dataset_id,
+        parent_job_id=other.id,
+        total_epochs=4,
+    )
+    assert find_job_of_run(engine, NEW_RUN.upper()) == running
+    with pytest.raises(ValueError, match="pending or queued, got failed"):
+        announce(engine, str(uuid.uuid4()), JobStatus.failed)
+
+
+def test_announcing_a_known_job_queues_one_that_is_pending_and_no_other(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    for status in JobStatus:
+        before = with_a_past(engine, job, status)
+        assert announce(engine, before.id, JobStatus.pending) == before
+        wanted = JobStatus.queued if status is JobStatus.pending else status
+        assert announce(engine, before.id) == replace(before, status=wanted)
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_run_goes_on_with_a_job_that_waits_or_ended_early(status: JobStatus) -> None:
+    """With the settings and the dataset that it began with, if it has begun."""
+    values = {**NOTHING_YET, "job_name": "", "description": "", "total_epochs": 1, "current_epoch": 0, "heartbeats": 0}
+    announced = JobRecord(
+        **values, id="1", run_id="1", status=status, config={"seed": 1}, progress_percent=0.0, created_at=EARLIER
+    )
+    begun = replace(announced, started_at=EARLIER, synthetic_dataset_id="a")
+    may = status not in {JobStatus.running, JobStatus.completed}
+    assert continues(announced, {"seed": 2}, "b") is may
+    assert continues(begun, {"seed": 1}, "a") is may
+    assert not continues(begun, {"seed": 2}, "a")
+    assert not continues(begun, {"seed": 1}, "b")
+
+
+def test_a_job_cancelled_before_its_run_began_does_not_run(engine: Engine, make_job: MakeJob) -> None:
+    other, job_id = make_job(), str(uuid.uuid4())
+    announce(engine, job_id)
+    request_stop(engine, job_id, Stop.cancel)
+    with pytest.raises(IllegalTransition, match=f"job {job_id} was cancelled before run {job_id} began to train"):
+        again(engine, other, job_id=job_id, run_id=job_id)
+    resumed = again(engine, other, job_id=job_id)
+    assert resumed.status is JobStatus.running
+    assert resumed.run_id != job_id
+    assert find_job_of_run(engine, str(resumed.run_id)) == resumed
+    assert find_job_of_run(engine, job_id) is None
+
+
+def test_of_two_that_start_a_job_one_is_refused(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    job_id = str(uuid.uuid4())
+    both = threading.Barrier(2)
+
+    def start(_: int) -> bool:
+        both.wait()
+        try:
+            again(engine, job, job_id=job_id)
+        except IllegalTransition:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(start, range(2))) == 1
+
+
+def test_a_retry_keeps_what_the_job_was_begun_as(engine: Engine, make_job: MakeJob) -> None:
+    job, other = make_job(), make_job()
+    failed = fail_job(engine, job, "broke")
+    for changes in ({"config": {"learning_rate": 1.0}}, {"synthetic_dataset_id": other.synthetic_dataset_id}):
+        with pytest.raises(ValueError, match=f"job {job.id} exists with another configuration or dataset; start a new"):
+            again(engine, job, **changes)
+        assert get_job(engine, job.id) == failed
+    running = again(engine, job, job_name="other", description="other", total_epochs=9, parent_job_id=other.id)
+    names = ("job_name", "description", "total_epochs", "parent_job_id", "config", "synthetic_dataset_id")
+    assert [getattr(running, name) for name in names] == [getattr(job, name) for name in names]
+
+
+def test_a_run_that_was_cancelled_before_it_trained_cannot_go_on_by_itself(engine: Engine, make_job: MakeJob) -> None:
+    """Another run may."""
+    job = make_job()
+    for status in ENDED_EARLY:
+        ended = with_a_past(engine, job, status)
+        with pytest.raises(IllegalTransition, match=f"was {status} before run {ended.run_id} began to train; resume"):
+            again(engine, ended, run_id=ended.run_id)
+        assert get_job(engine, ended.id) == ended
+
+
+def test_what_no_job_can_hold_is_refused(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    new = str(uuid.uuid4())
+    for changes, says in (
+        ({"total_epochs": 0}, "total_epochs must be at least 1, got 0"),
+        ({"config": {"learning_rate": math.nan}}, r"config\.learning_rate must be a finite number or null"),
+        ({"job_id": "1"}, "job_id must be a UUID of 36 characters, got '1'"),
+        ({"run_id": "2"}, "run_id must be a UUID of 36 characters, got '2'"),
+        ({"synthetic_dataset_id": "3"}, "synthetic_dataset_id must be a UUID of 36 characters, got '3'"),
+        ({"parent_job_id": "4"}, "parent_job_id must be a UUID of 36 characters, got '4'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            again(engine, job, **{"job_id": new, **changes})
+    with pytest.raises(ValueError, match="job_id must be a UUID"):
+        announce(engine, "5")
+    with pytest.raises(ValueError, match=r"config\.seed must be a finite number"):
+        announce_job(
+            engine,
+            job_id=new,
+            status=JobStatus.queued,
+            job_name="",
+            description="",
+            config={"seed": math.inf},
+            total_epochs=1,
+        )
+    for loss in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"best_val_loss must be a finite number, got {loss}"):
+            record(engine, job, 1, best_val_loss=loss)
+    for act in (find_job, get_job, read_metrics):
+        with pytest.raises(ValueError, match="job_id must be a UUID"):
+            act(engine, "6")
+    with pytest.raises(ValueError, match="job_id must be a UUID"):
+        request_stop(engine, "7", Stop.cancel)
+    for act_of_run in (find_job_of_run, lambda engine, run_id: assign_run(engine, job, run_id)):
+        with pytest.raises(ValueError, match="run_id must be a UUID"):
+            act_of_run(engine, "8")
+    assert list_jobs(engine) == [job]
+    assert again(engine, job, job_id=new, total_epochs=1).total_epochs == 1
+
+
+def test_parents_and_datasets_must_exist(engine: Engine, make_job: MakeJob) -> None:
+    job, unknown = make_job(), str(uuid.uuid4())
+    child = again(engine, job, job_id=str(uuid.uuid4()), parent_job_id=job.id)
+    assert child.parent_job_id == job.id
+    with pytest.raises(StorageError, match=f"there is no training job {unknown}"):
+        again(engine, job, job_id=str(uuid.uuid4()), parent_job_id=unknown)
+    with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
+        again(engine, job, job_id=str(uuid.uuid4()), synthetic_dataset_id=unknown)
