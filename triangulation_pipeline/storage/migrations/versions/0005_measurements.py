@@ -33,7 +33,7 @@ DIGEST_COLUMNS = (
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE synthetic_training_samples RENAME COLUMN num_detections TO num_detections")
+    op.execute("ALTER TABLE synthetic_training_samples RENAME COLUMN num_receivers TO num_detections")
     op.add_column("synthetic_datasets", sa.Column("digest_columns", Json))
     datasets = sa.table(
         "synthetic_datasets",
