@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import surface_up_m
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
@@ -29,10 +29,6 @@ class Geometry:
     def take(self, rows: NDArray[np.integer]) -> Self:
         """The geometry of some rows."""
         return self if np.ndim(self.altitude_m) == 0 else replace(self, altitude_m=np.asarray(self.altitude_m)[rows])
-
-    def en_m(self, lat: ArrayLike, lon: ArrayLike) -> Float:
-        """(..., 2) east and north of places at that altitude, degrees."""
-        return self.network.frame.en_m(lat, lon, self.altitude_m)
 
     def ranges_m(self, en_m: Float) -> tuple[Float, Float]:
         """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""
