@@ -8,9 +8,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline.jobs.record import job_folder, load_checkpoint, read_state, record_epoch
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.model.spec import LocatorSpec
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord
 from triangulation_pipeline.storage.objects import ObjectStore, StoredObject
 from triangulation_pipeline.storage.registry import get_model_by_id
@@ -36,8 +34,8 @@ def restored_trainer(
     job: JobRecord,
     config: TrainingConfig,
     dataset: DatasetRecord,
-    training: SampleBatch,
-    validation: SampleBatch,
+    training: Samples,
+    validation: Samples,
     parent: Checkpoint | None,
 ) -> Trainer:
     """The trainer of a job, in the state that its last epoch left, if there was one. Raises what ``Trainer`` and its
@@ -95,11 +93,11 @@ def _put(objects: ObjectStore, job: JobRecord, name: str, checkpoint: Checkpoint
 
 
 def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
-    scenario = Scenario.model_validate(dataset.config["scenario"])
+    scenario = dataset.spec.scenario
     return LocatorSpec(
         architecture=settings.model_architecture,
-        network=ReceiverNetwork.model_validate(dataset.config["network"]),
-        tx_height_m=scenario.tx_height_m,
+        network=dataset.spec.network,
+        tx_height_m=scenario.transmitter_altitude_m,
         area_margin_m=scenario.area_margin_m,
         dropout_rate=settings.dropout_rate,
     )

@@ -26,7 +26,7 @@ from triangulation_pipeline.positions import (
     median_of_bounds_m,
     rmse_m,
 )
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.checkpoint import Checkpoint, dump, load
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics, position_metrics
@@ -86,8 +86,8 @@ class Trainer:
         self,
         spec: LocatorSpec,
         config: TrainingConfig,
-        train: SampleBatch,
-        val: SampleBatch,
+        train: Samples,
+        val: Samples,
         dataset: dict[str, str],
         parent: Checkpoint | None = None,
     ) -> None:
@@ -334,11 +334,11 @@ class Trainer:
     def _frame(self) -> LocalFrame:
         return self.spec.network.frame
 
-    def _target_m(self, batch: SampleBatch) -> Tensor:
+    def _target_m(self, batch: Samples) -> Tensor:
         en_m = self._frame.en_m(batch.tx_lat, batch.tx_lon, self.spec.tx_height_m)
         return torch.as_tensor(en_m, dtype=torch.float32)
 
-    def _rows(self, batch: SampleBatch) -> Rows:
+    def _rows(self, batch: Samples) -> Rows:
         inputs = locator_inputs(batch).to(self.device)
         return Rows(
             inputs=inputs,
@@ -366,9 +366,9 @@ class Trainer:
         )
 
 
-def _loud_enough(batch: SampleBatch, min_snr_db: float | None) -> SampleBatch:
+def _loud_enough(batch: Samples, min_snr_db: float | None) -> Samples:
     if min_snr_db is not None:
-        mean_snr_db = (batch.snr_db * batch.signal_present).sum(1) / np.maximum(batch.num_receivers, 1)
+        mean_snr_db = (batch.snr_db * batch.signal_present).sum(1) / np.maximum(batch.num_detections, 1)
         batch = batch.take(mean_snr_db >= min_snr_db)
     if not len(batch):
         raise ValueError(

@@ -4,7 +4,7 @@ import numpy as np
 
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.checkpoint import Checkpoint
 from triangulation_pipeline.training.metrics import position_metrics
 
@@ -12,7 +12,7 @@ from triangulation_pipeline.training.metrics import position_metrics
 RELATIVE_TOLERANCE = 1e-2
 
 
-def fault(checkpoint: Checkpoint, val: SampleBatch) -> str | None:
+def fault(checkpoint: Checkpoint, val: Samples) -> str | None:
     """None, or one sentence on what is wrong: weights that are not finite, or validation errors, NEES or coverage,
     predicted anew by the reloaded model, that are not those its metrics claim."""
     if bad := checkpoint.non_finite():

@@ -11,11 +11,12 @@ from triangulation_pipeline.model.locator import Locator, build_locator
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 DEFAULT = PRESETS[Preset.default]
 HALF_TIMED = NORTH_WEST_ITALY.model_copy(
@@ -33,8 +34,8 @@ VALLEY = PRESETS[Preset.valley]
 @cache
 def samples(
     n: int, scenario: Scenario = DEFAULT, network: ReceiverNetwork = NORTH_WEST_ITALY, seed: int = 0
-) -> SampleBatch:
-    return SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
+) -> Samples:
+    return Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
 
 
 def spec_for(
@@ -51,7 +52,7 @@ def spec_for(
     )
 
 
-def target_m(batch: SampleBatch, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
+def target_m(batch: Samples, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
     """(n, 2) true east and north."""
     enu_m = network.frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), DEFAULT.tx_height_m))
     return torch.as_tensor(enu_m[:, :2], dtype=torch.float32)

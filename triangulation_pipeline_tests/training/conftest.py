@@ -11,7 +11,7 @@ from torch import Tensor
 from triangulation_pipeline.model.locator import Located
 from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training import trainer as trainer_module
 from triangulation_pipeline.training.checkpoint import Checkpoint
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[SampleBatch, SampleBatch]:
+def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[Samples, Samples]:
     batch = samples(n, scenario)
     return batch.take(batch.split == Split.train), batch.take(batch.split == Split.val)
 
