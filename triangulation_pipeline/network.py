@@ -168,13 +168,29 @@ class ReceiverNetwork(BaseModel):
         return bool(self.has_timing.sum() >= LEAST_ARRIVAL_TIMES)
 
     def service_area(self, margin_m: float) -> ServiceArea:
-        """The sites' bounding box in the local frame, widened on all sides."""
+        """The sites' bounding box in the local frame, widened on all sides.
+
+        Parameters
+        ----------
+        margin_m : float
+            Width of the margin, metres.
+
+        Returns
+        -------
+        ServiceArea
+        """
         low = self.site_enu_m[:, :2].min(0) - margin_m
         high = self.site_enu_m[:, :2].max(0) + margin_m
         return ServiceArea(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
 
     def oddities(self) -> list[str]:
-        """What is taken and is often a mistake, a sentence each: for a warning before any work starts."""
+        """What is allowed but often a mistake: for a warning before any work starts.
+
+        Returns
+        -------
+        list of str
+            One sentence each: names that look alike, sites close to each other or far from all others, too few clocks.
+        """
         folded: dict[str, str] = {}
         found = [
             f"the names of sites {other!r} and {site.name!r} look alike"
@@ -285,8 +301,30 @@ NORTH_WEST_ITALY = ReceiverNetwork(
 def random_network(
     sites: int, seed: int, *, lat: float = 45.0, lon: float = 8.2, extent_km: float = 150.0
 ) -> ReceiverNetwork:
-    """A seeded network of ``sites`` receivers in a square of ``extent_km``, no two closer than a tenth of their mean
-    spacing, 0 to 800 m high, all with GPS timing."""
+    """A random network, the same for the same seed.
+
+    No two sites are closer than a tenth of their mean spacing. Altitudes are 0 to 800 m, and all sites have GPS timing.
+
+    Parameters
+    ----------
+    sites : int
+        Number of sites, 3 to 64.
+    seed : int
+        Seed of the draw.
+    lat, lon : float
+        Middle of the square, WGS-84 degrees.
+    extent_km : float
+        Side of the square, km.
+
+    Returns
+    -------
+    ReceiverNetwork
+
+    Raises
+    ------
+    ValueError
+        If ``sites`` is out of range.
+    """
     if not 3 <= sites <= 64:
         raise ValueError(f"sites must be 3 to 64, got {sites}")
     rng = np.random.Generator(np.random.Philox(key=seed))

@@ -21,7 +21,9 @@ def test_importing_the_package_imports_nothing_of_weight() -> None:
 
 
 def test_simulating_and_solving_need_neither_pytorch_nor_dagster_nor_a_database() -> None:
-    found = modules_after("import triangulation_pipeline as tp; tp.simulate, tp.gauss_newton, tp.read_network, tp.Samples")
+    found = modules_after(
+        "import triangulation_pipeline as tp; tp.simulate, tp.gauss_newton, tp.read_network, tp.Samples"
+    )
     assert "numpy" in found
     assert not found & {"torch", "dagster", "sqlalchemy"}
 
