@@ -1,6 +1,7 @@
-"""Positions with the covariances of their errors, which every locator gives, and statistics of errors.
+"""Positions with the covariances of their errors, which every locator returns, and statistics of errors.
 
-Errors are metres on the mean earth. Statistics are over samples, never over batches; an empty subset has none (None).
+Errors are metres on a sphere of the mean earth radius. Statistics are over samples, never over batches; for an empty
+subset they are None.
 """
 
 import math
@@ -19,8 +20,8 @@ Float = NDArray[np.floating]
 class Positions:
     """n positions on the surface at a known altitude, each with the covariance of its error, in a network's frame.
 
-    Both hold NaN on a row without a fix; the covariance alone does where nothing is known of the error. Raises
-    ValueError where the shapes are others.
+    In a row without a position both are NaN. If nothing is known of the error, the covariance alone is NaN. Raises
+    ValueError if an array has another shape.
     """
 
     en_m: NDArray[np.float64]  # (n, 2) east and north

@@ -1,4 +1,4 @@
-"""Ranges, dilution of precision and the Cramer-Rao bound, in closed form (no LAPACK: the same bits everywhere).
+"""Ranges, dilution of precision and the Cramér-Rao bound, in closed form (without LAPACK: the same bits everywhere).
 
 Positions are (east, north) of the network's frame, metres, on the surface at a known altitude (``surface_up_m``).
 Information is Fisher's on such a position, (..., 2, 2), 1 / m^2.
@@ -15,7 +15,7 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 
 Float = NDArray[np.float64]
-# Of the determinant of an information matrix to the square of its trace: below it, the matrix is singular.
+# If the determinant of an information matrix over the square of its trace is below it, the matrix is singular.
 LEAST_DETERMINANT = 1e-12
 
 

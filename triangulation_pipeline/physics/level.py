@@ -1,4 +1,4 @@
-"""Position by received levels alone: the Bayes posterior mean on a grid, the least rms error levels allow."""
+"""Position by received levels alone: the Bayes posterior mean on a grid, with the least rms error that levels allow."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def _at_one_altitude(
     width_db = np.hypot(link_db, scenario.detection_width_db)
 
     nodes_dbm, log_prior = _common_level(scenario, link_db / np.sqrt(len(network.sites)))
-    # log P(not detected) by node, site and cell; of use only where some sample misses a site.
+    # log P(not detected) by node, site and cell; it matters only if a sample misses a site.
     margin_db = nodes_dbm[:, None, None] + median_db - (floor_dbm + scenario.detection_threshold_db)[:, None]
     log_missed = log_ndtr(-margin_db / width_db).astype(np.float32)
 

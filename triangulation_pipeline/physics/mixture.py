@@ -1,6 +1,6 @@
 """Arrival times with a share of delayed paths: density, maximum likelihood and Fisher information.
 
-An error is N(0, s^2) and, with probability p, an exponential excess delay besides: an exponentially modified Gaussian.
+An error is N(0, s^2), plus an exponential excess delay with probability p: an exponentially modified Gaussian.
 """
 
 from collections.abc import Iterator
@@ -150,7 +150,7 @@ def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
     log_ratio = np.log(sigma_ns / delay.mean_ns)
     knots = np.arange(np.floor(log_ratio.min() * 16), np.ceil(log_ratio.max() * 16) + 2) / 16
     mean = np.exp(-knots)[:, None]  # in units of s
-    # Dense where the Gaussian lives, then stretched evenly over the exponential tail.
+    # Dense in the Gaussian part, then stretched over the exponential tail.
     core, tail = np.linspace(-9, 9, 721), np.linspace(0, 1, 241)[1:] ** 2
     error = np.concatenate([np.broadcast_to(core, (len(knots), core.size)), 9 + 30 * mean * tail], axis=1)
     log_density, slope = mixture_log_density(error, 1.0, delay.probability, mean)
@@ -183,14 +183,14 @@ def mixture_crlb_m(geometry: Geometry, en_m: Float, measurements: Measurements, 
 
 
 def _weight(present: NDArray[np.bool_], sigma_ns: Float, delay: ExcessDelay) -> Float:
-    """Fisher information of each arrival as a range, 1 / m^2; zero where there is none."""
+    """Fisher information of each arrival as a range, 1 / m^2; zero without an arrival."""
     weight = np.zeros(present.shape)
     weight[present] = mixture_information(sigma_ns[present], delay)
     return weight / SPEED_OF_LIGHT_M_PER_NS**2
 
 
 def _leave_one_out(geometry: Geometry, data: Arrivals, en_m: Float) -> Iterator[Float]:
-    """Per site the least-squares fix (m, 2) from ``en_m`` without it; NaN where fewer than three would be left."""
+    """For each site, the least-squares fix (m, 2) from ``en_m`` without it; NaN if fewer than three would be left."""
     spare = (data.weight > 0).sum(1) > LEAST_ARRIVAL_TIMES
     for site in range(data.weight.shape[1]):
         weight = data.weight.copy()

@@ -1,4 +1,4 @@
-"""Median path loss, diffraction and noise. All functions take and give NumPy arrays; losses are positive decibels."""
+"""Median path loss, diffraction and noise. Functions take and return NumPy arrays; losses are positive decibels."""
 
 from collections.abc import Callable
 
@@ -141,7 +141,7 @@ def log_distance_loss_db(distance_km: ArrayLike, frequency_mhz: float, exponent:
 
 
 def distance_range_km(model: PathLossModel) -> tuple[float, float]:
-    """The distances, in km, for which a model is stated."""
+    """Shortest and longest distance, km, for which a model is stated."""
     return {
         PathLossModel.free_space: (0.001, np.inf),
         PathLossModel.plane_earth: (0.001, np.inf),

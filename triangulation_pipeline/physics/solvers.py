@@ -19,11 +19,11 @@ from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
-# (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
+# (residual_m, weight) -> cost, its derivative by the residual, and a positive bound of its curvature, each (n, r).
 RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
 
-# Raised with every change of what the solvers answer to the same measurements; part of assets' code versions, as a
-# training begins with the site biases that are fitted here, and an evaluation compares with all of them.
+# Raised if the solvers answer differently to the same measurements. It is part of assets' code versions: a training
+# begins with the site biases that are fitted here, and an evaluation compares with all solvers.
 SOLVERS_VERSION = 1
 HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
 ABSURD_DIAGONALS = 3.0
@@ -33,7 +33,7 @@ _MIN_DAMPING, _MAX_DAMPING = 1e-12, 1e8
 
 
 class Loss(StrEnum):
-    """What a residual of x standard deviations costs: x^2 / 2 (linear), or Huber's, linear beyond 1.345."""
+    """The cost of a residual of x standard deviations: x^2 / 2 (linear), or Huber's, which is linear beyond 1.345."""
 
     linear = "linear"
     huber = "huber"
@@ -203,7 +203,7 @@ def covering_points(network: ReceiverNetwork) -> Float:
 def best_descent(
     geometry: Geometry, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
 ) -> tuple[Float, Float, Float]:
-    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN where all end absurdly."""
+    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN if all end absurdly."""
     m, r = data.range_m.shape
     en_m, cost, weight = np.full((m, 2), np.nan), np.full(m, np.inf), np.full((m, r), np.nan)
     for start in starts:
@@ -226,7 +226,7 @@ def make_fix(geometry: Geometry, data: Arrivals, n: int, en_m: Float, cost: Floa
 
 
 def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m: Float) -> tuple[Float, Float, Float]:
-    """Levenberg-Marquardt on (east, north, common offset): a step is taken only where the cost falls.
+    """Levenberg-Marquardt on (east, north, common offset): a step is taken only if the cost falls.
 
     The offset is eliminated from the position's normal equations by the Schur complement and follows the ranges.
     """
