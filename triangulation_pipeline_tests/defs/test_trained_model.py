@@ -10,7 +10,7 @@ from dagster._core.execution.api import execute_run
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.assets import trained_model as asset
-from triangulation_pipeline.defs.config import training_settings
+from triangulation_pipeline.defs.config import settings_of
 from triangulation_pipeline.jobs.continuation import announce_job, assign_run, requeue_job, start_job
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
 from triangulation_pipeline.plots import dataset, style, training
@@ -20,7 +20,7 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
 SPLITS = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split"]
 SHORT = settings(synthetic_dataset={"num_samples": 1000}, trained_model={"epochs": 1, "warmup_epochs": 0})
-CONFIG = training_settings(SHORT).model_dump(mode="json")
+CONFIG = settings_of(SHORT).trained_model.model_dump(mode="json")
 ALONE = frozenset({dg.AssetKey("trained_model")})
 
 

@@ -7,7 +7,7 @@ import logging
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type

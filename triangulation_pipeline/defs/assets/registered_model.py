@@ -7,7 +7,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import (
     EvaluationReference,
