@@ -26,11 +26,12 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     register_model,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from triangulation_pipeline.evaluation.verdict import PromotionCheck
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _register(
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=reference.job_id,
-        synthetic_dataset_id=checkpoint.dataset["id"],
+        synthetic_dataset_id=evaluation.synthetic_dataset_id,
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
@@ -172,7 +173,7 @@ def _register(
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
-        parent_model_id=checkpoint.config["parent_model_id"],
+        parent_model_id=TrainingConfig.model_validate(checkpoint.config).parent_model_id,
     )
     return not_worse, registration
 
@@ -186,7 +187,7 @@ def _not_worse_than_production(
     test: SampleBatch,
 ) -> "PromotionCheck":
     from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, not_worse_than_production
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
+    from triangulation_pipeline.model.checkpoint import read_checkpoint
 
     reference = trained_model.reference
     if production is None:
@@ -204,7 +205,7 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",
         )
-    good_geometry = test.gdop < challenger.config["max_gdop"]
+    good_geometry = test.gdop < TrainingConfig.model_validate(challenger.config).max_gdop
     return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
 
 

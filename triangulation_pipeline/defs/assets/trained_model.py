@@ -30,7 +30,7 @@ from triangulation_pipeline.jobs.states import (
     get_job,
     pause_job,
 )
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
+from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
@@ -43,7 +43,7 @@ from triangulation_pipeline.training.config import TRAINING_VERSION, TrainingCon
 from triangulation_pipeline.training.metrics import EpochMetrics
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
     from triangulation_pipeline.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ def _parent(storage: Storage, settings: TrainingConfig) -> "Checkpoint | None":
     """The checkpoint of the model that the training begins from."""
     if settings.parent_model_id is None:
         return None
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
+    from triangulation_pipeline.model.checkpoint import read_checkpoint
 
     model = get_model_by_id(storage.engine, settings.parent_model_id)
     return read_checkpoint(storage.objects.get(storage.objects.key(model.pytorch_model_location), model.sha256))
@@ -257,14 +257,18 @@ def _trainer(
     validation_split: StoredSplit,
     parent: "Checkpoint | None",
 ) -> "Trainer":
+    from triangulation_pipeline.model.checkpoint import DatasetReference
     from triangulation_pipeline.training.trainer import Trainer
 
     return Trainer(
-        _spec(dataset, settings),
+        settings.locator_spec(
+            ReceiverNetwork.model_validate(dataset.config["network"]),
+            Scenario.model_validate(dataset.config["scenario"]),
+        ),
         settings,
         training_split.batch,
         validation_split.batch,
-        {"id": dataset.id, "sha256": dataset.sha256},
+        DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256),
         parent,
     )
 
@@ -278,7 +282,7 @@ def _train(
     should_stop: Callable[[], bool],
 ) -> dict[str, StoredObject]:
     """Trains, recording each epoch before it begins the next: objects, then rows, then the state before deleted."""
-    from triangulation_pipeline.training.checkpoint import write_checkpoint
+    from triangulation_pipeline.model.checkpoint import write_checkpoint
 
     objects = storage.objects
     folder = f"checkpoints/{job.id}"
@@ -320,14 +324,15 @@ def _restore(storage: Storage, job: JobRecord, trainer: "Trainer") -> None:
 
 
 def _publish(storage: Storage, job: JobRecord, trainer: "Trainer") -> dict[str, StoredObject]:
-    """Stores the last weights, and the best once they are calibrated."""
-    from triangulation_pipeline.training.checkpoint import write_checkpoint
+    """Stores the weights of the last epoch, and the calibrated ones of the best epoch."""
+    from triangulation_pipeline.model.checkpoint import write_checkpoint
 
     folder = f"checkpoints/{job.id}"
-    last = storage.objects.put(f"{folder}/final_model.pth", write_checkpoint(trainer.last_checkpoint()))
-    trainer.calibrate()
-    best = storage.objects.put(f"{folder}/best_model.pth", write_checkpoint(trainer.best_checkpoint()))
-    return {"final_model": last, "best_model": best}
+    best, last = trainer.finish()
+    return {
+        "final_model": storage.objects.put(f"{folder}/final_model.pth", write_checkpoint(last)),
+        "best_model": storage.objects.put(f"{folder}/best_model.pth", write_checkpoint(best)),
+    }
 
 
 def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split: StoredSplit) -> DatasetRecord:
@@ -337,17 +342,6 @@ def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split:
             f"{validation_split.dataset_id}; materialise both in one run"
         )
     return get_dataset(storage.engine, training_split.dataset_id)
-
-
-def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
-    scenario = Scenario.model_validate(dataset.config["scenario"])
-    return LocatorSpec(
-        architecture=settings.model_architecture,
-        network=ReceiverNetwork.model_validate(dataset.config["network"]),
-        tx_height_m=scenario.tx_height_m,
-        area_margin_m=scenario.area_margin_m,
-        dropout_rate=settings.dropout_rate,
-    )
 
 
 def _epoch_line(metrics: EpochMetrics, settings: TrainingConfig) -> str:
