@@ -1,4 +1,4 @@
-"""Addresses of servers: split by one rule, and shown without user and password."""
+"""Addresses of servers: they are split by one rule, and shown without user and password."""
 
 import os
 import re
@@ -12,8 +12,8 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]*))
 
 @dataclass(frozen=True)
 class Address:
-    """``scheme://user:password@host:port/rest``; as text, scheme, host and port alone. ``rest`` begins with its ``/``,
-    ``?`` or ``#``; user and password have no %-codes any more."""
+    """The parts of ``scheme://user:password@host:port/rest``. As text it shows scheme, host and port alone. ``rest``
+    begins with its ``/``, ``?`` or ``#``; the %-codes of user and password are decoded."""
 
     scheme: str
     user: str | None = field(repr=False)
@@ -28,10 +28,11 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """An address. Raises ValueError with what it must be, to come after its name, and never a part of it.
+    """The parts of an address. Raises ValueError with what the address must be, to be put after its name. No part of
+    the address is in the message.
 
-    What comes before the last ``@`` is user and password. Libraries disagree on an address in which that holds one of
-    ``@ / # ?``, or a ``%`` that begins no code, and take the end of a password for the host: it is refused.
+    User and password are what comes before the last ``@``. If they contain one of ``@ / # ?``, or a ``%`` without a
+    code, the address is refused: libraries disagree on it, and some take the end of a password for the host.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
@@ -62,7 +63,7 @@ def parse_address(text: str) -> Address:
 
 
 def by_proxy(address: Address) -> str:
-    """To end a message on a server that cannot be reached: the variable that names a proxy for it, '' for none."""
+    """The end of a message on a server that cannot be reached: the variable that names a proxy for it, or ''."""
     names = (f"{address.scheme}_proxy", f"{address.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
     name = next((name for name in names if os.environ.get(name)), None)
     if name is None or proxy_bypass(address.host):

@@ -1,4 +1,4 @@
-"""The code location: gathers, and nothing else."""
+"""The code location of Dagster: it gathers the definitions, and does nothing else."""
 
 import dagster as dg
 
@@ -48,13 +48,13 @@ defs = dg.Definitions(
         "splits": SplitIOManager(storage=storage),
         "checkpoints": CheckpointIOManager(storage=storage),
     },
-    # One process a run: steps start thirty times faster, and nothing survives a killed worker.
+    # One process per run: steps start thirty times faster, and nothing is left running when a worker is killed.
     executor=dg.in_process_executor,
 )
 
 
 def train_locator_job() -> dg.JobDefinition:
-    """The job by a name that Dagster finds again: it re-executes no other."""
+    """The job, by a function that Dagster can find again: it re-executes no job without one."""
     return defs.resolve_job_def(train_locator.name)
 
 

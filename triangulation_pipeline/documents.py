@@ -1,8 +1,8 @@
 """Files that people write (network files, run config), read with care.
 
-A file is regular and small before it is read. YAML is YAML 1.2: ``0250`` is 250, ``1:02`` and ``no`` are text. Each key
-stands once, and there are no aliases, tags or directives. No message quotes a file: whoever starts a run sees its
-messages, and may have named any file of the machine.
+Only small regular files are read. YAML means YAML 1.2: ``0250`` is 250, ``1:02`` and ``no`` are text. A key may be
+written only once, and aliases, tags and directives are refused. No message quotes a file: the person who starts a run
+sees its messages, and may have named any file of the machine.
 """
 
 import json
@@ -39,7 +39,7 @@ _TOO_LONG = f"whole numbers have at most {LONGEST_INTEGER} digits"
 
 
 class _Constructor(SafeConstructor):
-    """YAML 1.2's core schema, but that ``1e5`` may stand for a whole number, as people write it."""
+    """The core schema of YAML 1.2, except that ``1e5`` is a whole number, as people mean it."""
 
     def construct_float(self, node: ScalarNode) -> float:
         if re.fullmatch(r"[-+]?\d+[eE]\+?\d{1,2}", node.value) and abs(number := float(node.value)) < 1e18:
@@ -58,12 +58,12 @@ _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.cons
 
 
 def read_text(path: Path) -> str:
-    """The text of a small regular file, UTF-8. Raises ValueError with one sentence that names the file."""
+    """The text of a small regular file in UTF-8. Raises ValueError with one sentence that names the file."""
     place = file_name(path)
     if "\0" in str(path):
         raise ValueError(f"{place} is not the name of a file")
     try:
-        # Without O_NONBLOCK a pipe that nobody writes to would be waited for without end.
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -83,15 +83,15 @@ def read_text(path: Path) -> str:
 
 
 def file_name(path: Path) -> str:
-    """A path for a message: printable, its beginning cut off where it is long."""
+    """A path for a message: printable, and without its beginning if it is long."""
     text = printable(str(path))
     return text if len(text) <= LONGEST_NAME else f"...{text[-LONGEST_NAME:]}"
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document of a YAML 1.2 text, None where it is empty: mappings, lists, texts, numbers, true, false, null.
+    """The one document of a YAML 1.2 text: mappings, lists, texts, numbers, true, false, null. None if it is empty.
 
-    Raises ValueError with one sentence that names the line and quotes nothing.
+    Raises ValueError with one sentence that names the line and quotes nothing of the text.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
@@ -103,17 +103,17 @@ def parse_yaml(text: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        # Of the library's words only those that cannot hold a piece of the text.
+        # Only those words of the library that cannot contain a piece of the text.
         problem = str(error.problem or "")
         raise ValueError(f"not valid YAML: {line}{problem if _is_safe(problem) else 'this cannot be read'}") from None
     except (YAMLError, ValueError) as error:
         if isinstance(error, _Refused):
             raise
-        raise ValueError("not valid YAML: it holds characters or numbers that YAML does not know") from None
+        raise ValueError("not valid YAML: it has characters or numbers that YAML does not allow") from None
 
 
 def parse_json(text: str) -> Any:
-    """A JSON document. Raises ValueError with one sentence that names the line and quotes nothing."""
+    """A JSON document. Raises ValueError with one sentence that names the line and quotes nothing of the text."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except json.JSONDecodeError as error:
@@ -123,16 +123,16 @@ def parse_json(text: str) -> Any:
 
 
 def is_name(text: object) -> bool:
-    """Whether a key looks like the name of a field, so that a message may show it."""
+    """Whether a key looks like the name of a field. Only then does a message show it."""
     return isinstance(text, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ -]{0,40}", text) is not None
 
 
 class _Refused(ValueError):
-    """What is YAML, and is not taken."""
+    """The text is YAML, but uses something that is not allowed here."""
 
 
 def _check(events: Iterator[Event]) -> None:
-    """Raises _Refused for what a description does not need and a mistake or an attack would hold."""
+    """Raises _Refused for what no description needs: it is a mistake or an attack."""
     lines_of_keys: list[dict[str, int] | None] = []  # of each open mapping; None for a list
     awaits_key: list[bool] = []
     values = 0
@@ -140,19 +140,19 @@ def _check(events: Iterator[Event]) -> None:
         line = event.start_mark.line + 1
         if isinstance(event, DocumentStartEvent):
             if event.version is not None or event.tags:
-                raise _Refused(f"line {line}: directives (%) are not taken")
+                raise _Refused(f"line {line}: directives (%) are not allowed")
             continue
         if isinstance(event, AliasEvent):
-            raise _Refused(f"line {line}: aliases (*) are not taken; write the value out")
+            raise _Refused(f"line {line}: aliases (*) are not allowed; write the value itself")
         if isinstance(event, MappingEndEvent | SequenceEndEvent):
             lines_of_keys.pop()
             awaits_key.pop()
         elif isinstance(event, ScalarEvent | MappingStartEvent | SequenceStartEvent):
             values += 1
             if values > MOST_VALUES:
-                raise _Refused(f"line {line}: more than {MOST_VALUES:,} values are not taken")
+                raise _Refused(f"line {line}: the file has more than {MOST_VALUES:,} values")
             if event.ctag is not None and str(event.ctag) not in {"None", "!"}:
-                raise _Refused(f"line {line}: tags (!) are not taken")
+                raise _Refused(f"line {line}: tags (!) are not allowed")
             if lines_of_keys and (keys := lines_of_keys[-1]) is not None:
                 if awaits_key[-1]:
                     _check_key(event, keys, line)
@@ -168,7 +168,7 @@ def _check_key(event: Event, keys: dict[str, int], line: int) -> None:
     if not isinstance(event, ScalarEvent):
         raise _Refused(f"line {line}: a key must be a word")
     if event.value == "<<":
-        raise _Refused(f"line {line}: merge keys (<<) are not taken; write the values out")
+        raise _Refused(f"line {line}: merge keys (<<) are not allowed; write the values themselves")
     if event.value in keys:
         name = repr(event.value) if is_name(event.value) else "a key"
         raise _Refused(f"{name} is written twice, lines {keys[event.value]} and {line}")
@@ -176,7 +176,7 @@ def _check_key(event: Event, keys: dict[str, int], line: int) -> None:
 
 
 def _check_names(value: Any) -> None:
-    """Raises _Refused where a key is a number, true, false or null, as after a decimal comma in {lat: -37,829}."""
+    """Raises _Refused if a key is a number, true, false or null, as after a decimal comma in {lat: -37,829}."""
     for name, item in value.items() if isinstance(value, dict) else ():
         if not isinstance(name, str):
             raise _Refused(
@@ -203,6 +203,6 @@ def _integer(digits: str) -> int:
 
 
 def _is_safe(problem: str) -> bool:
-    """Whether the library's words are a fixed phrase: at most single characters of the text between quotes."""
+    """Whether the words of the library are a fixed phrase, with at most single characters of the text in quotes."""
     words = re.sub(r"'(<stream end>|\\?.)'", "", problem)
     return re.fullmatch(r"[a-z][A-Za-z0-9 ,.()-]*", words) is not None

@@ -1,4 +1,4 @@
-"""The local east-north frame all geometry lives in, the earth's surface in it, and distances over the earth.
+"""The local east-north frame of all geometry, the surface of the earth in it, and distances over the earth.
 
 Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitudes (``lon``) are WGS-84 degrees.
 """
@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ServiceArea:
-    """A rectangle of the local frame, metres east and north of its origin."""
+    """A rectangle of the local frame, in metres east and north of its origin."""
 
     east_min_m: float
     east_max_m: float
@@ -29,11 +29,11 @@ class ServiceArea:
 
     @property
     def diagonal_m(self) -> float:
-        """Length of its diagonal."""
+        """Length of the diagonal, metres."""
         return float(np.hypot(self.east_max_m - self.east_min_m, self.north_max_m - self.north_min_m))
 
     def contains(self, en_m: Float) -> NDArray[np.bool_]:
-        """(n,) which positions (n, 2) lie in it."""
+        """(n,) whether each position (n, 2) lies in the rectangle."""
         east, north = en_m[:, 0], en_m[:, 1]
         return (
             (east >= self.east_min_m)
@@ -43,7 +43,8 @@ class ServiceArea:
         )
 
     def cell_centres(self, cells: int) -> Float:
-        """(cells^2, 2) middles of its division into ``cells`` by ``cells`` equal cells, from west to east first."""
+        """(cells^2, 2) middles of the cells of a division into ``cells`` by ``cells`` equal cells; east varies
+        fastest."""
         middles = (np.arange(cells) + 0.5) / cells
         east, north = np.meshgrid(
             self.east_min_m + middles * (self.east_max_m - self.east_min_m),
@@ -54,17 +55,35 @@ class ServiceArea:
 
 @dataclass(frozen=True)
 class LocalFrame:
-    """East-north-up tangent frame at a point of the WGS-84 ellipsoid.
+    """East-north-up tangent frame at a point of the WGS-84 ellipsoid, in metres.
 
-    A transmitter on the ground is a pair (east, north); its third coordinate follows from the ellipsoid, in closed form
-    and without cancellation, so that ranges are true WGS-84 slant ranges also in float32.
+    A transmitter at a known altitude is a pair (east, north). The third coordinate follows from the ellipsoid, in
+    closed form and without cancellation, so ranges are true WGS-84 slant ranges in float32 too.
+
+    Parameters
+    ----------
+    lat, lon : float
+        The point where the frame touches the ellipsoid, WGS-84 degrees.
     """
 
     lat: float
     lon: float
 
     def enu_m(self, lat: ArrayLike, lon: ArrayLike, altitude_m: ArrayLike) -> NDArray[np.float64]:
-        """Geodetic coordinates (degrees, metres) to east, north, up in metres, shape (..., 3)."""
+        """East, north and up of geodetic coordinates.
+
+        Parameters
+        ----------
+        lat, lon : array_like, shape (...)
+            WGS-84 latitude and longitude, degrees.
+        altitude_m : array_like, shape (...) or ()
+            Altitude above the ellipsoid, metres.
+
+        Returns
+        -------
+        ndarray, shape (..., 3), float64
+            East, north and up, metres.
+        """
         return np.stack(
             pymap3d.geodetic2enu(
                 np.asarray(lat, float), np.asarray(lon, float), np.asarray(altitude_m, float), self.lat, self.lon, 0.0
@@ -73,13 +92,39 @@ class LocalFrame:
         )
 
     def en_m(self, lat: ArrayLike, lon: ArrayLike, altitude_m: ArrayLike) -> NDArray[np.float64]:
-        """East and north in metres, shape (..., 2), of geodetic coordinates (degrees, metres)."""
+        """East and north of geodetic coordinates.
+
+        Parameters
+        ----------
+        lat, lon : array_like, shape (...)
+            WGS-84 latitude and longitude, degrees.
+        altitude_m : array_like, shape (...) or ()
+            Altitude above the ellipsoid, metres.
+
+        Returns
+        -------
+        ndarray, shape (..., 2), float64
+            East and north, metres.
+        """
         return self.enu_m(lat, lon, altitude_m)[..., :2]
 
     def geodetic(
         self, en_m: NDArray[np.floating], altitude_m: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """East, north (..., 2) in metres at an altitude to WGS-84 latitude and longitude, degrees."""
+        """Latitude and longitude of positions at a known altitude.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (..., 2)
+            East and north, metres.
+        altitude_m : float
+            Altitude above the ellipsoid, metres.
+
+        Returns
+        -------
+        lat, lon : ndarray, shape (...), float64
+            WGS-84 degrees; NaN for a position beyond the earth's radius, where the frame has no surface.
+        """
         en_m = np.asarray(en_m, np.float64)
         up_m, _ = surface_up_m(en_m, self.surface_coefficients, altitude_m)
         lat, lon, _ = pymap3d.enu2geodetic(en_m[..., 0], en_m[..., 1], up_m, self.lat, self.lon, 0.0)
@@ -87,7 +132,7 @@ class LocalFrame:
 
     @cached_property
     def surface_coefficients(self) -> tuple[float, float, float, float, float]:
-        """Coefficients (k_ee, k_nn, k_nu, k_uu, g) of ``surface_up_m``: the ellipsoid as a quadric in this frame."""
+        """Coefficients (k_ee, k_nn, k_nu, k_uu, g) for ``surface_up_m``: the ellipsoid as a quadric in this frame."""
         sin, cos = np.sin(np.radians(self.lat)), np.cos(np.radians(self.lat))
         a2, b2 = WGS84_A_M**2, WGS84_B_M**2
         normal_radius_m = a2 / np.sqrt(a2 * cos**2 + b2 * sin**2)
@@ -104,13 +149,27 @@ class LocalFrame:
 def surface_up_m(
     en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: float
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Up coordinate, and its gradient, of the surface at ``altitude_m`` over the ellipsoid, above (east, north).
+    """Up coordinate of the surface at an altitude over the ellipsoid, and its gradient, at (east, north).
 
-    ``en_m`` is (..., 2) in metres, a NumPy array or a torch tensor: only arithmetic is used, so both rooms share the
-    formula. Returns (up (...), gradient as a pair (d up / d east, d up / d north)). The root of
-    ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0`` is written so that it loses no digits near z = 0. The
-    surface at an altitude is the ellipsoid lifted along its normal: ``z + h sqrt(1 + |grad z|^2)`` (first order in h
-    over the earth's radius).
+    Only arithmetic is used, so NumPy arrays and torch tensors share the formula. ``docs/physics.md`` derives it.
+
+    Parameters
+    ----------
+    en_m : ndarray or Tensor, shape (..., 2)
+        East and north, metres.
+    coefficients : tuple of float
+        ``LocalFrame.surface_coefficients``.
+    altitude_m : float
+        Altitude above the ellipsoid, metres.
+
+    Returns
+    -------
+    up_m : shape (...)
+        Up coordinate, metres. It is the root of ``k_uu z^2 + 2 (g + k_nu n) z + k_ee e^2 + k_nn n^2 = 0``, written so
+        that it loses no digits near z = 0, lifted along the normal: ``z + h sqrt(1 + |grad z|^2)``, which is right to
+        first order in h over the earth's radius.
+    gradient : pair of shape (...)
+        d up / d east and d up / d north.
     """
     k_ee, k_nn, k_nu, k_uu, g = coefficients
     east, north = en_m[..., 0], en_m[..., 1]
@@ -124,7 +183,7 @@ def surface_up_m(
 
 
 def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
-    """Great-circle distance on the mean earth radius, metres, from degrees."""
+    """Great-circle distance on a sphere of the mean earth radius, metres, between places in degrees."""
     lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     return 2 * MEAN_EARTH_RADIUS_M * np.arcsin(np.sqrt(h))

@@ -1,7 +1,8 @@
-"""The file that describes a network: YAML as `triangulation network` prints it, CSV with a line a site, GeoJSON points.
+"""The file that describes a network: YAML as `triangulation network` prints it, CSV with one line per site, or GeoJSON
+points.
 
-Whoever starts a run may name any file of the machine and sees the messages, so they quote of a file only the names of
-fields and of sites, and numbers.
+The person who starts a run sees the messages, and may have named any file of the machine. So a message quotes only
+names of fields, names of sites, and numbers.
 """
 
 import csv
@@ -19,16 +20,30 @@ from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline.validation import expanded, printable, shown
 
 _FIELDS = tuple(Site.model_fields)
-# What the field's files call a coordinate.
+# Other names of coordinates in files of this kind.
 _ALIASES = {"latitude": "lat", "longitude": "lon", "lng": "lon", "long": "lon"}
-# What is easily taken for our field, and may be in another unit or over another zero.
+# Names that look like our field but may have another unit or another zero.
 _ALTITUDES = {"altitude", "alt", "alt_m", "elevation", "ele", "height", "height_m", "altitude_ft"}
 
 
 def read_network(path: str | Path) -> ReceiverNetwork:
-    """Reads a network description: CSV and JSON by the ending of the name, all else as YAML; GeoJSON by its content.
+    """Reads a file that describes a network.
 
-    Raises ValueError with one sentence naming the file, the site, the field and what would be right.
+    The ending of the name tells CSV and JSON; every other file is YAML. GeoJSON is recognised by its content.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; ``~`` is replaced by the home folder.
+
+    Returns
+    -------
+    ReceiverNetwork
+
+    Raises
+    ------
+    ValueError
+        With one sentence that names the file, the site, the field and what would be right.
     """
     try:
         path = expanded(path)
@@ -56,7 +71,7 @@ def _parsed(text: str, path: Path) -> Any:
 
 
 def _check_form(document: Any) -> None:
-    """Raises ValueError for what is no network at all, saying what it seems to be."""
+    """Raises ValueError if the document is not a network at all, and says what it seems to be."""
     if isinstance(document, dict) and {"name", "sites"} <= document.keys():
         _check_blanks("", document)
         sites = document["sites"]
@@ -74,7 +89,7 @@ def _check_form(document: Any) -> None:
     elif "ops" in document:
         seems = "; it looks like run config, which belongs to --config"
     elif document.get("type") in ("Feature", "Topology", "GeometryCollection"):
-        seems = "; of GeoJSON a FeatureCollection of points is read"
+        seems = "; GeoJSON must be a FeatureCollection of points"
     else:
         seems = f"; {'name' if 'sites' in document else 'sites'} is missing"
     raise ValueError(f"a network must have the keys 'name' and 'sites' (`triangulation network` prints one){seems}")
@@ -86,7 +101,7 @@ def _check_blanks(where: str, named: Mapping[str, Any]) -> None:
 
 
 def _from_csv(text: str, name: str) -> dict[str, Any]:
-    """The document of a table with a line a site; a field that is empty is left out."""
+    """The document of a table with one line per site; an empty field is left out."""
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
@@ -101,7 +116,7 @@ def _from_csv(text: str, name: str) -> dict[str, Any]:
         if column not in _FIELDS:
             raise ValueError(_unknown("column", column))
         if names.count(column) > 1:
-            raise ValueError(f"the column {column} is there twice")
+            raise ValueError(f"the column {column} appears twice")
     sites = []
     for line, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
@@ -113,7 +128,7 @@ def _from_csv(text: str, name: str) -> dict[str, Any]:
 
 
 def _from_geojson(collection: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The document of a collection of points: a site's fields are its properties, its place the coordinates."""
+    """The document of a collection of points: their properties are the fields of sites, their coordinates the place."""
     features = collection.get("features")
     if not isinstance(features, list):
         raise ValueError("the FeatureCollection must have a list of 'features'")
@@ -123,14 +138,14 @@ def _from_geojson(collection: Mapping[str, Any], name: str) -> dict[str, Any]:
     for number, feature in enumerate(features, 1):
         geometry = feature.get("geometry") if isinstance(feature, Mapping) else None
         if not isinstance(geometry, Mapping) or geometry.get("type") != "Point":
-            raise ValueError(f"feature {number} is no point; of GeoJSON a FeatureCollection of points is read")
+            raise ValueError(f"feature {number} is not a point; GeoJSON must be a FeatureCollection of points")
         place = geometry.get("coordinates")
         if not isinstance(place, list) or len(place) not in {2, 3}:
             raise ValueError(f"feature {number}: the coordinates of a point must be [lon, lat] or [lon, lat, altitude]")
         site: dict[str, Any] = {"lon": place[0], "lat": place[1]}
         properties = feature.get("properties")
         known = properties.items() if isinstance(properties, Mapping) else ()
-        # Upper case is no difference, as in CSV: a field that is left out gets its default without a word.
+        # Upper and lower case are alike, as in CSV: otherwise a field would silently get its default.
         for field, value in sorted(known, key=lambda item: item[0] not in _FIELDS):
             ours = field.strip().lower()
             if ours in _FIELDS and ours not in site:
@@ -145,7 +160,7 @@ def _from_geojson(collection: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _is_wgs84(crs: object) -> bool:
-    """Whether the reference system of old GeoJSON (its member ``crs``, rarely there) is the one of all GeoJSON."""
+    """Whether the reference system of old GeoJSON (its rare member ``crs``) is that of all GeoJSON, WGS-84."""
     if crs is None:
         return True
     properties = crs.get("properties") if isinstance(crs, Mapping) else None
@@ -154,7 +169,7 @@ def _is_wgs84(crs: object) -> bool:
 
 
 def _sentence(error: ValidationError, document: Mapping[str, Any]) -> str:
-    """Pydantic's findings on a network, in the words of somebody who looks at the file."""
+    """The findings of pydantic on a network, in words for a person who looks at the file."""
     faults = error.errors(include_url=False)
     parts = [_fault(item, document) for item in faults[:3]]
     if len(faults) > 3:
@@ -192,7 +207,7 @@ def _called(site: Mapping[str, Any]) -> str:
 
 
 def _unknown(what: str, name: str) -> str:
-    """What is said of a name that no field has."""
+    """The message on a name that no field has."""
     close = [_ALIASES.get(known, known) for known in difflib.get_close_matches(name.lower(), (*_FIELDS, *_ALIASES), 1)]
     shown_name = f" {name!r}" if is_name(name) else ""
     if name.lower() in _ALTITUDES or close == ["altitude_m"]:
@@ -201,7 +216,8 @@ def _unknown(what: str, name: str) -> str:
 
 
 def _got(field: str, value: object) -> str:
-    """A value of a file: a number, or what was to be one, or a word in place of a choice; of all else the kind."""
+    """A value of a file for a message: a number or an attempt at one, or a word in place of a choice; for anything else
+    only its kind."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return shown(value)
     pattern = "[A-Za-z_]{1,12}" if field == "timing" else "[-+0-9.,:°' NSEWnsew]{1,24}"

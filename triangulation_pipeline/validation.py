@@ -1,4 +1,4 @@
-"""What every room says of a bad value: one sentence that names the place, the value (cut short) and what is right."""
+"""Messages on wrong values, for all packages: one sentence with the place, the value (cut short) and what is right."""
 
 import re
 import unicodedata
@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 SHOWN_CHARACTERS = 60
-"""At most so many characters of a value stand in a message."""
+"""A message shows at most this many characters of a value."""
 
 
 def shown(value: object) -> str:
-    """A value for a message: printable, on one line, cut after ``SHOWN_CHARACTERS``; of a container only its kind."""
+    """A value for a message: printable, on one line, cut after ``SHOWN_CHARACTERS``; for a container only its kind."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
@@ -31,13 +31,13 @@ def printable(text: str) -> str:
 
 
 def brief(text: str, characters: int = 300) -> str:
-    """Foreign words for a message: on one line, printable, cut where they are long."""
+    """A text of another program for a message: on one line, printable, and cut if it is long."""
     line = printable(" ".join(text[: 10 * characters].split()))
     return line if len(line) <= characters else f"{line[:characters]}..."
 
 
 def one_sentence(error: ValidationError) -> str:
-    """Pydantic's findings as one line: field, value and what would be right."""
+    """The findings of pydantic on one line: field, value and what would be right."""
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(printable(str(part))[:SHOWN_CHARACTERS] for part in item["loc"])
@@ -52,18 +52,18 @@ def _first(parts: list[str], limit: int = 5) -> list[str]:
 
 
 def uuid_text(field: str, value: Any) -> str:
-    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError naming the field where it is none."""
+    """The canonical (dashed, lower-case) text of a UUID. Raises ValueError with the field's name if it is not one."""
     try:
         return str(uuid.UUID(value))
     except (ValueError, AttributeError, TypeError):
-        # Part of an id is shown, the commonest slip; anything else in its place may be a secret.
+        # Part of an id, the most frequent mistake, is shown; anything else may be a secret.
         is_part = isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F-]{0,36}", value)
         got = repr(value) if is_part else "something else"
         raise ValueError(f"{field} must be a UUID of 36 characters, got {got}") from None
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ``~`` and ``~user`` written out. Raises ValueError where there is no such user."""
+    """The path with ``~`` and ``~user`` replaced by the folder. Raises ValueError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -71,8 +71,8 @@ def expanded(path: str | Path) -> Path:
 
 
 def without_controls(value: str) -> str:
-    """The text itself. Raises ValueError where it holds a character that controls a terminal, a log or the direction of
-    text: line breaks, escape codes, U+202E. Joiners, which some scripts need, are taken."""
+    """The text itself. Raises ValueError if it has a character that controls a terminal, a log or the direction of
+    text: line breaks, escape codes, U+202E. Joiners are allowed, because some scripts need them."""
     for position, character in enumerate(value, 1):
         if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in "\u200c\u200d":
             raise ValueError(f"must not hold control characters, has {printable(character)} in place {position}")
@@ -80,10 +80,12 @@ def without_controls(value: str) -> str:
 
 
 def refuse_booleans(values: Any) -> Any:
-    """The settings themselves, before pydantic takes ``true`` for 1. Raises ValueError where one is true or false: no
-    setting of this project is."""
+    """The settings themselves, before pydantic reads ``true`` as 1. Raises ValueError if one is true or false, because
+    no setting of this project is."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             if any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value])):
-                raise ValueError(f"{printable(str(name))[:SHOWN_CHARACTERS]}: true and false are no number and no text")
+                raise ValueError(
+                    f"{printable(str(name))[:SHOWN_CHARACTERS]}: must be a number or a text, not true or false"
+                )
     return values

@@ -22,7 +22,11 @@ def test_beats_the_classical_solver_and_knows_how_well() -> None:
     config = TrainingConfig(epochs=8)
     checkpoint = train(NORTH_WEST_ITALY, scenario, config, train_rows, val_rows)
     predicted = predict(checkpoint.locator(), locator_inputs(test))
-    good = compare(NORTH_WEST_ITALY, scenario, test, train_rows, predicted, config.max_gdop).summary()["good_geometry"]
+    good = (
+        compare(NORTH_WEST_ITALY, scenario, test, train_rows, predicted, config.max_gdop)
+        .summary()
+        .document()["good_geometry"]
+    )
     model, huber = good["estimators"]["model"], good["estimators"]["huber_gauss_newton"]
     assert model["rmse_m"] < 100
     assert model["max_m"] < 5_000

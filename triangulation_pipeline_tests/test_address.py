@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from triangulation_pipeline.address import by_proxy, parse_address
 from triangulation_pipeline.client import Webserver, WebserverError
-from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import S3Place, open_store
+from triangulation_pipeline.storage.objects import S3Location
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline_tests.conftest import use_s3
 
 # The first end an address's part, or begin a code, somewhere.
@@ -77,7 +77,7 @@ def ask_webserver(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
 
 def ask_store(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
     use_s3(monkeypatch, f"http://me:{password}@127.0.0.1:1")
-    return told(lambda: open_store(S3Place("bucket", ""), s3_client), StorageError)
+    return told(lambda: open_store(S3Location("bucket", "")), StorageError)
 
 
 def ask_store_in_the_url(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
@@ -95,7 +95,7 @@ def ask_webserver_by_proxy(monkeypatch: pytest.MonkeyPatch, password: str) -> st
 def ask_store_by_proxy(monkeypatch: pytest.MonkeyPatch, password: str) -> str:
     use_s3(monkeypatch, "https://s3.invalid:9000")
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:{password}@127.0.0.1:1")
-    message = told(lambda: open_store(S3Place("bucket", ""), s3_client), StorageError)
+    message = told(lambda: open_store(S3Location("bucket", "")), StorageError)
     assert "by the proxy of HTTPS_PROXY" in message
     return message
 

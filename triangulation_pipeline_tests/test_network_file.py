@@ -84,10 +84,10 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
             "the name of a field must be a word, got 829; a decimal has a point",
         ),
         (sites(("a", 45, "yes"), *PLACES[1:]), "site 1 ('a'): lon: Input should be a valid number"),
-        (sites(("a", 45, "true"), *PLACES[1:]), "site 1 ('a'): lon: true and false are no number"),
-        (sites(("true", 45, 7), *PLACES[1:]), "site 1: name: true and false are no number and no text"),
+        (sites(("a", 45, "true"), *PLACES[1:]), "site 1 ('a'): lon: must be a number or a text, not true or false"),
+        (sites(("true", 45, 7), *PLACES[1:]), "site 1: name: must be a number or a text, not true or false"),
         (sites(("a", "1:02", 7), *PLACES[1:]), "unable to parse string as a number (got '1:02')"),
-        (changed(gain_offset_db=False), "gain_offset_db: true and false are no number"),
+        (changed(gain_offset_db=False), "gain_offset_db: must be a number or a text, not true or false"),
         (sites(("'a '", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got 'a '"),
         (sites(('"a\\x1b[2J"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\x1b in place 2"),
         (sites(('"a\\u202eb"', 45, 7), *PLACES[1:]), "name must not hold control characters, has \\u202e in place 2"),
@@ -109,8 +109,8 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         ("name: n\n", "(`triangulation network` prints one); sites is missing"),
         ("sites: []\n", "(`triangulation network` prints one); name is missing"),
         ("{}", "; sites is missing"),
-        ("type: Topology\n", "; of GeoJSON a FeatureCollection of points is read"),
-        ("type: GeometryCollection\n", "; of GeoJSON a FeatureCollection of points is read"),
+        ("type: Topology\n", "; GeoJSON must be a FeatureCollection of points"),
+        ("type: GeometryCollection\n", "; GeoJSON must be a FeatureCollection of points"),
         (sites(("' a'", 45, 7), *PLACES[1:]), "site 1: name must not begin or end with a blank, got ' a'"),
         (sites(*PLACES[:2], ("'c '", 44.6, 8.3)), "site 3: name must not begin or end with a blank, got 'c '"),
         (sites(*PLACES[:2], ("c", "44 N", 8.3)), "site 3 ('c'): lat: Input should be a valid number"),
@@ -198,8 +198,8 @@ def test_csv(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("name,lat,lon,altitude\n", "unknown column 'altitude'; meant altitude_m (metres above the ellipsoid)?"),
-        ("name,lat,lon,lat\n", "the column lat is there twice"),
-        ("name,lat,latitude,lon\n", "the column lat is there twice"),
+        ("name,lat,lon,lat\n", "the column lat appears twice"),
+        ("name,lat,latitude,lon\n", "the column lat appears twice"),
         ("SECRET:x:0:0\n", "the first line of a CSV must name the columns name, lat and lon; name is missing"),
         ("name,lat,lon\na,45\n", "line 2 has 2 fields, the first line 3"),
         ('name,lat,lon\n"SECRET,45,7\n', "it cannot be read as CSV"),
@@ -209,7 +209,7 @@ def test_csv(tmp_path: Path) -> None:
         ("name,lon\n", "must name the columns name, lat and lon; lat is missing"),
         ("name,lat\n", "must name the columns name, lat and lon; lon is missing"),
         ("name,lat,lon\na,45,7\n\nb,45,7,1\n", "line 4 has 4 fields, the first line 3"),
-        ("name,lat,lon,timing,timing\n", "the column timing is there twice"),
+        ("name,lat,lon,timing,timing\n", "the column timing appears twice"),
         ("name,lat,lon,tming\n", "unknown column 'tming'; meant timing?"),
         ("name,lat,lon\na,45,\nb,45.2,7.9\nc,44.6,8.3\n", "site 1 ('a'): lon is missing"),
     ],
@@ -263,7 +263,7 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
         (points([[45], [7, 45]]), "feature 1: the coordinates of a point must be [lon, lat] or [lon, lat, altitude]"),
         (points([["SECRET", 45], [7.9, 45.2], [8.3, 44.6]]), "lon: Input should be a valid number"),
         (points([]).replace("Point", "Polygon"), "a network needs 3 to 64 sites, this one has 0"),
-        (points([[7, 45]]).replace("Point", "Polygon"), "feature 1 is no point"),
+        (points([[7, 45]]).replace("Point", "Polygon"), "feature 1 is not a point"),
         (
             points([[7, 45]]).replace("marker-color", "elevation"),
             "feature 1: unknown property 'elevation'; meant",
@@ -276,8 +276,8 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
         (points([[7, 45]]).replace("[7, 45]", '"SECRET"'), "feature 1: the coordinates of a point must be [lon, lat]"),
         (points([[7, 45]]).replace("marker-color", "Height"), "feature 1: unknown property 'Height'; meant altitude_m"),
         (points([[7, 45]]).replace('"name"', '"title"'), "site 1: name is missing"),
-        ('{"type": "FeatureCollection", "features": [7]}', "feature 1 is no point"),
-        ('{"type": "FeatureCollection", "features": [{"geometry": null}]}', "feature 1 is no point"),
+        ('{"type": "FeatureCollection", "features": [7]}', "feature 1 is not a point"),
+        ('{"type": "FeatureCollection", "features": [{"geometry": null}]}', "feature 1 is not a point"),
         (
             points([[7, 45], [8, 45]]).replace('"properties": {"name": "site 1", "marker-color": "#fff"}', '"a": 1'),
             "site 2: name is missing",
@@ -287,7 +287,7 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
         (points([[7, 45]], crs={"properties": {"name": 4326}}), "must be WGS-84 degrees"),
         (points([[7, 45]], crs={"properties": {"name": "MYEPSG:4326"}}), "must be WGS-84 degrees"),
         ('{"type": "FeatureCollection"}', "the FeatureCollection must have a list of 'features'"),
-        ('{"type": "Feature", "geometry": null}', "of GeoJSON a FeatureCollection of points is read"),
+        ('{"type": "Feature", "geometry": null}', "GeoJSON must be a FeatureCollection of points"),
         ('{"name": "a", "name": "b"}', "'name' is written twice in one object"),
         (f'{{"name": {"9" * 5000}, "sites": []}}', "whole numbers have at most 20 digits"),
         (points([[7, 45]], crs={"properties": {"name": "urn:ogc:def:crs:EPSG::4230"}}), "must be WGS-84 degrees"),
@@ -344,7 +344,7 @@ def test_a_foreign_file_of_any_size_is_a_short_sentence(tmp_path: Path) -> None:
     """600 kB of map data, 10,000 sites, and 20,000 unknown fields."""
     ring: list[Any] = [[7.0 + i * 1e-6, 45.0] for i in range(25_000)]
     collection = points([[7, 45]]).replace('"Point"', '"Polygon"').replace("[7, 45]", json.dumps([ring]))
-    assert "feature 1 is no point" in refusal(tmp_path, collection, "map.geojson")
+    assert "feature 1 is not a point" in refusal(tmp_path, collection, "map.geojson")
     many = json.dumps({"name": "n", "sites": [{"name": "a", "lat": "x", "lon": None}] * 10_000})
     assert len(refusal(tmp_path, many, "many.json")) < 600
     fields = json.dumps({"name": "n", "sites": [{f"field{i}": "x" * 20 for i in range(20_000)}]})

@@ -27,7 +27,7 @@ from triangulation_pipeline.cli.options import config_option, json_option
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.config import resolve_run_config
-from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
 from triangulation_pipeline.jobs.continuation import requeue_job
@@ -71,7 +71,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     run_config = {} if config_file is None else read_run_config(config_file)
     use_home()
     resolve_run_config(train_locator_job(), run_config)
-    storage = OpenStorage()
+    storage = Storage()
     storage.open()
     with open_instance() as instance:
         job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
@@ -144,7 +144,7 @@ def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], ru
     _check_success(result)
 
 
-def _resume(instance: dg.DagsterInstance, storage: OpenStorage, job: JobRecord, console: Console) -> str:
+def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, console: Console) -> str:
     """Goes on in this process with what the job's last run did not finish; gives the job's id.
 
     Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's
@@ -289,6 +289,8 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
 
 def show_results(console: Console, results: Mapping[str, Any]) -> None:
     """The final page."""
+    from triangulation_pipeline.evaluation.estimators import BEST_FIRST
+
     values = results["metrics"]
 
     def cells(*names: str | None) -> list[str]:
@@ -302,19 +304,15 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     for head in ("median", "p95", "RMSE"):
         page.add_column(f"{head}\nall", justify="right")
         page.add_column("\ngood", justify="right")
-    for label, name in (
-        ("model", "test"),
-        ("Gauss-Newton", "gauss_newton"),
-        ("Huber Gauss-Newton", "huber_gauss_newton"),
-        ("mixture ML", "mixture_ml"),
-        ("levels' posterior mean", "level_posterior_mean"),
-        ("power-weighted centroid", "power_weighted_centroid"),
-    ):
-        if any(shown := cells(f"{name}_p50", f"{name}_p95", f"{name}_rmse")):
-            page.add_row(label, *shown)
+    oracles = []
+    for estimator in BEST_FIRST:
+        if any(shown := cells(*(f"{estimator.prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
+            page.add_row(estimator.label + ("" if estimator.knows is None else " *"), *shown)
+            oracles += [] if estimator.knows is None else [f"* an oracle, for comparison: it knows {estimator.knows}"]
     page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
     rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
     told = [
+        *oracles,
         f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
         f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
         f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
@@ -322,7 +320,7 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     ]
     if missing := values["huber_gauss_newton_rows_without_fix"]:
         of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
-        told.insert(1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
+        told.insert(len(oracles) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
     console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
     console.print()

@@ -32,7 +32,7 @@ from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
-from triangulation_pipeline.storage.settings import home
+from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.validation import expanded, printable, shown
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class AutomationSettings(BaseSettings):
     @field_validator("run_config")
     @classmethod
     def _is_seen_from_home(cls, value: Path | None) -> Path | None:
-        return None if value is None else home() / expanded(value)
+        return None if value is None else dagster_home() / expanded(value)
 
     @field_validator("retrain_cron")
     @classmethod

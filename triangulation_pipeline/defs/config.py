@@ -18,7 +18,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import DatasetSpec
-from triangulation_pipeline.storage.settings import home
+from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import (
     brief,
@@ -63,13 +63,13 @@ def network_path(name: str) -> Path:
     the file, links followed, lies outside that folder."""
     folder = os.environ.get(NETWORK_FOLDER_VARIABLE, "").strip()
     try:
-        allowed = (home() / expanded(folder)).resolve() if folder else None
+        allowed = (dagster_home() / expanded(folder)).resolve() if folder else None
     except (RuntimeError, OSError, ValueError):
         raise ValueError(f"{NETWORK_FOLDER_VARIABLE} is not the name of a folder") from None
     try:
         path = expanded(name)
         if allowed is None:
-            return home() / path
+            return dagster_home() / path
         path = (allowed / path).resolve()
     except (RuntimeError, OSError, ValueError):
         raise ValueError(f"network file {file_name(Path(name))} is not the name of a file") from None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from triangulation_pipeline.defs.resources import Storage, refusals
+from triangulation_pipeline.defs.failures import plain_failures
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
@@ -68,6 +69,11 @@ class ModelReference(Reference):
     model_id: str
 
 
+def reference_type(reference: type[Reference]) -> dg.DagsterType:
+    """The ``dagster_type`` of an asset that has checks: its return annotation cannot name the type of its value."""
+    return dg.PythonObjectDagsterType(reference)
+
+
 class ReferenceIOManager(dg.ConfigurableIOManager):
     """Writes references into metadata and finds them again: in this run (or the one that a re-execution takes its
     inputs from), else the asset's latest materialisation."""
@@ -110,7 +116,7 @@ class SplitIOManager(ReferenceIOManager):
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredSplit:
         """The rows, in index order. A dataset that has gone, or is another one, is a failure of one sentence."""
         split = SplitReference.model_validate(reference)
-        with refusals():
+        with plain_failures():
             found = get_dataset(self._places.engine, split.dataset_id)
             if found.sha256 != split.sha256:
                 raise ValueError(
@@ -140,7 +146,7 @@ class CheckpointIOManager(ReferenceIOManager):
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredCheckpoint:
         """The weights' bytes. A missing or damaged object is a failure of one sentence."""
         found = CheckpointReference.model_validate(reference)
-        with refusals():
+        with plain_failures():
             objects = self._places.objects
             return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
 
@@ -164,7 +170,6 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
         raise dg.Failure(
             description=f"no run before this one materialised {asset_key.to_user_string()}, which this step needs; "
             "execute that step again too",
-            allow_retries=False,
         ) from None
     if run_id is not None and instance.has_run(run_id):
         for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)):
@@ -173,12 +178,10 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
                 return found
         raise dg.Failure(
             description=f"run {run_id} did not materialise {asset_key.to_user_string()}, which this step needs of it",
-            allow_retries=False,
         )
     latest = instance.get_latest_materialization_event(asset_key)
     if latest is None or latest.asset_materialization is None:
         raise dg.Failure(
             description=f"{asset_key.to_user_string()} has never been materialised; materialise it first",
-            allow_retries=False,
         )
     return latest.asset_materialization

@@ -54,7 +54,7 @@ def epoch_table(history: Sequence[Mapping[str, Any]]) -> dict[str, dg.TableMetad
     return {"epochs" if every == 1 else f"epochs_every_{every}": table(history[::-every][::-1])}
 
 
-def known(values: Mapping[str, Any]) -> dict[str, Any]:
+def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that have a value; Dagster shows None as a null entry of no type, which breaks its plots."""
     return {name: value for name, value in values.items() if value is not None}
 

@@ -1,40 +1,148 @@
-"""The few numbers of a comparison that people read first."""
+"""The numbers of an evaluation that people read first."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from triangulation_pipeline.evaluation.comparison import Estimator, Subset, Summary
+from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL, Estimator
+from triangulation_pipeline.evaluation.summary import Subset, SubsetSummary, Summary
 
-SHOWN_RIVALS = (
-    Estimator.power_weighted_centroid,
-    Estimator.gauss_newton,
-    Estimator.huber_gauss_newton,
-    Estimator.mixture_ml,
-    Estimator.mixture_ml_from_truth,
-    Estimator.level_posterior_mean,
+Value = float | int | None
+
+
+@dataclass(frozen=True)
+class HeadlineNumber:
+    """A number under the names that it has in the headline: on all test rows, and on those with good geometry."""
+
+    name: str
+    good_geometry_name: str
+    unit: str  # m, rows, or 1 for a number without a unit
+    description: str
+    value: Callable[[SubsetSummary], Value]
+
+
+def _errors_of(estimator: Estimator) -> tuple[HeadlineNumber, ...]:
+    """The numbers of a baseline."""
+
+    def field(name: str) -> Callable[[SubsetSummary], Value]:
+        return lambda part: getattr(part.estimators[estimator.name], name, None)
+
+    name, who = estimator.prefix, f"the estimator {estimator.title}"
+    return (
+        HeadlineNumber(
+            f"{name}_rmse_m",
+            f"{name}_rmse_good_geom_m",
+            "m",
+            f"RMSE of {who}, on rows that it located.",
+            field("rmse_m"),
+        ),
+        HeadlineNumber(
+            f"{name}_p50_m",
+            f"{name}_p50_good_geom_m",
+            "m",
+            f"Median error of {who}, on rows that it located.",
+            field("p50_m"),
+        ),
+        HeadlineNumber(
+            f"{name}_p95_m",
+            f"{name}_p95_good_geom_m",
+            "m",
+            f"95th percentile of the error of {who}, on rows that it located.",
+            field("p95_m"),
+        ),
+        HeadlineNumber(
+            f"{name}_rows_without_fix",
+            f"{name}_rows_without_fix_good_geom",
+            "rows",
+            f"Number of rows that {who} did not locate.",
+            field("rows_without_fix"),
+        ),
+    )
+
+
+HEADLINE = (
+    HeadlineNumber(
+        "test_rmse_m",
+        "test_rmse_good_geom_m",
+        "m",
+        "RMSE of the model, on rows that it located.",
+        lambda part: part.model.rmse_m,
+    ),
+    HeadlineNumber(
+        "test_p50_m",
+        "test_p50_good_geom_m",
+        "m",
+        "Median error of the model, on rows that it located.",
+        lambda part: part.model.p50_m,
+    ),
+    HeadlineNumber(
+        "test_p95_m",
+        "test_p95_good_geom_m",
+        "m",
+        "95th percentile of the error of the model, on rows that it located.",
+        lambda part: part.model.p95_m,
+    ),
+    HeadlineNumber(
+        "test_rows_without_fix",
+        "test_rows_without_fix_good_geom",
+        "rows",
+        "Number of rows that the model did not locate.",
+        lambda part: part.model.rows_without_fix,
+    ),
+    *(number for estimator in ESTIMATORS if estimator is not MODEL for number in _errors_of(estimator)),
+    HeadlineNumber(
+        "crlb_rms_m",
+        "crlb_rms_good_geom_m",
+        "m",
+        "Root mean square of the Cramér-Rao bound, for Gaussian errors.",
+        lambda part: part.crlb_rms_m,
+    ),
+    HeadlineNumber(
+        "crlb_p50_m",
+        "crlb_p50_good_geom_m",
+        "m",
+        "Median of the Cramér-Rao bound, for Gaussian errors.",
+        lambda part: part.crlb_p50_m,
+    ),
+    HeadlineNumber(
+        "mixture_crlb_rms_m",
+        "mixture_crlb_rms_good_geom_m",
+        "m",
+        "Root mean square of the Cramér-Rao bound with delayed paths, by arrival times alone.",
+        lambda part: part.mixture_crlb_rms_m,
+    ),
+    HeadlineNumber(
+        "test_coverage_68",
+        "test_coverage_68_good_geom",
+        "1",
+        "Fraction of the errors of the model within its 68.3 % ellipse.",
+        lambda part: part.calibration.coverage_68,
+    ),
+    HeadlineNumber(
+        "test_coverage_95",
+        "test_coverage_95_good_geom",
+        "1",
+        "Fraction of the errors of the model within its 95 % ellipse.",
+        lambda part: part.calibration.coverage_95,
+    ),
+    HeadlineNumber(
+        "test_nees_p50",
+        "test_nees_p50_good_geom",
+        "1",
+        "Median of the normalised error squared of the model; 1.39 if its covariances are right.",
+        lambda part: part.calibration.nees_p50,
+    ),
 )
 
 
-def headline(summary: Summary) -> dict[str, float | None]:
-    """Flat names with units: ``test_rmse_m`` and the like are the model's, ``{estimator}_rmse_m`` a rival's,
-    ``crlb_rms_m`` the bound's; ``..._good_geom_m`` is on good geometry. Each estimator's numbers are over
-    the rows it has a fix on; ``..._rows_without_fix`` counts the others. None where there is no such number."""
-    numbers: dict[str, float | None] = {}
-    for subset, suffix in ((Subset.all, ""), (Subset.good_geometry, "_good_geom")):
-        part = summary[subset]
-        for estimator in (Estimator.model, *SHOWN_RIVALS):
-            statistics = part["estimators"][estimator] or {}
-            prefix = "test" if estimator is Estimator.model else estimator.value
-            for name in ("rmse", "p50", "p95"):
-                numbers[f"{prefix}_{name}{suffix}_m"] = statistics.get(f"{name}_m")
-            numbers[f"{prefix}_rows_without_fix{suffix}"] = statistics.get("rows_without_fix")
-        for name in ("crlb_rms", "crlb_p50", "mixture_crlb_rms"):
-            numbers[f"{name}{suffix}_m"] = part[f"{name}_m"]
-        for name in ("coverage_68", "coverage_95", "nees_p50"):
-            numbers[f"test_{name}{suffix}"] = part["calibration"][name]
-    return numbers
+def headline(summary: Summary) -> dict[str, Value]:
+    """The numbers of ``HEADLINE`` by name, on all rows and on those with good geometry; None for a number without
+    data."""
+    everywhere = {number.name: number.value(summary.all) for number in HEADLINE}
+    return everywhere | {number.good_geometry_name: number.value(summary.good_geometry) for number in HEADLINE}
 
 
 def estimator_table(summary: Summary, subset: Subset) -> list[dict[str, Any]]:
-    """A row an estimator that exists for the scenario: its error statistics on the rows it has a fix on."""
-    estimators = summary[subset]["estimators"]
-    return [{"estimator": name, **statistics} for name, statistics in estimators.items() if statistics is not None]
+    """One row per estimator available in this scenario: its errors on the samples it could locate."""
+    estimators = summary.subset(subset).estimators
+    return [{"estimator": name, **dict(errors)} for name, errors in estimators.items() if errors is not None]

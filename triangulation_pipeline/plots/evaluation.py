@@ -4,17 +4,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL, Exists
+from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.plots.maps import draw_map
 from triangulation_pipeline.plots.style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
-    VERMILION,
+    PALETTE,
     blank_axes,
     blank_figure,
     counted,
@@ -26,53 +25,42 @@ from triangulation_pipeline.plots.style import (
 )
 from triangulation_pipeline.positions import chi_square_2
 
-# Name shown, colour, line style and width of each curve.
-_CURVES: dict[Estimator, tuple[str, str, str, float]] = {
-    Estimator.model: ("model", BLUE, "-", 2.6),
-    Estimator.mixture_ml_from_truth: ("mixture likelihood, knows the truth", GREEN, "--", 1.6),
-    Estimator.mixture_ml: ("mixture likelihood", GREEN, "-", 1.4),
-    Estimator.huber_gauss_newton: ("Huber Gauss-Newton", ORANGE, "-", 1.6),
-    Estimator.gauss_newton: ("Gauss-Newton", VERMILION, "-", 1.6),
-    Estimator.level_posterior_mean: ("posterior mean, knows the site gains", GREEN, "--", 1.6),
-    Estimator.power_weighted_centroid: ("power-weighted centroid", PURPLE, "-", 1.6),
-}
-
 
 def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
-    """Share of test rows with an error below x metres, for every estimator, on the rows that all have a fix on.
+    """Fraction of the test rows with an error below x metres, per estimator, on the rows that all estimators located.
 
-    The bound's curve is that of an efficient estimator under Gaussian noise with circular errors,
-    ``1 - exp(-d^2 / b^2)`` for a row of bound b: the bound itself is an rms, which the median of an error may undercut.
-    It is left out without arrival times, where knowing the area beats it.
+    The curve of the bound is that of an efficient estimator under Gaussian noise with circular errors,
+    ``1 - exp(-d^2 / b^2)`` for a row of bound b: the bound itself is an rms, and the median of an error may lie below
+    it. The curve is left out without arrival times, because an estimator that knows the area is better than that bound.
     """
     figure, axes = blank_axes(4.6)
     rows = comparison.common_rows(subset)
     set_title(axes, f"How far off each estimator is: {counted(rows.sum(), 'test row')}{_where(comparison, subset)}")
     if not rows.any():
         return say_empty(figure, axes, f"no test row{_where(comparison, subset)} with a fix by every estimator")
-    shown = {name: np.sort(d[rows]) for name, d in comparison.distance_m.items() if d is not None}
-    share = np.arange(rows.sum() + 1) / rows.sum()
-    # The scale is that of the serious ones: by arrival times they are a thousand times better than the centroid.
-    serious = [d for name, d in shown.items() if name is not Estimator.power_weighted_centroid]
+    shown = {estimator: np.sort(d[rows]) for estimator, d in comparison.distance_m.items() if d is not None}
+    fraction = np.arange(rows.sum() + 1) / rows.sum()
+    # By arrival times the serious ones are a thousand times better than a crude one.
+    serious = [d for estimator, d in shown.items() if not estimator.is_crude]
     low = max(0.5, min(float(np.quantile(d, 0.01)) for d in serious))
     high = 2 * max(low, *(float(np.quantile(d, 0.99)) for d in serious))
-    for name, (label, colour, style, width) in _CURVES.items():
-        if name in shown:
-            p50, p95 = np.quantile(shown[name], (0.5, 0.95))
+    for estimator in BEST_FIRST:
+        if estimator in shown:
+            distance_m = shown[estimator]
+            p50, p95 = np.quantile(distance_m, (0.5, 0.95))
             off = ", off scale" if p50 > high else ""
-            label = f"{label} ({metres(p50)} / {metres(p95)}{off})"
             axes.step(
-                np.insert(shown[name], 0, shown[name][0]),
-                share,
-                style,
+                np.insert(distance_m, 0, distance_m[0]),
+                fraction,
+                estimator.line,
                 where="post",
-                color=colour,
-                lw=width,
-                label=label,
-                zorder=3 if name is Estimator.model else 2,
+                color=PALETTE[estimator.colour],
+                lw=estimator.width,
+                label=f"{estimator.title} ({metres(p50)} / {metres(p95)}{off})",
+                zorder=3 if estimator is MODEL else 2,
             )
     bound_m = comparison.crlb_m[rows & np.isfinite(comparison.crlb_m)]
-    if comparison.ceiling is Estimator.mixture_ml_from_truth and len(bound_m):
+    if comparison.oracle.exists is Exists.with_arrival_times and len(bound_m):
         x = np.geomspace(0.8 * low, high, 200)
         ideal = np.array([np.mean(-np.expm1(-((d / bound_m) ** 2))) for d in x])
         axes.plot(x, ideal, ":", color=BLACK, lw=1.6, label="Gaussian Cramér-Rao bound")
@@ -146,13 +134,11 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
 
 
 def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:
-    """Where the test transmitters stand and how far off the model is on each."""
-    distance = comparison.distance_m[Estimator.model]
-    assert distance is not None
+    """Where the test transmitters stand, and the error of the model on each."""
     return draw_map(
         network,
         comparison.truth_en_m,
-        distance,
+        comparison.model_m,
         "Where the model errs",
         "test transmitters",
         "the model's position error",

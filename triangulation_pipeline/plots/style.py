@@ -18,15 +18,16 @@ DPI = 100
 COLOURS = 96
 WIDTH_IN = 7.4
 
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+PALETTE = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+}
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = PALETTE.values()
 GREY = "#8C8C8C"
 
 

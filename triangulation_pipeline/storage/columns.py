@@ -1,4 +1,4 @@
-"""Column types that mean the same on SQLite and PostgreSQL, and the checks of what goes into them."""
+"""Column types with the same meaning on SQLite and PostgreSQL, and checks of what is written into them."""
 
 import json
 import math
@@ -22,9 +22,9 @@ _ELEMENT_TYPES: dict[str, type[TypeEngine[Any]]] = {"|b1": Boolean, "<f4": REAL,
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, timezone-aware in Python: TIMESTAMPTZ on PostgreSQL, ISO 8601 text ending in Z elsewhere.
+    """A moment, timezone-aware in Python: TIMESTAMPTZ on PostgreSQL, ISO 8601 text that ends in Z elsewhere.
 
-    The text has a fixed width (microseconds), so it sorts as time does.
+    The text has a fixed width (microseconds), so that the order of texts is the order of moments.
     """
 
     impl = DateTime(timezone=True)
@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"a time must say its timezone, got {value.isoformat()}")
+            raise ValueError(f"a time must have a timezone, got {value.isoformat()}")
         value = value.astimezone(UTC)
         if dialect.name == "sqlite":
             return value.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
@@ -51,7 +51,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class ReceiverArray(TypeDecorator[NDArray[Any]]):
-    """One value a receiver: an array column on PostgreSQL, the little-endian bytes of the array elsewhere."""
+    """One value per receiver: an array column on PostgreSQL, the little-endian bytes of the array elsewhere."""
 
     impl = LargeBinary
     cache_ok = True
@@ -78,16 +78,16 @@ class ReceiverArray(TypeDecorator[NDArray[Any]]):
 
 
 def now() -> datetime:
-    """The present, in UTC."""
+    """The current time, in UTC."""
     return datetime.now(UTC)
 
 
 def checked_json(field: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it will be read back from a JSON column (tuples become lists).
 
-    Raises ValueError naming the place inside ``field`` that JSON cannot hold: NaN and infinities (no data is null),
-    keys that are no text, zero characters and surrogates (which PostgreSQL does not store), and any type JSON does not
-    know.
+    Raises ValueError with the place inside ``field`` that JSON cannot store: NaN and infinities (missing data is null),
+    keys that are not text, zero characters and surrogates (which PostgreSQL does not store), and any type that JSON
+    does not have.
     """
     _check_json(field, value)
     return json.loads(json.dumps(value, allow_nan=False))

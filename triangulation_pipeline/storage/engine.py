@@ -22,7 +22,7 @@ from triangulation_pipeline.address import parse_address
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.objects import make_private
-from triangulation_pipeline.storage.patience import DEADLINE_S, tried
+from triangulation_pipeline.storage.retry import DEADLINE_S, retry
 from triangulation_pipeline.validation import shown
 
 # Longer than any transaction here: a dataset of millions of samples is written in a single one.
@@ -193,7 +193,7 @@ def _begun(
         return _cause(engine.url, error) if passes else None
 
     failed = f"database {_place(engine.url)} cannot be {verb}"
-    return begin() if _is_sqlite(engine.url) else tried(begin, failed, why, DEADLINE_S)
+    return begin() if _is_sqlite(engine.url) else retry(begin, failed, why, DEADLINE_S)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ class IllegalTransition(StorageError):
 
 
 class ProductionChanged(StorageError):
-    """Another version went into production since the one to be promoted was compared with what was there."""
+    """Another version went into production after the new one was compared with the version that was there."""
 
 
 def quoted(said: object) -> str:
-    """What a server, a library or a file says, for a message: its first line, printable, and cut where it is long."""
+    """What a server, a library or a file said, for a message: its first line, printable, and cut if it is long."""
     return brief(str(said).strip().partition("\n")[0])

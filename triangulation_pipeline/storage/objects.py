@@ -6,12 +6,12 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from triangulation_pipeline.storage.errors import StorageError, quoted
+from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import shown
 
 # No part begins with a dot: neither '..' nor the name of a file that is still being written.
@@ -23,7 +23,7 @@ _BUCKET = re.compile(r"(?!.*\.\.)(?![0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True)
-class S3Place:
+class S3Location:
     """A bucket, and the prefix in it below which a store's objects lie ('' for none)."""
 
     bucket: str
@@ -33,7 +33,7 @@ class S3Place:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
 
-def parse_s3_url(url: str) -> S3Place:
+def parse_s3_url(url: str) -> S3Location:
     """The place of ``s3://bucket/prefix``. Raises ValueError, which never quotes the URL: it may hold a secret."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() != "s3":
@@ -55,7 +55,7 @@ def parse_s3_url(url: str) -> S3Place:
     prefix = prefix.removesuffix("/")
     if prefix and not is_key(prefix):
         raise ValueError("must have a prefix of names joined by '/', of letters, digits and _ . = - only")
-    return S3Place(bucket, prefix)
+    return S3Location(bucket, prefix)
 
 
 @dataclass(frozen=True)
@@ -187,24 +187,6 @@ class FolderStore:
             key = path.relative_to(self.root).as_posix()
             if is_key(key) and path.is_file() and not path.is_symlink():
                 yield key
-
-
-def open_store(place: Path | S3Place, s3_client: Callable[[], Any]) -> ObjectStore:
-    """The store in a folder or in a bucket, either of which is made if it is missing.
-
-    ``s3_client`` makes the boto3 client of a bucket's server; a folder needs none. Raises StorageError where the store
-    cannot be opened.
-    """
-    if isinstance(place, S3Place):
-        # Half a second that a folder need not wait.
-        from triangulation_pipeline.storage.s3 import open_s3
-
-        return open_s3(place, s3_client)
-    try:
-        make_private(place)
-    except OSError as error:
-        raise StorageError(f"object store {quoted(place)} cannot be opened: {error.strerror}") from None
-    return FolderStore(place)
 
 
 def make_private(folder: Path) -> None:

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
+import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -33,8 +35,8 @@ from urllib3.exceptions import HTTPError, NameResolutionError
 
 from triangulation_pipeline.address import Address, by_proxy, parse_address
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import S3Place, StoredObject, checked_data, checked_key, is_key
-from triangulation_pipeline.storage.patience import DEADLINE_S, tried
+from triangulation_pipeline.storage.objects import S3Location, StoredObject, checked_data, checked_key, is_key
+from triangulation_pipeline.storage.retry import DEADLINE_S, retry
 from triangulation_pipeline.validation import shown
 
 PART_BYTES = 16 * 2**20
@@ -104,9 +106,9 @@ class S3Store:
     def open(self) -> None:
         """Sees that the bucket answers to these credentials; a missing one is made. Raises StorageError."""
         # Not HEAD: its answers have no body, so that a wrong secret and a forbidden bucket look the same.
-        missing = self._tried(f"object store {self.root} cannot be opened", self._bucket_is_missing)
+        missing = self._retry(f"object store {self.root} cannot be opened", self._bucket_is_missing)
         if missing:
-            self._tried(f"object store {self.root} has no bucket yet, and it cannot be made", self._make_bucket)
+            self._retry(f"object store {self.root} has no bucket yet, and it cannot be made", self._make_bucket)
 
     def put(self, key: str, data: bytes) -> StoredObject:
         """Returns once the server has confirmed size and digest. An upload that fails leaves no object: large ones
@@ -121,7 +123,7 @@ class S3Store:
             )
             return self._client.head_object(Bucket=self._bucket, Key=name)
 
-        found = self._tried(failed, upload)
+        found = self._retry(failed, upload)
         # They are headers, and some servers write headers in capitals.
         confirmed = {name.lower(): value for name, value in found.get("Metadata", {}).items()}.get("sha256")
         if found.get("ContentLength") != len(data) or confirmed != digest:
@@ -151,7 +153,7 @@ class S3Store:
             except FlexibleChecksumError:
                 raise StorageError(f"object {key!r} is damaged: its bytes are not those of its checksum") from None
 
-        data = self._tried(f"object {key!r} cannot be read under {self.root}", download)
+        data = self._retry(f"object {key!r} cannot be read under {self.root}", download)
         if data is None:
             raise StorageError(f"object {key!r}, of digest {sha256}, is missing under {self.root}")
         return checked_data(key, data, sha256)
@@ -168,7 +170,7 @@ class S3Store:
                 if _code(error) != "NoSuchKey":
                     raise
 
-        self._tried(f"object {key!r} cannot be deleted under {self.root}", remove)
+        self._retry(f"object {key!r} cannot be deleted under {self.root}", remove)
 
     def list_keys(self, prefix: str = "") -> list[str]:
         """See ``ObjectStore``. Objects of others, whose names are no keys, are left out."""
@@ -179,7 +181,7 @@ class S3Store:
             )
             return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
-        found = self._tried(f"objects cannot be listed under {self.root}", names)
+        found = self._retry(f"objects cannot be listed under {self.root}", names)
         return sorted(key for key in (name.removeprefix(self._prefix) for name in found) if is_key(key))
 
     def location(self, key: str) -> str:
@@ -222,7 +224,7 @@ class S3Store:
             if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
-    def _tried(self, failed: str, act: Callable[[], _T]) -> _T:
+    def _retry(self, failed: str, act: Callable[[], _T]) -> _T:
         """What ``act`` returns, tried until the deadline; StorageError beginning with ``failed`` where it cannot."""
 
         def why(error: Exception) -> str | None:
@@ -238,7 +240,7 @@ class S3Store:
                 raise StorageError(f"{failed}: {self._reason(error)}") from None
             return self._reason(error)
 
-        return tried(act, failed, why, self._deadline_s)
+        return retry(act, failed, why, self._deadline_s)
 
     def _reason(self, error: ClientError | BotoCoreError) -> str:
         """The error in a few words of ours: an error's own may quote URLs, keys and signatures."""
@@ -313,8 +315,19 @@ def _broken(error: BotoCoreError, server: str) -> str:
     return f"{server} does not answer"
 
 
-def open_s3(place: S3Place, make_client: Callable[[], Any]) -> S3Store:
-    """The store in a bucket, which is made if it is missing. Raises StorageError where it cannot be opened."""
+def make_client() -> Any:
+    """A boto3 client by the AWS variables (``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ...) and files.
+
+    With an endpoint of one's own, buckets are addressed by path: ``http://host:9000/bucket``, no name in the DNS.
+    """
+    # The store has a deadline of its own; botocore's part is one quick second try of each request.
+    config = Config(retries={"max_attempts": 1, "mode": "standard"})
+    # A session of its own: the one that boto3 keeps would know variables and files as they were earlier.
+    return boto3.session.Session().client("s3", config=config)
+
+
+def open_s3(place: S3Location) -> S3Store:
+    """The store in a bucket, which is made if it is missing. Raises StorageError if it cannot be opened."""
     try:
         client = make_client()
         parse_address(client.meta.endpoint_url)

@@ -1,4 +1,4 @@
-"""Where things are stored: environment variables, and nothing else."""
+"""Where data is stored. It is set by environment variables only."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from triangulation_pipeline.storage.engine import parse_url
-from triangulation_pipeline.storage.objects import S3Place, parse_s3_url
+from triangulation_pipeline.storage.objects import S3Location, parse_s3_url
 from triangulation_pipeline.validation import expanded
 
 
-def home() -> Path:
-    """The folder that relative places are seen from: ``DAGSTER_HOME``, or the current folder. Absolute.
+def dagster_home() -> Path:
+    """The folder that relative paths are resolved against: ``DAGSTER_HOME``, or the current folder. It is absolute.
 
-    Raises ValueError where that begins with the name of a user who does not exist.
+    Raises ValueError if the variable begins with the name of a user who does not exist.
     """
     return expanded(os.environ.get("DAGSTER_HOME", ".")).absolute()
 
@@ -28,13 +28,13 @@ class Settings(BaseSettings):
     )
 
     database_url: str = Field(
-        default_factory=lambda: f"sqlite:///{home() / '.dagster' / 'triangulation.db'}",
+        default_factory=lambda: f"sqlite:///{dagster_home() / '.dagster' / 'triangulation.db'}",
         description="The tables are kept in this database: sqlite:////folder/triangulation.db (a relative path is "
         "resolved against DAGSTER_HOME) or postgresql://user:password@host/triangulation.",
         repr=False,
     )
-    object_store: Annotated[Path | S3Place, NoDecode] = Field(
-        default_factory=lambda: home() / ".dagster" / "objects",
+    object_store: Annotated[Path | S3Location, NoDecode] = Field(
+        default_factory=lambda: dagster_home() / ".dagster" / "objects",
         description="Checkpoints, plots and models are kept in this place: a folder (a relative path is resolved "
         "against DAGSTER_HOME) or s3://bucket/prefix, whose server and credentials are named by the AWS variables.",
     )
@@ -49,21 +49,21 @@ class Settings(BaseSettings):
             )
         url = parse_url(value.strip())
         if url.get_backend_name() == "sqlite":
-            url = url.set(database=str(home() / expanded(str(url.database))))
+            url = url.set(database=str(dagster_home() / expanded(str(url.database))))
         return url.render_as_string(hide_password=False)
 
     @field_validator("object_store", mode="before")
     @classmethod
-    def _store_is_a_folder_or_bucket(cls, value: str | Path) -> Path | S3Place:
+    def _store_is_a_folder_or_bucket(cls, value: str | Path) -> Path | S3Location:
         text = str(value).strip()
         if not text:
             raise ValueError("is empty; unset it for the default, or write a folder or s3://bucket/prefix")
-        # One slash or none is a slip of the pen, and no folder.
+        # With one slash or none it is a typing error, and not a folder.
         if text.lower().startswith("s3:"):
             return parse_s3_url(text)
         if "://" in text:
             raise ValueError("must be a folder or s3://bucket/prefix, and no other URL")
-        return home() / expanded(text)
+        return dagster_home() / expanded(text)
 
 
 def read_settings() -> Settings:

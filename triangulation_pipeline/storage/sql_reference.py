@@ -7,19 +7,19 @@ from sqlalchemy import Column
 from triangulation_pipeline.storage.columns import UtcDateTime
 from triangulation_pipeline.storage.views import VIEWS
 
-# Each runs as it is on SQLite and on PostgreSQL; a test does so.
+# Each runs unchanged on SQLite and on PostgreSQL; a test runs them all.
 EXAMPLES = {
     "The model in production, and what it measured": """\
 SELECT model_name, version, network, test_rmse_m, test_p95_good_geom_m, crlb_rms_good_geom_m, production_since, location
 FROM model_overview
 WHERE is_production
 ORDER BY model_name;""",
-    "What is waiting or at work": """\
+    "The jobs that wait or run": """\
 SELECT job_id, job_name, status, current_epoch, total_epochs, val_rmse_m, stop_requested
 FROM job_overview
 WHERE status IN ('pending', 'queued', 'running')
 ORDER BY created_at;""",
-    "The learning curve of the job that began last": """\
+    "The learning curve of the job that started last": """\
 SELECT epoch, train_loss, val_loss, val_rmse_m, val_rmse_good_geom_m
 FROM epoch_overview
 WHERE job_id = (SELECT job_id FROM job_overview WHERE started_at IS NOT NULL ORDER BY started_at DESC LIMIT 1)
@@ -46,10 +46,11 @@ ORDER BY model_name, version;""",
 _INTRODUCTION = """\
 # Reading the database
 
-Views for dashboards and scripts. Their columns stay when the tables below them change. With the default settings
-`sqlite3 .dagster/triangulation.db` opens the database; on PostgreSQL they lie in the schema `triangulation`
-(`SET search_path TO triangulation`). A moment is `timestamptz` on PostgreSQL, and ISO 8601 text in UTC, which sorts as
-time does, on SQLite. `triangulation datasets | jobs | metrics | models | evaluations --json` prints the same columns.
+Dashboards and scripts read the database by these views: their columns stay when the tables below them change. With the
+default settings, `sqlite3 .dagster/triangulation.db` opens the database; on PostgreSQL the views are in the schema
+`triangulation` (`SET search_path TO triangulation`). A moment is `timestamptz` on PostgreSQL. On SQLite it is ISO 8601
+text in UTC, so that the order of texts is the order of moments. With `--json`, `triangulation datasets`, `jobs`,
+`metrics`, `models` and `evaluations` print the same columns.
 
 This page is made by `python -m triangulation_pipeline.storage.sql_reference > docs/sql.md`.
 """
@@ -60,8 +61,8 @@ def sql_reference() -> str:
     parts = [_INTRODUCTION]
     for view in VIEWS:
         rows = [f"| `{column.name}` | {_type(column)} | {column.comment} |" for column in view.columns]
-        parts.append("\n".join([f"## {view.name}", "", "| column | type | |", "|---|---|---|", *rows, ""]))
-    parts.append("## Examples\n\nThey run as they are on both databases.\n")
+        parts.append("\n".join([f"## {view.name}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""]))
+    parts.append("## Examples\n\nThey run unchanged on both databases.\n")
     parts += [f"{title}:\n\n```sql\n{statement}\n```\n" for title, statement in EXAMPLES.items()]
     return "\n".join(parts)
 

@@ -11,7 +11,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from sqlalchemy import Engine
 
 from triangulation_pipeline.definitions import defs
-from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline_tests.conftest import make_home
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -33,7 +33,7 @@ class Run:
 
     result: dg.ExecuteInProcessResult
     instance: dg.DagsterInstance
-    storage: OpenStorage
+    storage: Storage
 
     @property
     def run_id(self) -> str:
@@ -80,7 +80,7 @@ def execute(
         raise_on_error=False,
         run_id=run_id,
     )
-    return Run(result, instance, OpenStorage())
+    return Run(result, instance, Storage())
 
 
 def reexecute(run: Run) -> None:

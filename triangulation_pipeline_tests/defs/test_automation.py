@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline.definitions import defs, train_locator_job
 from triangulation_pipeline.defs import automation
 from triangulation_pipeline.defs.config import check_run_config
-from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
@@ -38,7 +38,7 @@ def instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagster
 
 @pytest.fixture
 def engine(instance: dg.DagsterInstance) -> Iterator[Engine]:
-    storage = OpenStorage()
+    storage = Storage()
     yield storage.engine
     storage.close()
 

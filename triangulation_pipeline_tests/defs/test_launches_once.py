@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline_tests.defs.daemon import running_daemon, wait_for
 from triangulation_pipeline_tests.defs.test_automation import OTHER, add_dataset, write_network, write_run_config
@@ -28,7 +28,7 @@ def test_each_launches_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TRIANGULATION_RETRAIN_CRON", "* * * * *")
     monkeypatch.delenv("TRIANGULATION_RETRAIN_TIMEZONE", raising=False)
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)
-    storage = OpenStorage()
+    storage = Storage()
     add_dataset(storage.engine)
     sensors = ("new_dataset", "network_file_changed")
     with running_daemon(home) as daemon:

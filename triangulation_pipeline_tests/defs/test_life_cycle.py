@@ -15,7 +15,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.resources import OpenStorage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs import liveness
 from triangulation_pipeline.jobs.continuation import requeue_job
 from triangulation_pipeline.jobs.record import read_metrics, record_epoch
@@ -104,7 +104,7 @@ def test_a_stopped_job_is_resumed_as_if_it_had_never_stopped(
     never_stopped: Run, home: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop
 ) -> None:
     monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
-    engine, run_id = OpenStorage().engine, str(uuid.uuid4())
+    engine, run_id = Storage().engine, str(uuid.uuid4())
     with when_epochs_are_done(engine, run_id, 3, lambda: request_stop(engine, run_id, stop)):
         run = execute(LONG, run_id=run_id)
     job = get_job(engine, run_id)
@@ -151,7 +151,7 @@ def test_a_terminated_run_that_missed_its_interrupt_ends(
         assert run is not None
         instance.report_run_canceling(run)
 
-    engine = OpenStorage().engine
+    engine = Storage().engine
     if when == "a step begins":
         place = "triangulation_pipeline.defs.assets.synthetic_dataset.check_memory"
         monkeypatch.setattr(place, lambda *counts: terminated())
@@ -170,7 +170,7 @@ def test_a_terminated_run_that_missed_its_interrupt_ends(
 
 def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
-    engine, run_id = OpenStorage().engine, str(uuid.uuid4())
+    engine, run_id = Storage().engine, str(uuid.uuid4())
     with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no sign of life")):
         run = execute(LONG, run_id=run_id)
     assert run.failure().endswith(f"job {run_id} is failed in run {run_id}, and no longer running in run {run_id}")
@@ -208,7 +208,7 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
         patch.setattr(asset, "fail_job", lambda *_: None)
         instance, run_id = dg.DagsterInstance.get(), str(uuid.uuid4())
         assert not execute(settings(), instance=instance, run_id=run_id).result.success
-    storage = OpenStorage()
+    storage = Storage()
     assert get_job(storage.engine, run_id).status is JobStatus.running
     options = dg.ReexecutionOptions.from_failure(run_id, instance)
     with dg.execute_job(dg.reconstructable(train_locator_job), instance, reexecution_options=options) as result:

@@ -9,8 +9,7 @@ import pytest
 import yaml
 from sqlalchemy import update
 
-from triangulation_pipeline.defs.assets import registered_model
-from triangulation_pipeline.evaluation import verdict
+from triangulation_pipeline.defs.assets import model_evaluation, registered_model
 from triangulation_pipeline.evaluation.verdict import PromotionCheck
 from triangulation_pipeline.network import random_network
 from triangulation_pipeline.storage.registry import ModelRecord, get_model, list_models, promote_model
@@ -115,7 +114,8 @@ def test_production_registered_again_is_not_held_against_itself(champion: Run) -
 def good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model passes the checks of its evaluation, which so small a training may not."""
     passed = [PromotionCheck(name, True, "it is good") for name in ("accuracy", "calibration", "better_than_classical")]
-    monkeypatch.setattr(verdict, "promotion_checks", lambda *_: list(passed))
+    for place in (model_evaluation, registered_model):
+        monkeypatch.setattr(place, "promotion_checks", lambda *_: list(passed))
 
 
 def whole(run: Run, **steps: dict[str, Any]) -> tuple[Run, dg.AssetCheckEvaluation, ModelRecord]:

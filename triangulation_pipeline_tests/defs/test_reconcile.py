@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
-from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
 from triangulation_pipeline.jobs.liveness import send_heartbeat
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
@@ -29,7 +29,7 @@ Waiting = tuple[dg.DagsterInstance, Engine]
 
 @pytest.fixture
 def waiting(home: Path) -> Iterator[Waiting]:
-    storage = OpenStorage()
+    storage = Storage()
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance, storage.engine
     storage.close()

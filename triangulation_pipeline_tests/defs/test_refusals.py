@@ -28,16 +28,22 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
             {"trained_model": {"epochs": 3, "warmup_epochs": 3}},
             "trained_model: warmup_epochs (3) must be fewer than epochs (3)",
         ),
-        ({"trained_model": {"learning_rate": True}}, "trained_model: learning_rate: true and false are no number"),
+        (
+            {"trained_model": {"learning_rate": True}},
+            "trained_model: learning_rate: must be a number or a text, not true or false",
+        ),
         (
             {"synthetic_dataset": {"scenario": {"shadowing_common_db": False}}},
-            "synthetic_dataset: scenario: shadowing_common_db: true and false are no number",
+            "synthetic_dataset: scenario: shadowing_common_db: must be a number or a text, not true or false",
         ),
         (
             {"synthetic_dataset": {"scenario": {"tx_power_w": [True], "tx_power_share": [1.0]}}},
-            "synthetic_dataset: scenario: tx_power_w: true and false are no number",
+            "synthetic_dataset: scenario: tx_power_w: must be a number or a text, not true or false",
         ),
-        ({"model_evaluation": {"max_rmse_m": True}}, "model_evaluation: max_rmse_m: true and false are no number"),
+        (
+            {"model_evaluation": {"max_rmse_m": True}},
+            "model_evaluation: max_rmse_m: must be a number or a text, not true or false",
+        ),
         ({"trained_model": {"accelerator": "gpu"}}, "trained_model: accelerator: gpu was asked for"),
         ({"synthetic_dataset": {"num_samples": 999}}, "synthetic_dataset: num_samples: Input should be greater than"),
         (

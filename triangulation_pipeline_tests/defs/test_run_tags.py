@@ -11,7 +11,7 @@ import pytest
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.io_managers import ModelReference, ReferenceIOManager
-from triangulation_pipeline.defs.resources import OpenStorage, Storage
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import outcome_tags, resumed_tags, run_tags
 from triangulation_pipeline.jobs import liveness
 from triangulation_pipeline.jobs.states import request_stop
@@ -200,7 +200,7 @@ def test_a_run_that_was_stopped_says_so_and_the_one_that_goes_on_from_it_too(
     home: Path, monkeypatch: pytest.MonkeyPatch, stop: Stop, outcome: str
 ) -> None:
     monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
-    instance, engine, run_id = dg.DagsterInstance.get(), OpenStorage().engine, str(uuid.uuid4())
+    instance, engine, run_id = dg.DagsterInstance.get(), Storage().engine, str(uuid.uuid4())
     long = settings(trained_model={"epochs": 300, "early_stop_patience": 0})
     with when_epochs_are_done(engine, run_id, 1, lambda: request_stop(engine, run_id, stop)):
         run = execute(long, instance=instance, run_id=run_id)

@@ -141,3 +141,14 @@ def test_odd_sites_are_a_warning_on_the_page_of_the_network(home: Path, tmp_path
     plain = execute(settings(), ["receiver_network"])
     assert "warnings" not in plain.metadata("receiver_network")
     assert plain.metadata("receiver_network")["network_digest"] == NORTH_WEST_ITALY.digest
+
+
+def test_a_gain_that_was_measured_at_some_sites_only_is_shown_at_those(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "measured.yaml"
+    path.write_text(
+        "name: measured\nsites:\n  - {name: a, lat: 45.0, lon: 7.0, gain_offset_db: 0.7}\n"
+        "  - {name: b, lat: 45.2, lon: 7.9}\n  - {name: c, lat: 44.6, lon: 8.3}\n"
+    )
+    run = execute(settings(receiver_network={"network_file": str(path)}), ["receiver_network"])
+    rows = run.metadata("receiver_network")["sites"]
+    assert [(row["number"], row["gain_offset_db"]) for row in rows] == [(1, 0.7), (2, None), (3, None)]

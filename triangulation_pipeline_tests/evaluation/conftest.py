@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, compare
+from triangulation_pipeline.evaluation.comparison import Comparison, compare
+from triangulation_pipeline.evaluation.estimators import (
+    ESTIMATORS,
+    GAUSS_NEWTON,
+    HUBER_GAUSS_NEWTON,
+    MIXTURE_ML_FROM_TRUTH,
+    MODEL,
+    Estimator,
+)
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
@@ -52,28 +60,28 @@ def by_level(rss_batch: SampleBatch) -> Comparison:
 def handmade() -> Comparison:
     """Five rows; the last is of poor geometry, Gauss-Newton has no fix on the third."""
     model = np.array([10.0, 20.0, 30.0, 40.0, 1000.0])
-    distance: dict[Estimator, np.ndarray | None] = dict.fromkeys(Estimator)
+    distance: dict[Estimator, np.ndarray | None] = dict.fromkeys(ESTIMATORS)
     distance |= {
-        Estimator.model: model,
-        Estimator.gauss_newton: np.array([30.0, 50.0, np.nan, 90.0, 5.0]),
-        Estimator.huber_gauss_newton: 2 * model,
-        Estimator.mixture_ml_from_truth: model / 2,
+        MODEL: model,
+        GAUSS_NEWTON: np.array([30.0, 50.0, np.nan, 90.0, 5.0]),
+        HUBER_GAUSS_NEWTON: 2 * model,
+        MIXTURE_ML_FROM_TRUTH: model / 2,
     }
     return Comparison(
         max_gdop=5.0,
-        ceiling=Estimator.mixture_ml_from_truth,
+        oracle=MIXTURE_ML_FROM_TRUTH,
         truth_en_m=np.arange(10.0).reshape(5, 2) * 1e4,
         distance_m=distance,
         nees=np.array([0.5, 1.0, 3.0, 7.0, np.nan]),
         predicted_rms_m=np.array([40.0, 10.0, 20.0, 30.0, 50.0]),
         crlb_m=np.array([10.0, 20.0, 30.0, 40.0, np.nan]),
         mixture_crlb_m=np.array([20.0, 40.0, 60.0, 80.0, np.nan]),
-        detections=np.array([7, 7, 6, 6, 3]),
+        num_detections=np.array([7, 7, 6, 6, 3]),
         good_geometry=np.array([True, True, True, True, False]),
     )
 
 
-def some_comparison(ceiling: Estimator = Estimator.mixture_ml_from_truth) -> Comparison:
+def some_comparison(oracle: Estimator = MIXTURE_ML_FROM_TRUTH) -> Comparison:
     """Sixty random rows on which all estimators differ; each lacks some fixes, and some rows lack a bound, an ellipse
     or a predicted error. Some lie just inside and just outside of each ellipse that is counted."""
     rng = np.random.default_rng(7)
@@ -86,21 +94,21 @@ def some_comparison(ceiling: Estimator = Estimator.mixture_ml_from_truth) -> Com
 
     return Comparison(
         max_gdop=4.5,
-        ceiling=ceiling,
+        oracle=oracle,
         truth_en_m=rng.normal(0, 50e3, (60, 2)),
-        distance_m={estimator: some(10.0 * (i + 1), i) for i, estimator in enumerate(Estimator, start=1)},
+        distance_m={estimator: some(10.0 * (i + 1), i) for i, estimator in enumerate(ESTIMATORS, start=1)},
         nees=np.concatenate([some(2.0, 4)[:52], 0.9999 * edges, 1.0001 * edges]),
         predicted_rms_m=np.round(some(30.0, 3)),  # with ties
         crlb_m=some(7.0, 5),
         mixture_crlb_m=some(9.0, 6),
-        detections=rng.integers(2, 8, 60),
+        num_detections=rng.integers(2, 8, 60),
         good_geometry=rng.random(60) < 0.7,
     )
 
 
 def cut(comparison: Comparison, rows: slice) -> Comparison:
     """The same comparison on fewer rows."""
-    per_row = ("truth_en_m", "nees", "predicted_rms_m", "crlb_m", "mixture_crlb_m", "detections", "good_geometry")
+    per_row = ("truth_en_m", "nees", "predicted_rms_m", "crlb_m", "mixture_crlb_m", "num_detections", "good_geometry")
     return replace(
         comparison,
         distance_m={name: None if d is None else d[rows] for name, d in comparison.distance_m.items()},

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from triangulation_pipeline.evaluation.comparison import (
-    Comparison,
+from triangulation_pipeline.evaluation.comparison import Comparison, compare
+from triangulation_pipeline.evaluation.estimators import (
+    ESTIMATORS,
+    GAUSS_NEWTON,
+    HUBER_GAUSS_NEWTON,
+    LEVEL_POSTERIOR_MEAN,
+    MIXTURE_ML,
+    MIXTURE_ML_FROM_TRUTH,
+    MODEL,
+    POWER_WEIGHTED_CENTROID,
     Estimator,
-    Subset,
-    Summary,
-    compare,
 )
+from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.level import level_posterior_mean
@@ -29,15 +35,15 @@ from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut, some_comparison
 
 BY_TIME = (
-    Estimator.gauss_newton,
-    Estimator.huber_gauss_newton,
-    Estimator.mixture_ml,
-    Estimator.mixture_ml_from_truth,
+    GAUSS_NEWTON,
+    HUBER_GAUSS_NEWTON,
+    MIXTURE_ML,
+    MIXTURE_ML_FROM_TRUTH,
 )
 
 
 def test_estimators_by_hand(handmade: Comparison) -> None:
-    summary = handmade.summary()
+    summary = handmade.summary().document()
     everything, good = summary["all"], summary["good_geometry"]
     assert (everything["rows"], good["rows"]) == (5, 4)
     assert (everything["common_rows"], good["common_rows"]) == (4, 3)
@@ -56,7 +62,7 @@ def test_estimators_by_hand(handmade: Comparison) -> None:
 
 
 def test_bounds_and_ratios_by_hand(handmade: Comparison) -> None:
-    good = handmade.summary()["good_geometry"]
+    good = handmade.summary().document()["good_geometry"]
     assert (good["crlb_p50_m"], good["mixture_crlb_p50_m"]) == (25, 50)
     assert good["crlb_rms_m"] == pytest.approx(np.sqrt(750))
     assert good["mixture_crlb_rms_m"] == pytest.approx(2 * np.sqrt(750))
@@ -77,7 +83,7 @@ def test_bounds_and_ratios_by_hand(handmade: Comparison) -> None:
 
 
 def test_calibration_by_hand(handmade: Comparison) -> None:
-    calibration = handmade.summary()["good_geometry"]["calibration"]
+    calibration = handmade.summary().document()["good_geometry"]["calibration"]
     assert calibration["coverage_50"] == 0.5  # 0.5 and 1.0 are below 1.386
     assert calibration["coverage_68"] == 0.5  # 3.0 is above 2.30
     assert calibration["coverage_90"] == 0.75
@@ -86,13 +92,13 @@ def test_calibration_by_hand(handmade: Comparison) -> None:
     assert calibration["nees_mean"] == pytest.approx(11.5 / 4)
     assert calibration["nees_trimmed_mean"] == pytest.approx(4.5 / 3)
     # A row without a valid ellipse is not covered, and has no NEES.
-    everything = handmade.summary()["all"]["calibration"]
+    everything = handmade.summary().document()["all"]["calibration"]
     assert everything["coverage_95"] == 0.6
     assert everything["nees_mean"] == pytest.approx(11.5 / 4)
 
 
 def test_bins_and_selective_risk_by_hand(handmade: Comparison) -> None:
-    good = handmade.summary()["good_geometry"]
+    good = handmade.summary().document()["good_geometry"]
     assert [part["detections"] for part in good["by_detections"]] == [6, 7]
     six, seven = good["by_detections"]
     assert (six["count"], seven["count"], seven["p50_m"]) == (2, 2, 15)
@@ -134,7 +140,7 @@ def covered(nees: list[float], share: float) -> float | None:
     return mean([float(value <= chi2(2).ppf(share)) for value in nees])
 
 
-def statistics(distances: list[float]) -> Summary:
+def statistics(distances: list[float]) -> dict[str, Any]:
     return {
         "count": len(distances),
         "rmse_m": rms(distances),
@@ -148,14 +154,14 @@ def over(mine: float | None, others: float | None) -> float | None:
     return None if mine is None or others is None else mine / others
 
 
-def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
+def defined_summary(comparison: Comparison, subset: Subset) -> dict[str, Any]:
     """Each number of a subset's summary by its definition, row by row."""
     rows = [i for i in range(len(comparison.nees)) if subset is Subset.all or comparison.good_geometry[i]]
     distances = {name: values for name, values in comparison.distance_m.items() if values is not None}
     common = [i for i in rows if all(math.isfinite(values[i]) for values in distances.values())]
-    model, predicted_m, nees = distances[Estimator.model], comparison.predicted_rms_m, comparison.nees
+    model, predicted_m, nees = distances[MODEL], comparison.predicted_rms_m, comparison.nees
 
-    def bounds(of: list[int]) -> Summary:
+    def bounds(of: list[int]) -> dict[str, Any]:
         known, mixture = (finite(b[i] for i in of) for b in (comparison.crlb_m, comparison.mixture_crlb_m))
         return {
             "crlb_rms_m": rms(known),
@@ -164,7 +170,7 @@ def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
             "mixture_crlb_p50_m": percentile(mixture, 50),
         }
 
-    def part(of: list[int]) -> Summary:
+    def part(of: list[int]) -> dict[str, Any]:
         return {
             "count": len(of),
             "predicted_rms_m": rms(finite(predicted_m[i] for i in of)),
@@ -174,9 +180,9 @@ def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
             "coverage_95": covered([nees[i] for i in of], 0.95),
         }
 
-    on_common = {name.value: statistics([values[i] for i in common]) for name, values in distances.items()}
-    absent = {name.value: None for name in Estimator if name not in distances}
-    mine, best = on_common["model"], on_common[comparison.ceiling.value]
+    on_common = {name.name: statistics([values[i] for i in common]) for name, values in distances.items()}
+    absent = {name.name: None for name in ESTIMATORS if name not in distances}
+    mine, best = on_common["model"], on_common[comparison.oracle.name]
     huber = on_common.get("huber_gauss_newton", {})
     limits = bounds(common)
     known = finite(nees[i] for i in rows)
@@ -189,7 +195,7 @@ def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
     return {
         "rows": len(rows),
         "estimators": {
-            name.value: {
+            name.name: {
                 **statistics(finite(values[i] for i in rows)),
                 "rows_without_fix": sum(not math.isfinite(values[i]) for i in rows),
             }
@@ -222,8 +228,8 @@ def defined_summary(comparison: Comparison, subset: Subset) -> Summary:
             {"low_m": predicted_m[some[0]], "high_m": predicted_m[some[-1]], **part(some)} for some in bins if some
         ],
         "by_detections": [
-            {"detections": count, **part([i for i in rows if comparison.detections[i] == count])}
-            for count in sorted({int(comparison.detections[i]) for i in rows})
+            {"detections": count, **part([i for i in rows if comparison.num_detections[i] == count])}
+            for count in sorted({int(comparison.num_detections[i]) for i in rows})
         ],
         "selective_risk": [
             {"retained": share, "count": n, "rmse_m": rms([model[i] for i in sure[:n]])}
@@ -250,11 +256,11 @@ def nearly(numbers: dict[str, float | None]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rows", [60, 7, 1, 0])
-@pytest.mark.parametrize("ceiling", [Estimator.mixture_ml_from_truth, Estimator.level_posterior_mean])
-def test_every_number_of_a_summary_is_what_its_name_says(ceiling: Estimator, rows: int) -> None:
-    comparison = cut(some_comparison(ceiling), slice(60 - rows, 60))
-    summary = comparison.summary()
-    assert {name: summary[name] for name in ("max_gdop", "ceiling")} == {"max_gdop": 4.5, "ceiling": ceiling.value}
+@pytest.mark.parametrize("oracle", [MIXTURE_ML_FROM_TRUTH, LEVEL_POSTERIOR_MEAN])
+def test_every_number_of_a_summary_is_what_its_name_says(oracle: Estimator, rows: int) -> None:
+    comparison = cut(some_comparison(oracle), slice(60 - rows, 60))
+    summary = comparison.summary().document()
+    assert {name: summary[name] for name in ("max_gdop", "ceiling")} == {"max_gdop": 4.5, "ceiling": oracle.name}
     assert summary.keys() == {"max_gdop", "ceiling", "nees_expected", *(subset.value for subset in Subset)}
     for subset in Subset:
         assert leaves(summary[subset]) == nearly(leaves(defined_summary(comparison, subset)))
@@ -263,25 +269,27 @@ def test_every_number_of_a_summary_is_what_its_name_says(ceiling: Estimator, row
 
 
 def test_every_number_of_a_summary_without_arrival_times_is_what_its_name_says() -> None:
-    whole = some_comparison(Estimator.level_posterior_mean)
+    whole = some_comparison(LEVEL_POSTERIOR_MEAN)
     by_level = replace(whole, distance_m=whole.distance_m | dict.fromkeys(BY_TIME))
     for subset in Subset:
-        summary = by_level.summary()[subset]
+        summary = by_level.summary().document()[subset]
         assert leaves(summary) == nearly(leaves(defined_summary(by_level, subset)))
-        assert [name for name, statistics in summary["estimators"].items() if statistics is None] == list(BY_TIME)
+        assert [name for name, statistics in summary["estimators"].items() if statistics is None] == [
+            name.name for name in BY_TIME
+        ]
 
 
 def test_expected_nees_are_those_of_chi_square(handmade: Comparison) -> None:
     """With two degrees of freedom: an exponential distribution of mean 2."""
     inside = 1 - (1 + math.log(100)) / 100  # the share of the mean that lies below the 99 % point
-    assert handmade.summary()["nees_expected"] == pytest.approx(
+    assert handmade.summary().document()["nees_expected"] == pytest.approx(
         {"nees_p50": chi2(2).median(), "nees_mean": chi2(2).mean(), "nees_trimmed_mean": 2 * inside / 0.99}, abs=1e-5
     )
 
 
 def test_nothing_is_a_multiple_of_no_error(handmade: Comparison) -> None:
-    exact = replace(handmade, distance_m=handmade.distance_m | {Estimator.huber_gauss_newton: np.zeros(5)})
-    ratios = exact.summary()["all"]["ratios"]
+    exact = replace(handmade, distance_m=handmade.distance_m | {HUBER_GAUSS_NEWTON: np.zeros(5)})
+    ratios = exact.summary().document()["all"]["ratios"]
     assert [ratios[f"{name}_over_huber"] for name in ("p50", "p95", "rmse")] == [None] * 3
     assert ratios["rmse_over_ceiling"] == 2
 
@@ -319,7 +327,7 @@ def test_a_comparison_holds_what_its_rows_say(default_batch: SampleBatch) -> Non
         NORTH_WEST_ITALY, PRESETS[Preset.default], test, train, Positions(truth_en_m + off_m, covariance_m2), limit
     )
     np.testing.assert_allclose(found.truth_en_m, truth_en_m)
-    model_m, centroid_m = (found.distance_m[name] for name in (Estimator.model, Estimator.power_weighted_centroid))
+    model_m, centroid_m = (found.distance_m[name] for name in (MODEL, POWER_WEIGHTED_CENTROID))
     assert model_m is not None
     assert centroid_m is not None
     # Haversine on the mean sphere against the ellipsoid's metres.
@@ -333,7 +341,7 @@ def test_a_comparison_holds_what_its_rows_say(default_batch: SampleBatch) -> Non
     np.testing.assert_allclose(found.predicted_rms_m[3:], np.sqrt(np.trace(covariance_m2[3:], axis1=1, axis2=2)))
     assert np.isnan(found.predicted_rms_m[:3]).all()
     np.testing.assert_array_equal(found.crlb_m, test.crlb_m)
-    np.testing.assert_array_equal(found.detections, test.signal_present.sum(1))
+    np.testing.assert_array_equal(found.num_detections, test.signal_present.sum(1))
     # At the limit geometry is no longer good.
     assert found.good_geometry.tolist() == [bool(gdop < limit) for gdop in test.gdop]
     assert found.good_geometry.sum() == 20
@@ -347,9 +355,9 @@ def test_each_rival_is_the_solver_of_its_name(default_batch: SampleBatch) -> Non
     ground = Geometry(NORTH_WEST_ITALY, 2.0)
     bias_ns = fit_site_biases_ns(ground, default_batch)
     fixes = {
-        Estimator.gauss_newton: gauss_newton(ground, few, bias_ns, Loss.linear),
-        Estimator.huber_gauss_newton: gauss_newton(ground, few, bias_ns, Loss.huber),
-        Estimator.mixture_ml: mixture_maximum_likelihood(ground, few, bias_ns, scenario.excess_delay),
+        GAUSS_NEWTON: gauss_newton(ground, few, bias_ns, Loss.linear),
+        HUBER_GAUSS_NEWTON: gauss_newton(ground, few, bias_ns, Loss.huber),
+        MIXTURE_ML: mixture_maximum_likelihood(ground, few, bias_ns, scenario.excess_delay),
     }
     for name, fix in fixes.items():
         distance_m = found.distance_m[name]
@@ -363,14 +371,14 @@ def test_without_arrival_times_the_ceiling_knows_the_site_gains(by_level: Compar
     test, scenario = rss_batch.take(rss_batch.split == Split.test), PRESETS[Preset.rss]
     gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
     en_m = level_posterior_mean(NORTH_WEST_ITALY, test, scenario, gains_db).en_m
-    ceiling_m = by_level.distance_m[Estimator.level_posterior_mean]
+    ceiling_m = by_level.distance_m[LEVEL_POSTERIOR_MEAN]
     assert ceiling_m is not None
     np.testing.assert_allclose(ceiling_m, np.hypot(*(en_m - by_level.truth_en_m).T), rtol=0.01)
     assert np.isnan(by_level.mixture_crlb_m).all()
 
 
 def test_default_ranks_the_estimators(by_time: Comparison) -> None:
-    summary = by_time.summary()
+    summary = by_time.summary().document()
     good = summary["good_geometry"]
     p95 = {name: values["p95_m"] for name, values in good["on_common_rows"].items() if values}
     assert p95["mixture_ml_from_truth"] <= 1.02 * p95["mixture_ml"]
@@ -387,7 +395,7 @@ def test_default_ranks_the_estimators(by_time: Comparison) -> None:
 
 
 def test_an_honest_model_is_calibrated(by_time: Comparison) -> None:
-    everything = by_time.summary()["all"]
+    everything = by_time.summary().document()["all"]
     # Haversine on the mean sphere against the ellipsoid's metres: within 0.5 %.
     assert everything["estimators"]["model"]["rmse_m"] == pytest.approx(np.sqrt(2) * SIGMA_M, rel=0.08)
     for name, share in (("coverage_50", 0.5), ("coverage_68", 0.683), ("coverage_90", 0.9), ("coverage_95", 0.95)):
@@ -396,11 +404,11 @@ def test_an_honest_model_is_calibrated(by_time: Comparison) -> None:
 
 
 def test_levels_alone_have_no_solver_by_time(by_level: Comparison) -> None:
-    summary = by_level.summary()
+    summary = by_level.summary().document()
     everything = summary["all"]
     for name in BY_TIME:
-        assert everything["estimators"][name.value] is None
-        assert everything["on_common_rows"][name.value] is None
+        assert everything["estimators"][name.name] is None
+        assert everything["on_common_rows"][name.name] is None
     assert summary["ceiling"] == "level_posterior_mean"
     ceiling, centroid = (everything["estimators"][name] for name in ("level_posterior_mean", "power_weighted_centroid"))
     assert 25_000 < ceiling["rmse_m"] < 0.9 * centroid["rmse_m"]
@@ -416,9 +424,9 @@ def test_levels_alone_have_no_solver_by_time(by_level: Comparison) -> None:
 def test_summaries_are_json_without_nan(by_time: Comparison, by_level: Comparison, handmade: Comparison) -> None:
     nothing = cut(handmade, slice(0, 0))
     for comparison in (by_time, by_level, handmade, nothing, cut(handmade, slice(4, 5))):
-        text = json.dumps(comparison.summary(), allow_nan=False)
-        assert json.loads(text) == comparison.summary()
-    assert nothing.summary()["all"]["rows"] == 0
+        text = json.dumps(comparison.summary().document(), allow_nan=False)
+        assert json.loads(text) == comparison.summary().document()
+    assert nothing.summary().document()["all"]["rows"] == 0
 
 
 def test_site_biases_come_from_the_train_part(by_time: Comparison, default_batch: SampleBatch) -> None:
@@ -443,9 +451,7 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
     ground = Geometry(NORTH_WEST_ITALY, 2.0)
     bias_ns = fit_site_biases_ns(ground, default_batch)
     seeing = mixture_maximum_likelihood(ground, hard, bias_ns, scenario.excess_delay, comparison.truth_en_m)
-    ceiling_m, blind_m = (
-        comparison.distance_m[name] for name in (Estimator.mixture_ml_from_truth, Estimator.mixture_ml)
-    )
+    ceiling_m, blind_m = (comparison.distance_m[name] for name in (MIXTURE_ML_FROM_TRUTH, MIXTURE_ML))
     assert ceiling_m is not None
     assert blind_m is not None
     error_m = np.hypot(*(seeing.en_m - comparison.truth_en_m).T)
@@ -467,10 +473,10 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     answer = np.zeros((40, 2)), np.broadcast_to(np.eye(2), (40, 2, 2))
     comparison = compare(network, scenario, few, few, Positions(*answer), 5.0)
     found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
-    both = {Estimator.model, Estimator.power_weighted_centroid}
-    assert found == both | (set(BY_TIME) if by_time else {Estimator.level_posterior_mean})
-    np.testing.assert_array_equal(comparison.detections, few.signal_present.sum(1))
-    assert comparison.ceiling is (Estimator.mixture_ml_from_truth if by_time else Estimator.level_posterior_mean)
+    both = {MODEL, POWER_WEIGHTED_CENTROID}
+    assert found == both | (set(BY_TIME) if by_time else {LEVEL_POSTERIOR_MEAN})
+    np.testing.assert_array_equal(comparison.num_detections, few.signal_present.sum(1))
+    assert comparison.oracle is (MIXTURE_ML_FROM_TRUTH if by_time else LEVEL_POSTERIOR_MEAN)
 
 
 def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_clocks(rss_batch: SampleBatch) -> None:
@@ -478,7 +484,7 @@ def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_cloc
     answer = np.zeros((4, 2)), np.broadcast_to(np.eye(2), (4, 2, 2))
     comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.rss], few, few, Positions(*answer), 5.0)
     assert NORTH_WEST_ITALY.has_timing.sum() >= 3
-    assert comparison.ceiling is Estimator.level_posterior_mean
+    assert comparison.oracle is LEVEL_POSTERIOR_MEAN
 
 
 def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None:
@@ -493,7 +499,7 @@ def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None
         Positions(predicted, covariance),
         5.0,
     )
-    summary = comparison.summary()
+    summary = comparison.summary().document()
     assert summary["all"]["estimators"]["model"]["rows_without_fix"] == 3
     assert summary["all"]["common_rows"] == 1
     json.dumps(summary, allow_nan=False)
@@ -503,7 +509,7 @@ def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None
 def test_bad_input_is_named(default_batch: SampleBatch) -> None:
     few = default_batch.take(slice(0, 4))
     scenario, en_m, covariance = PRESETS[Preset.default], np.zeros((4, 2)), np.zeros((4, 2, 2))
-    with pytest.raises(ValueError, match="predicted must have one row a test sample, 4, it has 3"):
+    with pytest.raises(ValueError, match="predicted must have one row per test sample, 4, it has 3"):
         compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m[:3], covariance[:3]), 5.0)
     with pytest.raises(ValueError, match=r"covariance_m2 must have the shape \(4, 2, 2\)"):
         compare(NORTH_WEST_ITALY, scenario, few, few, Positions(en_m, covariance[:, 0]), 5.0)

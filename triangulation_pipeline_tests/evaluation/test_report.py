@@ -1,5 +1,9 @@
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
-from triangulation_pipeline.evaluation.report import estimator_table, headline
+import json
+
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.estimators import GAUSS_NEWTON, HUBER_GAUSS_NEWTON, MIXTURE_ML_FROM_TRUTH, MODEL
+from triangulation_pipeline.evaluation.report import HEADLINE, estimator_table, headline
+from triangulation_pipeline.evaluation.summary import Evaluation, Subset
 
 from .conftest import some_comparison
 
@@ -16,8 +20,9 @@ SHOWN = {
 
 def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
     summary = some_comparison().summary()
+    document = summary.document()
     expected = {}
-    for part, suffix in ((summary["all"], ""), (summary["good_geometry"], "_good_geom")):
+    for part, suffix in ((document["all"], ""), (document["good_geometry"], "_good_geom")):
         for prefix, name in SHOWN.items():
             statistics = part["estimators"][name]
             expected |= {
@@ -53,11 +58,30 @@ def test_the_table_has_a_row_for_each_estimator_that_exists(handmade: Comparison
     for subset in Subset:
         table = estimator_table(summary, subset)
         assert [row["estimator"] for row in table] == [
-            Estimator.model,
-            Estimator.gauss_newton,
-            Estimator.huber_gauss_newton,
-            Estimator.mixture_ml_from_truth,
+            MODEL.name,
+            GAUSS_NEWTON.name,
+            HUBER_GAUSS_NEWTON.name,
+            MIXTURE_ML_FROM_TRUTH.name,
         ]
         for row in table:
-            assert row == {"estimator": row["estimator"], **summary[subset]["estimators"][row["estimator"]]}
+            assert row == {"estimator": row["estimator"], **summary.document()[subset]["estimators"][row["estimator"]]}
     assert estimator_table(summary, Subset.all) != estimator_table(summary, Subset.good_geometry)
+
+
+def test_a_number_of_the_headline_has_a_unit_and_a_sentence(handmade: Comparison) -> None:
+    names = [name for number in HEADLINE for name in (number.name, number.good_geometry_name)]
+    assert sorted(names) == sorted(headline(handmade.summary()))
+    for number in HEADLINE:
+        assert number.unit == ("m" if number.name.endswith("_m") else "rows" if "rows" in number.name else "1")
+        assert number.description.endswith(".")
+
+
+def test_an_evaluation_is_read_back_as_it_was_stored(handmade: Comparison) -> None:
+    """Also one of an older version, whose headline has other numbers."""
+    summary = handmade.summary()
+    verdict = {"headline": {"test_rmse_m": 1.5}, "max_rmse_m": 100.0, "promoted": False, "promotion_reason": "no"}
+    document = json.loads(json.dumps(summary.document() | verdict))
+    found = Evaluation.model_validate(document)
+    assert found.document() == document
+    assert (found.headline, found.oracle) == ({"test_rmse_m": 1.5}, "mixture_ml_from_truth")
+    assert found.subset(Subset.good_geometry) == summary.good_geometry

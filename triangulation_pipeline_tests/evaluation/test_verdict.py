@@ -1,11 +1,13 @@
 import copy
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Summary
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.summary import Summary
 from triangulation_pipeline.evaluation.verdict import (
     PromotionCheck,
     coverage_limits,
@@ -13,35 +15,41 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_checks,
     promotion_verdict,
 )
+from triangulation_pipeline_tests.evaluation.conftest import some_comparison
+
+Document = dict[str, Any]
 
 
-def verdict(summary: Summary, max_rmse_m: float) -> tuple[bool, str]:
-    return promotion_verdict(summary, promotion_checks(summary, max_rmse_m))
+def checks(document: Document, max_rmse_m: float) -> list[PromotionCheck]:
+    return promotion_checks(Summary.model_validate(document), max_rmse_m)
 
 
-def calibration(summary: Summary, covered: float, rows: int) -> PromotionCheck:
-    good = summary["good_geometry"] | {"rows": rows, "calibration": {"coverage_95": covered}}
-    (found,) = (c for c in promotion_checks(summary | {"good_geometry": good}, 100.0) if c.name == "calibration")
+def verdict(document: Document, max_rmse_m: float) -> tuple[bool, str]:
+    return promotion_verdict(Summary.model_validate(document), checks(document, max_rmse_m))
+
+
+def calibration(summary: Document, covered: float, rows: int) -> PromotionCheck:
+    part = summary["good_geometry"]
+    good = part | {"rows": rows, "calibration": part["calibration"] | {"coverage_95": covered}}
+    (found,) = (c for c in checks(summary | {"good_geometry": good}, 100.0) if c.name == "calibration")
     return found
 
 
 @pytest.fixture
-def summary() -> Summary:
-    """Just what a verdict looks at: all three checks pass."""
-    return {
-        "max_gdop": 5.0,
-        "all": {"rows": 1500, "estimators": {"huber_gauss_newton": {"count": 1500}}},
-        "good_geometry": {
-            "rows": 1200,
-            "common_rows": 1190,
-            "estimators": {"model": {"rmse_m": 68.04, "rows_without_fix": 0}},
-            "on_common_rows": {"model": {"p95_m": 111.9}, "huber_gauss_newton": {"p95_m": 162.1}},
-            "calibration": {"coverage_95": 0.9391},
-        },
-    }
+def summary() -> Document:
+    """As it is stored; what a verdict looks at is such that all three checks pass."""
+    document = some_comparison().summary().document() | {"max_gdop": 5.0}
+    document["all"] |= {"rows": 1500}
+    good = document["good_geometry"]
+    good |= {"rows": 1200, "common_rows": 1190}
+    good["estimators"]["model"] |= {"rmse_m": 68.04, "rows_without_fix": 0}
+    good["on_common_rows"]["model"] |= {"p95_m": 111.9}
+    good["on_common_rows"]["huber_gauss_newton"] |= {"p95_m": 162.1}
+    good["calibration"] |= {"coverage_95": 0.9391}
+    return document
 
 
-def test_promoted(summary: Summary) -> None:
+def test_promoted(summary: Document) -> None:
     assert verdict(summary, 100.0) == (
         True,
         "Promoted: on 1,200 test rows with GDOP < 5 the RMSE of 68.0 m is within 100.0 m, the 95 % ellipse covers "
@@ -49,7 +57,7 @@ def test_promoted(summary: Summary) -> None:
     )
 
 
-def test_limits_are_inclusive(summary: Summary) -> None:
+def test_limits_are_inclusive(summary: Document) -> None:
     assert verdict(summary, 68.04)[0]
     assert not verdict(summary, 68.03)[0]
 
@@ -70,13 +78,13 @@ def test_limits_are_inclusive(summary: Summary) -> None:
     ],
 )
 def test_the_limits_of_calibration_leave_room_for_chance(
-    summary: Summary, covered: float, rows: int, passed: bool
+    summary: Document, covered: float, rows: int, passed: bool
 ) -> None:
     assert calibration(summary, covered, rows).passed == passed
 
 
 @pytest.mark.parametrize("rows", [125, 1200, 100_000])
-def test_the_limits_of_calibration_are_inclusive(summary: Summary, rows: int) -> None:
+def test_the_limits_of_calibration_are_inclusive(summary: Document, rows: int) -> None:
     """1.96 standard errors of the share below 93 % and above 97 %."""
     low = 0.93 - 1.96 * math.sqrt(0.93 * 0.07 / rows)
     high = 0.97 + 1.96 * math.sqrt(0.97 * 0.03 / rows)
@@ -88,7 +96,7 @@ def test_the_limits_of_calibration_are_inclusive(summary: Summary, rows: int) ->
         assert not calibration(summary, math.nextafter(covered, outwards), rows).passed
 
 
-def test_a_model_that_is_just_good_enough_passes_on_nearly_all_samples(summary: Summary) -> None:
+def test_a_model_that_is_just_good_enough_passes_on_nearly_all_samples(summary: Document) -> None:
     rng = np.random.default_rng(0)
     for share in (0.93, 0.97):
         covered = rng.binomial(422, share, 2000) / 422
@@ -100,7 +108,7 @@ def test_a_model_that_is_just_good_enough_passes_on_nearly_all_samples(summary: 
 
 
 @pytest.mark.parametrize("covered", [0.5, 0.95, 1.0])
-def test_too_few_rows_say_nothing_of_calibration(summary: Summary, covered: float) -> None:
+def test_too_few_rows_say_nothing_of_calibration(summary: Document, covered: float) -> None:
     """Below 125 the upper limit is 100 %, which nothing can exceed."""
     assert calibration(summary, 1.0, 125).description == (
         "the 95 % ellipse covers 100.0 % (not within 88.5 to 100.0 %)"
@@ -113,8 +121,8 @@ def test_too_few_rows_say_nothing_of_calibration(summary: Summary, covered: floa
     assert coverage_limits(0) is None
 
 
-def test_each_check_has_its_numbers(summary: Summary) -> None:
-    found = {check.name: check.numbers for check in promotion_checks(summary, 100.0)}
+def test_each_check_has_its_numbers(summary: Document) -> None:
+    found = {check.name: check.numbers for check in checks(summary, 100.0)}
     assert found == {
         "accuracy": {"rmse_m": 68.04, "limit_m": 100.0, "rows": 1200},
         "calibration": {
@@ -146,7 +154,7 @@ NO_RIVAL = "no row has a fix by Huber Gauss-Newton to compare the p95 with"
         (("estimators", "model", "rows_without_fix"), 3, "the model gives no position on 3 rows"),
     ],
 )
-def test_each_failure_is_named(summary: Summary, path: tuple[str, ...], value: float | None, reason: str) -> None:
+def test_each_failure_is_named(summary: Document, path: tuple[str, ...], value: float | None, reason: str) -> None:
     part = summary["good_geometry"]
     for key in path[:-1]:
         part = part[key]
@@ -157,7 +165,7 @@ def test_each_failure_is_named(summary: Summary, path: tuple[str, ...], value: f
     )
 
 
-def test_several_failures_are_one_sentence(summary: Summary) -> None:
+def test_several_failures_are_one_sentence(summary: Document) -> None:
     worse = copy.deepcopy(summary)
     worse["good_geometry"]["calibration"]["coverage_95"] = 0.5
     assert verdict(worse, 10.0) == (
@@ -168,32 +176,32 @@ def test_several_failures_are_one_sentence(summary: Summary) -> None:
 
 
 @pytest.mark.parametrize(("rows", "without"), [(0, 0), (1200, 3)])
-def test_all_checks_fail_where_there_is_nothing_to_go_by(summary: Summary, rows: int, without: int) -> None:
+def test_all_checks_fail_where_there_is_nothing_to_go_by(summary: Document, rows: int, without: int) -> None:
     summary["good_geometry"]["rows"] = rows
     summary["good_geometry"]["estimators"]["model"]["rows_without_fix"] = without
-    found = [(check.name, check.passed) for check in promotion_checks(summary, 100.0)]
+    found = [(check.name, check.passed) for check in checks(summary, 100.0)]
     assert found == [("accuracy", False), ("calibration", False), ("better_than_classical", False)]
 
 
-def test_no_good_geometry(summary: Summary) -> None:
+def test_no_good_geometry(summary: Document) -> None:
     summary["good_geometry"]["rows"] = 0
     assert verdict(summary, 100.0) == (False, "Not promoted: none of the 1,500 test rows has GDOP < 5.")
 
 
 def test_on_real_comparisons(by_time: Comparison, by_level: Comparison) -> None:
     """Also after a round trip through JSON, which turns enumeration members into strings."""
-    promoted, reason = verdict(json.loads(json.dumps(by_time.summary())), 100.0)
+    promoted, reason = verdict(json.loads(json.dumps(by_time.summary().document())), 100.0)
     assert promoted, reason
     rows = len(by_level.nees)
-    assert verdict(by_level.summary(), 100.0) == (
+    assert verdict(by_level.summary().document(), 100.0) == (
         False,
         f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times).",
     )
 
 
-def test_each_check_has_its_own_result(summary: Summary) -> None:
+def test_each_check_has_its_own_result(summary: Document) -> None:
     summary["good_geometry"]["calibration"]["coverage_95"] = 0.5
-    found = {check.name: check.passed for check in promotion_checks(summary, 10.0)}
+    found = {check.name: check.passed for check in checks(summary, 10.0)}
     assert found == {"accuracy": False, "calibration": False, "better_than_classical": True}
 
 

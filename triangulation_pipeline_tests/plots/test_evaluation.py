@@ -6,7 +6,17 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.stats import chi2
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator, Subset
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.estimators import (
+    GAUSS_NEWTON,
+    HUBER_GAUSS_NEWTON,
+    LEVEL_POSTERIOR_MEAN,
+    MIXTURE_ML,
+    MIXTURE_ML_FROM_TRUTH,
+    MODEL,
+    POWER_WEIGHTED_CENTROID,
+)
+from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.plots.dataset import dataset_histograms, dataset_map
 from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
@@ -29,13 +39,13 @@ def test_error_cdf(by_time: Comparison, by_level: Comparison) -> None:
 
 
 NAMES = {
-    Estimator.model: "model",
-    Estimator.mixture_ml_from_truth: "mixture likelihood, knows the truth",
-    Estimator.mixture_ml: "mixture likelihood",
-    Estimator.huber_gauss_newton: "Huber Gauss-Newton",
-    Estimator.gauss_newton: "Gauss-Newton",
-    Estimator.level_posterior_mean: "posterior mean, knows the site gains",
-    Estimator.power_weighted_centroid: "power-weighted centroid",
+    MODEL: "model",
+    MIXTURE_ML_FROM_TRUTH: "mixture likelihood, knows the truth",
+    MIXTURE_ML: "mixture likelihood",
+    HUBER_GAUSS_NEWTON: "Huber Gauss-Newton",
+    GAUSS_NEWTON: "Gauss-Newton",
+    LEVEL_POSTERIOR_MEAN: "posterior mean, knows the site gains",
+    POWER_WEIGHTED_CENTROID: "power-weighted centroid",
 }
 
 
@@ -87,7 +97,7 @@ def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) ->
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
     np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
-    by_level = replace(handmade, ceiling=Estimator.level_posterior_mean)
+    by_level = replace(handmade, oracle=LEVEL_POSTERIOR_MEAN)
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(by_level).axes[0])
     unbound = replace(handmade, crlb_m=np.full(5, np.nan))
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(unbound).axes[0])

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from matplotlib.text import Text
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.estimators import MODEL
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
@@ -48,7 +49,7 @@ def points(figure: Figure, marker: str) -> tuple[np.ndarray, np.ndarray]:
 def test_a_map_shows_each_error_where_its_transmitter_stands() -> None:
     comparison = some_comparison()
     figure = error_map(NORTH_WEST_ITALY, comparison)
-    error_m = comparison.distance_m[Estimator.model]
+    error_m = comparison.distance_m[MODEL]
     assert error_m is not None
     located = np.isfinite(error_m)
     assert 0 < located.sum() < 60
@@ -81,7 +82,7 @@ def test_a_map_of_a_dataset_shows_each_bound_where_its_transmitter_stands(defaul
 def test_the_colours_of_a_map_have_round_borders_within_the_values(spread: float) -> None:
     comparison = some_comparison()
     error_m = 50 * np.random.default_rng(1).lognormal(0.0, spread, 60)
-    figure = error_map(NORTH_WEST_ITALY, replace(comparison, distance_m={Estimator.model: error_m}))
+    figure = error_map(NORTH_WEST_ITALY, replace(comparison, distance_m={MODEL: error_m}))
     edges = np.array(figure.axes[1].get_yticks())
     labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
     low, high = np.quantile(error_m, (0.01, 0.99))
@@ -96,13 +97,13 @@ def test_the_colours_of_a_map_have_round_borders_within_the_values(spread: float
 
 
 def test_a_map_of_fixes_without_any_error_can_be_drawn(handmade: Comparison) -> None:
-    exact = replace(handmade, distance_m={Estimator.model: np.zeros(5)})
+    exact = replace(handmade, distance_m={MODEL: np.zeros(5)})
     assert "5 test transmitters" in drawn(error_map(NORTH_WEST_ITALY, exact))
 
 
 def test_unlocated_rows_are_shown_as_such(handmade: Comparison) -> None:
     assert "no position" not in drawn(error_map(NORTH_WEST_ITALY, handmade))
-    model = handmade.distance_m[Estimator.model]
+    model = handmade.distance_m[MODEL]
     assert model is not None
     model[:] = np.nan
     assert "no position" in drawn(error_map(NORTH_WEST_ITALY, handmade))

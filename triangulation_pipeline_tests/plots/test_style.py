@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from triangulation_pipeline.evaluation.comparison import Comparison, Estimator
+from triangulation_pipeline.evaluation.comparison import Comparison
+from triangulation_pipeline.evaluation.estimators import MODEL
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.plots.dataset import dataset_map
 from triangulation_pipeline.plots.evaluation import error_cdf, error_map
@@ -42,7 +43,7 @@ def picture(figure: Figure) -> np.ndarray:
 )
 def test_an_axis_of_more_decades_has_fewer_ticks_in_each(handmade: Comparison, decades: int, steps: set[int]) -> None:
     model_m = np.array([1.0, 1.0, 10.0**decades / 2, 10.0**decades / 2, 1.0])
-    axes = error_cdf(replace(handmade, distance_m={Estimator.model: model_m})).axes[0]
+    axes = error_cdf(replace(handmade, distance_m={MODEL: model_m})).axes[0]
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low < tick < high]
     assert {round(tick / 10 ** np.floor(np.log10(tick) + 1e-9)) for tick in ticks} == steps

@@ -16,14 +16,13 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.samples import SampleBatch, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
-from triangulation_pipeline.storage.s3 import S3Store
+from triangulation_pipeline.storage.s3 import S3Store, make_client
 from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import (
     NO_BINARIES,
@@ -147,7 +146,7 @@ def client(s3_endpoint: str) -> Any:
     """The client that the AWS variables give."""
     with pytest.MonkeyPatch.context() as patch:
         use_s3(patch, s3_endpoint)
-        return s3_client()
+        return make_client()
 
 
 @pytest.fixture

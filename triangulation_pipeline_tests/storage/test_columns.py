@@ -44,7 +44,7 @@ def test_a_time_is_text_of_one_width_in_utc_on_sqlite() -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_a_time_without_zone_is_refused(dialect: Dialect) -> None:
-    with pytest.raises(ValueError, match=r"a time must say its timezone, got 2026-01-01T00:00:00"):
+    with pytest.raises(ValueError, match=r"a time must have a timezone, got 2026-01-01T00:00:00"):
         UtcDateTime().process_bind_param(datetime(2026, 1, 1), dialect)
 
 

@@ -4,21 +4,28 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import FolderStore, open_store
+from triangulation_pipeline.storage.objects import FolderStore
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.stores import open_store
 
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 
 
-def no_client() -> None:
-    raise AssertionError("a folder asks for no client")
+@pytest.fixture(autouse=True)
+def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> NoReturn:
+        raise AssertionError("a folder asks for no client")
+
+    monkeypatch.setattr(s3, "make_client", refuse)
 
 
 def files(root: Path) -> list[Path]:
@@ -119,7 +126,7 @@ def test_no_link_leads_out_of_the_folder(folder: FolderStore, tmp_path: Path, li
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "objects").symlink_to("disk")
-    store = open_store(tmp_path / "objects", no_client)
+    store = open_store(tmp_path / "objects")
     stored = store.put(KEY, b"data")
     assert stored.location == str(tmp_path / "objects" / KEY)  # wherever the link will lead
     assert store.get(KEY, stored.sha256) == b"data"
@@ -180,9 +187,9 @@ def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path, monkeyp
     mask = os.umask(0o022)
     try:
         place = read_settings()
-        open_store(place.object_store, no_client)
+        open_store(place.object_store)
         open_database(place.database_url).dispose()
-        open_store(shared, no_client).put(KEY, b"data")
+        open_store(shared).put(KEY, b"data")
         open_database(f"sqlite:///{tmp_path}/new/deep/t.db").dispose()
     finally:
         os.umask(mask)
@@ -195,10 +202,10 @@ def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path, monkeyp
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/objects cannot be opened: Not a directory"):
-        open_store(tmp_path / "file" / "objects", no_client)
+        open_store(tmp_path / "file" / "objects")
     with pytest.raises(StorageError, match=r"object 'a' cannot be stored .*: Not a directory"):
         FolderStore(tmp_path / "file" / "objects").put("a", b"")
-    store = open_store(tmp_path / "objects", no_client)
+    store = open_store(tmp_path / "objects")
     store.put("a/b", b"")
     with pytest.raises(StorageError, match=r"object 'a' cannot be stored .*: Is a directory"):
         store.put("a", b"")

@@ -41,11 +41,11 @@ from botocore.exceptions import (
 from moto.server import ThreadedMotoServer
 from urllib3.exceptions import LocationParseError, NameResolutionError
 
-from triangulation_pipeline.defs.resources import s3_client
 from triangulation_pipeline.storage import s3
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import S3Place, open_store
-from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store
+from triangulation_pipeline.storage.objects import S3Location
+from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store, make_client
+from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline_tests.conftest import S3_ACCESS_KEY_ID, S3_SECRET, new_bucket_name, use_s3
 from triangulation_pipeline_tests.storage.conftest import Clock
 
@@ -73,7 +73,7 @@ def free_port() -> int:
 def client_of(endpoint: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         use_s3(patch, endpoint)
-        return s3_client()
+        return make_client()
 
 
 def refusal(act: Callable[[], Any]) -> str:
@@ -315,16 +315,18 @@ def test_a_bucket_that_another_process_made_meanwhile_is_there(code: str) -> Non
         (ConfigParseError(path="s3cret"), "the AWS variables and files cannot be used (ConfigParseError)"),
     ],
 )
-def test_variables_that_make_no_client_are_named(error: Exception, says: str) -> None:
+def test_variables_that_make_no_client_are_named(error: Exception, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails() -> Any:
         raise error
 
-    assert refusal(lambda: open_store(S3Place("bucket", "a"), fails)) == says
+    monkeypatch.setattr(s3, "make_client", fails)
+    assert refusal(lambda: open_store(S3Location("bucket", "a"))) == says
 
 
-def test_an_address_that_hides_its_password_badly_is_refused() -> None:
+def test_an_address_that_hides_its_password_badly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Stub(ValueError(), endpoint="http://me:s3/cret@host:9000")
-    message = refusal(lambda: open_store(S3Place("bucket", "a"), lambda: client))
+    monkeypatch.setattr(s3, "make_client", lambda: client)
+    message = refusal(lambda: open_store(S3Location("bucket", "a")))
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
 
 
@@ -398,11 +400,11 @@ def test_locations_begin_with_the_bucket_and_the_prefix() -> None:
 
 def test_a_store_is_opened_by_the_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, s3_endpoint)
-    place = S3Place(new_bucket_name(), "some/prefix")
-    stored = open_store(place, s3_client).put(KEY, b"data")
+    place = S3Location(new_bucket_name(), "some/prefix")
+    stored = open_store(place).put(KEY, b"data")
     assert stored.location == f"s3://{place.bucket}/some/prefix/{KEY}"
     # A second opening finds the bucket, and what is in it.
-    assert open_store(place, s3_client).get(KEY, stored.sha256) == b"data"
+    assert open_store(place).get(KEY, stored.sha256) == b"data"
 
 
 def test_the_variables_say_where_and_as_whom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,14 +412,14 @@ def test_the_variables_say_where_and_as_whom(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://two:9000")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-south-1")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "the-token")
-    client = s3_client()
+    client = make_client()
     assert (client.meta.endpoint_url, client.meta.region_name) == ("http://one:9000", "eu-south-1")
     url = client.generate_presigned_url("get_object", {"Bucket": "bucket", "Key": KEY})
     assert url.startswith(f"http://one:9000/bucket/{KEY}?")
     assert S3_ACCESS_KEY_ID in url
     assert "the-token" in url
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    assert s3_client().meta.endpoint_url == "http://two:9000"
+    assert make_client().meta.endpoint_url == "http://two:9000"
 
 
 @pytest.mark.production
@@ -432,7 +434,7 @@ def test_many_open_a_store_at_once(client: Any) -> None:
 def test_a_bucket_is_made_where_its_client_is(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, s3_endpoint)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-south-1")
-    client, name = s3_client(), new_bucket_name()
+    client, name = make_client(), new_bucket_name()
     S3Store(client, name).open()
     found = client.get_bucket_location(Bucket=name)["LocationConstraint"]
     assert found == "eu-south-1" or "TRIANGULATION_TEST_S3_ENDPOINT" in os.environ  # which may have no regions
@@ -442,7 +444,7 @@ def test_a_server_without_regions_is_asked_without(monkeypatch: pytest.MonkeyPat
     with answers((404, "NoSuchBucket"), (400, "InvalidLocationConstraint"), (200, "")) as (endpoint, asked):
         use_s3(monkeypatch, endpoint)
         monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-south-1")
-        S3Store(s3_client(), "my-bucket").open()
+        S3Store(make_client(), "my-bucket").open()
     assert asked[1:] == ["PUT /my-bucket"] * 2
 
 
@@ -598,7 +600,7 @@ def test_an_unknown_host_is_named() -> None:
 
 def test_an_address_that_is_none_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, "me:s3cret@host")
-    message = refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    message = refusal(lambda: open_store(S3Location("bucket", "")))
     assert message == "AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000"
 
 
@@ -606,11 +608,11 @@ def test_missing_credentials_are_asked_for(s3_endpoint: str, monkeypatch: pytest
     use_s3(monkeypatch, s3_endpoint)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     asked_for = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    assert asked_for in refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    assert asked_for in refusal(lambda: open_store(S3Location("bucket", "")))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert asked_for in refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    assert asked_for in refusal(lambda: open_store(S3Location("bucket", "")))
     monkeypatch.setenv("AWS_PROFILE", "s3cret")
-    assert "AWS_PROFILE names no profile" in refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    assert "AWS_PROFILE names no profile" in refusal(lambda: open_store(S3Location("bucket", "")))
 
 
 @pytest.mark.parametrize(
@@ -664,7 +666,7 @@ def test_a_wrong_region_names_its_variable(code: str, tells: str) -> None:
 def test_a_region_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     use_s3(monkeypatch, "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "s3cret/../")
-    message = refusal(lambda: open_store(S3Place("bucket", ""), s3_client))
+    message = refusal(lambda: open_store(S3Location("bucket", "")))
     assert message == "AWS_DEFAULT_REGION must be the name of a region, as in eu-south-1"
 
 

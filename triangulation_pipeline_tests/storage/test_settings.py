@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.objects import S3Place
-from triangulation_pipeline.storage.settings import home, read_settings
+from triangulation_pipeline.storage.objects import S3Location
+from triangulation_pipeline.storage.settings import dagster_home, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_a_home_that_is_empty_is_the_current_folder_and_a_relative_one_is_seen_f
 ) -> None:
     for given, home_folder in (("", tmp_path), ("mine", tmp_path / "mine"), (str(tmp_path / "abs"), tmp_path / "abs")):
         monkeypatch.setenv("DAGSTER_HOME", given)
-        assert home() == home_folder
+        assert dagster_home() == home_folder
         assert read_settings().object_store == home_folder / ".dagster" / "objects"
 
 
@@ -74,17 +74,17 @@ def test_absolute_places_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("value", "place", "text"),
     [
-        ("s3://my-bucket/a/prefix", S3Place("my-bucket", "a/prefix"), "s3://my-bucket/a/prefix"),
-        (" S3://my.bucket/prefix/ ", S3Place("my.bucket", "prefix"), "s3://my.bucket/prefix"),
-        ("s3://bucket", S3Place("bucket", ""), "s3://bucket"),
-        ("s3://bucket/", S3Place("bucket", ""), "s3://bucket"),
-        ("s3://abc/A_b.c=d-e", S3Place("abc", "A_b.c=d-e"), "s3://abc/A_b.c=d-e"),
-        (f"s3://{'a' * 63}/b", S3Place("a" * 63, "b"), f"s3://{'a' * 63}/b"),
-        ("s3://1.2.3a", S3Place("1.2.3a", ""), "s3://1.2.3a"),
+        ("s3://my-bucket/a/prefix", S3Location("my-bucket", "a/prefix"), "s3://my-bucket/a/prefix"),
+        (" S3://my.bucket/prefix/ ", S3Location("my.bucket", "prefix"), "s3://my.bucket/prefix"),
+        ("s3://bucket", S3Location("bucket", ""), "s3://bucket"),
+        ("s3://bucket/", S3Location("bucket", ""), "s3://bucket"),
+        ("s3://abc/A_b.c=d-e", S3Location("abc", "A_b.c=d-e"), "s3://abc/A_b.c=d-e"),
+        (f"s3://{'a' * 63}/b", S3Location("a" * 63, "b"), f"s3://{'a' * 63}/b"),
+        ("s3://1.2.3a", S3Location("1.2.3a", ""), "s3://1.2.3a"),
     ],
 )
 def test_a_bucket_is_a_place_for_objects(
-    monkeypatch: pytest.MonkeyPatch, value: str, place: S3Place, text: str
+    monkeypatch: pytest.MonkeyPatch, value: str, place: S3Location, text: str
 ) -> None:
     monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", value)
     assert read_settings().object_store == place

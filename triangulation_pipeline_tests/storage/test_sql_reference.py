@@ -35,11 +35,11 @@ def test_the_examples_answer_their_titles(engine: Engine, make_job: Callable[[],
         "The model in production, and what it measured": [
             ("locator", 1, "test (dddddddd)", 30.5, None, 20.5, plain(good.production_since), "/store/best_model.pth")
         ],
-        "What is waiting or at work": [
+        "The jobs that wait or run": [
             (running.id, "test", "running", 1, 4, 7.0, None),
             (announced, "test", "queued", 0, 2, None, None),
         ],
-        "The learning curve of the job that began last": [(1, 1.0, 1.0625, 7.0, 1.25)],
+        "The learning curve of the job that started last": [(1, 1.0, 1.0625, 7.0, 1.25)],
         "The best epoch of each job, by validation RMSE": [
             ("test", "running", running.id, 1, 7.0),
             ("test", "completed", done.id, 2, 8.0),

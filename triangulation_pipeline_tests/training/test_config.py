@@ -101,7 +101,7 @@ def test_what_is_trained_where_nothing_is_said() -> None:
 
 @pytest.mark.parametrize("field", [name for name, value in TrainingConfig() if isinstance(value, int | float)])
 def test_true_and_false_are_no_numbers(field: str) -> None:
-    with pytest.raises(ValidationError, match=f"{field}: true and false are no number"):
+    with pytest.raises(ValidationError, match=f"{field}: must be a number or a text, not true or false"):
         TrainingConfig(**{field: True})
 
 

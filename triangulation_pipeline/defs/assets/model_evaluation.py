@@ -9,11 +9,15 @@ import dagster as dg
 from triangulation_pipeline.defs.assets.trained_model import trained_model
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
-from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit
-from triangulation_pipeline.defs.metadata import known, picture, plotted, rounded, table
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.failures import plain_failures
+from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type
+from triangulation_pipeline.defs.metadata import drop_none, picture, plotted, rounded, table
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.evaluation.summary import Evaluation, Subset
+from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, promotion_checks, promotion_verdict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
@@ -35,7 +39,7 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     the one recorded with them."""
     from triangulation_pipeline.training.verify import fault
 
-    with refusals():
+    with plain_failures():
         checkpoint = trained_model.read()
         found = fault(checkpoint, validation_split.batch)
     return dg.AssetCheckResult(
@@ -58,25 +62,13 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     kinds={"numpy", "table"},
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
     automation_condition=AFTER_TRAINED_MODEL,
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(EvaluationReference),
+    dagster_type=reference_type(EvaluationReference),
     check_specs=[
-        dg.AssetCheckSpec(
-            "accuracy", asset="model_evaluation", description="Test RMSE on good geometry is at most max_rmse_m."
-        ),
-        dg.AssetCheckSpec(
-            "calibration",
-            asset="model_evaluation",
-            description="The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by "
-            "1.96 standard errors of the sample. Fewer than 125 rows are too few to tell, and do not pass.",
-        ),
-        dg.AssetCheckSpec(
-            "better_than_classical",
-            asset="model_evaluation",
-            description="The p95 error is below multi-start Huber Gauss-Newton's on the same rows.",
-        ),
+        dg.AssetCheckSpec(check.name, asset="model_evaluation", description=check.description)
+        for check in EVALUATION_CHECKS
     ],
 )
+@step
 def model_evaluation(
     context: dg.AssetExecutionContext,
     config: ModelEvaluationConfig,
@@ -87,39 +79,35 @@ def model_evaluation(
 ) -> dg.MaterializeResult:
     """The best epoch on rows it has never seen, beside the Cramér-Rao bound and the classical solvers on the same rows,
     with the same inputs and site biases. Kept in `model_evaluations`."""
-    preflight(context, storage)
-
-    from triangulation_pipeline.evaluation.comparison import Subset, compare
+    from triangulation_pipeline.evaluation.comparison import compare
     from triangulation_pipeline.evaluation.report import estimator_table, headline
-    from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
     from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
     from triangulation_pipeline.plots.style import png
 
     reference = trained_model.reference
-    with refusals():
-        checkpoint = trained_model.read()
-        network = checkpoint.spec.network
-        context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
-        trained_on = None if checkpoint.dataset is None else checkpoint.dataset.dataset_id
-        if len({trained_on, training_split.dataset_id, test_split.dataset_id}) > 1:
-            raise ValueError(
-                f"trained_model was trained on dataset {trained_on}, training_split is of dataset "
-                f"{training_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise the "
-                "splits and trained_model in one run"
-            )
-        dataset = get_dataset(storage.engine, test_split.dataset_id)
-        scenario = Scenario.model_validate(dataset.config["scenario"])
-        predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
-        comparison = compare(
-            network,
-            scenario,
-            test_split.batch,
-            training_split.batch,
-            predicted,
-            TrainingConfig.model_validate(checkpoint.config).max_gdop,
+    checkpoint = trained_model.read()
+    network = checkpoint.spec.network
+    context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
+    trained_on = None if checkpoint.dataset is None else checkpoint.dataset.dataset_id
+    if len({trained_on, training_split.dataset_id, test_split.dataset_id}) > 1:
+        raise ValueError(
+            f"trained_model was trained on dataset {trained_on}, training_split is of dataset "
+            f"{training_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise the "
+            "splits and trained_model in one run"
         )
+    dataset = get_dataset(storage.engine, test_split.dataset_id)
+    scenario = Scenario.model_validate(dataset.config["scenario"])
+    predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
+    comparison = compare(
+        network,
+        scenario,
+        test_split.batch,
+        training_split.batch,
+        predicted,
+        TrainingConfig.model_validate(checkpoint.config).max_gdop,
+    )
     summary = comparison.summary()
     numbers = headline(summary)
     checks = promotion_checks(summary, config.max_rmse_m)
@@ -128,25 +116,29 @@ def model_evaluation(
         "calibration_curve": png(calibration_curve(comparison)),
         "error_map": png(error_map(network, comparison)),
     }
-    with refusals():
-        stored = {
-            name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", content)
-            for name, content in pictures.items()
-        }
-        promoted, reason = promotion_verdict(summary, checks)
-        evaluation_id = record_evaluation(
-            storage.engine,
-            training_job_id=reference.job_id,
-            epoch=checkpoint.epoch,
-            checkpoint_sha256=reference.sha256,
-            weights_digest=checkpoint.weights_digest,
-            synthetic_dataset_id=test_split.dataset_id,
-            metrics=summary
-            | {"headline": numbers, "max_rmse_m": config.max_rmse_m, "promoted": promoted, "promotion_reason": reason},
-            visualization_paths={name: picture.location for name, picture in stored.items()},
-        )
+    stored = {
+        name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", content)
+        for name, content in pictures.items()
+    }
+    promoted, reason = promotion_verdict(summary, checks)
+    evaluation_id = record_evaluation(
+        storage.engine,
+        training_job_id=reference.job_id,
+        epoch=checkpoint.epoch,
+        checkpoint_sha256=reference.sha256,
+        weights_digest=checkpoint.weights_digest,
+        synthetic_dataset_id=test_split.dataset_id,
+        metrics=Evaluation(
+            **dict(summary),
+            headline=numbers,
+            max_rmse_m=config.max_rmse_m,
+            promoted=promoted,
+            promotion_reason=reason,
+        ).document(),
+        visualization_paths={name: picture.location for name, picture in stored.items()},
+    )
     log.info("model_evaluation: %s", printable(reason))
-    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary]
+    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
     return dg.MaterializeResult(
         value=EvaluationReference(evaluation_id=evaluation_id),
         metadata={
@@ -155,9 +147,9 @@ def model_evaluation(
             "promotion_reason": reason,
             "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
             "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
-            **rounded(known(plotted(numbers))),
+            **rounded(drop_none(plotted(numbers))),
             "evaluation_id": evaluation_id,
-            "summary": dg.MetadataValue.json(summary),
+            "summary": dg.MetadataValue.json(summary.document()),
         },
         data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
         check_results=[

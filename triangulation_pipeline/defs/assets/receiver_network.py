@@ -7,21 +7,21 @@ import dagster as dg
 from triangulation_pipeline.defs.config import ReceiverNetworkConfig
 from triangulation_pipeline.defs.io_managers import NetworkReference
 from triangulation_pipeline.defs.metadata import table
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import NETWORK_VERSION
 
 log = logging.getLogger(__name__)
 
 
 @dg.asset(group_name="network", io_manager_key="references", kinds={"yaml"}, code_version=f"network {NETWORK_VERSION}")
+@step
 def receiver_network(
     context: dg.AssetExecutionContext, config: ReceiverNetworkConfig, storage: Storage
 ) -> dg.MaterializeResult[NetworkReference]:
     """The receivers: name, position, altitude, timing, noise figure and gain of each site, from a file or the seven
     sites of north-west Italy."""
-    preflight(context, storage)
-    with refusals():
-        network = config.network()
+    network = config.network()
     oddities = network.oddities()
     for oddity in oddities:
         log.warning("receiver_network: %s", oddity)
@@ -33,10 +33,7 @@ def receiver_network(
             "num_sites": len(network.sites),
             **({"warnings": "; ".join(oddities)} if oddities else {}),
             "sites": table(
-                [
-                    {"number": number, **site.model_dump(mode="json", exclude_none=True)}
-                    for number, site in enumerate(network.sites, 1)
-                ]
+                [{"number": number, **site.model_dump(mode="json")} for number, site in enumerate(network.sites, 1)]
             ),
         },
         data_version=dg.DataVersion(network.digest),

@@ -9,11 +9,26 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
-from triangulation_pipeline.defs.io_managers import EvaluationReference, ModelReference, StoredCheckpoint, StoredSplit
+from triangulation_pipeline.defs.io_managers import (
+    EvaluationReference,
+    ModelReference,
+    StoredCheckpoint,
+    StoredSplit,
+    reference_type,
+)
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, plotted, records, rounded, words
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, plotted, records, rounded, words
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
+from triangulation_pipeline.evaluation.summary import Evaluation
+from triangulation_pipeline.evaluation.verdict import (
+    NOT_WORSE_THAN_PRODUCTION,
+    PromotionCheck,
+    not_worse_than_production,
+    promotion_checks,
+    promotion_verdict,
+)
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
@@ -30,7 +45,6 @@ from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.evaluation.verdict import PromotionCheck
     from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -46,17 +60,14 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "val_loss", "val_rmse_m", "val_rmse_good
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}",
     pool=TRAINING_POOL,
     automation_condition=AFTER_TRAINED_MODEL,
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(ModelReference),
+    dagster_type=reference_type(ModelReference),
     check_specs=[
         dg.AssetCheckSpec(
-            "not_worse_than_production",
-            asset="registered_model",
-            description="The p95 error is at most 2 % above that of the version in production, on the same test rows; "
-            "that version is for the same network.",
+            NOT_WORSE_THAN_PRODUCTION.name, asset="registered_model", description=NOT_WORSE_THAN_PRODUCTION.description
         )
     ],
 )
+@step
 def registered_model(
     context: dg.AssetExecutionContext,
     config: RegisteredModelConfig,
@@ -68,34 +79,31 @@ def registered_model(
     """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
     network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
     version in production on the same test rows. A version of another network is never replaced by itself."""
-    preflight(context, storage)
-
     from triangulation_pipeline.plots.style import png
     from triangulation_pipeline.plots.training import training_curves
 
     reference = trained_model.reference
-    with refusals():
-        checkpoint = trained_model.read()
-        evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
-        # Of the same file, or of another job's with equal weights.
-        if reference.sha256 != evaluation.checkpoint_sha256 and checkpoint.weights_digest != evaluation.weights_digest:
-            raise ValueError(
-                f"model_evaluation is of the weights of job {evaluation.training_job_id}, trained_model is of job "
-                f"{reference.job_id} and has others; materialise model_evaluation and registered_model in one run"
+    checkpoint = trained_model.read()
+    evaluation = get_evaluation(storage.engine, model_evaluation.evaluation_id)
+    # Of the same file, or of another job's with equal weights.
+    if reference.sha256 != evaluation.checkpoint_sha256 and checkpoint.weights_digest != evaluation.weights_digest:
+        raise ValueError(
+            f"model_evaluation is of the weights of job {evaluation.training_job_id}, trained_model is of job "
+            f"{reference.job_id} and has others; materialise model_evaluation and registered_model in one run"
+        )
+    if evaluation.synthetic_dataset_id != test_split.dataset_id:
+        raise ValueError(
+            f"model_evaluation is on dataset {evaluation.synthetic_dataset_id}, test_split is of dataset "
+            f"{test_split.dataset_id}; materialise model_evaluation and registered_model in one run"
+        )
+    while True:
+        try:
+            not_worse, registration = _register(
+                storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
             )
-        if evaluation.synthetic_dataset_id != test_split.dataset_id:
-            raise ValueError(
-                f"model_evaluation is on dataset {evaluation.synthetic_dataset_id}, test_split is of dataset "
-                f"{test_split.dataset_id}; materialise model_evaluation and registered_model in one run"
-            )
-        while True:
-            try:
-                not_worse, registration = _register(
-                    storage, config.model_name, trained_model, checkpoint, evaluation, test_split.batch
-                )
-                break
-            except ProductionChanged as change:
-                log.info("registered_model: %s; it is compared anew", printable(str(change)))
+            break
+        except ProductionChanged as change:
+            log.info("registered_model: %s; it is compared anew", printable(str(change)))
     model = registration.model
     history = records(read_metrics(storage.engine, reference.job_id))
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
@@ -110,7 +118,7 @@ def registered_model(
             "promoted": model.promoted,
             "promotion_reason": model.promotion_reason,
             "curves": picture(png(training_curves(history)), "training curves"),
-            **rounded(known(plotted(evaluation.metrics["headline"]))),
+            **rounded(drop_none(plotted(evaluation.metrics["headline"]))),
             "epoch": model.epoch,
             "checkpoint": dg.MetadataValue.path(model.pytorch_model_location),
             "sha256": model.sha256,
@@ -140,21 +148,20 @@ def _register(
     checkpoint: "Checkpoint",
     evaluation: EvaluationRecord,
     test: SampleBatch,
-) -> "tuple[PromotionCheck, Registration]":
+) -> tuple[PromotionCheck, Registration]:
     """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
     one went into production meanwhile."""
-    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, promotion_checks, promotion_verdict
-
-    summary, network, reference = evaluation.metrics, checkpoint.spec.network, trained_model.reference
+    summary = Evaluation.model_validate(evaluation.metrics)
+    network, reference = checkpoint.spec.network, trained_model.reference
     champion = find_production_model(storage.engine, model_name)
-    checks = promotion_checks(summary, summary["max_rmse_m"])
+    checks = promotion_checks(summary, summary.max_rmse_m)
     if champion is None or champion.network_digest == network.digest:
         not_worse = _not_worse_than_production(storage, model_name, champion, trained_model, checkpoint, test)
         checks.append(not_worse)
     else:
         # Nothing was compared, so that nothing speaks against a promotion by hand; the registry makes none by itself.
         told = f"version {champion.version} in production is for another network, {champion.network}"
-        not_worse = PromotionCheck(NOT_WORSE, False, told)
+        not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, told)
     passed, reason = promotion_verdict(summary, checks)
     registration = register_model(
         storage.engine,
@@ -169,7 +176,7 @@ def _register(
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
-        metrics={**checkpoint.metrics, **summary["headline"]},
+        metrics={**checkpoint.metrics, **summary.headline},
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
@@ -185,22 +192,23 @@ def _not_worse_than_production(
     trained_model: StoredCheckpoint,
     challenger: "Checkpoint",
     test: SampleBatch,
-) -> "PromotionCheck":
-    from triangulation_pipeline.evaluation.verdict import NOT_WORSE, PromotionCheck, not_worse_than_production
+) -> PromotionCheck:
     from triangulation_pipeline.model.checkpoint import read_checkpoint
 
     reference = trained_model.reference
     if production is None:
-        return PromotionCheck(NOT_WORSE, True, f"no version of {model_name} was in production")
+        return PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, True, f"no version of {model_name} was in production")
     if production.sha256 == reference.sha256 or production.weights_digest == challenger.weights_digest:
-        return PromotionCheck(NOT_WORSE, True, f"it is version {production.version}, which was in production")
+        return PromotionCheck(
+            NOT_WORSE_THAN_PRODUCTION.name, True, f"it is version {production.version}, which was in production"
+        )
     try:
         objects = storage.objects
         content = objects.get(objects.key(production.pytorch_model_location), production.sha256)
         champion_m = _errors_m(read_checkpoint(content), test)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
-            NOT_WORSE,
+            NOT_WORSE_THAN_PRODUCTION.name,
             False,
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",

@@ -3,17 +3,14 @@
 import dagster as dg
 
 from triangulation_pipeline.defs.io_managers import DatasetReference, SplitReference, StoredSplit
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, split_fault
 from triangulation_pipeline.storage.datasets import get_dataset
 
 
-def _reference(
-    context: dg.AssetExecutionContext, storage: Storage, dataset: DatasetReference, split: Split
-) -> dg.MaterializeResult[SplitReference]:
-    preflight(context, storage)
-    with refusals():
-        record = get_dataset(storage.engine, dataset.dataset_id)
+def _reference(storage: Storage, dataset: DatasetReference, split: Split) -> dg.MaterializeResult[SplitReference]:
+    record = get_dataset(storage.engine, dataset.dataset_id)
     count = {Split.train: record.train_count, Split.val: record.val_count, Split.test: record.test_count}[split]
     return dg.MaterializeResult(
         value=SplitReference(dataset_id=record.id, sha256=record.sha256, split=split),
@@ -27,27 +24,30 @@ def _reference(
 
 
 @dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
+@step
 def training_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
     """70 % of the samples: those the model learns from."""
-    return _reference(context, storage, synthetic_dataset, Split.train)
+    return _reference(storage, synthetic_dataset, Split.train)
 
 
 @dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
+@step
 def validation_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
     """15 % of the samples: they stop the training; a third of them is kept back to calibrate the covariances."""
-    return _reference(context, storage, synthetic_dataset, Split.val)
+    return _reference(storage, synthetic_dataset, Split.val)
 
 
 @dg.asset(group_name="simulation", io_manager_key="splits", kinds={"table"}, code_version=f"split {SPLIT_VERSION}")
+@step
 def test_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
     """15 % of the samples: seen by nothing but the evaluation."""
-    return _reference(context, storage, synthetic_dataset, Split.test)
+    return _reference(storage, synthetic_dataset, Split.test)
 
 
 @dg.asset_check(

@@ -6,10 +6,11 @@ import time
 import dagster as dg
 
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
-from triangulation_pipeline.defs.io_managers import DatasetReference, NetworkReference
+from triangulation_pipeline.defs.io_managers import DatasetReference, NetworkReference, reference_type
 from triangulation_pipeline.defs.memory import check_memory
-from triangulation_pipeline.defs.metadata import known, picture
-from triangulation_pipeline.defs.resources import Storage, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, picture
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, quality_metrics, simulate
 from triangulation_pipeline.samples import SampleBatch
@@ -33,8 +34,7 @@ LEAST_ACCEPTANCE_RATE = 0.5
     group_name="simulation",
     kinds={"numpy", "table"},
     code_version=f"generator {GENERATOR_VERSION}",
-    # The return annotation of a step with checks cannot name the type of its value.
-    dagster_type=dg.PythonObjectDagsterType(DatasetReference),
+    dagster_type=reference_type(DatasetReference),
     check_specs=[
         dg.AssetCheckSpec(
             "dataset_quality",
@@ -43,6 +43,7 @@ LEAST_ACCEPTANCE_RATE = 0.5
         )
     ],
 )
+@step
 def synthetic_dataset(
     context: dg.AssetExecutionContext,
     config: SyntheticDatasetConfig,
@@ -51,14 +52,12 @@ def synthetic_dataset(
 ) -> dg.MaterializeResult:
     """Simulated transmissions as the network hears them: rows of `synthetic_training_samples`, with truth, levels,
     arrival times, dilution of precision and the Cramér-Rao bound. An equal dataset that exists is reused."""
-    preflight(context, storage)
     started = time.perf_counter()
-    with refusals():
-        if not config.dataset_id:
-            record, reused = _simulated(config, storage, receiver_network.network)
-        else:
-            record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
-        batch = read_samples(storage.engine, record.id)
+    if not config.dataset_id:
+        record, reused = _simulated(config, storage, receiver_network.network)
+    else:
+        record, reused = _existing(config.dataset_id, storage, receiver_network.network), True
+    batch = read_samples(storage.engine, record.id)
     seconds = time.perf_counter() - started
     log.info(
         "synthetic_dataset: %s, %s samples %s in %.1f s",
@@ -85,7 +84,7 @@ def synthetic_dataset(
             "sha256": record.sha256,
             "reused": reused,
             **({} if reused else {"samples_per_second": round(record.num_samples / seconds)}),
-            **known(quality),
+            **drop_none(quality),
             "scenario": dg.MetadataValue.json(record.config["scenario"]),
         },
         data_version=dg.DataVersion(record.sha256),

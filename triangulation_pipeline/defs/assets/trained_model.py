@@ -12,11 +12,13 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
+from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import epoch_table, known, picture, records
-from triangulation_pipeline.defs.resources import Storage, end_if_terminated, preflight, refusals
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, records
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
+from triangulation_pipeline.defs.step import end_if_terminated, step
 from triangulation_pipeline.jobs.continuation import continues, start_job
 from triangulation_pipeline.jobs.liveness import Heartbeat
 from triangulation_pipeline.jobs.record import read_metrics, record_epoch
@@ -62,6 +64,7 @@ PLOTTED = ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_covera
     pool=TRAINING_POOL,
     code_version=f"training {TRAINING_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
 )
+@step
 def trained_model(
     context: dg.AssetExecutionContext,
     config: TrainedModelConfig,
@@ -72,32 +75,28 @@ def trained_model(
     """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
     each epoch appear while it trains: as `curves` among this asset's events, in `training_metrics` and in
     `training_jobs`."""
-    preflight(context, storage)
-
     from triangulation_pipeline.training.trainer import TrainingStopped
 
     settings = TrainingConfig.model_validate(config.model_dump())
-    with refusals():
-        dataset = _dataset_of(storage, training_split, validation_split)
-        context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
-        settings = _with_parent_id(context, storage, settings)
-        parent = _parent(storage, settings)
-        if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
-            trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
-            _restore(storage, job, trainer)
-            return _result(storage, job, dataset, trainer, _publish(storage, job, trainer))
-        job = _start(context, storage, settings, dataset)
+    dataset = _dataset_of(storage, training_split, validation_split)
+    context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
+    settings = _with_parent_id(context, storage, settings)
+    parent = _parent(storage, settings)
+    if (job := _completed_unseen(context, storage, settings, dataset)) is not None:
+        trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
+        _restore(storage, job, trainer)
+        return _result(storage, job, dataset, trainer, _publish(storage, job, trainer))
+    job = _start(context, storage, settings, dataset)
     heartbeat = Heartbeat(storage.engine, job)
     try:
-        with refusals(), heartbeat:
+        with plain_failures(), heartbeat:
             trainer = _trainer(storage, settings, dataset, training_split, validation_split, parent)
             _restore(storage, job, trainer)
             stored = _train(context, storage, settings, job, trainer, lambda: heartbeat.should_stop)
             result = _result(storage, job, dataset, trainer, stored | _publish(storage, job, trainer))
             complete_job(storage.engine, job)
     except TrainingStopped:
-        with refusals():
-            raise _stopped(storage, job, heartbeat) from None
+        raise _stopped(storage, job, heartbeat) from None
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         with suppress(StorageError):
             cancel_job(storage.engine, job, "the run was terminated")
@@ -119,7 +118,7 @@ def _result(
         value=CheckpointReference(job_id=job.id, location=best.location, sha256=best.sha256),
         metadata={
             "curves": _curves(history, trainer.limit_m, trainer.limit_p50_m),
-            **known({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
+            **drop_none({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
             "best_epoch": trainer.best_epoch,
             "epochs_run": trainer.epoch,
             "covariance_scale": trainer.covariance_scale,
@@ -212,7 +211,7 @@ def _has_ended(instance: dg.DagsterInstance, run_id: str | None) -> bool:
 def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failure:
     """Writes down that the job stopped as it was asked to; the sentence that its run ends with."""
     if heartbeat.lost is not None:
-        return dg.Failure(description=f"stopped: {heartbeat.lost}", allow_retries=False)
+        return dg.Failure(description=f"stopped: {heartbeat.lost}")
     epoch = get_job(storage.engine, job.id).current_epoch
     where = f"at epoch {epoch} of {job.total_epochs}"
     if heartbeat.asked is Stop.pause:
@@ -221,9 +220,7 @@ def _stopped(storage: Storage, job: JobRecord, heartbeat: Heartbeat) -> dg.Failu
     else:
         cancel_job(storage.engine, job, f"cancelled {where}")
         outcome, told = "cancelled", f"cancelled {where}; `triangulation resume {job.id}` goes on from there"
-    return dg.Failure(
-        description=told, metadata={"outcome": outcome, "job_id": job.id, "epoch": epoch}, allow_retries=False
-    )
+    return dg.Failure(description=told, metadata={"outcome": outcome, "job_id": job.id, "epoch": epoch})
 
 
 def _with_parent_id(context: dg.AssetExecutionContext, storage: Storage, settings: TrainingConfig) -> TrainingConfig:

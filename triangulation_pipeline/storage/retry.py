@@ -1,4 +1,4 @@
-"""Waiting for a server that is away."""
+"""Retrying what a server was asked while it cannot be reached."""
 
 import logging
 import random
@@ -9,7 +9,7 @@ from typing import TypeVar
 from triangulation_pipeline.storage.errors import StorageError
 
 DEADLINE_S = 60.0
-"""How long what a server was asked is tried anew while it is away or overloaded."""
+"""How long to retry a request while the server cannot be reached or is overloaded."""
 
 _LONGEST_PAUSE_S = 5.0
 _log = logging.getLogger(__name__)
@@ -17,11 +17,12 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def tried(act: Callable[[], _T], failed: str, why: Callable[[Exception], str | None], deadline_s: float) -> _T:
-    """What ``act`` returns, tried anew after growing pauses.
+def retry(act: Callable[[], _T], failed: str, why: Callable[[Exception], str | None], deadline_s: float) -> _T:
+    """The result of ``act``, which is called again after growing pauses while it fails.
 
-    ``why`` gives the reason of an error that may pass, and None for (or itself raises) one that will not. Raises
-    StorageError, beginning with ``failed``, once ``deadline_s`` have passed.
+    ``why`` gives the reason if an error may pass by itself. If it will not, ``why`` gives None or raises an error of
+    its own, and there is no other try. Raises StorageError, with a message that begins with ``failed``, after
+    ``deadline_s`` seconds.
     """
     end = time.monotonic() + deadline_s
     pause_s = 0.1

@@ -1,0 +1,170 @@
+"""What an evaluation found, in numbers: the form in which it is stored as JSON, shown and judged.
+
+None stands for a number without data, such as the error of an estimator that located no sample. The fields with an
+alias have it as their name in the stored rows.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Names of the two estimators that a verdict is about; ``estimators.ESTIMATORS`` has them all.
+MODEL_NAME = "model"
+CLASSICAL_NAME = "huber_gauss_newton"
+
+
+class Subset(StrEnum):
+    """Which test rows: all, or those with a GDOP below the limit."""
+
+    all = "all"
+    good_geometry = "good_geometry"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class ErrorStatistics(_Part):
+    """Statistics of position errors, metres, over ``count`` rows."""
+
+    count: int
+    rmse_m: float | None
+    mean_m: float | None
+    p50_m: float | None
+    p68_m: float | None
+    p95_m: float | None
+    p99_m: float | None
+    max_m: float | None
+
+
+class EstimatorErrors(ErrorStatistics):
+    """The errors of one estimator on the rows that it located, and how many rows it did not locate."""
+
+    rows_without_fix: int
+
+
+class Bounds(_Part):
+    """Cramér-Rao bounds of the position error over some rows, metres: root mean square and median."""
+
+    crlb_rms_m: float | None
+    crlb_p50_m: float | None
+    mixture_crlb_rms_m: float | None
+    mixture_crlb_p50_m: float | None
+
+
+class Ratios(_Part):
+    """Errors of the model over bounds, and over those of the oracle and of Huber Gauss-Newton, on the same rows."""
+
+    p50_over_crlb_p50: float | None
+    rmse_over_crlb_rms: float | None
+    p50_over_mixture_crlb_p50: float | None
+    rmse_over_mixture_crlb_rms: float | None
+    p50_over_oracle: float | None = Field(alias="p50_over_ceiling")
+    p95_over_oracle: float | None = Field(alias="p95_over_ceiling")
+    rmse_over_oracle: float | None = Field(alias="rmse_over_ceiling")
+    p50_over_huber: float | None
+    p95_over_huber: float | None
+    rmse_over_huber: float | None
+
+
+class Calibration(_Part):
+    """Fractions of the errors that lie within the model's error ellipses, and statistics of the NEES."""
+
+    coverage_50: float | None
+    coverage_68: float | None
+    coverage_90: float | None
+    coverage_95: float | None
+    nees_p50: float | None
+    nees_mean: float | None
+    nees_trimmed_mean: float | None
+
+
+class PredictedRmsBin(_Part):
+    """The model on the rows whose predicted rms error is ``low_m`` to ``high_m``."""
+
+    low_m: float
+    high_m: float
+    count: int
+    predicted_rms_m: float | None
+    rmse_m: float | None
+    p50_m: float | None
+    nees_p50: float | None
+    coverage_95: float | None
+
+
+class DetectionsBin(_Part):
+    """The model on the rows with that number of detections."""
+
+    num_detections: int = Field(alias="detections")
+    count: int
+    predicted_rms_m: float | None
+    rmse_m: float | None
+    p50_m: float | None
+    nees_p50: float | None
+    coverage_95: float | None
+
+
+class RetainedRisk(_Part):
+    """RMSE of the model on the fraction ``retained`` of the rows that have the least predicted error."""
+
+    retained: float
+    count: int
+    rmse_m: float | None
+
+
+class SubsetSummary(_Part):
+    """What was found on one subset of the test rows.
+
+    ``estimators`` holds each estimator's errors on the rows that it located, ``on_common_rows`` its errors on the rows
+    that all estimators located; both hold None for an estimator that does not exist in the scenario. ``ratios`` is over
+    those common rows, all else over all rows of the subset.
+    """
+
+    rows: int
+    estimators: dict[str, EstimatorErrors | None]
+    common_rows: int
+    on_common_rows: dict[str, ErrorStatistics | None]
+    crlb_rms_m: float | None
+    crlb_p50_m: float | None
+    mixture_crlb_rms_m: float | None
+    mixture_crlb_p50_m: float | None
+    ratios: Ratios
+    calibration: Calibration
+    by_predicted_rms: list[PredictedRmsBin]
+    by_detections: list[DetectionsBin]
+    selective_risk: list[RetainedRisk]
+
+    @property
+    def model(self) -> EstimatorErrors:
+        """The errors of the model."""
+        errors = self.estimators[MODEL_NAME]
+        assert errors is not None
+        return errors
+
+
+class Summary(_Part):
+    """All numbers of an evaluation; ``oracle`` names the best estimator that is possible in the scenario."""
+
+    max_gdop: float
+    oracle: str = Field(alias="ceiling")
+    nees_expected: dict[str, float]
+    all: SubsetSummary
+    good_geometry: SubsetSummary
+
+    def subset(self, subset: Subset) -> SubsetSummary:
+        """The part on these rows."""
+        return self.all if subset is Subset.all else self.good_geometry
+
+    def document(self) -> dict[str, Any]:
+        """The numbers as JSON knows them, which ``Summary.model_validate`` reads back."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Evaluation(Summary):
+    """What is stored of an evaluation: its numbers, those of the headline by name, and the verdict."""
+
+    headline: dict[str, float | int | None]
+    max_rmse_m: float
+    promoted: bool
+    promotion_reason: str
