@@ -33,15 +33,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, webserver: We
     resolved = resolve_run_config(train_locator_job(), run_config, runs_here=False)
     settings = TrainedModelConfig(**resolved["ops"]["trained_model"]["config"])
     run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
-    job = announce_job(
-        engine,
-        job_id=run.run_id,
-        status=JobStatus.queued,
-        job_name=settings.job_name,
-        description=settings.description,
-        config=settings.model_dump(mode="json"),
-        total_epochs=settings.epochs,
-    )
+    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, config=settings)
     if as_json:
         show_json({"run_id": run.run_id, "job_id": job.id})
     elif not watched:

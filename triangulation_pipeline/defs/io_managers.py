@@ -14,6 +14,7 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
+from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ class CheckpointIOManager(ReferenceIOManager):
         """The weights' bytes. A missing or damaged object is a failure of one sentence."""
         found = CheckpointReference.model_validate(reference)
         with plain_failures():
-            objects = self._places.objects
-            return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
+            return StoredCheckpoint(found, read_object(self._places.objects, found.location, found.sha256))
 
 
 def _named(reference: Mapping[str, Any]) -> str:
