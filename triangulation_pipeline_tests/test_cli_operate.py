@@ -34,6 +34,7 @@ from triangulation_pipeline.storage.views import (
     job_overview,
     model_overview,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import running_job
 
@@ -141,8 +142,8 @@ def resumed(job: str) -> str:
 def announced(engine: Engine, webserver: StandIn, job_id: str | None = None) -> JobRecord:
     job_id = job_id or str(uuid.uuid4())
     webserver.runs[job_id] = make_run(job_id, "QUEUED")
-    names = {"job_name": "night", "description": "", "config": {}}
-    return announce_job(engine, job_id=job_id, status=JobStatus.queued, total_epochs=4, **names)
+    config = TrainingConfig(job_name="night", epochs=4)
+    return announce_job(engine, job_id=job_id, status=JobStatus.queued, config=config)
 
 
 def running(engine: Engine, webserver: StandIn) -> JobRecord:

@@ -18,6 +18,7 @@ from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import running_job
 
 
@@ -75,8 +76,7 @@ def test_a_job_whose_worker_lives_is_left_to_it(engine: Engine) -> None:
 
 def test_a_job_that_waits_is_left_to_its_run(engine: Engine) -> None:
     job_id = str(uuid.uuid4())
-    names = {"job_name": "night", "description": "", "config": {}}
-    job = announce_job(engine, job_id=job_id, status=JobStatus.queued, total_epochs=4, **names)
+    job = announce_job(engine, job_id=job_id, status=JobStatus.queued, config=TrainingConfig(job_name="night"))
     run_of(job.id, dg.DagsterRunStatus.STARTING)
     assert refusal(job) == f"job {job.id} is queued, and run {job.id} is at work on it, or will be"
     assert get_job(engine, job.id).status is JobStatus.queued

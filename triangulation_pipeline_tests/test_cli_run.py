@@ -14,7 +14,7 @@ from triangulation_pipeline_tests.test_cli import small_run, triangulation
 # Its steps print, to standard output and error, as libraries may.
 PRINTING = """
 import sys
-from triangulation_pipeline.defs.assets import trained_model as place
+from triangulation_pipeline.jobs import worker as place
 real = place.record_epoch
 def printing(*arguments, **options):
     print("printed by a step")

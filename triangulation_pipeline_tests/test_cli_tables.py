@@ -21,6 +21,7 @@ from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import make_batch
 from triangulation_pipeline_tests.terminal import on_a_terminal
@@ -50,16 +51,8 @@ def job(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobRecord]:
         **network,
     )
     job_id = str(uuid.uuid4())
-    job = start_job(
-        engine,
-        job_id=job_id,
-        run_id=job_id,
-        job_name="training",
-        description="",
-        config={},
-        synthetic_dataset_id=dataset.id,
-        total_epochs=4,
-    )
+    config = TrainingConfig(job_name="training", epochs=4)
+    job = start_job(engine, job_id=job_id, run_id=job_id, config=config, synthetic_dataset_id=dataset.id)
     record(engine, job, 1, val_rmse_m=1234.56)
     register_model(
         engine,

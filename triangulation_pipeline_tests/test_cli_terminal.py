@@ -25,7 +25,8 @@ from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
-from triangulation_pipeline_tests.jobs.helpers import record
+from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline_tests.jobs.helpers import record, set_row
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
 # Sets the window's title, rings, clears the screen, overwrites the line, turns the text around, forges a line of a log,
@@ -58,8 +59,9 @@ def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         quality_metrics=dict,
     )
     job_id = str(uuid.uuid4())
-    names = {"job_name": HOSTILE, "description": HOSTILE, "config": {}}
-    job = start_job(engine, job_id=job_id, run_id=job_id, synthetic_dataset_id=dataset.id, total_epochs=2, **names)
+    config = TrainingConfig(epochs=2)
+    job = start_job(engine, job_id=job_id, run_id=job_id, config=config, synthetic_dataset_id=dataset.id)
+    set_row(engine, job, job_name=HOSTILE, description=HOSTILE)
     record(engine, job, 1)
     for digest in ("a" * 64, HOSTILE[:64]):
         origin = {"epoch": 1, "synthetic_dataset_id": dataset.id}

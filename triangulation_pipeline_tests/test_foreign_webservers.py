@@ -24,6 +24,7 @@ from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.training.config import TrainingConfig
 
 # Ours and what the server said, of which there are 300 at most.
 LONGEST_SENTENCE = 450
@@ -257,8 +258,8 @@ COMMANDS = {
 
 def test_every_command_ends_in_the_sentence(engine: Engine) -> None:
     def job(status: JobStatus) -> str:
-        names = {"job_name": "night", "description": "", "config": {}}
-        announced = announce_job(engine, job_id=str(uuid.uuid4()), status=JobStatus.queued, total_epochs=4, **names)
+        config = TrainingConfig(job_name="night")
+        announced = announce_job(engine, job_id=str(uuid.uuid4()), status=JobStatus.queued, config=config)
         return (fail_job(engine, announced, "it broke") if status is JobStatus.failed else announced).id
 
     for name in ("a page", "a long hostile message", "a hostile status", "a redirect to itself", "no HTTP", "much"):

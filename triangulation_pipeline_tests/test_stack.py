@@ -30,6 +30,7 @@ from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.test_cli import COMMAND
@@ -194,8 +195,7 @@ def test_failed_run(webserver: Webserver) -> None:
     assert sentence.startswith("receiver_network: trained_model: epochs: Input should be greater than or equal")
 
     engine = open_database(read_settings().database_url)
-    announced = {"job_name": "trouble", "description": "", "config": {}, "total_epochs": 1}
-    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, **announced)
+    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, config=TrainingConfig(job_name="trouble"))
     fail_job(engine, job, "trouble")
     again = resumed(run.run_id[:8])
     assert webserver.run(again).parent_run_id == run.run_id

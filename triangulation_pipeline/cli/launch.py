@@ -32,15 +32,7 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, webserver: We
     engine = open_engine()
     settings = check_whole_run_config(train_locator_job(), run_config, runs_here=False)
     run = webserver.launch(run_config, run_tags(settings, settings.network))
-    job = announce_job(
-        engine,
-        job_id=run.run_id,
-        status=JobStatus.queued,
-        job_name=settings.trained_model.job_name,
-        description=settings.trained_model.description,
-        config=settings.trained_model.model_dump(mode="json"),
-        total_epochs=settings.trained_model.epochs,
-    )
+    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, config=settings.trained_model)
     if as_json:
         show_json({"run_id": run.run_id, "job_id": job.id})
     elif not watched:

@@ -16,12 +16,11 @@ from triangulation_pipeline.cli.options import json_option, webserver_option
 from triangulation_pipeline.cli.tables import Columns, epochs_done, say, short, show_json, show_rows, tenths
 from triangulation_pipeline.cli.watch import latest_run
 from triangulation_pipeline.client import Run, RunNotFound, Webserver, WebserverError
-from triangulation_pipeline.jobs.continuation import assign_run, requeue_job
+from triangulation_pipeline.jobs.continuation import resume_job
 from triangulation_pipeline.jobs.states import (
     RESUMABLE,
     UNFINISHED,
     JobRecord,
-    fail_job,
     get_job,
     list_jobs,
     request_stop,
@@ -146,17 +145,11 @@ def resume(job: str, as_json: bool, webserver: Webserver) -> None:
         raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
     if again := _runs_again(webserver, found):
         raise ValueError(f"job {found.id} is resumed already, by run {again[0].run_id}")
-    queued = requeue_job(engine, found)
-    try:
-        launched = webserver.reexecute(run)
-    except WebserverError as error:
-        fail_job(engine, queued, f"resume failed: {error}")
-        raise
-    assign_run(engine, queued, launched.run_id)
+    run_id = resume_job(engine, found, lambda: webserver.reexecute(run).run_id)
     if as_json:
-        show_json({"job_id": found.id, "run_id": launched.run_id})
+        show_json({"job_id": found.id, "run_id": run_id})
     else:
-        say(f"job {short(found.id)} goes on in run {short(launched.run_id)}")
+        say(f"job {short(found.id)} goes on in run {short(run_id)}")
 
 
 def _latest_runs(webserver: Webserver, job: JobRecord) -> list[Run]:

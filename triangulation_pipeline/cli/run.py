@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,15 +30,16 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
 from triangulation_pipeline.jobs.continuation import requeue_job
+from triangulation_pipeline.jobs.liveness import listen, why_dead
 from triangulation_pipeline.jobs.states import (
     RESUMABLE,
+    RUN_TERMINATED,
     WAITING,
     JobRecord,
     cancel_job,
     fail_job,
     find_job,
     find_job_of_run,
-    get_job,
 )
 from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
 from triangulation_pipeline.storage.tables import JobStatus
@@ -49,8 +49,6 @@ BOUND_NOTE = (
     "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
     "and can lie above that of a model, which knows the area."
 )
-# A worker in another process beats every second.
-LISTEN_S = 5.0
 
 
 @click.command(epilog=JOB_IS)
@@ -122,7 +120,7 @@ def _stopped(engine: Engine, job_id: str) -> str:
     if (job := find_job(engine, job_id)) is None:
         return "stopped before it trained; the same command begins again"
     if job.status in WAITING:
-        cancel_job(engine, job, "the run was terminated before it trained")
+        cancel_job(engine, job, f"{RUN_TERMINATED} before it trained")
     again = f"`triangulation run --resume {short(job.id)}`"
     if job.status is JobStatus.completed:
         return f"stopped after the training; {again} goes on with the evaluation"
@@ -145,10 +143,10 @@ def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], ru
 
 
 def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, console: Console) -> str:
-    """Goes on in this process with what the job's last run did not finish; gives the job's id.
+    """Continues in this process what the job's last run did not finish; gives the job's id.
 
-    Raises ValueError where the job is at work, or its run is not known here or has succeeded, or with a failed step's
-    sentence; StorageError where the job cannot be resumed; and KeyboardInterrupt.
+    Raises ValueError if the job is at work, if its run is not known here or has succeeded, and with the sentence of a
+    step that fails; StorageError if the job cannot be resumed; and KeyboardInterrupt.
     """
     last = instance.get_run_by_id(job.run_id or job.id)
     if last is None:
@@ -159,10 +157,10 @@ def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, cons
     if not last.is_finished and (last.remote_job_origin is not None or job.status in WAITING):
         raise ValueError(f"job {job.id} is {job.status}, and run {last.run_id} is at work on it, or will be")
     if job.status is JobStatus.running:
-        time.sleep(LISTEN_S)
-        if get_job(storage.engine, job.id).heartbeats != job.heartbeats:
+        why = why_dead(job, last) or why_dead(job, last, listen(storage.engine, job))
+        if why is None:
             raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
-        job = fail_job(storage.engine, job, "its worker died")
+        job = fail_job(storage.engine, job, why)
     if not last.is_finished:
         instance.report_run_failed(last, "its worker died")
     if job.status in RESUMABLE:
@@ -207,9 +205,9 @@ class _ProgressHandler(logging.Handler):
         # Where nobody reads it any more, as in `triangulation run | head`, the run goes on.
         with suppress(OSError, SystemExit), _undivided():
             console.print(plain(record.getMessage()), soft_wrap=not console.is_terminal)
-        if hasattr(record, "epochs_done") and hasattr(record, "epochs_total"):
+        if hasattr(record, "current_epoch") and hasattr(record, "total_epochs"):
             self.progress.update(
-                self.task, description="training", completed=record.epochs_done, total=record.epochs_total
+                self.task, description="training", completed=record.current_epoch, total=record.total_epochs
             )
         else:
             self.progress.update(self.task, description="working", completed=0, total=None)

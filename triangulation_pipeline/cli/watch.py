@@ -16,7 +16,7 @@ from triangulation_pipeline.cli.job_argument import JOB_IS, find_named
 from triangulation_pipeline.cli.options import webserver_option
 from triangulation_pipeline.cli.tables import plain
 from triangulation_pipeline.client import Run, Webserver
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import read_history
 from triangulation_pipeline.jobs.states import JobRecord, find_job_of_run
 from triangulation_pipeline.storage.views import model_overview, read_view
 
@@ -60,8 +60,7 @@ def follow(engine: Engine, webserver: Webserver, run_id: str, console: Console) 
                 cursor, failure = events.cursor, failure or events.failure
                 if job is None and (job := find_job_of_run(engine, run_id)) is not None:
                     # All epochs so far, also those of runs before this one: each has its row before its event.
-                    history = read_metrics(engine, job.id)
-                    val_rmse_m = dict(zip(map(int, history["epoch"]), history["val_rmse_m"], strict=True))
+                    val_rmse_m = {metrics.epoch: metrics.val_rmse_m for metrics in read_history(engine, job.id)}
                 total_epochs = None if job is None else job.total_epochs
                 for epoch in events.epochs:
                     val_rmse_m[int(epoch["epoch"])] = epoch["val_rmse_m"]

@@ -14,10 +14,11 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.samples import SampleBatch, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
+from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 REFERENCE = "reference"
 
@@ -135,7 +136,7 @@ class StoredCheckpoint:
 
     def read(self) -> "Checkpoint":
         """The checkpoint. Raises ValueError where the bytes are none."""
-        from triangulation_pipeline.training.checkpoint import read_checkpoint
+        from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 
@@ -147,8 +148,7 @@ class CheckpointIOManager(ReferenceIOManager):
         """The weights' bytes. A missing or damaged object is a failure of one sentence."""
         found = CheckpointReference.model_validate(reference)
         with plain_failures():
-            objects = self._places.objects
-            return StoredCheckpoint(found, objects.get(objects.key(found.location), found.sha256))
+            return StoredCheckpoint(found, read_object(self._places.objects, found.location, found.sha256))
 
 
 def _named(reference: Mapping[str, Any]) -> str:

@@ -3,12 +3,9 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A longer table makes the event unwieldy.
 EPOCH_TABLE_ROWS = 500
@@ -33,12 +30,6 @@ def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Rows with the same keys as a table."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
-
-
-def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """A frame's rows, None for null."""
-    rows: list[Any] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows
 
 
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:

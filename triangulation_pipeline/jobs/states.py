@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
 
@@ -13,12 +13,12 @@ from triangulation_pipeline.storage.errors import IllegalTransition, StorageErro
 from triangulation_pipeline.storage.tables import JobStatus, Stop, training_jobs
 from triangulation_pipeline.validation import uuid_text
 
-# A job that waits for its run, or is at work; and one that ended before it was complete, and may be resumed.
+# A job of RESUMABLE ended before it was complete.
 WAITING = frozenset({JobStatus.pending, JobStatus.queued})
 UNFINISHED = WAITING | {JobStatus.running}
 RESUMABLE = frozenset({JobStatus.failed, JobStatus.cancelled, JobStatus.paused})
 
-# From which states each state can be reached; a job begins as pending, queued or running.
+# From which states each state can be reached. A new job is pending, queued or running.
 REACHED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.queued: RESUMABLE | {JobStatus.pending},
     JobStatus.running: frozenset({JobStatus.queued}),
@@ -28,10 +28,34 @@ REACHED_FROM: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.paused: frozenset({JobStatus.running}),
 }
 
+RUN_TERMINATED = "the run was terminated"
+"""Why a job is cancelled whose run somebody terminates in Dagster, or interrupts in a terminal."""
+
+
+class Run(Protocol):
+    """What matters to jobs of a Dagster run. ``dagster.DagsterRun`` is one."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The run that it re-executes, if it does."""
+
+    @property
+    def root_run_id(self) -> str | None:
+        """The first run of the chain of re-executions, if it is part of one."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended, in whatever way."""
+
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A row of ``training_jobs``; losses and ``val_rmse_m`` are the latest epoch's, null before the first."""
+    """A row of ``training_jobs``. The losses and ``val_rmse_m`` are those of the latest epoch, None before the
+    first."""
 
     id: str
     job_name: str
@@ -60,7 +84,7 @@ class JobRecord:
 
 
 def complete_job(engine: Engine, job: JobRecord) -> JobRecord:
-    """Marks a running job as completed. Raises IllegalTransition from any other state, or where another run has it."""
+    """Marks a running job as completed. Raises IllegalTransition in any other state, or if another run works on it."""
     return _end(engine, job, JobStatus.completed, progress_percent=100.0)
 
 
@@ -80,9 +104,9 @@ def pause_job(engine: Engine, job: JobRecord) -> JobRecord:
 
 
 def request_stop(engine: Engine, job_id: str, stop: Stop) -> JobRecord:
-    """Asks a running job to pause, or to be cancelled, at its next batch; one that waits is cancelled at once.
+    """Asks a running job to pause, or to be cancelled, at its next batch. A job that waits is cancelled at once.
 
-    Raises IllegalTransition where it has ended, or is to be paused before it runs.
+    Raises IllegalTransition if the job has ended, or is asked to pause before it runs.
     """
     job_id = uuid_text("job_id", job_id)
     with writing(engine) as connection:
@@ -98,7 +122,7 @@ def request_stop(engine: Engine, job_id: str, stop: Stop) -> JobRecord:
 
 
 def get_job(engine: Engine, job_id: str) -> JobRecord:
-    """The job of that id. Raises StorageError where there is none."""
+    """The job of that id. Raises StorageError if there is none."""
     with reading(engine) as connection:
         return existing_job(connection, uuid_text("job_id", job_id))
 
@@ -110,7 +134,7 @@ def find_job(engine: Engine, job_id: str) -> JobRecord | None:
 
 
 def find_job_of_run(engine: Engine, run_id: str) -> JobRecord | None:
-    """The job that a Dagster run works on, or worked on last; None where there is none."""
+    """The job that a Dagster run works on, or worked on last; None if there is none."""
     statement = select(training_jobs).where(training_jobs.c.run_id == uuid_text("run_id", run_id))
     with reading(engine) as connection:
         row = connection.execute(statement.order_by(training_jobs.c.created_at.desc())).mappings().first()
@@ -118,7 +142,7 @@ def find_job_of_run(engine: Engine, run_id: str) -> JobRecord | None:
 
 
 def list_jobs(engine: Engine, *statuses: JobStatus) -> list[JobRecord]:
-    """All jobs, or those of some states, the newest first."""
+    """All jobs, or those in some states, the newest first."""
     statement = select(training_jobs)
     if statuses:
         statement = statement.where(training_jobs.c.status.in_(statuses))
@@ -129,7 +153,7 @@ def list_jobs(engine: Engine, *statuses: JobStatus) -> list[JobRecord]:
 
 def _end(engine: Engine, job: JobRecord, status: JobStatus, **values: Any) -> JobRecord:
     if values.get("error_message") is not None:
-        # PostgreSQL would refuse the whole row.
+        # With a zero character PostgreSQL would refuse the whole row.
         values["error_message"] = values["error_message"].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
     def end(connection: Connection) -> JobRecord:
@@ -140,6 +164,7 @@ def _end(engine: Engine, job: JobRecord, status: JobStatus, **values: Any) -> Jo
 
 
 def insert_job(connection: Connection, job_id: str, run_id: str, status: JobStatus, values: Mapping[str, Any]) -> None:
+    """A new row of ``training_jobs`` before its first epoch."""
     progress = {"current_epoch": 0, "progress_percent": 0.0}
     connection.execute(
         insert(training_jobs).values(id=job_id, run_id=run_id, status=status, created_at=now(), **progress, **values)
@@ -147,8 +172,8 @@ def insert_job(connection: Connection, job_id: str, run_id: str, status: JobStat
 
 
 def change_job(connection: Connection, job: JobRecord, wanted: JobStatus, **values: Any) -> None:
-    """One conditional UPDATE of the job as the caller knows it: of two that race one is refused, and so is whoever
-    speaks of a run that another has taken over from."""
+    """One conditional UPDATE of the job as the caller knows it: if two race, one is refused, and so is a caller that
+    speaks of a run from which another run has taken over."""
     changed = connection.execute(
         update(training_jobs)
         .where(
@@ -165,6 +190,7 @@ def change_job(connection: Connection, job: JobRecord, wanted: JobStatus, **valu
 
 
 def is_run_by(job: JobRecord) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of an UPDATE that only the worker of the job's run may make."""
     return (
         training_jobs.c.id == job.id,
         training_jobs.c.run_id == job.run_id,
@@ -173,6 +199,7 @@ def is_run_by(job: JobRecord) -> tuple[ColumnElement[bool], ...]:
 
 
 def not_running(connection: Connection, job: JobRecord) -> IllegalTransition:
+    """The error of a worker whose job is not its own any more."""
     current = existing_job(connection, job.id)
     return IllegalTransition(
         f"job {job.id} is {current.status} in run {current.run_id}, and no longer running in run {job.run_id}"
@@ -180,12 +207,14 @@ def not_running(connection: Connection, job: JobRecord) -> IllegalTransition:
 
 
 def job_or_none(connection: Connection, job_id: str) -> JobRecord | None:
+    """The job of that id within a transaction, or None."""
     statement = select(training_jobs).where(training_jobs.c.id == job_id)
     row = connection.execute(statement).mappings().one_or_none()
     return None if row is None else _record(row)
 
 
 def existing_job(connection: Connection, job_id: str) -> JobRecord:
+    """The job of that id within a transaction. Raises StorageError if there is none."""
     if (job := job_or_none(connection, job_id)) is None:
         raise StorageError(f"there is no training job {job_id}")
     return job

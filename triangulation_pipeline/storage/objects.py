@@ -98,6 +98,12 @@ class ObjectStore(Protocol):
         ...
 
 
+def read_object(objects: ObjectStore, location: str, sha256: str) -> bytes:
+    """The bytes of an object, by what a row keeps of it. Raises StorageError if they are missing or damaged, and
+    ValueError for a location outside the store."""
+    return objects.get(objects.key(location), sha256)
+
+
 class FolderStore:
     """An ``ObjectStore`` in a folder of this machine; a location is an absolute path.
 

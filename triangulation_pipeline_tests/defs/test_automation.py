@@ -24,6 +24,7 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.registry import register_model
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import make_batch
 
 OTHER = random_network(5, seed=1)
@@ -61,16 +62,7 @@ def add_dataset(engine: Engine, network: ReceiverNetwork = NORTH_WEST_ITALY) -> 
 
 def train(engine: Engine, dataset: DatasetRecord) -> str:
     job_id = str(uuid.uuid4())
-    start_job(
-        engine,
-        job_id=job_id,
-        run_id=job_id,
-        job_name="a job",
-        description="",
-        config={},
-        synthetic_dataset_id=dataset.id,
-        total_epochs=1,
-    )
+    start_job(engine, job_id=job_id, run_id=job_id, config=TrainingConfig(), synthetic_dataset_id=dataset.id)
     return job_id
 
 

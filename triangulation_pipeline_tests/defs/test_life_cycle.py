@@ -16,7 +16,7 @@ from sqlalchemy import Engine, delete, update
 
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.resources import Storage
-from triangulation_pipeline.jobs import liveness
+from triangulation_pipeline.jobs import liveness, worker
 from triangulation_pipeline.jobs.continuation import requeue_job
 from triangulation_pipeline.jobs.record import read_metrics, record_epoch
 from triangulation_pipeline.jobs.states import (
@@ -28,6 +28,7 @@ from triangulation_pipeline.jobs.states import (
     list_jobs,
     request_stop,
 )
+from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.registry import (
     find_production_model,
@@ -38,7 +39,6 @@ from triangulation_pipeline.storage.registry import (
     register_model,
 )
 from triangulation_pipeline.storage.tables import JobStatus, Stop, models, training_jobs
-from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
@@ -179,12 +179,10 @@ def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.Mon
 
 
 def test_a_terminated_run_leaves_a_cancelled_job(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from triangulation_pipeline.defs.assets import trained_model as asset
-
     def terminated(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asset, "record_epoch", terminated)
+    monkeypatch.setattr(worker, "record_epoch", terminated)
     run = execute(settings())
     assert not run.result.success
     job = get_job(run.engine, run.run_id)
@@ -198,13 +196,13 @@ def test_a_retry_takes_over_from_a_worker_that_died(home: Path, monkeypatch: pyt
     class Killed(BaseException):
         pass
 
-    def recorded_until_2(engine: Engine, job: JobRecord, metrics: Any, **rest: Any) -> str | None:
+    def recorded_until_2(engine: Engine, objects: Any, job: JobRecord, metrics: Any, *rest: Any, **best: Any) -> None:
         if metrics.epoch == 3:
             raise Killed
-        return record_epoch(engine, job, metrics, **rest)
+        record_epoch(engine, objects, job, metrics, *rest, **best)
 
     with monkeypatch.context() as patch:
-        patch.setattr(asset, "record_epoch", recorded_until_2)
+        patch.setattr(worker, "record_epoch", recorded_until_2)
         patch.setattr(asset, "fail_job", lambda *_: None)
         instance, run_id = dg.DagsterInstance.get(), str(uuid.uuid4())
         assert not execute(settings(), instance=instance, run_id=run_id).result.success
@@ -309,8 +307,7 @@ def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
 
     other = execute(settings(trained_model=tuned | {"model_architecture": "regression"}), instance=whole_run.instance)
     assert other.failure() == (
-        "parent_model_id: that model's architecture is <Architecture.triangulation: 'triangulation'>, and must be this "
-        "training's, <Architecture.regression: 'regression'>"
+        "parent_model_id: that model's architecture is 'triangulation', and must be this training's, 'regression'"
     )
     unknown = str(uuid.uuid4())
     missing = execute(settings(trained_model={"parent_model_id": unknown}), instance=whole_run.instance)

@@ -14,13 +14,14 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from sqlalchemy import Engine
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.reconcile import SILENT_LOOKS, job_reconciler, reconcile
+from triangulation_pipeline.defs.reconcile import job_reconciler, reconcile
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
-from triangulation_pipeline.jobs.liveness import send_heartbeat
+from triangulation_pipeline.jobs.liveness import SILENT_LOOKS, send_heartbeat
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.defs.conftest import settings
 from triangulation_pipeline_tests.storage.conftest import running_job
 
@@ -211,15 +212,8 @@ def test_queued_jobs_end_when_nothing_comes_of_them(waiting: Waiting) -> None:
     assert done == [f"job {announced.run_id} failed: its run {announced.run_id} ended before it trained"]
 
     job = job_of(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
-    gone = announce_job(
-        engine,
-        job_id=str(uuid.uuid4()),
-        status=JobStatus.queued,
-        job_name="gone",
-        description="",
-        config={},
-        total_epochs=1,
-    )
+    config = TrainingConfig(job_name="gone")
+    gone = announce_job(engine, job_id=str(uuid.uuid4()), status=JobStatus.queued, config=config)
     requeue_job(engine, fail_job(engine, job, "broke"))
     seen: Any = {}
     for _ in range(SILENT_LOOKS):

@@ -9,18 +9,20 @@ import pytest
 from dagster._core.execution.api import execute_run
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.assets import trained_model as asset
 from triangulation_pipeline.defs.config import settings_of
+from triangulation_pipeline.jobs import worker
 from triangulation_pipeline.jobs.continuation import announce_job, assign_run, requeue_job, start_job
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
 from triangulation_pipeline.plots import dataset, style, training
 from triangulation_pipeline.storage.tables import JobStatus
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
 SPLITS = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split"]
 SHORT = settings(synthetic_dataset={"num_samples": 1000}, trained_model={"epochs": 1, "warmup_epochs": 0})
-CONFIG = settings_of(SHORT).trained_model.model_dump(mode="json")
+CONFIG = TrainingConfig.model_validate(settings_of(SHORT).trained_model.model_dump())
+OTHER = CONFIG.model_copy(update={"seed": 7})
 ALONE = frozenset({dg.AssetKey("trained_model")})
 
 
@@ -64,17 +66,14 @@ def train(made: Run, run: dg.DagsterRun) -> dg.DagsterRun:
     return found
 
 
-def begun(made: Run, run_id: str, job_id: str | None = None, config: Any = CONFIG) -> JobRecord:
+def begun(made: Run, run_id: str, job_id: str | None = None, config: TrainingConfig = CONFIG) -> JobRecord:
     """The running job of a run with the settings of all runs here."""
     return start_job(
         made.engine,
         job_id=job_id or run_id,
         run_id=run_id,
-        job_name="training",
-        description="",
         config=config,
         synthetic_dataset_id=made.metadata("synthetic_dataset")["dataset_id"],
-        total_epochs=1,
     )
 
 
@@ -84,7 +83,7 @@ def assert_has_job_of_its_own(made: Run, run: dg.DagsterRun, after: JobRecord | 
     job = get_job(made.engine, run.run_id)
     assert (job.status, job.run_id, job.current_epoch) == (JobStatus.completed, run.run_id, 1)
     assert job.parent_job_id == (None if after is None else after.id)
-    assert job.config == CONFIG
+    assert job.config == CONFIG.model_dump(mode="json")
 
 
 def test_a_job_is_never_taken_from_a_worker_that_lives(made: Run) -> None:
@@ -120,7 +119,7 @@ def test_a_job_is_taken_from_a_worker_that_died(made: Run) -> None:
 def test_a_resumed_job_goes_on_in_the_run_that_it_was_given_to(made: Run) -> None:
     """Though the first run of all had another job, of other settings."""
     first = new_run(made, status=dg.DagsterRunStatus.FAILURE)
-    other = fail_job(made.engine, begun(made, first.run_id, config=CONFIG | {"seed": 7}), "it broke")
+    other = fail_job(made.engine, begun(made, first.run_id, config=OTHER), "it broke")
     second = new_run(made, first, status=dg.DagsterRunStatus.FAILURE)
     job = requeue_job(made.engine, fail_job(made.engine, begun(made, second.run_id), "it broke too"))
     third = new_run(made, second)
@@ -134,7 +133,7 @@ def test_a_resumed_job_goes_on_in_the_run_that_it_was_given_to(made: Run) -> Non
 @pytest.mark.parametrize("status", [JobStatus.failed, JobStatus.completed])
 def test_a_job_with_other_settings_stays_as_it_was_left(made: Run, status: JobStatus) -> None:
     before = new_run(made, status=dg.DagsterRunStatus.FAILURE)
-    running = begun(made, before.run_id, config=CONFIG | {"seed": 7})
+    running = begun(made, before.run_id, config=OTHER)
     is_done = status is JobStatus.completed
     job = complete_job(made.engine, running) if is_done else fail_job(made.engine, running, "it broke")
     again = train(made, new_run(made, before))
@@ -154,8 +153,8 @@ def test_a_training_that_was_seen_to_end_is_trained_again_where_somebody_asks_fo
 def test_a_job_that_was_announced_for_the_run_is_its_job(made: Run) -> None:
     """With what only the run knows: the settings as they are, the dataset."""
     run, count = new_run(made), len(list_jobs(made.engine))
-    announced = {"job_name": "announced", "description": "before", "config": {}, "total_epochs": 9}
-    announce_job(made.engine, job_id=run.run_id, status=JobStatus.queued, **announced)
+    announced = TrainingConfig(job_name="announced", description="before", epochs=9)
+    announce_job(made.engine, job_id=run.run_id, status=JobStatus.queued, config=announced)
     assert_has_job_of_its_own(made, train(made, run), None)
     job = get_job(made.engine, run.run_id)
     assert (job.job_name, job.description, job.total_epochs) == ("training", "", 1)
@@ -167,7 +166,7 @@ def test_a_fault_of_ours_leaves_a_failed_job_that_names_it(made: Run, monkeypatc
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("the roof fell in")
 
-    monkeypatch.setattr(asset, "record_epoch", broken)
+    monkeypatch.setattr(worker, "record_epoch", broken)
     run = train(made, new_run(made))
     job = get_job(made.engine, run.run_id)
     assert (job.status, job.error_message) == (JobStatus.failed, "RuntimeError: the roof fell in")

@@ -8,13 +8,15 @@ from typing import Any
 from sqlalchemy import Engine, update
 
 from triangulation_pipeline.jobs.continuation import announce_job, start_job
-from triangulation_pipeline.jobs.record import record_epoch
+from triangulation_pipeline.jobs.record import write_epoch
 from triangulation_pipeline.jobs.states import (
     JobRecord,
     get_job,
 )
 from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.tables import JobStatus, Stop, training_jobs
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 
 MakeJob = Callable[[], JobRecord]
@@ -28,23 +30,25 @@ def metrics(epoch: int, /, **changes: Any) -> EpochMetrics:
 
 
 def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: Any) -> str | None:
-    """Records an epoch; changes are of its metrics, or of the other arguments."""
+    """Writes an epoch; changes are of its metrics, or of the other arguments."""
     rest = {
         "best_epoch": 1,
         "best_val_loss": 0.5,
-        "total_epochs": 4,
-        "state_location": f"/store/{epoch}",
-        "state_sha256": f"{epoch}" * 64,
+        "state": StoredObject(f"/store/{epoch}", f"{epoch}" * 64, 0),
     }
     others = {name: changes.pop(name) for name in rest.keys() & changes.keys()}
-    return record_epoch(engine, job, metrics(epoch, **changes), **rest | others)
+    return write_epoch(engine, job, metrics(epoch, **changes), **rest | others)
 
 
 def again(engine: Engine, job: JobRecord, **changes) -> JobRecord:
     """Starts the same job once more."""
-    names = ("job_name", "description", "config", "synthetic_dataset_id", "total_epochs")
-    same = {"job_id": job.id, **{name: getattr(job, name) for name in names}}
+    same = {"job_id": job.id, "config": config_of(job), "synthetic_dataset_id": job.synthetic_dataset_id}
     return start_job(engine, **{**same, "run_id": str(uuid.uuid4()), **changes})
+
+
+def config_of(job: JobRecord) -> TrainingConfig:
+    """The settings that a job was begun with."""
+    return TrainingConfig.model_validate(job.config)
 
 
 def set_row(engine: Engine, job: JobRecord, **values: Any) -> JobRecord:
@@ -85,9 +89,7 @@ def with_a_past(engine: Engine, job: JobRecord, status: JobStatus) -> JobRecord:
 
 
 def announce(engine: Engine, job_id: str, status: JobStatus = JobStatus.queued) -> JobRecord:
-    return announce_job(
-        engine, job_id=job_id, status=status, job_name="test", description="", config={"seed": 1}, total_epochs=2
-    )
+    return announce_job(engine, job_id=job_id, status=status, config=TrainingConfig(job_name="test", epochs=2))
 
 
 NOTHING_YET = dict.fromkeys(

@@ -2,20 +2,22 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import time_machine
 from sqlalchemy import Engine, event, insert, select
 
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import read_history, read_metrics, read_state, record_epoch
 from triangulation_pipeline.jobs.states import (
     complete_job,
     fail_job,
     get_job,
 )
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
+from triangulation_pipeline.storage.objects import FolderStore, StoredObject
 from triangulation_pipeline.storage.tables import training_metrics
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS
 from triangulation_pipeline_tests.jobs.helpers import (
@@ -39,6 +41,7 @@ def test_metrics_as_a_table(engine: Engine, make_job: MakeJob) -> None:
     assert table["epoch"].dtype == np.int64
     assert (table[list(METRIC_COLUMNS)].dtypes == np.float64).all()
     assert math.isnan(table["val_rmse_good_geom_m"][0])
+    assert read_history(engine, job.id)[0].val_rmse_good_geom_m is None
     assert table["epoch_seconds"][1] == metrics(2).epoch_seconds
 
 
@@ -52,6 +55,7 @@ def test_metrics_are_read_in_the_order_of_epochs_whatever_the_order_of_rows(engi
             )
     table = read_metrics(engine, job.id)
     assert table.to_dict("records") == [asdict(metrics(epoch)) for epoch in (1, 2, 3)]
+    assert read_history(engine, job.id) == [metrics(1), metrics(2), metrics(3)]
 
 
 def test_an_epoch_is_recorded_at_its_time_and_of_its_job_alone(engine: Engine, make_job: MakeJob) -> None:
@@ -60,7 +64,7 @@ def test_an_epoch_is_recorded_at_its_time_and_of_its_job_alone(engine: Engine, m
         with time_machine.travel(moment, tick=False):
             record(engine, job, 1)
     assert get_job(engine, first.id).state_location == "/store/1"
-    record(engine, second, 1, state_location="/store/other", state_sha256="f" * 64)
+    record(engine, second, 1, state=StoredObject("/store/other", "f" * 64, 0))
     assert get_job(engine, first.id).state_location == "/store/1"
     rows = select(training_metrics.c.timestamp).where(training_metrics.c.training_job_id == first.id)
     with engine.connect() as connection:
@@ -79,6 +83,30 @@ def test_an_epoch_trained_again_leaves_one_row(engine: Engine, make_job: MakeJob
     table = read_metrics(engine, job.id)
     assert table["epoch"].tolist() == [1, 2]
     assert table["train_loss"].tolist() == [9.0, 7.0]
+
+
+def test_the_state_of_an_epoch_is_stored_before_its_row_and_the_one_before_deleted_after_it(
+    engine: Engine, make_job: MakeJob, tmp_path: Path
+) -> None:
+    job, objects = make_job(), FolderStore(tmp_path / "objects")
+    best = {"best_epoch": 1, "best_val_loss": 0.5}
+    assert read_state(objects, job) is None
+    for epoch in (1, 2):
+        record_epoch(engine, objects, job, metrics(epoch), f"state {epoch}".encode(), **best)
+        (key,) = objects.list_keys()
+        assert key.startswith(f"checkpoints/{job.id}/state/{epoch}-")
+        assert read_state(objects, get_job(engine, job.id)) == f"state {epoch}".encode()
+
+    now = get_job(engine, job.id)
+    fail_job(engine, job, "broke")
+    with pytest.raises(IllegalTransition, match=f"job {job.id} is failed"):
+        record_epoch(engine, objects, job, metrics(3), b"state 3", **best)
+    assert len(objects.list_keys()) == 2
+    assert read_state(objects, get_job(engine, job.id)) == read_state(objects, now) == b"state 2"
+
+    objects.delete(key)
+    with pytest.raises(StorageError, match="is missing"):
+        read_state(objects, now)
 
 
 def test_writers_of_one_epoch_leave_one_row(engine: Engine, make_job: MakeJob) -> None:

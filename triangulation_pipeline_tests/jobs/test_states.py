@@ -25,6 +25,7 @@ from triangulation_pipeline.jobs.states import (
 )
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
 from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import (
     EARLIER,
     ENDED_EARLY,
@@ -32,6 +33,7 @@ from triangulation_pipeline_tests.jobs.helpers import (
     NEW_RUN,
     MakeJob,
     again,
+    config_of,
     record,
     set_row,
     with_a_past,
@@ -41,7 +43,8 @@ from triangulation_pipeline_tests.jobs.helpers import (
 def test_a_job_from_start_to_end(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     assert (job.status, job.current_epoch, job.progress_percent) == (JobStatus.running, 0, 0.0)
-    assert job.config == {"learning_rate": 0.003, "layers": [1, 2]}
+    assert config_of(job) == TrainingConfig(job_name="test", description="a job of the tests", epochs=4)
+    assert (job.job_name, job.description, job.total_epochs) == ("test", "a job of the tests", 4)
     assert job.best_epoch is job.val_loss is job.finished_at is job.state_location is None
     assert job.started_at is not None
     assert job.started_at.utcoffset() is not None
@@ -90,13 +93,12 @@ ACTS: dict[str, tuple[Act, set[JobStatus], JobStatus, dict[str, Any]]] = {
     "pause": (pause_job, RUNNING, JobStatus.paused, ENDED),
     "requeue": (requeue_job, {JobStatus.pending, *ENDED_EARLY}, JobStatus.queued, NOT_ENDED),
     "record": (
-        lambda engine, job: record(engine, job, 4, val_loss=0.25, total_epochs=5, best_epoch=4, best_val_loss=0.25),
+        lambda engine, job: record(engine, job, 4, val_loss=0.25, best_epoch=4, best_val_loss=0.25),
         RUNNING,
         JobStatus.running,
         {
             "current_epoch": 4,
-            "total_epochs": 5,
-            "progress_percent": 80.0,
+            "progress_percent": 100.0,
             "best_epoch": 4,
             "best_val_loss": 0.25,
             "train_loss": 4.0,

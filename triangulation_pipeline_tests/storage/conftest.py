@@ -23,6 +23,7 @@ from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
 from triangulation_pipeline.storage.s3 import S3Store, make_client
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import (
     NO_BINARIES,
@@ -213,11 +214,8 @@ def running_job(engine: Engine, job_id: str, total_epochs: int = 4) -> JobRecord
         engine,
         job_id=job_id,
         run_id=job_id,
-        job_name="night",
-        description="",
-        config={},
+        config=TrainingConfig(job_name="night", epochs=total_epochs),
         synthetic_dataset_id=dataset.id,
-        total_epochs=total_epochs,
     )
 
 
@@ -253,11 +251,8 @@ def make_job(engine: Engine, make_dataset: Callable[..., DatasetRecord]) -> Call
             engine,
             job_id=job_id,
             run_id=job_id,
-            job_name="test",
-            description="a job of the tests",
-            config={"learning_rate": 0.003, "layers": [1, 2]},
+            config=TrainingConfig(job_name="test", description="a job of the tests", epochs=4),
             synthetic_dataset_id=make_dataset().id,
-            total_epochs=4,
         )
 
     return make

@@ -9,15 +9,17 @@ from sqlalchemy import URL, Engine, text
 
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.liveness import Heartbeat
-from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.record import read_metrics, write_epoch
 from triangulation_pipeline.jobs.states import complete_job
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples, verify_dataset, write_dataset
 from triangulation_pipeline.storage.engine import open_database, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.registry import get_model, record_evaluation, register_model
 from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS, model_overview, read_view
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.conftest import cannot_run
 from triangulation_pipeline_tests.pgbouncer import NO_PGBOUNCER, find_pgbouncer, temporary_pgbouncer
@@ -92,23 +94,18 @@ def work(engine: Engine) -> str:
         engine,
         job_id=ids["job"],
         run_id=ids["job"],
-        job_name="test",
-        description="",
-        config={},
+        config=TrainingConfig(epochs=EPOCHS),
         synthetic_dataset_id=dataset.id,
-        total_epochs=EPOCHS,
     )
     with Heartbeat(engine, job) as heartbeat:
         for epoch in range(1, EPOCHS + 1):
-            record_epoch(
+            write_epoch(
                 engine,
                 job,
                 EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
+                StoredObject(f"/state/{epoch}", "e" * 64, 0),
                 best_epoch=1,
                 best_val_loss=1.0,
-                total_epochs=EPOCHS,
-                state_location=f"/state/{epoch}",
-                state_sha256="e" * 64,
             )
         assert heartbeat.lost is None
     complete_job(engine, job)

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.liveness import send_heartbeat
-from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.record import read_metrics, write_epoch
 from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage import engine as engine_module
@@ -38,8 +38,10 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import in_one_transaction, open_database, parse_url, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
 from triangulation_pipeline_tests.storage.conftest import make_batch
@@ -744,22 +746,17 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
             engine,
             job_id=dataset.id,
             run_id=dataset.id,
-            job_name="test",
-            description="",
-            config={},
+            config=TrainingConfig(epochs=9),
             synthetic_dataset_id=dataset.id,
-            total_epochs=9,
         )
     for epoch in epochs:
-        record_epoch(
+        write_epoch(
             engine,
             get_job(engine, dataset.id),
             EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
+            StoredObject(f"/state/{epoch}", "e" * 64, 0),
             best_epoch=1,
             best_val_loss=1.0,
-            total_epochs=9,
-            state_location=f"/state/{epoch}",
-            state_sha256="e" * 64,
         )
 
 

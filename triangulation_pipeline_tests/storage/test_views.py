@@ -35,6 +35,7 @@ from triangulation_pipeline.storage.views import (
     model_overview,
     read_view,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record, set_row
 
 EARLIER = datetime(2026, 11, 1, 12, 30, 15, 250_000, tzinfo=UTC)
@@ -106,7 +107,7 @@ class Filled:
     def __init__(self, engine: Engine, make_job: Callable[[], JobRecord]) -> None:
         self.engine, self.evaluations = engine, []
         jobs = [self.at(day, make_job) for day in range(3)]
-        self.at(3, announce_job, job_id=str(uuid.uuid4()), status=JobStatus.queued, description="", total_epochs=7)
+        self.at(3, announce_job, job_id=str(uuid.uuid4()), status=JobStatus.queued)
         for job, epochs in zip(jobs, (2, 3, 0), strict=True):
             for epoch in range(1, epochs + 1):
                 self.at(4, record, job, epoch, val_rmse_good_geom_m=None if epoch == 1 else 2.25, best_epoch=epoch)
@@ -121,7 +122,7 @@ class Filled:
     def at(self, day: int, act: Callable[..., Any], *args: Any, **values: Any) -> Any:
         """Does it on that day, in the database where it wants one."""
         if act is announce_job:
-            values |= {"job_name": "announced", "config": {}}
+            values |= {"config": TrainingConfig(job_name="announced", epochs=7)}
         with time_machine.travel(EARLIER + timedelta(days=day), tick=False):
             return act(self.engine, *args, **values) if args or values else act()
 

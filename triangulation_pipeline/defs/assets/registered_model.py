@@ -1,6 +1,7 @@
 """The registry."""
 
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -17,7 +18,7 @@ from triangulation_pipeline.defs.io_managers import (
     reference_type,
 )
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
-from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, plotted, records, rounded, words
+from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture, plotted, rounded, words
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
@@ -29,7 +30,7 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_checks,
     promotion_verdict,
 )
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import SampleBatch
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
@@ -41,10 +42,11 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     register_model,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ def registered_model(
         except ProductionChanged as change:
             log.info("registered_model: %s; it is compared anew", printable(str(change)))
     model = registration.model
-    history = records(read_metrics(storage.engine, reference.job_id))
+    history = [asdict(metrics) for metrics in read_history(storage.engine, reference.job_id)]
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
     log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
     return dg.MaterializeResult(
@@ -171,7 +173,7 @@ def _register(
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=reference.job_id,
-        synthetic_dataset_id=checkpoint.dataset["id"],
+        synthetic_dataset_id=evaluation.synthetic_dataset_id,
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
@@ -179,7 +181,7 @@ def _register(
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
-        parent_model_id=checkpoint.config["parent_model_id"],
+        parent_model_id=TrainingConfig.model_validate(checkpoint.config).parent_model_id,
     )
     return not_worse, registration
 
@@ -192,7 +194,6 @@ def _not_worse_than_production(
     challenger: "Checkpoint",
     test: SampleBatch,
 ) -> PromotionCheck:
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
 
     reference = trained_model.reference
     if production is None:
@@ -202,9 +203,8 @@ def _not_worse_than_production(
             NOT_WORSE_THAN_PRODUCTION.name, True, f"it is version {production.version}, which was in production"
         )
     try:
-        objects = storage.objects
-        content = objects.get(objects.key(production.pytorch_model_location), production.sha256)
-        champion_m = _errors_m(read_checkpoint(content), test)
+        champion = load_checkpoint(storage.objects, production.pytorch_model_location, production.sha256)
+        champion_m = _errors_m(champion, test)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
             NOT_WORSE_THAN_PRODUCTION.name,
@@ -212,7 +212,7 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",
         )
-    good_geometry = test.gdop < challenger.config["max_gdop"]
+    good_geometry = test.gdop < TrainingConfig.model_validate(challenger.config).max_gdop
     return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
 
 
