@@ -18,8 +18,8 @@ from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import (

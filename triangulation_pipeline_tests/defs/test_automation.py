@@ -25,7 +25,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, ra
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.registry import register_model
 from triangulation_pipeline.training.config import TrainingConfig
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 OTHER = random_network(5, seed=1)
 
@@ -46,14 +46,11 @@ def engine(instance: dg.DagsterInstance) -> Iterator[Engine]:
 
 
 def add_dataset(engine: Engine, network: ReceiverNetwork = NORTH_WEST_ITALY) -> DatasetRecord:
-    dataset_id = str(uuid.uuid4())
+    spec = a_spec(network=network)
     record, _ = write_dataset(
         engine,
-        dataset_id=dataset_id,
-        name=f"dataset-{dataset_id[:8]}",
-        config={},
-        network_name=network.name,
-        network_digest=network.digest,
+        spec,
+        name=f"dataset-{spec.dataset_id[:8]}",
         batches=[make_batch(0, 10, len(network.sites))],
         quality_metrics=dict,
     )

@@ -18,8 +18,8 @@ from triangulation_pipeline.defs.config import (
     settings_of,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Features, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.defs.test_automation import write_network
 
