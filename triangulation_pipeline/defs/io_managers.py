@@ -18,7 +18,7 @@ from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 REFERENCE = "reference"
 
@@ -136,7 +136,7 @@ class StoredCheckpoint:
 
     def read(self) -> "Checkpoint":
         """The checkpoint. Raises ValueError where the bytes are none."""
-        from triangulation_pipeline.training.checkpoint import read_checkpoint
+        from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 

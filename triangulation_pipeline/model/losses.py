@@ -1,4 +1,4 @@
-"""What training minimises, per row, so that a mean over any rows is a mean over rows."""
+"""What training minimises, per row: a mean over batches, weighted by their rows, is a mean over rows."""
 
 import math
 
@@ -16,9 +16,10 @@ NLL_WEIGHT = 0.5
 def locator_loss(located: Located, target_m_B2: Tensor) -> Tensor:
     """(B,) position error plus negative log-likelihood.
 
-    Solved rows: a robust distance, ``sqrt(1 + d^2 / s^2) - 1``, meaned over the rounds, and the Gaussian likelihood's
-    heavy-tailed relative, Student's t with 4 degrees of freedom: non-line-of-sight rows must not inflate everybody's
-    covariance. Regressed rows: squared error and the Gaussian itself, whose optimum is the posterior mean.
+    Solved rows: a robust distance, ``sqrt(1 + d^2 / s^2) - 1``, averaged over the rounds, and the likelihood of
+    Student's t with 4 degrees of freedom, which has heavier tails than the Gaussian: non-line-of-sight rows must not
+    inflate the covariances of all rows. Regressed rows: squared error and the Gaussian itself, whose optimum is the
+    posterior mean.
     """
     solved = located.solved_B
     off = (torch.stack(located.rounds_m_B2) - target_m_B2) / SOLVED_SCALE_M

@@ -23,6 +23,7 @@ from triangulation_pipeline.evaluation.summary import Subset, Summary
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import get_job
+from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, read_checkpoint, write_checkpoint
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.network import NORTH_WEST_ITALY
@@ -37,7 +38,6 @@ from triangulation_pipeline.storage.registry import (
     get_model_of_job,
     list_models,
 )
-from triangulation_pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
 
 SPLITS = {"training_split": Split.train, "validation_split": Split.val, "test_split": Split.test}
@@ -126,7 +126,7 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
 
     checkpoint = read_checkpoint(content)
     assert checkpoint.epoch == model.epoch
-    assert checkpoint.dataset["id"] == model.synthetic_dataset_id
+    assert checkpoint.dataset.dataset_id == model.synthetic_dataset_id
     assert float(checkpoint.weights["covariance_scale"]) == pytest.approx(
         whole_run.metadata("trained_model")["covariance_scale"]
     )
@@ -321,7 +321,7 @@ def test_the_model_is_shown_with_its_job_and_its_files(whole_run: Run, dataset: 
     scales = {name: float(checkpoint.weights["covariance_scale"]) for name, checkpoint in made.items()}
     assert scales.pop("best_model") == pytest.approx(shown["covariance_scale"]) != 1.0
     assert set(scales.values()) == {1.0}
-    assert dict(best.dataset) == {"id": dataset.id, "sha256": dataset.sha256}
+    assert best.dataset == DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
 
 
 def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
@@ -331,7 +331,7 @@ def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
     assert (evaluation.training_job_id, evaluation.epoch) == (whole_run.run_id, checkpoint.epoch)
     assert evaluation.checkpoint_sha256 == hashlib.sha256(content).hexdigest()
     assert evaluation.weights_digest == checkpoint.weights_digest
-    assert evaluation.synthetic_dataset_id == checkpoint.dataset["id"]
+    assert evaluation.synthetic_dataset_id == checkpoint.dataset.dataset_id
     metrics = evaluation.metrics
     assert metrics["max_gdop"] == checkpoint.config["max_gdop"] == 5.0
     assert metrics["max_rmse_m"] == 100.0

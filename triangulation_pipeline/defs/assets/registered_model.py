@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import (
     EvaluationReference,
@@ -42,10 +42,11 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     register_model,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def _register(
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=reference.job_id,
-        synthetic_dataset_id=checkpoint.dataset["id"],
+        synthetic_dataset_id=evaluation.synthetic_dataset_id,
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
@@ -180,7 +181,7 @@ def _register(
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
-        parent_model_id=checkpoint.config["parent_model_id"],
+        parent_model_id=TrainingConfig.model_validate(checkpoint.config).parent_model_id,
     )
     return not_worse, registration
 
@@ -211,7 +212,7 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",
         )
-    good_geometry = test.gdop < challenger.config["max_gdop"]
+    good_geometry = test.gdop < TrainingConfig.model_validate(challenger.config).max_gdop
     return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
 
 
@@ -221,4 +222,4 @@ def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
 
     spec = checkpoint.spec
     predicted = predict(checkpoint.locator(), locator_inputs(test))
-    return predicted.error_m(spec.network.frame, spec.tx_height_m, test.tx_lat, test.tx_lon)
+    return predicted.error_m(spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
