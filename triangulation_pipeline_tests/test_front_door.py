@@ -31,7 +31,7 @@ def test_simulating_and_solving_need_neither_pytorch_nor_dagster_nor_a_database(
 @pytest.mark.parametrize("name", sorted(set(tp.__all__)))
 def test_every_name_is_there(name: str) -> None:
     value = getattr(tp, name)
-    assert value is getattr(tp, name)
+    assert getattr(tp, name) == value
     assert name in dir(tp)
     if callable(value):
         assert (value.__name__, value.__doc__ is not None) == (name, True)
