@@ -6,18 +6,17 @@ from triangulation_pipeline.evaluation.comparison import compare
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.trainer import train
 
 
 def test_beats_the_classical_solver_and_knows_how_well() -> None:
     scenario = PRESETS[Preset.default]
-    whole = SampleBatch.concatenate(
-        [chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))]
-    )
+    whole = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))])
     train_rows, val_rows, test = (whole.take(whole.split == split) for split in Split)
     config = TrainingConfig(epochs=8)
     checkpoint = train(NORTH_WEST_ITALY, scenario, config, train_rows, val_rows)

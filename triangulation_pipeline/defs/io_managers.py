@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
 from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
@@ -108,7 +108,7 @@ class StoredSplit:
     """A split's rows, and the dataset they are of."""
 
     dataset_id: str
-    batch: SampleBatch
+    batch: Samples
 
 
 class SplitIOManager(ReferenceIOManager):

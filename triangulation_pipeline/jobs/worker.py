@@ -8,9 +8,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline.jobs.record import job_folder, load_checkpoint, read_state, record_epoch
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, write_checkpoint
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord
 from triangulation_pipeline.storage.objects import ObjectStore, StoredObject
 from triangulation_pipeline.storage.registry import get_model_by_id
@@ -35,14 +33,13 @@ def restored_trainer(
     job: JobRecord,
     config: TrainingConfig,
     dataset: DatasetRecord,
-    training: SampleBatch,
-    validation: SampleBatch,
+    training: Samples,
+    validation: Samples,
     parent: Checkpoint | None,
 ) -> Trainer:
     """The trainer of a job, in the state that its last epoch left, if there was one. Raises what ``Trainer`` and its
     ``restore`` raise, and StorageError if the state cannot be read."""
-    network = ReceiverNetwork.model_validate(dataset.config["network"])
-    spec = config.locator_spec(network, Scenario.model_validate(dataset.config["scenario"]))
+    spec = config.locator_spec(dataset.spec.network, dataset.spec.scenario)
     origin = DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
     trainer = Trainer(spec, config, training, validation, origin, parent)
     if (state := read_state(objects, job)) is not None:

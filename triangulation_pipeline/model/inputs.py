@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LocatorInputs:
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def locator_inputs(batch: SampleBatch) -> LocatorInputs:
+def locator_inputs(batch: Samples) -> LocatorInputs:
     """Tensors (float32, bool) of a batch, in its order."""
     toa_ns = np.where(batch.toa_present, batch.toa_ns, np.inf)
     count = batch.toa_present.sum(1)

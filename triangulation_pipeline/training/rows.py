@@ -14,7 +14,7 @@ from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 
 @dataclass
@@ -31,9 +31,9 @@ class SplitTensors:
     crlb_m: NDArray[np.float32]
 
     @classmethod
-    def of(cls, spec: LocatorSpec, batch: SampleBatch, device: torch.device) -> Self:
+    def of(cls, spec: LocatorSpec, batch: Samples, device: torch.device) -> Self:
         """The rows of a batch, in its order, with targets in the frame of the spec's network."""
-        target_m = spec.network.frame.en_m(batch.tx_lat, batch.tx_lon, spec.tx_height_m)
+        target_m = batch.tx_en_m(spec.network.frame)
         return cls(
             inputs=locator_inputs(batch).to(device),
             target_m=torch.as_tensor(target_m, dtype=torch.float32).to(device),
@@ -51,9 +51,9 @@ class SplitTensors:
         self.initial_m = model.initial_fix(self.inputs)
 
 
-def fit_data(spec: LocatorSpec, train: SampleBatch, rows: SplitTensors) -> FitData:
+def fit_data(spec: LocatorSpec, train: Samples, rows: SplitTensors) -> FitData:
     """What a locator is fitted on: the rows of the training split, as a batch and as its tensors."""
-    site_bias_m = fit_site_biases_ns(Geometry(spec.network, spec.tx_height_m), train) * SPEED_OF_LIGHT_M_PER_NS
+    site_bias_m = fit_site_biases_ns(Geometry(spec.network, train.tx_altitude_m), train) * SPEED_OF_LIGHT_M_PER_NS
     return FitData(
         inputs=rows.inputs,
         target_m_B2=rows.target_m,
@@ -61,13 +61,13 @@ def fit_data(spec: LocatorSpec, train: SampleBatch, rows: SplitTensors) -> FitDa
     )
 
 
-def filter_by_snr(train: SampleBatch, min_snr_db: float | None) -> SampleBatch:
+def filter_by_snr(train: Samples, min_snr_db: float | None) -> Samples:
     """The rows whose mean SNR over the receivers that detected them is at least ``min_snr_db``; all if it is None.
 
     Raises ValueError if no row is left.
     """
     if min_snr_db is not None:
-        mean_snr_db = (train.snr_db * train.signal_present).sum(1) / np.maximum(train.num_receivers, 1)
+        mean_snr_db = (train.snr_db * train.signal_present).sum(1) / np.maximum(train.num_detections, 1)
         train = train.take(mean_snr_db >= min_snr_db)
     if not len(train):
         raise ValueError(

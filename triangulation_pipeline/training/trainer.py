@@ -19,7 +19,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.positions import Positions, chi_square_2, median_of_bounds_m, rmse_m
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.config import TRAINING_VERSION, Accelerator, TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics, position_metrics
 from triangulation_pipeline.training.rows import SplitTensors, filter_by_snr, fit_data
@@ -46,8 +46,8 @@ def train(
     network: ReceiverNetwork,
     scenario: Scenario,
     config: TrainingConfig,
-    train_rows: SampleBatch,
-    val_rows: SampleBatch,
+    train_rows: Samples,
+    val_rows: Samples,
 ) -> Checkpoint:
     """Trains a locator and gives the weights of its best epoch, with calibrated covariances.
 
@@ -95,8 +95,8 @@ class Trainer:
         self,
         spec: LocatorSpec,
         config: TrainingConfig,
-        train: SampleBatch,
-        val: SampleBatch,
+        train: Samples,
+        val: Samples,
         dataset: DatasetReference | None = None,
         parent: Checkpoint | None = None,
     ) -> None:
@@ -352,7 +352,7 @@ def _built_for(spec: LocatorSpec) -> dict[str, Any]:
     return common
 
 
-def _validation_and_calibration(val: SampleBatch) -> tuple[SampleBatch, SampleBatch]:
+def _validation_and_calibration(val: Samples) -> tuple[Samples, Samples]:
     reserved = val.is_calibration
     if reserved.sum() < LEAST_CALIBRATION_ROWS or (~reserved).sum() < LEAST_CALIBRATION_ROWS:
         raise ValueError(

@@ -11,9 +11,10 @@ from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.rows import SplitTensors, fit_data
 
@@ -33,8 +34,8 @@ VALLEY = PRESETS[Preset.valley]
 @cache
 def samples(
     n: int, scenario: Scenario = DEFAULT, network: ReceiverNetwork = NORTH_WEST_ITALY, seed: int = 0
-) -> SampleBatch:
-    return SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
+) -> Samples:
+    return Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
 
 
 def spec_for(
@@ -46,7 +47,7 @@ def spec_for(
     return settings.locator_spec(network, DEFAULT)
 
 
-def target_m(batch: SampleBatch, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
+def target_m(batch: Samples, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
     """(n, 2) true east and north."""
     enu_m = network.frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), DEFAULT.tx_height_m))
     return torch.as_tensor(enu_m[:, :2], dtype=torch.float32)

@@ -13,7 +13,7 @@ from triangulation_pipeline.model.locator import Located
 from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training import trainer as trainer_module
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.training.trainer import Trainer
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[SampleBatch, SampleBatch]:
+def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[Samples, Samples]:
     batch = samples(n, scenario)
     return batch.take(batch.split == Split.train), batch.take(batch.split == Split.val)
 

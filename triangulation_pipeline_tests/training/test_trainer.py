@@ -30,7 +30,7 @@ from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.solvers import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions, coverage, median_of_bounds_m
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training import trainer as trainer_module
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics
@@ -338,7 +338,7 @@ def test_a_row_that_is_just_loud_enough_is_trained_on() -> None:
     train, val = splits(FEW)
     snr_db = np.where(train.signal_present, np.float32(12.0), np.float32(0.0))
     snr_db[:50][train.signal_present[:50]] = 11.0
-    loud = SampleBatch(**vars(train) | {"snr_db": snr_db})
+    loud = Samples(**vars(train) | {"snr_db": snr_db})
     for limit_db, rows in ((11.0, 421), (11.5, 371), (12.0, 371)):
         config = TrainingConfig(**BASE | {"min_snr_db": limit_db})
         assert len(Trainer(spec_for(Architecture.regression), config, loud, val, DATASET).train) == rows
@@ -403,14 +403,14 @@ def test_calibration_makes_the_ellipse_hold_what_it_says() -> None:
     assert fault(checkpoint, val) is None
 
 
-def answer(checkpoint: Checkpoint, batch: SampleBatch) -> tuple[Positions, NDArray[np.float64]]:
+def answer(checkpoint: Checkpoint, batch: Samples) -> tuple[Positions, NDArray[np.float64]]:
     """What the model says of the rows, and how far off that is, metres."""
     prediction = predict(checkpoint.locator(), locator_inputs(batch))
     lat, lon = checkpoint.spec.network.frame.geodetic(prediction.en_m, checkpoint.spec.tx_height_m)
     return prediction, haversine_m(lat, lon, batch.tx_lat, batch.tx_lon)
 
 
-def mean_loss(checkpoint: Checkpoint, batch: SampleBatch) -> float:
+def mean_loss(checkpoint: Checkpoint, batch: Samples) -> float:
     model, inputs = checkpoint.locator(), locator_inputs(batch)
     with torch.no_grad():
         return float(locator_loss(model(inputs, model.initial_fix(inputs)), target_m(batch)).double().mean())

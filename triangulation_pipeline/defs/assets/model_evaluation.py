@@ -7,7 +7,7 @@ import logging
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type
@@ -19,7 +19,6 @@ from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.evaluation.summary import Evaluation, Subset
 from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, promotion_checks, promotion_verdict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
@@ -98,7 +97,7 @@ def model_evaluation(
             "splits and trained_model in one run"
         )
     dataset = get_dataset(storage.engine, test_split.dataset_id)
-    scenario = Scenario.model_validate(dataset.config["scenario"])
+    scenario = dataset.spec.scenario
     predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
     comparison = compare(
         network,

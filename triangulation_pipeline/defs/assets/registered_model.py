@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import (
     EvaluationReference,
@@ -32,7 +32,7 @@ from triangulation_pipeline.evaluation.verdict import (
 )
 from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
@@ -148,7 +148,7 @@ def _register(
     trained_model: StoredCheckpoint,
     checkpoint: "Checkpoint",
     evaluation: EvaluationRecord,
-    test: SampleBatch,
+    test: Samples,
 ) -> tuple[PromotionCheck, Registration]:
     """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
     one went into production meanwhile."""
@@ -192,7 +192,7 @@ def _not_worse_than_production(
     production: ModelRecord | None,
     trained_model: StoredCheckpoint,
     challenger: "Checkpoint",
-    test: SampleBatch,
+    test: Samples,
 ) -> PromotionCheck:
 
     reference = trained_model.reference
@@ -216,10 +216,10 @@ def _not_worse_than_production(
     return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
 
 
-def _errors_m(checkpoint: "Checkpoint", test: SampleBatch) -> NDArray[np.float64]:
+def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
 
     spec = checkpoint.spec
     predicted = predict(checkpoint.locator(), locator_inputs(test))
-    return predicted.error_m(spec.network.frame, spec.tx_height_m, test.tx_lat, test.tx_lon)
+    return predicted.error_m(spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
