@@ -20,7 +20,7 @@ class RobustStart(nn.Module):
     """Best of several local minima of a robust cost of arrival times, levels and non-detections.
 
     The level of receiver i is ``power_i = common + gain_i - slope ln d_i + noise``, with constants that ``fit``
-    estimates on training rows. Levels decide between the two crossings of hyperbolas that arrival times cannot tell apart.
+    estimates on training rows. Levels decide between two crossings of hyperbolas that arrival times cannot tell apart.
     """
 
     cells_K2: Tensor
