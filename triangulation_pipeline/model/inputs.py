@@ -1,4 +1,4 @@
-"""From a sample batch to the tensors a locator takes. Shapes: B batch, R receivers."""
+"""From a batch of samples to the tensors that a locator takes. Shapes: B batch, R receivers."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -17,7 +17,7 @@ class LocatorInputs:
 
     ``toa_m_BR`` is the arrival time as a distance, less its median over the row's receivers: the emission time is
     unknown, and small numbers keep their digits in float32. Frequency offsets are left out: those of a static emitter
-    carry no position.
+    tell nothing of its position.
     """
 
     present_BR: Tensor  # bool

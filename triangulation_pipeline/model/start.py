@@ -19,8 +19,8 @@ CHUNK_ROWS = 1024
 class RobustStart(nn.Module):
     """Best of several local minima of a robust cost of arrival times, levels and non-detections.
 
-    The level part is ``power_i = common + gain_i - slope ln d_i + noise``, its constants fitted on training rows by
-    ``fit``; it decides between the two crossings of hyperbolas that arrival times alone cannot tell apart.
+    The level of receiver i is ``power_i = common + gain_i - slope ln d_i + noise``, with constants that ``fit``
+    estimates on training rows. Levels decide between two crossings of hyperbolas that arrival times cannot tell apart.
     """
 
     cells_K2: Tensor
@@ -51,7 +51,7 @@ class RobustStart(nn.Module):
 
     @torch.no_grad()
     def fit(self, data: FitData) -> None:
-        """Least squares of the level constants on rows with known position, and the given site biases."""
+        """Estimates the level constants by least squares, and takes the given site biases."""
         inputs = data.inputs
         mask = inputs.present_BR.double()
         receivers = mask.shape[1]
@@ -89,10 +89,10 @@ class RobustStart(nn.Module):
         mean_B2 = torch.softmax(-by_level_BK, dim=1) @ self.cells_K2
 
         residual_BKR = (toa_m[:, None] - self.cell_range_m_KR) / self.config.search_scale_m
-        off = torch.zeros_like(residual_BKR)
+        squared = torch.zeros_like(residual_BKR)
         for _ in range(3):
-            off = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + off))).square()
-        cost_BK = (timed[:, None] * off.log1p()).sum(-1) + by_level_BK
+            squared = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + squared))).square()
+        cost_BK = (timed[:, None] * squared.log1p()).sum(-1) + by_level_BK
         candidates = self.cells_K2[cost_BK.topk(self.config.candidates, dim=1, largest=False).indices]
         refined = self._refined(candidates, toa_m, inputs.sigma_m_BR, timed)
         best = self._cost(refined, toa_m, inputs, timed).argmin(1)
@@ -124,11 +124,11 @@ class RobustStart(nn.Module):
         """Minus log-likelihood (B, K) of the levels, up to a constant, with the common level at its best fit; a
         receiver that should have heard the transmission and did not counts against a position."""
         mask = inputs.present_BR.to(range_m_BKR.dtype)[:, None]
-        off = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
-        off = off - _weighted_mean(off, mask)
-        # Undetected: power_dbm is the floor, so -off is the expected SNR.
-        excess = (-off - self.threshold_db).clamp_min(0)
-        return (torch.where(mask > 0, off, excess) / self.level_sigma_db).square().sum(-1) / 2
+        residual = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
+        residual = residual - _weighted_mean(residual, mask)
+        # The power_dbm of a receiver that detected nothing is its noise floor: minus the residual is the expected SNR.
+        excess = (-residual - self.threshold_db).clamp_min(0)
+        return (torch.where(mask > 0, residual, excess) / self.level_sigma_db).square().sum(-1) / 2
 
 
 def robust_residual(residual_BKR: Tensor, variance_BKR: Tensor, timed_BKR: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,8 +136,8 @@ def robust_residual(residual_BKR: Tensor, variance_BKR: Tensor, timed_BKR: Tenso
     prior = timed_BKR / variance_BKR
     weight = prior
     for _ in range(3):
-        off = residual_BKR - _weighted_mean(residual_BKR, weight)
-        weight = prior / (1 + off.square() / variance_BKR)
+        centred = residual_BKR - _weighted_mean(residual_BKR, weight)
+        weight = prior / (1 + centred.square() / variance_BKR)
     return residual_BKR - _weighted_mean(residual_BKR, weight), weight
 
 

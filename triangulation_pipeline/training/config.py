@@ -20,7 +20,8 @@ TRAINING_VERSION = 1
 
 
 class Scheduler(StrEnum):
-    """``cosine`` anneals to a hundredth; ``one_cycle`` rises to the learning rate and falls to nearly nothing."""
+    """The shape of the learning rate after the warm-up: ``cosine`` falls to a hundredth of the peak, ``one_cycle`` to
+    nearly 0."""
 
     cosine = "cosine"
     one_cycle = "one_cycle"
@@ -176,7 +177,7 @@ class TrainingConfig(BaseModel):
             {
                 "config": config,
                 "network": network,
-                "tx_height_m": scenario.transmitter_altitude_m,
+                "tx_altitude_m": scenario.transmitter_altitude_m,
                 "area_margin_m": scenario.area_margin_m,
             }
         )

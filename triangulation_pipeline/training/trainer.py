@@ -141,7 +141,7 @@ class Trainer:
 
     @property
     def limit_m(self) -> float | None:
-        """The rms Cramér-Rao bound of the validation rows with good geometry, metres."""
+        """The rms Cramér-Rao bound of the validation rows with good geometry, metres; None if there are none."""
         return rmse_m(self.val.crlb_m[self.val.gdop < self.config.max_gdop])
 
     @property
@@ -315,7 +315,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, rows: SplitTensors) -> tuple[float, NDArray[np.float64], NDArray[np.float32]]:
-        """Mean loss, distances (n,) and NEES (n,)."""
+        """Mean loss, position errors (n,) in metres and NEES (n,)."""
         self.model.eval()
         losses, positions, nees = [], [], []
         for i in range(0, len(rows), VALIDATION_ROWS):
@@ -329,7 +329,7 @@ class Trainer:
 
     def _distance_m(self, rows: SplitTensors, found_m: Tensor) -> NDArray[np.float64]:
         found = Positions.of_points(found_m.double().cpu().numpy())
-        return found.error_m(self.spec.network.frame, self.spec.tx_height_m, rows.lat, rows.lon)
+        return found.error_m(self.spec.network.frame, self.spec.tx_altitude_m, rows.lat, rows.lon)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
