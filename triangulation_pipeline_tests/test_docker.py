@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from triangulation_pipeline.storage.datasets import verify_dataset, write_datase
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import NO_TIMESCALEDB, OwnServer, find_timescaledb, temporary_server
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 DOCKER = ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()
@@ -136,11 +135,8 @@ def test_the_pipeline_migrates_and_writes_with_the_rights_it_is_given(server: Ow
     engine = open_database(url_of(server, "pipeline", "triangulation"))
     record, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(),
         name="of the containers",
-        config={},
-        network_name="test",
-        network_digest="d" * 64,
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
     )
@@ -239,7 +235,9 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 def test_a_backup_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
     """The printed commands, with the mask of an ordinary shell; the container's own is run here, in the same manner."""
-    (of_containers,) = re.findall(r"(?m)^```\n(mkdir -p -m 700 backup\ncompose stop\n.*?)```", OPERATIONS, re.DOTALL)
+    (of_containers,) = re.findall(
+        r"(?m)^```bash\n(mkdir -p -m 700 backup\ncompose stop\n.*?)```", OPERATIONS, re.DOTALL
+    )
     (embedded,) = re.findall(r"`(mkdir -p [^`]*cp -a \.dagster [^`]*)`", OPERATIONS)
     (tmp_path / ".dagster").mkdir()
     (tmp_path / ".dagster" / "triangulation.db").touch()
@@ -262,6 +260,21 @@ def test_a_backup_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
     (copied,) = backup.glob("*-*-*")
     assert (copied / "triangulation.db").exists()
     assert "backup/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.production
+def test_a_database_is_prepared_as_printed() -> None:
+    """With and without TimescaleDB, whose line an administrator leaves out."""
+    (printed,) = re.findall(r"```sql\n(CREATE DATABASE .*?)```", OPERATIONS, re.DOTALL)
+    with_timescaledb = find_timescaledb() is not None
+    if not with_timescaledb:
+        printed = re.sub(r"(?m)^CREATE EXTENSION .*\n", "", printed)
+    with temporary_server(timescaledb=with_timescaledb) as server:
+        with server.administrator() as connection:
+            connection.execute("ALTER ROLE pipeline PASSWORD 'a-password-of-pipeline'")
+        admin = server.admin.set(drivername="postgresql").render_as_string(hide_password=False)
+        subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", admin], input=printed, text=True, check=True)
+        open_database(url_of(server, "pipeline", "triangulation")).dispose()
 
 
 @pytest.mark.production

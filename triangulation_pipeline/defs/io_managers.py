@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
 from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 REFERENCE = "reference"
 
@@ -108,15 +108,17 @@ class StoredSplit:
     """A split's rows, and the dataset they are of."""
 
     dataset_id: str
-    batch: SampleBatch
+    batch: Samples
 
 
-def same_dataset(**dataset_ids: str) -> str:
-    """The id of the dataset that all inputs of a step belong to. Raises ValueError if they belong to several."""
-    if len(set(dataset_ids.values())) > 1:
+def same_dataset(**dataset_ids: str | None) -> str:
+    """The id of the dataset that all inputs of a step belong to. Raises ValueError if they belong to several, or to
+    none."""
+    first, *others = dataset_ids.values()
+    if first is None or any(other != first for other in others):
         told = ", ".join(f"{name} of dataset {dataset_id}" for name, dataset_id in dataset_ids.items())
         raise ValueError(f"{told.replace(' of', ' is of', 1)}; materialise them in one run")
-    return next(iter(dataset_ids.values()))
+    return first
 
 
 class SplitIOManager(ReferenceIOManager):
@@ -157,7 +159,7 @@ class StoredCheckpoint:
 
     def read(self) -> "Checkpoint":
         """The checkpoint. Raises ValueError where the bytes are none."""
-        from triangulation_pipeline.training.checkpoint import read_checkpoint
+        from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 

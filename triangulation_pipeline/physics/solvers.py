@@ -1,6 +1,6 @@
-"""Classical position fixes by arrival times, for many samples at once: the rivals a learned model is held against.
+"""Classical position fixes by arrival times, for many samples at once: the baselines of a learned model.
 
-All take a ``SampleBatch`` and the geometry of its network at the transmitters' altitude, and give ``Positions``.
+All take ``Measurements`` and the geometry of their network at the transmitters' altitudes, and give ``Positions``.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,19 +10,20 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information, toa_weight
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
-# (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
+# (residual_m, weight) -> cost, its derivative by the residual, and a positive bound of its curvature, each (n, r).
 RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
 
-# Raised with every change of what the solvers answer to the same measurements; part of assets' code versions, as a
-# training begins with the site biases that are fitted here, and an evaluation compares with all of them.
+# Raised if the solvers answer differently to the same measurements. It is part of assets' code versions: a training
+# begins with the site biases that are fitted here, and an evaluation compares with all solvers.
 SOLVERS_VERSION = 1
 HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
 ABSURD_DIAGONALS = 3.0
@@ -32,7 +33,7 @@ _MIN_DAMPING, _MAX_DAMPING = 1e-12, 1e8
 
 
 class Loss(StrEnum):
-    """What a residual of x standard deviations costs: x^2 / 2 (linear), or Huber's, linear beyond 1.345."""
+    """The cost of a residual of x standard deviations: x^2 / 2 (linear), or Huber's, which is linear beyond 1.345."""
 
     linear = "linear"
     huber = "huber"
@@ -49,17 +50,17 @@ class Fix(Positions):
 class Arrivals:
     """Arrival times as ranges with an unknown common offset, of the rows that have at least three."""
 
-    rows: NDArray[np.int64]  # (m,) their place in the batch
+    rows: NDArray[np.int64]  # (m,) their place among the measurements
     range_m: Float  # (m, r)
     weight: Float  # (m, r), 1 / m^2, zero without an arrival time
 
 
-def arrivals(batch: SampleBatch, site_bias_ns: Float) -> Arrivals:
-    """The usable arrival times of a batch, freed of the sites' biases (r,)."""
-    rows = np.flatnonzero(batch.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
-    present = batch.toa_present[rows]
-    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (batch.toa_ns[rows] - site_bias_ns), 0.0)
-    return Arrivals(rows, range_m, toa_weight(present, batch.toa_sigma_ns[rows]))
+def arrivals(measurements: Measurements, site_bias_ns: Float) -> Arrivals:
+    """The usable arrival times of measurements, freed of the sites' biases (r,)."""
+    rows = np.flatnonzero(measurements.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
+    present = measurements.toa_present[rows]
+    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (measurements.toa_ns[rows] - site_bias_ns), 0.0)
+    return Arrivals(rows, range_m, toa_weight(present, measurements.toa_sigma_ns[rows]))
 
 
 def linear_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
@@ -80,9 +81,22 @@ def huber_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
 _COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
 
 
-def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
-    """Mean positions of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
-    power_dbm = np.where(batch.signal_present, batch.power_dbm.astype(np.float64), -np.inf)
+def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements) -> Positions:
+    """Mean position of the detecting sites, weighted by received power in milliwatts.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    measurements : Measurements
+        n rows of that network.
+
+    Returns
+    -------
+    Positions
+        n positions without covariances; NaN without a detection.
+    """
+    power_dbm = np.where(measurements.signal_present, measurements.power_dbm.astype(np.float64), -np.inf)
     strongest_dbm = power_dbm.max(1, keepdims=True)
     weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
     total = weight.sum(1, keepdims=True)
@@ -90,24 +104,49 @@ def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Pos
     return Positions.of_points(np.where(total > 0, mean_en_m, np.nan))
 
 
-def strongest_receiver(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
-    """Positions of the site with the highest level; NaN without a detection."""
-    strongest: NDArray[np.int64] = np.where(batch.signal_present, batch.power_dbm, -np.inf).argmax(1)
-    heard = batch.signal_present.any(axis=1, keepdims=True)
+def strongest_receiver(network: ReceiverNetwork, measurements: Measurements) -> Positions:
+    """Position of the site with the highest level.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    measurements : Measurements
+        n rows of that network.
+
+    Returns
+    -------
+    Positions
+        n positions without covariances; NaN without a detection.
+    """
+    strongest: NDArray[np.int64] = np.where(measurements.signal_present, measurements.power_dbm, -np.inf).argmax(1)
+    heard = measurements.signal_present.any(axis=1, keepdims=True)
     return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
 
 
-def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
-    """(r,) arrival-time bias of each site, ns, from samples whose true position is known (the training part).
+def fit_site_biases_ns(geometry: Geometry, samples: Samples) -> Float:
+    """Bias of each site's arrival times, from samples with known positions (the training part).
 
-    Huber's location, alternating between one emission time a sample and one bias a site. Only differences are
-    observable, so the mean over the sites with arrival times is zero; a site without any gets 0.
+    Huber's location, alternating between one emission time per sample and one bias per site. Only differences are
+    observable, so the mean over the sites with arrival times is zero.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    samples : Samples
+        n rows of that network, with the truth.
+
+    Returns
+    -------
+    ndarray, shape (r,)
+        Bias, ns; 0 for a site without any arrival time.
     """
     num_sites = len(geometry.network.sites)
-    data = arrivals(batch, np.zeros(num_sites))
+    data = arrivals(samples, np.zeros(num_sites))
     heard = data.weight.any(0)
-    en_m = geometry.en_m(batch.tx_lat[data.rows], batch.tx_lon[data.rows])
-    residual_m = data.range_m - geometry.ranges_m(en_m)[0]
+    en_m = samples.tx_en_m(geometry.network.frame)[data.rows]
+    residual_m = data.range_m - geometry.take(data.rows).ranges_m(en_m)[0]
     residual_m -= _median_offset(residual_m, data.weight)[:, None]
     bias_m = np.zeros(num_sites)
     for _ in range(30):
@@ -120,24 +159,38 @@ def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
     return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
 
 
-def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, loss: Loss) -> Fix:
-    """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
+def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: Float, loss: Loss) -> Fix:
+    """Weighted least squares, or Huber's M-estimate, of position and emission time, from several starts.
 
-    Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
-    strongest receiver and nine points that cover the service area; the lowest cost wins, the earlier start where two
-    are equal (three arrival times may fit two places perfectly).
+    Levenberg-Marquardt with the weights ``1 / (c s_i)^2`` of ``toa_sigma_ns``. The starts are the power-weighted
+    centroid, the strongest receiver and nine points that cover the service area. The lowest cost wins, and the earlier
+    start if two are equal (three arrival times may fit two places perfectly).
 
-    A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
-    sites' bounding box than three of its diagonals.
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    measurements : Measurements
+        n rows of that network.
+    site_bias_ns : ndarray, shape (r,)
+        Clock bias of each site, subtracted from its arrival times, ns.
+    loss : Loss
+        ``linear`` or ``huber``.
+
+    Returns
+    -------
+    Fix
+        n positions with covariances and costs. A row is NaN if it has fewer than three arrival times, or if every start
+        ends absurdly far: outside the sites' bounding box by more than three of its diagonals.
     """
-    data = arrivals(batch, site_bias_ns)
-    seen = batch.take(data.rows)
+    data = arrivals(measurements, site_bias_ns)
+    seen, geometry = measurements.take(data.rows), geometry.take(data.rows)
     # Beside the strongest site, not on it: the range has no gradient there.
     network = geometry.network
     starts = [power_weighted_centroid(network, seen).en_m, strongest_receiver(network, seen).en_m + 100.0]
     starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
     en_m, cost, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
-    return make_fix(geometry, data, len(batch), en_m, cost, reweighted)
+    return make_fix(geometry, data, len(measurements), en_m, cost, reweighted)
 
 
 def covering_points(network: ReceiverNetwork) -> Float:
@@ -150,7 +203,7 @@ def covering_points(network: ReceiverNetwork) -> Float:
 def best_descent(
     geometry: Geometry, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
 ) -> tuple[Float, Float, Float]:
-    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN where all end absurdly."""
+    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN if all end absurdly."""
     m, r = data.range_m.shape
     en_m, cost, weight = np.full((m, 2), np.nan), np.full(m, np.inf), np.full((m, r), np.nan)
     for start in starts:
@@ -173,22 +226,23 @@ def make_fix(geometry: Geometry, data: Arrivals, n: int, en_m: Float, cost: Floa
 
 
 def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m: Float) -> tuple[Float, Float, Float]:
-    """Levenberg-Marquardt on (east, north, common offset): a step is taken only where the cost falls.
+    """Levenberg-Marquardt on (east, north, common offset): a step is taken only if the cost falls.
 
     The offset is eliminated from the position's normal equations by the Schur complement and follows the ranges.
     """
     longest_step_m = 0.5 * geometry.network.service_area(0.0).diagonal_m
 
-    def evaluate(en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
+    def evaluate(geometry: Geometry, en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
         distance, gradient = geometry.ranges_m(en)
         cost, slope, curvature = cost_of(range_m - distance - offset[:, None], weight)
         return cost.sum(1), distance, gradient[..., 0], gradient[..., 1], slope, curvature
 
     result = np.array(start_en_m), np.full(len(start_en_m), np.inf), np.array(data.weight)
     active = np.flatnonzero(np.isfinite(start_en_m).all(1))
+    geometry = geometry.take(active)
     en, range_m, weight = start_en_m[active], data.range_m[active], data.weight[active]
     offset = _median_offset(range_m - geometry.ranges_m(en)[0], weight)
-    state = evaluate(en, offset, range_m, weight)
+    state = evaluate(geometry, en, offset, range_m, weight)
     damping = np.full(len(active), 1e-3)
     for iteration in range(_MAX_ITERATIONS):
         cost, distance, u_e, u_n, slope, curvature = state
@@ -207,7 +261,7 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
             trial_distance = geometry.ranges_m(trial_en)[0]
             shift = (curvature * (trial_distance - distance)).sum(1) / total
             trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
-            trial = evaluate(trial_en, trial_offset, range_m, weight)
+            trial = evaluate(geometry, trial_en, trial_offset, range_m, weight)
         fell = trial[0] < cost
         settled = np.where(fell, cost - trial[0] < _COST_TOLERANCE * (1 + cost), damping > _MAX_DAMPING)
         damping = np.maximum(damping * np.where(fell, 0.1, 10.0), _MIN_DAMPING)
@@ -221,8 +275,8 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
                 whole[active[settled]] = part[settled]
             if settled.all():
                 break
-            going = ~settled
-            active = active[going]
+            going = np.flatnonzero(~settled)
+            active, geometry = active[going], geometry.take(going)
             en, offset, damping, range_m, weight = (x[going] for x in (en, offset, damping, range_m, weight))
             state = tuple(x[going] for x in state)
     return result

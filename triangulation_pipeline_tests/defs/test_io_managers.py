@@ -23,7 +23,7 @@ from triangulation_pipeline.defs.io_managers import (
     SplitReference,
 )
 from triangulation_pipeline.defs.resources import Storage
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import read_samples
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
@@ -117,7 +117,7 @@ def test_a_run_reads_each_split_once(home: Path, monkeypatch: pytest.MonkeyPatch
     """Whichever steps and checks ask for it; another run reads it again."""
     read: list[Split] = []
 
-    def counted(engine: Engine, dataset_id: str, split: Split) -> SampleBatch:
+    def counted(engine: Engine, dataset_id: str, split: Split) -> Samples:
         read.append(split)
         return read_samples(engine, dataset_id, split)
 

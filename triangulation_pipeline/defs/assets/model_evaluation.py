@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.checks import check_result, check_specs
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
@@ -37,7 +37,7 @@ from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
 from triangulation_pipeline.training.config import TrainingConfig
@@ -45,7 +45,7 @@ from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
     from triangulation_pipeline.evaluation.comparison import Comparison
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -101,18 +101,17 @@ def model_evaluation(
     network = checkpoint.spec.network
     context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
     dataset_id = same_dataset(
-        trained_model=checkpoint.dataset["id"],
+        trained_model=None if checkpoint.dataset is None else checkpoint.dataset.dataset_id,
         training_split=training_split.dataset_id,
         test_split=test_split.dataset_id,
     )
     dataset = get_dataset(storage.engine, dataset_id)
-    scenario = Scenario.model_validate(dataset.config["scenario"])
-    comparison = _compared(checkpoint, scenario, test_split.batch, training_split.batch)
+    comparison = _compared(checkpoint, dataset.spec.scenario, test_split.batch, training_split.batch)
     summary = comparison.summary()
     checks = promotion_checks(summary, config.max_rmse_m)
     evaluation = _judged(summary, config.max_rmse_m, checks)
     pictures = _pictures(network, comparison)
-    evaluation_id = _stored(storage, trained_model.reference, checkpoint, evaluation, pictures)
+    evaluation_id = _stored(storage, trained_model.reference, checkpoint, dataset.id, evaluation, pictures)
     log.info("model_evaluation: %s", printable(evaluation.promotion_reason))
     found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
     return dg.MaterializeResult(
@@ -123,7 +122,7 @@ def model_evaluation(
     )
 
 
-def _compared(checkpoint: "Checkpoint", scenario: Scenario, test: SampleBatch, train: SampleBatch) -> "Comparison":
+def _compared(checkpoint: "Checkpoint", scenario: Scenario, test: Samples, train: Samples) -> "Comparison":
     from triangulation_pipeline.evaluation.comparison import compare
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
@@ -162,6 +161,7 @@ def _stored(
     storage: Storage,
     reference: CheckpointReference,
     checkpoint: "Checkpoint",
+    dataset_id: str,
     evaluation: Evaluation,
     pictures: Mapping[str, bytes],
 ) -> str:
@@ -177,7 +177,7 @@ def _stored(
             epoch=checkpoint.epoch,
             checkpoint_sha256=reference.sha256,
             weights_digest=checkpoint.weights_digest,
-            synthetic_dataset_id=checkpoint.dataset["id"],
+            synthetic_dataset_id=dataset_id,
             metrics=evaluation.document(),
             visualization_paths=locations,
         ),

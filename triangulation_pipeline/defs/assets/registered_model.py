@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.checks import check_result, check_specs
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import (
@@ -36,7 +36,7 @@ from triangulation_pipeline.evaluation.verdict import (
 )
 from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import (
@@ -50,7 +50,7 @@ from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class _Candidate:
     file: CheckpointReference
     checkpoint: "Checkpoint"
     evaluation: Evaluation
-    test: SampleBatch
+    dataset_id: str
+    test: Samples
 
 
 @dg.asset(
@@ -95,7 +96,14 @@ def registered_model(
     record = get_evaluation(storage.engine, model_evaluation.evaluation_id)
     _check_origin(record, trained_model.reference, checkpoint, test_split)
     evaluation = Evaluation.model_validate(record.metrics)
-    candidate = _Candidate(config.model_name, trained_model.reference, checkpoint, evaluation, test_split.batch)
+    candidate = _Candidate(
+        config.model_name,
+        trained_model.reference,
+        checkpoint,
+        evaluation,
+        record.synthetic_dataset_id,
+        test_split.batch,
+    )
     while True:
         try:
             not_worse, registration = _registered(storage, candidate)
@@ -150,7 +158,7 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=candidate.file.job_id,
-        synthetic_dataset_id=checkpoint.dataset["id"],
+        synthetic_dataset_id=candidate.dataset_id,
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
@@ -190,13 +198,12 @@ def _settings(checkpoint: "Checkpoint") -> TrainingConfig:
     return TrainingConfig.model_validate(checkpoint.config)
 
 
-def _errors_m(checkpoint: "Checkpoint", test: SampleBatch) -> NDArray[np.float64]:
+def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
 
-    spec = checkpoint.spec
     predicted = predict(checkpoint.locator(), locator_inputs(test))
-    return predicted.error_m(spec.network.frame, spec.tx_height_m, test.tx_lat, test.tx_lon)
+    return predicted.error_m(checkpoint.spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
 
 
 def _shown(
