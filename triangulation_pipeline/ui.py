@@ -74,8 +74,8 @@ def lock_home(dagster_home: Path) -> TextIO:
         running = ", ".join(line for line in lock.read().split() if _is_running(line))
         lock.close()
         raise ValueError(
-            f"Dagster's pages and daemon of {dagster_home} are running already (processes {running}); open those, or end "
-            "them first, by Ctrl-C where they were started or by `kill`"
+            f"Dagster's pages and daemon of {dagster_home} are running already (processes {running}); open those, or "
+            "end them first, by Ctrl-C where they were started or by `kill`"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")

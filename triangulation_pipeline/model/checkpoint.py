@@ -51,8 +51,8 @@ class Checkpoint:
         for, its constants and the version of its arithmetic. Two equal trainings have the same, though their files
         differ in the seconds that each epoch took.
 
-        Constants that have their default value are left out, so that the digests of models that were registered before
-        constants were stored are still right.
+        Constants that have their default value are left out, and the altitude has the name of format 1, so that the
+        digests of the models that were registered before format 2 are still right.
         """
         constants = self.spec.config.model_dump(
             mode="json", exclude={"architecture", "dropout_rate"}, exclude_defaults=True
@@ -60,7 +60,7 @@ class Checkpoint:
         decides = {
             "locator_version": LOCATOR_VERSION,
             "architecture": self.spec.architecture,
-            "tx_height_m": self.spec.tx_height_m,
+            "tx_height_m": self.spec.tx_altitude_m,
             "area_margin_m": self.spec.area_margin_m,
             "network_digest": self.spec.network.digest,
             **({"constants": constants} if constants else {}),
@@ -127,6 +127,7 @@ def read_checkpoint(content: bytes) -> Checkpoint:
 def _converted(document: dict[str, Any]) -> dict[str, Any]:
     """A document of format 1 as one of format 2. Raises KeyError or TypeError if it is not complete."""
     spec, dataset = dict(**document["spec"]), dict(**document["dataset"])
+    spec["tx_altitude_m"] = spec.pop("tx_height_m")
     spec["config"] = {name: spec.pop(name) for name in ("architecture", "dropout_rate")}
     dataset["dataset_id"] = dataset.pop("id")
     converted = document | {"locator_version": 1, "spec": spec, "dataset": dataset}

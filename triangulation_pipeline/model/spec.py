@@ -118,7 +118,7 @@ class LocatorSpec(BaseModel):
 
     config: Annotated[ArchitectureConfig, Field(discriminator="architecture")]
     network: ReceiverNetwork
-    tx_height_m: float
+    tx_altitude_m: float
     area_margin_m: float
 
     @property

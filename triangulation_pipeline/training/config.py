@@ -177,7 +177,7 @@ class TrainingConfig(BaseModel):
             {
                 "config": config,
                 "network": network,
-                "tx_height_m": scenario.transmitter_altitude_m,
+                "tx_altitude_m": scenario.transmitter_altitude_m,
                 "area_margin_m": scenario.area_margin_m,
             }
         )

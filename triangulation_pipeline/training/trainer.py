@@ -329,7 +329,7 @@ class Trainer:
 
     def _distance_m(self, rows: SplitTensors, found_m: Tensor) -> NDArray[np.float64]:
         found = Positions.of_points(found_m.double().cpu().numpy())
-        return found.error_m(self.spec.network.frame, self.spec.tx_height_m, rows.lat, rows.lon)
+        return found.error_m(self.spec.network.frame, self.spec.tx_altitude_m, rows.lat, rows.lon)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}

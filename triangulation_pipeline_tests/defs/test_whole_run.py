@@ -343,7 +343,7 @@ def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
     comparison = compare(spec.network, scenario, test, batches[Split.train], found, 5.0)
     again = json.loads(json.dumps(comparison.summary().document()))
     assert {name: metrics[name] for name in again} == again
-    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_height_m)
+    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_altitude_m)
     error_m = haversine_m(lat, lon, test.tx_lat, test.tx_lon)
     statistics = metrics["all"]["estimators"]["model"]
     assert statistics["p50_m"] == pytest.approx(np.percentile(error_m, 50))

@@ -111,10 +111,11 @@ def test_a_locator_of_another_version_is_refused(content: bytes) -> None:
 def old_document(checkpoint: Checkpoint) -> dict[str, Any]:
     """The checkpoint as format 1 kept it."""
     spec = checkpoint.spec.model_dump(mode="json")
-    config = spec.pop("config")
+    config, altitude_m = spec.pop("config"), spec.pop("tx_altitude_m")
+    names = ("architecture", "dropout_rate")
     return {
         "format": "triangulation-checkpoint/1",
-        "spec": spec | {name: config[name] for name in ("architecture", "dropout_rate")},
+        "spec": spec | {"tx_height_m": altitude_m} | {name: config[name] for name in names},
         "weights": checkpoint.weights,
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
@@ -307,7 +308,7 @@ def test_each_part_that_decides_predictions_changes_the_digest(
     first, *rest = NORTH_WEST_ITALY.sites
     moved = first.model_copy(update={"lat": first.lat + 1e-6})
     network = ReceiverNetwork(name=NORTH_WEST_ITALY.name, sites=(moved, *rest))
-    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
+    for field, value in (("tx_altitude_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
         spec = checkpoint.spec.model_copy(update={field: value})
         digests.add(replace(checkpoint, spec=spec).weights_digest)
     other = next(each for each in Architecture if each is not architecture)

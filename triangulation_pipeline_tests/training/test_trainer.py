@@ -397,7 +397,7 @@ def test_calibration_makes_the_ellipse_hold_what_it_says() -> None:
         batch = val.take(rows)
         prediction = predict(checkpoint.locator(), locator_inputs(batch))
         frame = checkpoint.spec.network.frame
-        target_m = frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), checkpoint.spec.tx_height_m))[:, :2]
+        target_m = frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), checkpoint.spec.tx_altitude_m))[:, :2]
         assert coverage(prediction.nees(target_m), 0.95) == pytest.approx(0.95, abs=tolerance)
     # Positions are left as they were.
     assert fault(checkpoint, val) is None
@@ -406,7 +406,7 @@ def test_calibration_makes_the_ellipse_hold_what_it_says() -> None:
 def answer(checkpoint: Checkpoint, batch: Samples) -> tuple[Positions, NDArray[np.float64]]:
     """What the model says of the rows, and how far off that is, metres."""
     prediction = predict(checkpoint.locator(), locator_inputs(batch))
-    lat, lon = checkpoint.spec.network.frame.geodetic(prediction.en_m, checkpoint.spec.tx_height_m)
+    lat, lon = checkpoint.spec.network.frame.geodetic(prediction.en_m, checkpoint.spec.tx_altitude_m)
     return prediction, haversine_m(lat, lon, batch.tx_lat, batch.tx_lon)
 
 
@@ -524,7 +524,7 @@ def test_fine_tuning_begins_with_the_parents_weights_and_no_scale(parent: Checkp
         ("config", spec_for().config, r"architecture is 'triangulation', and must be this training's, 'regression'"),
         ("config", RegressionConfig(heads=4), "heads is 4, and must be this training's, 2"),
         ("network", random_network(7, seed=1), f"'{random_network(7, seed=1).name}'.*'{NORTH_WEST_ITALY.name}'"),
-        ("tx_height_m", 7.5, "is 7.5, and must be this training's, 2.0"),
+        ("tx_altitude_m", 7.5, "is 7.5, and must be this training's, 2.0"),
         ("area_margin_m", 1234.5, f"is 1234.5, and must be this training's, {DEFAULT.area_margin_m}"),
     ],
 )

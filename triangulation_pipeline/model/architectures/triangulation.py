@@ -23,7 +23,7 @@ class Triangulation(Locator):
     def __init__(self, spec: LocatorSpec, config: TriangulationConfig) -> None:
         super().__init__()
         receivers = len(spec.network.sites)
-        self.geometry = SiteGeometry(spec.network, spec.tx_height_m)
+        self.geometry = SiteGeometry(spec.network, spec.tx_altitude_m)
         self.start = RobustStart(self.geometry, spec.network.service_area(spec.area_margin_m), config.start)
         self.rounds = nn.ModuleList(SolverRound(receivers, config) for _ in range(config.rounds))
         self.uncertainty = nn.Sequential(
