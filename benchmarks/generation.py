@@ -7,9 +7,10 @@ from statistics import median
 import numpy as np
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import CHUNK_SIZE, DatasetSpec, simulate
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.samples import sample_ids
 
 CHUNKS = 8

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Engine, delete
 
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage import pgcopy
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.datasets import read_samples, write_dataset
@@ -33,6 +34,7 @@ from triangulation_pipeline_tests.postgres import (
 
 SAMPLES = 50_000
 TURNS = 5
+ALTITUDE_M = PRESETS[Preset.default].transmitter_altitude_m
 
 
 def measure() -> dict[str, str]:
@@ -57,7 +59,7 @@ def measure() -> dict[str, str]:
     return numbers
 
 
-def _write_and_read(name: str, engine: Engine, batches: list[SampleBatch]) -> dict[str, str]:
+def _write_and_read(name: str, engine: Engine, batches: list[Samples]) -> dict[str, str]:
     sites = batches[0].num_sites
     started = time.perf_counter()
     record = _write(engine, batches)
@@ -73,25 +75,22 @@ def _write_and_read(name: str, engine: Engine, batches: list[SampleBatch]) -> di
     }
 
 
-def _write(engine: Engine, batches: list[SampleBatch]) -> str:
+def _write(engine: Engine, batches: list[Samples]) -> str:
     record, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], SAMPLES, seed=uuid.uuid4().int >> 66),
         name=str(uuid.uuid4()),
-        config={},
-        network_name="benchmark",
-        network_digest="0" * 64,
         batches=batches,
         quality_metrics=dict,
     )
     return record.id
 
 
-def _against_raw_copy(name: str, engine: Engine, batches: list[SampleBatch]) -> dict[str, str]:
+def _against_raw_copy(name: str, engine: Engine, batches: list[Samples]) -> dict[str, str]:
     """In turns, into the same empty dataset and out of it: ours, and a bare COPY of the same bytes."""
     dataset_id = _write(engine, [batches[0].take(slice(0, 1))])
     going_in = [_recorded(engine, partial(insert_samples, dataset_id=dataset_id, batch=batch)) for batch in batches]
-    coming_out = _recorded(engine, lambda connection: list(select_samples(connection, dataset_id)))
+    coming_out = _recorded(engine, lambda connection: list(select_samples(connection, dataset_id, ALTITUDE_M)))
 
     def write(connection: Connection) -> None:
         for batch in batches:
@@ -104,7 +103,7 @@ def _against_raw_copy(name: str, engine: Engine, batches: list[SampleBatch]) -> 
                     copy.write(part)
 
     def read(connection: Connection) -> None:
-        if sum(map(len, select_samples(connection, dataset_id))) != SAMPLES:
+        if sum(map(len, select_samples(connection, dataset_id, ALTITUDE_M))) != SAMPLES:
             raise ArithmeticError("not all samples came back")
 
     def bare_read(connection: Connection) -> None:

@@ -7,11 +7,11 @@ from statistics import median
 import torch
 
 from triangulation_pipeline.model.losses import locator_loss
-from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.training.trainer import Trainer
 
@@ -23,18 +23,12 @@ def measure() -> dict[str, str]:
     """Name and value of each number, ready to print."""
     scenario = PRESETS[Preset.default]
     dataset = DatasetSpec(NORTH_WEST_ITALY, scenario, SAMPLES, seed=0)
-    batch = SampleBatch.concatenate([chunk.batch for chunk in simulate(dataset)])
+    batch = Samples.concatenate([chunk.batch for chunk in simulate(dataset)])
     config = TrainingConfig(epochs=2 * TURNS + 2, accelerator=Accelerator.cpu)
-    spec = LocatorSpec(
-        architecture=Architecture.triangulation,
-        network=NORTH_WEST_ITALY,
-        tx_height_m=scenario.tx_height_m,
-        area_margin_m=scenario.area_margin_m,
-        dropout_rate=config.dropout_rate,
-    )
+    spec = config.locator_spec(NORTH_WEST_ITALY, scenario)
 
     def trainer() -> Trainer:
-        return Trainer(spec, config, batch.take(batch.split == Split.train), batch.take(batch.split == Split.val), {})
+        return Trainer(spec, config, batch.take(batch.split == Split.train), batch.take(batch.split == Split.val))
 
     started = time.perf_counter()
     ours, bare = trainer(), trainer()
@@ -46,7 +40,7 @@ def measure() -> dict[str, str]:
         model.train()
         losses = []
         for picked in torch.randperm(len(rows), generator=bare.order).split(config.batch_size):
-            loss = locator_loss(model(rows.inputs.take(picked), rows.start_m[picked]), rows.target_m[picked]).mean()
+            loss = locator_loss(model(rows.inputs.take(picked), rows.initial_m[picked]), rows.target_m[picked]).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -58,7 +52,7 @@ def measure() -> dict[str, str]:
     durations: dict[str, list[float]] = {"trainer": [], "bare": []}
     for turn in range(TURNS + 1):
         started = time.perf_counter()
-        metrics = ours._train_epoch(lambda: False)
+        metrics = ours.train_epoch(lambda: False)
         middle = time.perf_counter()
         loss = bare_epoch()
         ended = time.perf_counter()

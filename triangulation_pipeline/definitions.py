@@ -13,13 +13,11 @@ from triangulation_pipeline.defs.assets.splits import (
 )
 from triangulation_pipeline.defs.assets.synthetic_dataset import synthetic_dataset
 from triangulation_pipeline.defs.assets.trained_model import trained_model
-from triangulation_pipeline.defs.automation import (
-    evaluate_and_register,
-    network_file_changed,
-    new_dataset,
-    periodic_retraining,
-    warn_of_wrong_run_config,
-)
+from triangulation_pipeline.defs.automation.conditions import evaluate_and_register
+from triangulation_pipeline.defs.automation.runs import warn_of_wrong_run_config
+from triangulation_pipeline.defs.automation.schedule import make_periodic_retraining
+from triangulation_pipeline.defs.automation.sensors import network_file_changed, new_dataset
+from triangulation_pipeline.defs.automation.settings import read_automation_settings
 from triangulation_pipeline.defs.io_managers import CheckpointIOManager, ReferenceIOManager, SplitIOManager
 from triangulation_pipeline.defs.jobs import train_locator
 from triangulation_pipeline.defs.reconcile import job_reconciler
@@ -41,7 +39,7 @@ defs = dg.Definitions(
     asset_checks=[splits_disjoint_and_complete, checkpoint_is_sound],
     jobs=[train_locator],
     sensors=[job_reconciler, new_dataset, network_file_changed, evaluate_and_register],
-    schedules=[periodic_retraining],
+    schedules=[make_periodic_retraining(read_automation_settings())],
     resources={
         "storage": storage,
         "references": ReferenceIOManager(storage=storage),

@@ -109,7 +109,7 @@ class LocalFrame:
         return self.enu_m(lat, lon, altitude_m)[..., :2]
 
     def geodetic(
-        self, en_m: NDArray[np.floating], altitude_m: float
+        self, en_m: NDArray[np.floating], altitude_m: float | Float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Latitude and longitude of positions at a known altitude.
 
@@ -117,8 +117,8 @@ class LocalFrame:
         ----------
         en_m : ndarray, shape (..., 2)
             East and north, metres.
-        altitude_m : float
-            Altitude above the ellipsoid, metres.
+        altitude_m : float, or ndarray of shape (...)
+            Altitude above the ellipsoid, metres: one for all positions, or one for each.
 
         Returns
         -------
@@ -147,7 +147,7 @@ class LocalFrame:
 
 
 def surface_up_m(
-    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: float
+    en_m: Any, coefficients: tuple[float, float, float, float, float], altitude_m: Any
 ) -> tuple[Any, tuple[Any, Any]]:
     """Up coordinate of the surface at an altitude over the ellipsoid, and its gradient, at (east, north).
 
@@ -159,8 +159,8 @@ def surface_up_m(
         East and north, metres.
     coefficients : tuple of float
         ``LocalFrame.surface_coefficients``.
-    altitude_m : float
-        Altitude above the ellipsoid, metres.
+    altitude_m : float, or array of shape (...)
+        Altitude above the ellipsoid, metres: one for all positions, or one for each.
 
     Returns
     -------

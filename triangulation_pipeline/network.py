@@ -6,8 +6,10 @@ Altitudes are metres above the WGS-84 ellipsoid, latitudes (``lat``) and longitu
 import hashlib
 import json
 import unicodedata
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import pymap3d
@@ -122,10 +124,19 @@ class ReceiverNetwork(BaseModel):
     def __hash__(self) -> int:
         return hash((self.name, self.sites))
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """pydantic's copy, without what was derived from the fields of before."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in copy.__dict__.keys() - type(self).model_fields.keys():
+            del copy.__dict__[name]
+        return copy
+
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the description."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON of the sites: the network's identity, which its name has no part in."""
+        # The constant stands where the name once stood, so that datasets of the default network keep their identity.
+        identity = {"name": "north-west-italy", "sites": self.model_dump(mode="json")["sites"]}
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property

@@ -41,7 +41,9 @@ class Positions:
         """Positions (n, 2) of whose errors nothing is known."""
         return cls(en_m, np.full((len(en_m), 2, 2), np.nan))
 
-    def error_m(self, frame: LocalFrame, altitude_m: float, lat: ArrayLike, lon: ArrayLike) -> NDArray[np.float64]:
+    def error_m(
+        self, frame: LocalFrame, altitude_m: float | NDArray[np.float64], lat: ArrayLike, lon: ArrayLike
+    ) -> NDArray[np.float64]:
         """(n,) distances from the true places (degrees); NaN for a position that is none or lies off the earth."""
         # Beyond the earth's radius the frame has no surface.
         with np.errstate(invalid="ignore", over="ignore"):

@@ -1,14 +1,16 @@
-"""The columnar batch of samples that simulator, database, tensors and solvers all speak; ids and the split rule."""
+"""Measurements whose truth is known: simulated samples, their ids, the split rule and the digest."""
 
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from triangulation_pipeline.frame import LocalFrame
+from triangulation_pipeline.measurements import RECEIVER_DTYPES, Measurements
 
 # Little-endian: the digest is taken over these very bytes.
 SAMPLE_DTYPES: dict[str, str] = {
@@ -16,20 +18,25 @@ SAMPLE_DTYPES: dict[str, str] = {
     "tx_lat": "<f8",
     "tx_lon": "<f8",
     "tx_power_dbm": "<f4",
-    "frequency_hz": "<i8",
     "hdop": "<f4",
     "gdop": "<f4",
     "crlb_m": "<f4",
 }
-RECEIVER_DTYPES: dict[str, str] = {
-    "signal_present": "|b1",
-    "toa_present": "|b1",
-    "snr_db": "<f4",
-    "power_dbm": "<f4",
-    "frequency_offset_hz": "<f4",
-    "toa_ns": "<f8",
-    "toa_sigma_ns": "<f4",
-}
+# What a dataset's digest covers, in this order. A dataset keeps the list that it was written with, so a later column
+# leaves the digests of older datasets as they are. Time and altitude are none of them: they follow from the index and
+# the scenario.
+DIGEST_COLUMNS = (
+    "sample_id",
+    "sample_index",
+    "tx_lat",
+    "tx_lon",
+    "tx_power_dbm",
+    "frequency_hz",
+    "hdop",
+    "gdop",
+    "crlb_m",
+    *RECEIVER_DTYPES,
+)
 DIGEST_CHUNK = 8192
 
 # Raised with every change of the rule which sample is in which split; part of assets' code versions.
@@ -48,15 +55,13 @@ class Split(IntEnum):
 
 
 @dataclass(frozen=True)
-class SampleBatch:
-    """n samples of one network of r receivers, one array a column.
+class Samples(Measurements):
+    """Measurements of transmitters at known places, with the bounds of what could be told of these places.
 
-    ``hdop``, ``gdop`` and ``crlb_m`` are NaN where they do not exist (fewer than three arrival times, no information):
-    null in every place that leaves NumPy. Where ``signal_present`` is false, ``power_dbm`` holds the noise floor and
-    ``snr_db`` 0; where ``toa_present`` is false, ``toa_ns`` and ``toa_sigma_ns`` hold 0. ``toa_ns`` counts from an
-    unknown emission-related epoch: only differences between receivers carry information.
+    ``hdop``, ``gdop`` and ``crlb_m`` are NaN if they do not exist (fewer than three arrival times, no information):
+    null in every place outside NumPy.
 
-    Raises ValueError where a column has another shape or dtype than declared.
+    Raises ValueError if a column has another shape or dtype than declared.
     """
 
     sample_id: NDArray[np.uint8]  # (n, 16) UUID bytes
@@ -64,40 +69,21 @@ class SampleBatch:
     tx_lat: NDArray[np.float64]  # (n,) degrees
     tx_lon: NDArray[np.float64]  # (n,) degrees
     tx_power_dbm: NDArray[np.float32]  # (n,)
-    frequency_hz: NDArray[np.int64]  # (n,)
     hdop: NDArray[np.float32]  # (n,)
     gdop: NDArray[np.float32]  # (n,)
     crlb_m: NDArray[np.float32]  # (n,)
-    signal_present: NDArray[np.bool_]  # (n, r)
-    toa_present: NDArray[np.bool_]  # (n, r)
-    snr_db: NDArray[np.float32]  # (n, r)
-    power_dbm: NDArray[np.float32]  # (n, r)
-    frequency_offset_hz: NDArray[np.float32]  # (n, r)
-    toa_ns: NDArray[np.float64]  # (n, r)
-    toa_sigma_ns: NDArray[np.float32]  # (n, r)
 
-    def __post_init__(self) -> None:
-        n, r = len(self), self.num_sites
-        expected: dict[str, tuple[str, tuple[int, ...]]] = {"sample_id": ("|u1", (n, 16))}
-        expected |= {name: (dtype, (n,)) for name, dtype in SAMPLE_DTYPES.items()}
-        expected |= {name: (dtype, (n, r)) for name, dtype in RECEIVER_DTYPES.items()}
-        for name, (dtype, shape) in expected.items():
-            column = getattr(self, name)
-            if column.dtype != np.dtype(dtype) or column.shape != shape:
-                raise ValueError(f"{name} must be {dtype} {shape}, is {column.dtype.str} {column.shape}")
+    @classmethod
+    def _declared(cls, n: int, r: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return (
+            super()._declared(n, r)
+            | {"sample_id": ("|u1", (n, 16))}
+            | {name: (dtype, (n,)) for name, dtype in SAMPLE_DTYPES.items()}
+        )
 
-    def __len__(self) -> int:
-        return len(self.sample_index)
-
-    @property
-    def num_sites(self) -> int:
-        """Receivers of the network (the length of every per-receiver row)."""
-        return self.signal_present.shape[1]
-
-    @property
-    def num_receivers(self) -> NDArray[np.int64]:
-        """(n,) how many receivers detected each transmission."""
-        return self.signal_present.sum(1)
+    def tx_en_m(self, frame: LocalFrame) -> NDArray[np.float64]:
+        """(n, 2) east and north of the transmitters in a network's frame, metres."""
+        return frame.en_m(self.tx_lat, self.tx_lon, self.tx_altitude_m)
 
     @property
     def split(self) -> NDArray[np.uint8]:
@@ -110,15 +96,6 @@ class SampleBatch:
         share = _hash_share(self.sample_id)
         return (share >= TRAIN_SHARE) & (share < TRAIN_SHARE + CALIBRATION_SHARE)
 
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
-        """The samples picked by a mask, indices or a slice."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    @classmethod
-    def concatenate(cls, batches: Sequence[Self]) -> Self:
-        """One batch of all rows, in the order given."""
-        return cls(**{f.name: np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(cls)})
-
 
 def split_of(sample_id: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n,) ``Split`` by hash: 70 % train, 15 % val, 15 % test. ``sample_id`` is (n, 16)."""
@@ -129,7 +106,7 @@ def split_of(sample_id: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return split
 
 
-def split_fault(splits: Sequence[SampleBatch]) -> str | None:
+def split_fault(splits: Sequence[Samples]) -> str | None:
     """None where no sample is in two splits and together they are a dataset (every index from 0 on, once), or one
     sentence."""
     ids = np.concatenate([split.sample_id for split in splits])
@@ -161,31 +138,31 @@ def sample_ids(namespace: uuid.UUID, indices: Iterable[int]) -> NDArray[np.uint8
     return ids
 
 
-def samples_digest(batches: Iterable[SampleBatch]) -> str:
-    """SHA-256 over all columns, little-endian, in index order.
+def samples_digest(batches: Iterable[Samples], columns: Sequence[str] = DIGEST_COLUMNS) -> str:
+    """SHA-256 over the named columns, little-endian, in index order.
 
     Rows are hashed in blocks of ``DIGEST_CHUNK``, column after column within a block, whatever the batches' sizes, so a
     dataset can be hashed while it streams. Creation times are no column.
     """
     sha = hashlib.sha256()
-    held: list[SampleBatch] = []
+    held: list[Samples] = []
     for batch in batches:
         held.append(batch)
         if sum(map(len, held)) >= DIGEST_CHUNK:
-            whole = SampleBatch.concatenate(held)
+            whole = Samples.concatenate(held)
             full = len(whole) // DIGEST_CHUNK * DIGEST_CHUNK
             for start in range(0, full, DIGEST_CHUNK):
-                _hash_block(sha, whole.take(slice(start, start + DIGEST_CHUNK)))
+                _hash_block(sha, whole.take(slice(start, start + DIGEST_CHUNK)), columns)
             held = [whole.take(slice(full, None))]
     if held:
-        rest = SampleBatch.concatenate(held)
+        rest = Samples.concatenate(held)
         if len(rest):
-            _hash_block(sha, rest)
+            _hash_block(sha, rest, columns)
     return sha.hexdigest()
 
 
-def _hash_block(sha: "hashlib._Hash", block: SampleBatch) -> None:
-    for field in fields(block):
-        column = np.ascontiguousarray(getattr(block, field.name))
-        sha.update(f"{field.name}:{column.dtype.str}:{column.shape}".encode())
+def _hash_block(sha: "hashlib._Hash", block: Samples, columns: Sequence[str]) -> None:
+    for name in columns:
+        column = np.ascontiguousarray(getattr(block, name))
+        sha.update(f"{name}:{column.dtype.str}:{column.shape}".encode())
         sha.update(column.tobytes())

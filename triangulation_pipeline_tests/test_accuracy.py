@@ -5,36 +5,24 @@ import numpy as np
 from triangulation_pipeline.evaluation.comparison import compare
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training.config import TrainingConfig
-from triangulation_pipeline.training.trainer import Trainer
+from triangulation_pipeline.training.trainer import train
 
 
 def test_beats_the_classical_solver_and_knows_how_well() -> None:
     scenario = PRESETS[Preset.default]
-    whole = SampleBatch.concatenate(
-        [chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))]
-    )
-    train, val, test = (whole.take(whole.split == split) for split in Split)
+    whole = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))])
+    train_rows, val_rows, test = (whole.take(whole.split == split) for split in Split)
     config = TrainingConfig(epochs=8)
-    spec = LocatorSpec(
-        architecture=Architecture.triangulation,
-        network=NORTH_WEST_ITALY,
-        tx_height_m=scenario.tx_height_m,
-        area_margin_m=scenario.area_margin_m,
-        dropout_rate=config.dropout_rate,
-    )
-    trainer = Trainer(spec, config, train, val, {"id": "none", "sha256": "none"})
-    for _ in trainer.epochs():
-        pass
-    trainer.calibrate()
-    predicted = predict(trainer.best_checkpoint().locator(), locator_inputs(test))
+    checkpoint = train(NORTH_WEST_ITALY, scenario, config, train_rows, val_rows)
+    predicted = predict(checkpoint.locator(), locator_inputs(test))
     good = (
-        compare(NORTH_WEST_ITALY, scenario, test, train, predicted, config.max_gdop)
+        compare(NORTH_WEST_ITALY, scenario, test, train_rows, predicted, config.max_gdop)
         .summary()
         .document()["good_geometry"]
     )

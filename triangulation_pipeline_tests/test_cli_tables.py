@@ -23,7 +23,7 @@ from triangulation_pipeline.storage.registry import record_evaluation, register_
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 from triangulation_pipeline_tests.terminal import on_a_terminal
 from triangulation_pipeline_tests.test_cli import COMMAND, triangulation
 
@@ -43,12 +43,10 @@ def job(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobRecord]:
     network = {"network_name": "north-west-italy", "network_digest": "491d2d57" * 8}
     dataset, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(seed=0),
         name="default-north-west-italy-50000-cda6fa98",
-        config={},
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
-        **network,
     )
     job_id = str(uuid.uuid4())
     config = TrainingConfig(job_name="training", epochs=4)

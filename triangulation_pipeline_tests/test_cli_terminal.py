@@ -16,18 +16,19 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from triangulation_pipeline.cli.run import progress_on, show_results
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
-from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.engine import open_database, writing
 from triangulation_pipeline.storage.registry import record_evaluation, register_model
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record, set_row
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 # Sets the window's title, rings, clears the screen, overwrites the line, turns the text around, forges a line of a log,
 # and says things in rich's markup, in its emoji codes and in 8-bit control codes.
@@ -50,14 +51,13 @@ def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     engine = open_database(read_settings().database_url)
     dataset, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(),
         name=HOSTILE,
-        config={},
-        network_name=HOSTILE[:40],
-        network_digest=HOSTILE[:60],
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
     )
+    with writing(engine) as connection:
+        connection.execute(update(synthetic_datasets).values(network_name=HOSTILE[:40], network_digest=HOSTILE[:60]))
     job_id = str(uuid.uuid4())
     config = TrainingConfig(epochs=2)
     job = start_job(engine, job_id=job_id, run_id=job_id, config=config, synthetic_dataset_id=dataset.id)

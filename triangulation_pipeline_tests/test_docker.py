@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from triangulation_pipeline.storage.datasets import verify_dataset, write_datase
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.postgres import NO_TIMESCALEDB, OwnServer, find_timescaledb, temporary_server
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 DOCKER = ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()
@@ -136,11 +135,8 @@ def test_the_pipeline_migrates_and_writes_with_the_rights_it_is_given(server: Ow
     engine = open_database(url_of(server, "pipeline", "triangulation"))
     record, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(),
         name="of the containers",
-        config={},
-        network_name="test",
-        network_digest="d" * 64,
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
     )

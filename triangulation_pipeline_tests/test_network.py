@@ -47,20 +47,33 @@ def test_the_digest_is_of_every_field_of_a_site(field: str, value: object) -> No
     assert changed != network_of(*ALPS)
 
 
-def test_the_digest_is_of_the_name_and_the_order_of_the_sites() -> None:
+def test_the_digest_is_of_the_sites_in_their_order_and_not_of_the_name() -> None:
     network = network_of(*ALPS)
     renamed = network.model_copy(update={"name": "m"})
     turned = ReceiverNetwork(name="n", sites=network.sites[::-1])
-    assert len({network.digest, ReceiverNetwork(name="m", sites=network.sites).digest, turned.digest}) == 3
+    assert ReceiverNetwork(name="m", sites=network.sites).digest == renamed.digest == network.digest
+    assert turned.digest != network.digest
     assert renamed != network
     assert turned != network
 
 
+def test_a_copy_with_other_sites_has_its_own_digest_and_frame() -> None:
+    network = network_of(*ALPS)
+    assert network.digest
+    assert network.frame == network.model_copy().frame
+    turned = network.model_copy(update={"sites": network.sites[:0:-1] + NORTH_WEST_ITALY.sites[-2:]})
+    built = ReceiverNetwork(name="n", sites=turned.sites)
+    assert (turned.digest, turned.frame) == (built.digest, built.frame)
+    assert turned.digest != network.digest
+    np.testing.assert_array_equal(turned.site_enu_m, built.site_enu_m)
+
+
 def test_the_digest_of_a_description_stays_what_it_was() -> None:
-    """Datasets and models name their network by it, and the sites' constants are drawn by it."""
+    """Datasets and models name their network by it, and the sites' constants are drawn by it. The constant name stands
+    where a network's own once stood."""
     written_out = json.dumps(
         {
-            "name": "n",
+            "name": "north-west-italy",
             "sites": [
                 {
                     "altitude_m": 0.0,

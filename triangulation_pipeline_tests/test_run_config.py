@@ -7,14 +7,14 @@ import dagster as dg
 import pytest
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.config import resolve_run_config
+from triangulation_pipeline.defs.config import RunSettings, check_whole_run_config
 from triangulation_pipeline.defs.run_config import config_fault, read_run_config
 
 
-def read(folder: Path, text: str) -> dict[str, Any]:
+def read(folder: Path, text: str) -> RunSettings:
     path = folder / "run.yaml"
     path.write_text(text)
-    return resolve_run_config(train_locator_job(), read_run_config(path))["ops"]
+    return check_whole_run_config(train_locator_job(), read_run_config(path))
 
 
 def refusal(folder: Path, text: str) -> str:
@@ -32,11 +32,11 @@ def test_numbers_are_what_was_written(tmp_path: Path) -> None:
           trained_model: {config: {epochs: 012, learning_rate: 1e-3, early_stop_delta: 1, job_name: no}}
         """,
     )
-    assert found["synthetic_dataset"]["config"]["num_samples"] == 100_000
-    assert found["synthetic_dataset"]["config"]["seed"] == 250
-    training = found["trained_model"]["config"]
-    assert (training["epochs"], training["learning_rate"], training["early_stop_delta"]) == (12, 0.001, 1)
-    assert training["job_name"] == "no"
+    assert found.synthetic_dataset.num_samples == 100_000
+    assert found.synthetic_dataset.seed == 250
+    training = found.trained_model
+    assert (training.epochs, training.learning_rate, training.early_stop_delta) == (12, 0.001, 1)
+    assert training.job_name == "no"
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_a_network_file_beside_the_run_config_is_meant(tmp_path: Path, home: Pat
     (tmp_path / "sites").mkdir()
     (tmp_path / "sites" / "mine.yaml").write_text(NETWORK)
     found = read(tmp_path, "ops: {receiver_network: {config: {network_file: sites/mine.yaml}}}")
-    assert found["receiver_network"]["config"]["network_file"] == str(tmp_path / "sites" / "mine.yaml")
+    assert found.receiver_network.network_file == str(tmp_path / "sites" / "mine.yaml")
     (home / "other.yaml").write_text(NETWORK)
     found = read(tmp_path, "ops: {receiver_network: {config: {network_file: other.yaml}}}")
-    assert found["receiver_network"]["config"]["network_file"] == "other.yaml"
+    assert found.receiver_network.network_file == "other.yaml"
     told = refusal(tmp_path, "ops: {receiver_network: {config: {network_file: none.yaml}}}")
     assert told == f"receiver_network: network file {home}/none.yaml does not exist"
 

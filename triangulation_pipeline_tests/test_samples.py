@@ -5,13 +5,15 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from triangulation_pipeline.measurements import RECEIVER_DTYPES, TRANSMISSION_DTYPES
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
+from triangulation_pipeline.physics.simulator import simulate_chunk
 from triangulation_pipeline.samples import (
-    RECEIVER_DTYPES,
+    DIGEST_COLUMNS,
     SAMPLE_DTYPES,
-    SampleBatch,
+    Samples,
     Split,
     sample_ids,
     samples_digest,
@@ -19,19 +21,21 @@ from triangulation_pipeline.samples import (
     split_of,
 )
 
+# In the order of the digest, which gives each column its first number.
+BY_ROW = {name: (SAMPLE_DTYPES | TRANSMISSION_DTYPES)[name] for name in DIGEST_COLUMNS[1:9]} | TRANSMISSION_DTYPES
 NAMESPACE = uuid.UUID(int=7)
 
 
-def counted(n: int) -> SampleBatch:
+def counted(n: int) -> Samples:
     """Samples of three sites whose columns are whole numbers that count up: the same on every machine."""
 
     def column(dtype: str, first: int, *shape: int) -> np.ndarray:
         count = np.arange(first, first + int(np.prod(shape)))
         return (count % 2 if dtype == "|b1" else count).astype(dtype).reshape(shape)
 
-    return SampleBatch(
+    return Samples(
         sample_id=(np.arange(16 * n) % 251).astype(np.uint8).reshape(n, 16),
-        **{name: column(dtype, i, n) for i, (name, dtype) in enumerate(SAMPLE_DTYPES.items())},
+        **{name: column(dtype, i, n) for i, (name, dtype) in enumerate(BY_ROW.items())},
         **{name: column(dtype, i, n, 3) for i, (name, dtype) in enumerate(RECEIVER_DTYPES.items())},
     )
 
@@ -43,12 +47,12 @@ def ids_that_begin_with(*first_four_bytes: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def batch() -> SampleBatch:
+def batch() -> Samples:
     spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.valley], 500, 0)
-    return SampleBatch.concatenate([simulate_chunk(spec, 0).batch] * 17)
+    return Samples.concatenate([simulate_chunk(spec, 0).batch] * 17)
 
 
-def test_wrong_columns_are_refused(batch: SampleBatch) -> None:
+def test_wrong_columns_are_refused(batch: Samples) -> None:
     with pytest.raises(ValueError, match=r"toa_sigma_ns must be <f4 \(8500, 7\), is <f8"):
         replace(batch, toa_sigma_ns=batch.toa_sigma_ns.astype(np.float64))
     with pytest.raises(ValueError, match=r"tx_lat must be <f8 \(8500,\), is <f8 \(8499,\)"):
@@ -59,11 +63,11 @@ def test_wrong_columns_are_refused(batch: SampleBatch) -> None:
         replace(batch, tx_lon=batch.tx_lon.astype(">f8"))
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(SampleBatch)])
+@pytest.mark.parametrize("name", [field.name for field in fields(Samples)])
 def test_every_column_has_its_dtype_and_its_shape(name: str) -> None:
     batch = counted(4)
     column = getattr(batch, name)
-    if name != "sample_index":  # whose length is that of the batch
+    if name != "time_ns":  # whose length is that of the batch
         with pytest.raises(ValueError, match=f"^{name} must be .* is "):
             replace(batch, **{name: column[1:]})
     with pytest.raises(ValueError, match=f"^{name} must be .* is "):
@@ -72,9 +76,9 @@ def test_every_column_has_its_dtype_and_its_shape(name: str) -> None:
         replace(batch, **{name: column.astype(np.int16)})
 
 
-def test_take_and_concatenate_are_inverse(batch: SampleBatch) -> None:
+def test_take_and_concatenate_are_inverse(batch: Samples) -> None:
     odd = batch.sample_index % 2 == 1
-    joined = SampleBatch.concatenate([batch.take(odd), batch.take(~odd)])
+    joined = Samples.concatenate([batch.take(odd), batch.take(~odd)])
     order = np.argsort(np.concatenate([np.flatnonzero(odd), np.flatnonzero(~odd)]))
     for field in fields(batch):
         np.testing.assert_array_equal(getattr(joined.take(order), field.name), getattr(batch, field.name))
@@ -150,7 +154,7 @@ def test_an_index_that_two_samples_have_is_a_fault() -> None:
     assert told == "the indices of the 10 samples are not 0 to 9, each once"
 
 
-def test_calibration_rows_are_a_third_of_validation(batch: SampleBatch) -> None:
+def test_calibration_rows_are_a_third_of_validation(batch: Samples) -> None:
     ids = sample_ids(NAMESPACE, range(len(batch)))
     batch = replace(batch, sample_id=ids)
     assert set(batch.split[batch.is_calibration]) == {Split.val}
@@ -165,7 +169,7 @@ def test_the_digest_of_stored_samples_stays_what_it_was() -> None:
     assert samples_digest([]) == samples_digest([counted(0)]) == hashlib.sha256(b"").hexdigest()
 
 
-def test_digest_does_not_depend_on_the_batches(batch: SampleBatch) -> None:
+def test_digest_does_not_depend_on_the_batches(batch: Samples) -> None:
     whole = samples_digest([batch])
     for size in (1000, 8192, 8499):
         parts = [batch.take(slice(start, start + size)) for start in range(0, len(batch), size)]
@@ -173,21 +177,33 @@ def test_digest_does_not_depend_on_the_batches(batch: SampleBatch) -> None:
     assert samples_digest([batch.take(slice(0, 0)), batch]) == whole
 
 
-def test_digest_depends_on_every_column_and_on_the_order(batch: SampleBatch) -> None:
+def test_digest_depends_on_every_column_and_on_the_order(batch: Samples) -> None:
     small = batch.take(slice(0, 20))
     digests = {samples_digest([small]), samples_digest([small.take(slice(None, None, -1))])}
-    for field in fields(small):
-        column = getattr(small, field.name).copy()
+    for name in DIGEST_COLUMNS:
+        column = getattr(small, name).copy()
         flat = column.reshape(-1)
         flat[-1] = ~flat[-1] if column.dtype == bool else 1 if flat[-1] != 1 else 2
-        digests.add(samples_digest([replace(small, **{field.name: column})]))
-    assert len(digests) == 2 + len(fields(small))
+        digests.add(samples_digest([replace(small, **{name: column})]))
+    assert len(digests) == 2 + len(DIGEST_COLUMNS)
+    # What follows from the index and the scenario is left out.
+    assert {field.name for field in fields(small)} - set(DIGEST_COLUMNS) == {"time_ns", "tx_altitude_m"}
 
 
-def test_what_was_not_measured_is_marked(batch: SampleBatch) -> None:
+def test_a_digest_covers_the_columns_it_is_asked_for(batch: Samples) -> None:
+    """So a column that is added later leaves the digests of older datasets as they are."""
+    small = batch.take(slice(0, 20))
+    fewer = [name for name in DIGEST_COLUMNS if name != "snr_db"]
+    changed = replace(small, snr_db=small.snr_db + 1)
+    assert samples_digest([changed], fewer) == samples_digest([small], fewer)
+    assert samples_digest([changed]) != samples_digest([small])
+    assert samples_digest([small], fewer) != samples_digest([small])
+
+
+def test_what_was_not_measured_is_marked(batch: Samples) -> None:
     assert not (batch.toa_present & ~batch.signal_present).any()
     assert (batch.snr_db[~batch.signal_present] == 0).all()
     assert (batch.toa_ns[~batch.toa_present] == 0).all()
     assert (batch.toa_sigma_ns[~batch.toa_present] == 0).all()
     assert (batch.toa_sigma_ns[batch.toa_present] >= 50).all()
-    np.testing.assert_array_equal(batch.num_receivers, batch.signal_present.sum(1))
+    np.testing.assert_array_equal(batch.num_detections, batch.signal_present.sum(1))

@@ -14,9 +14,10 @@ from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, Architecture
 from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, simulate
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_site_biases_ns, gauss_newton
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION

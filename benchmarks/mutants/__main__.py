@@ -37,7 +37,10 @@ ROOMS = {
     ),
     "samples": (["samples.py"], ["test_samples.py", "physics/test_simulator.py", "test_versions.py"]),
     "physics": (["physics"], ["physics", "test_versions.py"]),
-    "training": (["training"], ["training", "test_versions.py"]),
+    "training": (
+        ["training", "model/checkpoint.py"],
+        ["training", "model/test_checkpoint.py", "test_versions.py"],
+    ),
     "evaluation": (["positions.py", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
     "storage": (["storage"], ["storage"]),
     "jobs": (["jobs"], ["jobs"]),

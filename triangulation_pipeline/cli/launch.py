@@ -11,7 +11,7 @@ from triangulation_pipeline.cli.tables import say, show_json
 from triangulation_pipeline.cli.watch import follow
 from triangulation_pipeline.client import Webserver
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.config import TrainedModelConfig, network_of, resolve_run_config
+from triangulation_pipeline.defs.config import check_whole_run_config
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import run_tags
 from triangulation_pipeline.jobs.continuation import announce_job
@@ -30,10 +30,9 @@ def launch(config_file: Path | None, watched: bool, as_json: bool, webserver: We
     """
     run_config = {} if config_file is None else read_run_config(config_file)
     engine = open_engine()
-    resolved = resolve_run_config(train_locator_job(), run_config, runs_here=False)
-    settings = TrainedModelConfig(**resolved["ops"]["trained_model"]["config"])
-    run = webserver.launch(run_config, run_tags(run_config, network_of(run_config)))
-    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, config=settings)
+    settings = check_whole_run_config(train_locator_job(), run_config, runs_here=False)
+    run = webserver.launch(run_config, run_tags(settings, settings.network))
+    job = announce_job(engine, job_id=run.run_id, status=JobStatus.queued, config=settings.trained_model)
     if as_json:
         show_json({"run_id": run.run_id, "job_id": job.id})
     elif not watched:

@@ -25,7 +25,7 @@ from triangulation_pipeline.cli.job_argument import JOB_IS, get_job_named
 from triangulation_pipeline.cli.options import config_option, json_option
 from triangulation_pipeline.cli.tables import plain, say, short, show_json
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.config import resolve_run_config
+from triangulation_pipeline.defs.config import check_whole_run_config, settings_of
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
@@ -68,7 +68,7 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         signal.signal(stop, signal.default_int_handler)
     run_config = {} if config_file is None else read_run_config(config_file)
     use_home()
-    resolve_run_config(train_locator_job(), run_config)
+    check_whole_run_config(train_locator_job(), run_config)
     storage = Storage()
     storage.open()
     with open_instance() as instance:
@@ -135,7 +135,7 @@ def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], ru
         result = train_locator_job().execute_in_process(
             instance=instance,
             run_config={**quiet, **run_config},
-            tags=run_tags(run_config),
+            tags=run_tags(settings_of(run_config)),
             raise_on_error=False,
             run_id=run_id,
         )

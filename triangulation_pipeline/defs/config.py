@@ -6,6 +6,8 @@ does, for all steps at once, first thing in every step.
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +18,8 @@ from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import (
@@ -181,87 +183,81 @@ class RegisteredModelConfig(StepConfig):
     )
 
 
-STEP_CONFIGS: dict[str, type[StepConfig]] = {
-    "receiver_network": ReceiverNetworkConfig,
-    "synthetic_dataset": SyntheticDatasetConfig,
-    "trained_model": TrainedModelConfig,
-    "model_evaluation": ModelEvaluationConfig,
-    "registered_model": RegisteredModelConfig,
-}
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of all steps of a run, by the name of the step."""
+
+    receiver_network: ReceiverNetworkConfig
+    synthetic_dataset: SyntheticDatasetConfig
+    trained_model: TrainedModelConfig
+    model_evaluation: ModelEvaluationConfig
+    registered_model: RegisteredModelConfig
+
+    @cached_property
+    def network(self) -> ReceiverNetwork:
+        """The network. Its file is read at the first use, and not again. Raises ValueError as ``read_network`` does."""
+        return self.receiver_network.network()
 
 
-def training_settings(run_config: Mapping[str, Any]) -> TrainedModelConfig:
-    """The training settings of a run. Raises ValueError (pydantic's ValidationError) where they are wrong."""
-    return TrainedModelConfig(**_settings_of("trained_model", run_config))
+STEP_CONFIGS: dict[str, type[StepConfig]] = {field.name: field.type for field in fields(RunSettings)}  # type: ignore[misc]
 
 
-def model_name_of(run_config: Mapping[str, Any]) -> str:
-    """The name a run registers its model under. Raises ValueError (pydantic's ValidationError) where it is wrong."""
-    return RegisteredModelConfig(**_settings_of("registered_model", run_config)).model_name
-
-
-def network_file_of(run_config: Mapping[str, Any]) -> str | None:
-    """The network file that a run names, if any. Raises ValueError (pydantic's ValidationError) where it is wrong."""
-    return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network_file
-
-
-def network_of(run_config: Mapping[str, Any]) -> ReceiverNetwork:
-    """The network of a run. Raises ValueError where its file does not describe one."""
-    return ReceiverNetworkConfig(**_settings_of("receiver_network", run_config)).network()
-
-
-def resolve_run_config(
-    job: dg.JobDefinition, run_config: Mapping[str, Any], *, runs_here: bool = True
-) -> dict[str, Any]:
-    """The run config of a run of the whole job, with its defaults filled in.
-
-    Raises ValueError if it is wrong: names, types and choices are checked first, then what ``check_run_config`` checks.
-    """
-    refuse_environment(run_config)
-    try:
-        resolved = dg.validate_run_config(job, run_config)
-    except dg.DagsterInvalidConfigError as error:
-        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
-    check_run_config(run_config, runs_here=runs_here)
-    return dict(resolved)
-
-
-def check_run_config(run_config: Mapping[str, Any], *, makes_network: bool = True, runs_here: bool = True) -> None:
-    """Checks the settings of all steps of a run; the dataset's against the network's only where the run makes both, and
-    for the devices of this machine only where the run is here.
+def settings_of(run_config: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run, with defaults where the run config has none.
 
     Raises ValueError with one sentence naming step, field and value.
     """
     refuse_environment(run_config)
-    checked: dict[str, StepConfig] = {}
+    checked: dict[str, Any] = {}
     for step, model in STEP_CONFIGS.items():
+        config = ((run_config.get("ops") or {}).get(step) or {}).get("config") or {}
         try:
-            checked[step] = model(**_settings_of(step, run_config))
+            checked[step] = model(**config)
         except ValidationError as error:
             raise ValueError(f"{step}: {one_sentence(error)}") from None
-    network_config, dataset_config, training = (
-        checked[step] for step in ("receiver_network", "synthetic_dataset", "trained_model")
-    )
-    assert isinstance(network_config, ReceiverNetworkConfig)
-    assert isinstance(dataset_config, SyntheticDatasetConfig)
-    assert isinstance(training, TrainedModelConfig)
+    return RunSettings(**checked)
+
+
+def check_run_config(
+    run_config: Mapping[str, Any], *, makes_network: bool = True, runs_here: bool = True
+) -> RunSettings:
+    """The settings of a run, checked also for what contradicts what. The dataset's are checked against the network only
+    if the run makes the network, and the device only if the run is on this machine.
+
+    Raises ValueError with one sentence naming step, field and value.
+    """
+    settings = settings_of(run_config)
     if makes_network:
         try:
-            network = network_config.network()
+            network = settings.network
         except ValueError as error:
             raise ValueError(f"receiver_network: {error}") from None
         try:
-            dataset_config.spec(network)
+            settings.synthetic_dataset.spec(network)
         except ValueError as error:
             raise ValueError(f"synthetic_dataset: {error}") from None
-    if runs_here and training.accelerator is Accelerator.gpu:
-        # PyTorch takes seconds to import, so only who asks for a GPU waits for the answer here.
+    if runs_here and settings.trained_model.accelerator is Accelerator.gpu:
+        # PyTorch takes seconds to import, so only a run that asks for a GPU waits for it here.
         from triangulation_pipeline.training.trainer import choose_device
 
         try:
-            choose_device(training.accelerator)
+            choose_device(settings.trained_model.accelerator)
         except ValueError as error:
             raise ValueError(f"trained_model: {error}") from None
+    return settings
+
+
+def check_whole_run_config(
+    job: dg.JobDefinition, run_config: Mapping[str, Any], *, runs_here: bool = True
+) -> RunSettings:
+    """The settings of a run of the whole job, checked as Dagster does at launch (names, types and choices), and then by
+    ``check_run_config``. Raises ValueError with one sentence."""
+    refuse_environment(run_config)
+    try:
+        dg.validate_run_config(job, run_config)
+    except dg.DagsterInvalidConfigError as error:
+        raise ValueError(brief("; ".join(config_fault(fault.message) for fault in error.errors))) from None
+    return check_run_config(run_config, runs_here=runs_here)
 
 
 def refuse_environment(run_config: Mapping[str, Any]) -> None:
@@ -279,7 +275,3 @@ def refuse_environment(run_config: Mapping[str, Any]) -> None:
             found += ((f"{place}.{printable(str(name))}".lstrip("."), item) for name, item in value.items())
         elif isinstance(value, list | tuple):
             found += ((f"{place}[{number}]", item) for number, item in enumerate(value))
-
-
-def _settings_of(step: str, run_config: Mapping[str, Any]) -> dict[str, Any]:
-    return ((run_config.get("ops") or {}).get(step) or {}).get("config") or {}

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import get_dataset, read_samples
 from triangulation_pipeline.storage.objects import read_object
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 REFERENCE = "reference"
 
@@ -108,7 +108,7 @@ class StoredSplit:
     """A split's rows, and the dataset they are of."""
 
     dataset_id: str
-    batch: SampleBatch
+    batch: Samples
 
 
 class SplitIOManager(ReferenceIOManager):
@@ -136,7 +136,7 @@ class StoredCheckpoint:
 
     def read(self) -> "Checkpoint":
         """The checkpoint. Raises ValueError where the bytes are none."""
-        from triangulation_pipeline.training.checkpoint import read_checkpoint
+        from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 

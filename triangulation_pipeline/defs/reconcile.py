@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import dagster as dg
 from sqlalchemy import Engine
 
-from triangulation_pipeline.defs.config import training_settings
+from triangulation_pipeline.defs.config import settings_of
 from triangulation_pipeline.defs.jobs import trains
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import OUTCOME_TAG, outcome_tags
@@ -69,7 +69,7 @@ def _announce(engine: Engine, run: dg.DagsterRun) -> list[str]:
     if known is not None and (known.status, status) != (JobStatus.pending, JobStatus.queued):
         return []
     try:
-        settings = training_settings(run.run_config)
+        settings = settings_of(run.run_config).trained_model
     except ValueError:
         return []  # the run itself will fail with this error in its first second
     job = announce_job(engine, job_id=run.run_id, status=status, config=settings)

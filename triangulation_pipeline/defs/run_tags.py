@@ -1,11 +1,10 @@
 """Tags by which runs are told apart in Dagster's lists and filters, and the sentence that a failed run ends with."""
 
-from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from collections.abc import Iterable, Set
 
 import dagster as dg
 
-from triangulation_pipeline.defs.config import model_name_of, training_settings
+from triangulation_pipeline.defs.config import RunSettings
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.validation import brief, printable
 
@@ -26,24 +25,21 @@ _INTERRUPTED = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
 def run_tags(
-    run_config: Mapping[str, Any],
+    settings: RunSettings,
     network: ReceiverNetwork | None = None,
     selection: Set[dg.AssetKey] | None = None,
 ) -> dict[str, str]:
-    """The tags of a run by its settings: what it trains, and under which name it registers it, as far as it makes
-    (``selection``; None = all) these assets, and its network, where that is known.
-
-    Raises ValueError (pydantic's ValidationError) where the settings are wrong.
-    """
+    """The tags of a run by its settings: the names of its job and of its model, if the run makes these assets
+    (``selection``; None = all), and its network, if that is known."""
 
     def makes(asset: str) -> bool:
         return not selection or dg.AssetKey(asset) in selection
 
     tags = {} if network is None else network_tag(network.name, network.digest)
     if makes("registered_model"):
-        tags[MODEL_NAME_TAG] = model_name_of(run_config)
+        tags[MODEL_NAME_TAG] = settings.registered_model.model_name
     if makes("trained_model"):
-        tags[JOB_NAME_TAG] = printable(training_settings(run_config).job_name)
+        tags[JOB_NAME_TAG] = printable(settings.trained_model.job_name)
     return tags
 
 

@@ -6,7 +6,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import dagster as dg
 
-from triangulation_pipeline.defs.config import check_run_config, network_of, training_settings
+from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
@@ -49,10 +49,9 @@ def _check_run(context: dg.AssetExecutionContext, storage: Storage) -> None:
     store, and looks up the model that the training begins from."""
     run = context.run
     makes_network = not run.asset_selection or dg.AssetKey("receiver_network") in run.asset_selection
-    check_run_config(run.run_config, makes_network=makes_network)
-    network = network_of(run.run_config) if makes_network else None
-    tags = run_tags(run.run_config, network, run.asset_selection) | resumed_tags(run)
+    settings = check_run_config(run.run_config, makes_network=makes_network)
+    tags = run_tags(settings, selection=run.asset_selection) | resumed_tags(run)
     context.instance.add_run_tags(run.run_id, tags)
     storage.open()
-    if (parent_model_id := training_settings(run.run_config).parent_model_id) is not None:
-        find_referred_model(storage.engine, parent_model_id)
+    if settings.trained_model.parent_model_id is not None:
+        find_referred_model(storage.engine, settings.trained_model.parent_model_id)

@@ -30,7 +30,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.positions import Positions, coverage, distance_statistics, rmse_m
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Rows = NDArray[np.bool_]
 
@@ -171,8 +171,8 @@ class Comparison:
 def compare(
     network: ReceiverNetwork,
     scenario: Scenario,
-    test: SampleBatch,
-    train: SampleBatch,
+    test: Samples,
+    train: Samples,
     predicted: Positions,
     max_gdop: float,
 ) -> Comparison:
@@ -193,12 +193,12 @@ def compare(
     if not max_gdop > 0:
         raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
 
-    problem = Problem(Geometry(network, scenario.tx_height_m), scenario, test, train, predicted)
+    problem = Problem(Geometry(network, test.tx_altitude_m), scenario, test, train, predicted)
     existing = [estimator for estimator in ESTIMATORS if estimator.exists_in(problem)]
     distance_m: dict[Estimator, Float | None] = dict.fromkeys(ESTIMATORS)
     for estimator in existing:
         positions = estimator.locate(problem)
-        distance_m[estimator] = positions.error_m(network.frame, scenario.tx_height_m, test.tx_lat, test.tx_lon)
+        distance_m[estimator] = positions.error_m(network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
     (oracle,) = (estimator for estimator in existing if estimator.knows is not None)
     return Comparison(
         max_gdop=max_gdop,
@@ -209,7 +209,7 @@ def compare(
         predicted_rms_m=predicted.rms_m(),
         crlb_m=test.crlb_m.astype(np.float64),
         mixture_crlb_m=problem.mixture_crlb_m(),
-        num_detections=test.num_receivers,
+        num_detections=test.num_detections,
         good_geometry=test.gdop < max_gdop,
     )
 

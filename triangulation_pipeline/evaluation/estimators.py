@@ -19,7 +19,7 @@ from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
@@ -30,8 +30,8 @@ class Problem:
 
     geometry: Geometry
     scenario: Scenario
-    test: SampleBatch
-    train: SampleBatch  # with known positions, to fit the site biases on
+    test: Samples
+    train: Samples  # with known positions, to fit the site biases on
     predicted: Positions  # the model's answer for ``test``
 
     @property
@@ -42,12 +42,12 @@ class Problem:
     @cached_property
     def truth_en_m(self) -> Float:
         """(n, 2) true positions, east and north."""
-        return self.geometry.en_m(self.test.tx_lat, self.test.tx_lon)
+        return self.test.tx_en_m(self.geometry.network.frame)
 
     @cached_property
     def site_bias_ns(self) -> Float:
         """(r,) arrival-time bias of each site, fitted on ``train``."""
-        return fit_site_biases_ns(self.geometry, self.train)
+        return fit_site_biases_ns(Geometry(self.geometry.network, self.train.tx_altitude_m), self.train)
 
     def mixture_crlb_m(self) -> Float:
         """(n,) Cramér-Rao bound with delayed paths, by arrival times alone; NaN if there are none."""

@@ -19,7 +19,7 @@ from triangulation_pipeline.validation import uuid_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 
 def record_epoch(
@@ -122,7 +122,7 @@ def read_state(objects: ObjectStore, job: JobRecord) -> bytes | None:
 def load_checkpoint(objects: ObjectStore, location: str, sha256: str) -> "Checkpoint":
     """The checkpoint that a row points to. Raises StorageError if its bytes are missing or damaged, and ValueError if
     they are no checkpoint."""
-    from triangulation_pipeline.training.checkpoint import read_checkpoint
+    from triangulation_pipeline.model.checkpoint import read_checkpoint
 
     return read_checkpoint(read_object(objects, location, sha256))
 

@@ -7,14 +7,11 @@ from sqlalchemy import Engine
 
 from triangulation_pipeline.jobs.record import job_folder, load_checkpoint, read_state, record_epoch
 from triangulation_pipeline.jobs.states import JobRecord
-from triangulation_pipeline.model.spec import LocatorSpec
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, write_checkpoint
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord
 from triangulation_pipeline.storage.objects import ObjectStore, StoredObject
 from triangulation_pipeline.storage.registry import get_model_by_id
-from triangulation_pipeline.training.checkpoint import Checkpoint, write_checkpoint
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics
 from triangulation_pipeline.training.trainer import Trainer
@@ -36,14 +33,15 @@ def restored_trainer(
     job: JobRecord,
     config: TrainingConfig,
     dataset: DatasetRecord,
-    training: SampleBatch,
-    validation: SampleBatch,
+    training: Samples,
+    validation: Samples,
     parent: Checkpoint | None,
 ) -> Trainer:
     """The trainer of a job, in the state that its last epoch left, if there was one. Raises what ``Trainer`` and its
     ``restore`` raise, and StorageError if the state cannot be read."""
-    origin = {"id": dataset.id, "sha256": dataset.sha256}
-    trainer = Trainer(_spec(dataset, config), config, training, validation, origin, parent)
+    spec = config.locator_spec(dataset.spec.network, dataset.spec.scenario)
+    origin = DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
+    trainer = Trainer(spec, config, training, validation, origin, parent)
     if (state := read_state(objects, job)) is not None:
         trainer.restore(state)
         log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
@@ -85,24 +83,15 @@ def train(
 
 def publish(objects: ObjectStore, job: JobRecord, trainer: Trainer) -> dict[str, StoredObject]:
     """Stores the last weights, and the best weights with calibrated covariances."""
-    last = _put(objects, job, "final_model", trainer.last_checkpoint())
-    trainer.calibrate()
-    return {"final_model": last, "best_model": _put(objects, job, "best_model", trainer.best_checkpoint())}
+    best, last = trainer.finish()
+    return {
+        "final_model": _put(objects, job, "final_model", last),
+        "best_model": _put(objects, job, "best_model", best),
+    }
 
 
 def _put(objects: ObjectStore, job: JobRecord, name: str, checkpoint: Checkpoint) -> StoredObject:
     return objects.put(f"{job_folder(job)}/{name}.pth", write_checkpoint(checkpoint))
-
-
-def _spec(dataset: DatasetRecord, settings: TrainingConfig) -> LocatorSpec:
-    scenario = Scenario.model_validate(dataset.config["scenario"])
-    return LocatorSpec(
-        architecture=settings.model_architecture,
-        network=ReceiverNetwork.model_validate(dataset.config["network"]),
-        tx_height_m=scenario.tx_height_m,
-        area_margin_m=scenario.area_margin_m,
-        dropout_rate=settings.dropout_rate,
-    )
 
 
 def _epoch_line(metrics: EpochMetrics, config: TrainingConfig) -> str:

@@ -8,7 +8,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 
 
 class SiteGeometry(nn.Module):
-    """Where the receivers stand, as buffers, and the ranges to them from the surface at ``altitude_m``."""
+    """The places of the receivers, as a buffer, and the ranges to them from the surface at ``altitude_m``."""
 
     site_enu_m_R3: Tensor
 
@@ -33,7 +33,7 @@ class SiteGeometry(nn.Module):
 
 
 def centred(values_BR: Tensor, weight_BR: Tensor) -> Tensor:
-    """Values less their weighted mean over receivers: the emission time eliminated."""
+    """Values less their weighted mean over receivers, which eliminates the unknown emission time."""
     return values_BR - (weight_BR * values_BR).sum(-1, keepdim=True) / weight_BR.sum(-1, keepdim=True).clamp_min(1e-12)
 
 
@@ -46,7 +46,8 @@ def information(weight_BR: Tensor, grad_e_BR: Tensor, grad_n_BR: Tensor) -> tupl
 def gauss_newton_step(
     residual_BR: Tensor, weight_BR: Tensor, grad_e_BR: Tensor, grad_n_BR: Tensor, damping: float
 ) -> Tensor:
-    """Step (..., 2) that lowers the weighted squared residuals, damped by ``damping`` times the mean information."""
+    """Step (..., 2), metres, that lowers the weighted squared residuals; ``damping`` times the mean information is
+    added to the information."""
     ge, gn = centred(grad_e_BR, weight_BR), centred(grad_n_BR, weight_BR)
     ee, nn_ = (weight_BR * ge * ge).sum(-1), (weight_BR * gn * gn).sum(-1)
     en = (weight_BR * ge * gn).sum(-1)

@@ -1,4 +1,4 @@
-"""From a sample batch to the tensors a locator takes. Shapes: B batch, R receivers."""
+"""From a batch of samples to the tensors that a locator takes. Shapes: B batch, R receivers."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class LocatorInputs:
 
     ``toa_m_BR`` is the arrival time as a distance, less its median over the row's receivers: the emission time is
     unknown, and small numbers keep their digits in float32. Frequency offsets are left out: those of a static emitter
-    carry no position.
+    tell nothing of its position.
     """
 
     present_BR: Tensor  # bool
@@ -39,7 +39,7 @@ class LocatorInputs:
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def locator_inputs(batch: SampleBatch) -> LocatorInputs:
+def locator_inputs(batch: Samples) -> LocatorInputs:
     """Tensors (float32, bool) of a batch, in its order."""
     toa_ns = np.where(batch.toa_present, batch.toa_ns, np.inf)
     count = batch.toa_present.sum(1)

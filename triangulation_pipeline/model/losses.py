@@ -1,4 +1,4 @@
-"""What training minimises, per row, so that a mean over any rows is a mean over rows."""
+"""What training minimises, per row: a mean over batches, weighted by their rows, is a mean over rows."""
 
 import math
 
@@ -14,15 +14,16 @@ NLL_WEIGHT = 0.5
 
 
 def locator_loss(located: Located, target_m_B2: Tensor) -> Tensor:
-    """(B,) position error plus negative log-likelihood.
+    """The loss of each row, (B,): a position error plus the negative log-likelihood of the position.
 
-    Solved rows: a robust distance, ``sqrt(1 + d^2 / s^2) - 1``, meaned over the rounds, and the Gaussian likelihood's
-    heavy-tailed relative, Student's t with 4 degrees of freedom: non-line-of-sight rows must not inflate everybody's
-    covariance. Regressed rows: squared error and the Gaussian itself, whose optimum is the posterior mean.
+    Solved rows: a robust distance, ``sqrt(1 + d^2 / s^2) - 1``, averaged over the rounds, and the likelihood of
+    Student's t with 4 degrees of freedom, which has heavier tails than the Gaussian: non-line-of-sight rows must not
+    inflate the covariances of all rows. Regressed rows: squared error and the Gaussian itself, whose optimum is the
+    posterior mean.
     """
     solved = located.solved_B
-    off = (torch.stack(located.rounds_m_B2) - target_m_B2) / SOLVED_SCALE_M
-    robust = (off.square().sum(-1).add(1).sqrt() - 1).mean(0)
+    error = (torch.stack(located.rounds_m_B2) - target_m_B2) / SOLVED_SCALE_M
+    robust = (error.square().sum(-1).add(1).sqrt() - 1).mean(0)
     squared = ((located.en_m_B2 - target_m_B2) / REGRESSED_SCALE_M).square().sum(-1)
     nees = normalised_error_squared(located, target_m_B2)
     diagonal = located.scale_tril_m_B22.diagonal(dim1=-2, dim2=-1)
@@ -33,7 +34,7 @@ def locator_loss(located: Located, target_m_B2: Tensor) -> Tensor:
 
 
 def normalised_error_squared(located: Located, target_m_B2: Tensor) -> Tensor:
-    """NEES, (B,): the squared error in units of the predicted covariance; mean 2 if that is right."""
+    """NEES, (B,): the squared error in units of the predicted covariance; its mean is 2 if that is right."""
     error = target_m_B2 - located.en_m_B2
     tril = located.scale_tril_m_B22
     first = error[:, 0] / tril[:, 0, 0]

@@ -10,12 +10,12 @@ CHUNK_ROWS = 8192
 
 
 @torch.no_grad()
-def predict(model: Locator, inputs: LocatorInputs, start_m_B2: torch.Tensor | None = None) -> Positions:
-    """The model's answer in evaluation mode; ``start_m_B2`` saves the start's search where it is known."""
+def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | None = None) -> Positions:
+    """The model's answer in evaluation mode; ``initial_m_B2`` saves the search for the initial fix if it is known."""
     model.eval()
-    start_m_B2 = model.start(inputs) if start_m_B2 is None else start_m_B2
+    initial_m_B2 = model.initial_fix(inputs) if initial_m_B2 is None else initial_m_B2
     parts = [
-        model(inputs.take(slice(i, i + CHUNK_ROWS)), start_m_B2[i : i + CHUNK_ROWS])
+        model(inputs.take(slice(i, i + CHUNK_ROWS)), initial_m_B2[i : i + CHUNK_ROWS])
         for i in range(0, max(len(inputs), 1), CHUNK_ROWS)
     ]
     tril = torch.cat([part.scale_tril_m_B22 for part in parts]).double()

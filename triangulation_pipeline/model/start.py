@@ -1,4 +1,4 @@
-"""The first position of the solver: a robust grid search over the service area, polished by Gauss-Newton.
+"""The first position of the solver: a robust grid search over the service area, refined by Gauss-Newton.
 
 Nothing is learned by gradient here. Shapes: B batch, R receivers, K cells or candidates.
 """
@@ -9,24 +9,18 @@ from torch import Tensor, nn
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_step
 from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.locator import FitData
+from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
-CELLS_A_SIDE = 16
-CANDIDATES = 6
-# Cauchy scales, metres, added in quadrature to each receiver's sigma: from a cell's size down to the noise.
-POLISHING_SCALES_M = (1000.0, 300.0, 100.0, 30.0, 0.0, 0.0)
-SEARCH_SCALE_M = 3000.0
-LONGEST_STEP_M = 20e3
-DAMPING = 1e-3
 CHUNK_ROWS = 1024
-MARGIN_M = 10e3
 
 
 class RobustStart(nn.Module):
     """Best of several local minima of a robust cost of arrival times, levels and non-detections.
 
-    The level part is ``power_i = common + gain_i - slope ln d_i + noise``, its constants fitted on training rows by
-    ``fit``; it decides between the two crossings of hyperbolas that arrival times alone cannot tell apart.
+    The level of receiver i is ``power_i = common + gain_i - slope ln d_i + noise``, with constants that ``fit``
+    estimates on training rows. Levels decide between two crossings of hyperbolas that arrival times cannot tell apart.
     """
 
     cells_K2: Tensor
@@ -37,11 +31,12 @@ class RobustStart(nn.Module):
     threshold_db: Tensor
     site_bias_m_R: Tensor
 
-    def __init__(self, geometry: SiteGeometry, area: ServiceArea) -> None:
+    def __init__(self, geometry: SiteGeometry, area: ServiceArea, config: StartConfig) -> None:
         super().__init__()
+        self.config = config
         self.geometry = geometry
         self.area = area
-        side = torch.arange(CELLS_A_SIDE, dtype=torch.float32).add(0.5).div(CELLS_A_SIDE)
+        side = torch.arange(config.cells_per_side, dtype=torch.float32).add(0.5).div(config.cells_per_side)
         east = area.east_min_m + side * (area.east_max_m - area.east_min_m)
         north = area.north_min_m + side * (area.north_max_m - area.north_min_m)
         cells = torch.cartesian_prod(east, north)
@@ -55,12 +50,13 @@ class RobustStart(nn.Module):
         self.register_buffer("site_bias_m_R", torch.zeros(receivers))
 
     @torch.no_grad()
-    def fit(self, inputs: LocatorInputs, target_en_m_B2: Tensor, site_bias_m_R: Tensor) -> None:
-        """Least squares of the level constants on rows with known position, and the given site biases."""
+    def fit(self, data: FitData) -> None:
+        """Estimates the level constants by least squares, and takes the given site biases."""
+        inputs = data.inputs
         mask = inputs.present_BR.double()
         receivers = mask.shape[1]
-        log_range = self.geometry.ranges_m(target_en_m_B2)[0].double().log()
-        # One unknown gain a receiver and the slope; the common level of each row is removed by centring.
+        log_range = self.geometry.ranges_m(data.target_m_B2)[0].double().log()
+        # One unknown gain per receiver and the slope; the common level of each row is removed by centring.
         design = torch.cat(
             [torch.eye(receivers, device=mask.device).double().expand(len(mask), -1, -1), -log_range[..., None]], dim=2
         )
@@ -76,12 +72,12 @@ class RobustStart(nn.Module):
         self.slope_db.copy_(solution[receivers])
         self.level_sigma_db.copy_((residual.square().sum() / freedom).sqrt().clamp_min(0.5))
         self.threshold_db.copy_(torch.quantile(inputs.snr_db_BR[inputs.present_BR][:100_000], 0.05))
-        self.site_bias_m_R.copy_(site_bias_m_R)
+        self.site_bias_m_R.copy_(data.site_bias_m_R)
 
     @torch.no_grad()
     def forward(self, inputs: LocatorInputs) -> Tensor:
-        """Positions (B, 2), metres: the polished fix where there are three arrival times, else the posterior mean of
-        the levels over the cells."""
+        """Positions (B, 2), metres: the refined fix if there are three arrival times, else the posterior mean of the
+        levels over the cells."""
         return torch.cat(
             [self._locate(inputs.take(slice(i, i + CHUNK_ROWS))) for i in range(0, max(len(inputs), 1), CHUNK_ROWS)]
         )
@@ -92,28 +88,28 @@ class RobustStart(nn.Module):
         by_level_BK = self._level_cost(inputs, self.cell_range_m_KR.expand(len(inputs), -1, -1))
         mean_B2 = torch.softmax(-by_level_BK, dim=1) @ self.cells_K2
 
-        residual_BKR = (toa_m[:, None] - self.cell_range_m_KR) / SEARCH_SCALE_M
-        off = torch.zeros_like(residual_BKR)
+        residual_BKR = (toa_m[:, None] - self.cell_range_m_KR) / self.config.search_scale_m
+        squared = torch.zeros_like(residual_BKR)
         for _ in range(3):
-            off = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + off))).square()
-        cost_BK = (timed[:, None] * off.log1p()).sum(-1) + by_level_BK
-        candidates = self.cells_K2[cost_BK.topk(CANDIDATES, dim=1, largest=False).indices]
-        polished = self._polish(candidates, toa_m, inputs.sigma_m_BR, timed)
-        en_m_B2 = polished.gather(
-            1, self._cost(polished, toa_m, inputs, timed).argmin(1)[:, None, None].expand(-1, 1, 2)
-        )[:, 0]
+            squared = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + squared))).square()
+        cost_BK = (timed[:, None] * squared.log1p()).sum(-1) + by_level_BK
+        candidates = self.cells_K2[cost_BK.topk(self.config.candidates, dim=1, largest=False).indices]
+        refined = self._refined(candidates, toa_m, inputs.sigma_m_BR, timed)
+        best = self._cost(refined, toa_m, inputs, timed).argmin(1)
+        en_m_B2 = refined.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
         return torch.where((timed.sum(1) >= LEAST_ARRIVAL_TIMES)[:, None], en_m_B2, mean_B2)
 
-    def _polish(self, en_m_BK2: Tensor, toa_m_BR: Tensor, sigma_m_BR: Tensor, timed_BR: Tensor) -> Tensor:
-        low = en_m_BK2.new_tensor([self.area.east_min_m - MARGIN_M, self.area.north_min_m - MARGIN_M])
-        high = en_m_BK2.new_tensor([self.area.east_max_m + MARGIN_M, self.area.north_max_m + MARGIN_M])
-        for scale_m in POLISHING_SCALES_M:
+    def _refined(self, en_m_BK2: Tensor, toa_m_BR: Tensor, sigma_m_BR: Tensor, timed_BR: Tensor) -> Tensor:
+        config, area = self.config, self.area
+        low = en_m_BK2.new_tensor([area.east_min_m - config.margin_m, area.north_min_m - config.margin_m])
+        high = en_m_BK2.new_tensor([area.east_max_m + config.margin_m, area.north_max_m + config.margin_m])
+        for scale_m in config.refinement_scales_m:
             distance, grad_e, grad_n = self.geometry.ranges_m(en_m_BK2)
             variance = (sigma_m_BR.square() + scale_m**2)[:, None]
             residual, weight = robust_residual(toa_m_BR[:, None] - distance, variance, timed_BR[:, None])
-            step = gauss_newton_step(residual, weight, grad_e, grad_n, DAMPING)
+            step = gauss_newton_step(residual, weight, grad_e, grad_n, config.damping)
             length = step.norm(dim=-1, keepdim=True)
-            step = step * (LONGEST_STEP_M / length.clamp_min(LONGEST_STEP_M))
+            step = step * (config.longest_step_m / length.clamp_min(config.longest_step_m))
             en_m_BK2 = torch.minimum(torch.maximum(en_m_BK2 + step, low), high)
         return en_m_BK2
 
@@ -126,13 +122,13 @@ class RobustStart(nn.Module):
 
     def _level_cost(self, inputs: LocatorInputs, range_m_BKR: Tensor) -> Tensor:
         """Minus log-likelihood (B, K) of the levels, up to a constant, with the common level at its best fit; a
-        receiver that ought to have heard the transmission and did not counts against a position."""
+        receiver that should have heard the transmission and did not counts against a position."""
         mask = inputs.present_BR.to(range_m_BKR.dtype)[:, None]
-        off = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
-        off = off - _weighted_mean(off, mask)
-        # Undetected: power_dbm is the floor, so -off is the SNR that was to be expected.
-        excess = (-off - self.threshold_db).clamp_min(0)
-        return (torch.where(mask > 0, off, excess) / self.level_sigma_db).square().sum(-1) / 2
+        residual = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
+        residual = residual - _weighted_mean(residual, mask)
+        # The power_dbm of a receiver that detected nothing is its noise floor: minus the residual is the expected SNR.
+        excess = (-residual - self.threshold_db).clamp_min(0)
+        return (torch.where(mask > 0, residual, excess) / self.level_sigma_db).square().sum(-1) / 2
 
 
 def robust_residual(residual_BKR: Tensor, variance_BKR: Tensor, timed_BKR: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +136,8 @@ def robust_residual(residual_BKR: Tensor, variance_BKR: Tensor, timed_BKR: Tenso
     prior = timed_BKR / variance_BKR
     weight = prior
     for _ in range(3):
-        off = residual_BKR - _weighted_mean(residual_BKR, weight)
-        weight = prior / (1 + off.square() / variance_BKR)
+        centred = residual_BKR - _weighted_mean(residual_BKR, weight)
+        weight = prior / (1 + centred.square() / variance_BKR)
     return residual_BKR - _weighted_mean(residual_BKR, weight), weight
 
 

@@ -4,10 +4,11 @@ Positions are (east, north) of the network's frame, metres, on the surface at a 
 Information is Fisher's on such a position, (..., 2, 2), 1 / m^2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import surface_up_m
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
@@ -18,16 +19,16 @@ Float = NDArray[np.float64]
 LEAST_DETERMINANT = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
-    """The sites of a network as seen from the surface at one altitude above the ellipsoid."""
+    """The sites of a network, and the altitude of transmitters over the ellipsoid: one for all, or one per row (n,)."""
 
     network: ReceiverNetwork
-    altitude_m: float
+    altitude_m: float | Float
 
-    def en_m(self, lat: ArrayLike, lon: ArrayLike) -> Float:
-        """(..., 2) east and north of places on that surface, degrees."""
-        return self.network.frame.en_m(lat, lon, self.altitude_m)
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """The geometry of some rows."""
+        return self if np.ndim(self.altitude_m) == 0 else replace(self, altitude_m=np.asarray(self.altitude_m)[rows])
 
     def ranges_m(self, en_m: Float) -> tuple[Float, Float]:
         """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""

@@ -4,12 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
 
@@ -17,7 +17,7 @@ _MAX_BLOCK_VALUES = 2_000_000
 
 
 def level_posterior_mean(
-    network: ReceiverNetwork, batch: SampleBatch, scenario: Scenario, gain_offset_db: Float, cells: int = 32
+    network: ReceiverNetwork, measurements: Measurements, scenario: Scenario, gain_offset_db: Float, cells: int = 32
 ) -> Positions:
     """Posterior mean positions by ``power_dbm`` and the non-detections, metres.
 
@@ -26,8 +26,20 @@ def level_posterior_mean(
     non-detection counts with its probability. Knife edges are not modelled. NaN where the path-loss model covers no
     cell.
     """
+    mean = np.full((len(measurements), 2), np.nan)
+    for altitude_m in np.unique(measurements.tx_altitude_m):
+        rows = np.flatnonzero(measurements.tx_altitude_m == altitude_m)
+        geometry = Geometry(network, float(altitude_m))
+        mean[rows] = _at_one_altitude(geometry, measurements.take(rows), scenario, gain_offset_db, cells)
+    return Positions.of_points(mean)
+
+
+def _at_one_altitude(
+    geometry: Geometry, measurements: Measurements, scenario: Scenario, gain_offset_db: Float, cells: int
+) -> Float:
+    network = geometry.network
     cell_en_m = network.service_area(scenario.area_margin_m).cell_centres(cells)
-    distance_km = Geometry(network, scenario.tx_height_m).ranges_m(cell_en_m)[0] / 1e3
+    distance_km = geometry.ranges_m(cell_en_m)[0] / 1e3
     low_km, high_km = distance_range_km(scenario.path_loss)
     covered = ((distance_km >= low_km) & (distance_km <= high_km)).all(1)
     cell_en_m, distance_km = cell_en_m[covered], distance_km[covered]
@@ -43,13 +55,13 @@ def level_posterior_mean(
     margin_db = nodes_dbm[:, None, None] + median_db - (floor_dbm + scenario.detection_threshold_db)[:, None]
     log_missed = log_ndtr(-margin_db / width_db).astype(np.float32)
 
-    mean = np.full((len(batch), 2), np.nan)
+    mean = np.full((len(measurements), 2), np.nan)
     block = max(1, _MAX_BLOCK_VALUES // max(1, len(cell_en_m)))
-    for start in range(0, len(batch) if len(cell_en_m) else 0, block):
+    for start in range(0, len(measurements) if len(cell_en_m) else 0, block):
         rows = slice(start, start + block)
-        present = batch.signal_present[rows].astype(np.float32)
+        present = measurements.signal_present[rows].astype(np.float32)
         missed = 1 - present
-        level = (present * batch.power_dbm[rows]).astype(np.float64)
+        level = (present * measurements.power_dbm[rows]).astype(np.float64)
         # Sum over the detecting sites of (level - median - node)^2, expanded so that the cells enter by products.
         squares = (level * level).sum(1, keepdims=True) - 2 * level @ median_db + present @ (median_db * median_db)
         linear = level.sum(1, keepdims=True) - present @ median_db
@@ -64,7 +76,7 @@ def level_posterior_mean(
             posterior += np.exp(log_posterior - peak)
             best = peak
         mean[rows] = (posterior @ cell_en_m) / posterior.sum(1, keepdims=True)
-    return Positions.of_points(mean)
+    return mean
 
 
 def _common_level(scenario: Scenario, resolution_db: float) -> tuple[Float, Float]:

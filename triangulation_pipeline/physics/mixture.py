@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, crlb_m, time_difference_information
@@ -25,7 +26,6 @@ from triangulation_pipeline.physics.solvers import (
     linear_cost,
     make_fix,
 )
-from triangulation_pipeline.samples import SampleBatch
 
 Float = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def _mixture_cost(delay: ExcessDelay) -> RobustCost:
 
 def mixture_maximum_likelihood(
     geometry: Geometry,
-    batch: SampleBatch,
+    measurements: Measurements,
     site_bias_ns: Float,
     delay: ExcessDelay,
     start_en_m: Float | None = None,
@@ -80,15 +80,16 @@ def mixture_maximum_likelihood(
     out one arrival time each; at most 60 damped steps each, so in a flat valley a fix stays on its start's side. The
     covariance is the inverse Fisher information, so it knows nothing of the row's own residuals.
     """
-    data = arrivals(batch, site_bias_ns)
+    data = arrivals(measurements, site_bias_ns)
+    of_rows = geometry.take(data.rows)
     if start_en_m is None:
-        huber = gauss_newton(geometry, batch, site_bias_ns, Loss.huber).en_m[data.rows]
-        starts = [huber, *_leave_one_out(geometry, data, huber)]
+        huber = gauss_newton(geometry, measurements, site_bias_ns, Loss.huber).en_m[data.rows]
+        starts = [huber, *_leave_one_out(of_rows, data, huber)]
     else:
         starts = [start_en_m[data.rows]]
-    en_m, cost, _ = best_descent(geometry, data, _mixture_cost(delay), starts)
-    weight = _weight(data.weight > 0, batch.toa_sigma_ns[data.rows].astype(np.float64), delay)
-    return make_fix(geometry, data, len(batch), en_m, cost, weight)
+    en_m, cost, _ = best_descent(of_rows, data, _mixture_cost(delay), starts)
+    weight = _weight(data.weight > 0, measurements.toa_sigma_ns[data.rows].astype(np.float64), delay)
+    return make_fix(of_rows, data, len(measurements), en_m, cost, weight)
 
 
 def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
@@ -111,10 +112,10 @@ def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
     return np.interp(log_ratio, knots, relative) / sigma_ns**2
 
 
-def mixture_crlb_m(geometry: Geometry, en_m: Float, batch: SampleBatch, delay: ExcessDelay) -> Float:
+def mixture_crlb_m(geometry: Geometry, en_m: Float, measurements: Measurements, delay: ExcessDelay) -> Float:
     """(n,) Cramer-Rao bound at the positions ``en_m`` (n, 2) by the arrival times alone, metres; NaN below three."""
-    present = batch.toa_present & (batch.toa_present.sum(1, keepdims=True) >= LEAST_ARRIVAL_TIMES)
-    weight = _weight(present, batch.toa_sigma_ns.astype(np.float64), delay)
+    present = measurements.toa_present & (measurements.toa_present.sum(1, keepdims=True) >= LEAST_ARRIVAL_TIMES)
+    weight = _weight(present, measurements.toa_sigma_ns.astype(np.float64), delay)
     return crlb_m(time_difference_information(geometry.ranges_m(en_m)[1], weight))
 
 

@@ -89,9 +89,15 @@ class Scenario(BaseModel):
         2.0,
         ge=0.5,
         le=300,
-        description="The antenna of the transmitter is this high above the WGS-84 ellipsoid, 0.5 to 300 m. It is "
-        "known to every estimator. The models plane_earth, egli and hata take it as the height above the "
-        "ground.",
+        description="The antenna of the transmitter is this high above the ground, 0.5 to 300 m. Used by the path_loss "
+        "models plane_earth, egli and hata, and as the altitude if tx_altitude_m is left out.",
+    )
+    tx_altitude_m: float | None = Field(
+        None,
+        ge=-500,
+        le=20_000,
+        description="The transmitter is at this altitude above the WGS-84 ellipsoid, -500 to 20000 m. It is known to "
+        "every estimator. If it is left out, the ground lies on the ellipsoid: the altitude is tx_height_m.",
     )
     rx_height_m: float = Field(
         10.0,
@@ -262,6 +268,11 @@ class Scenario(BaseModel):
     def frequency_hz(self) -> int:
         """Carrier, Hz."""
         return round(self.frequency_mhz * 1e6)
+
+    @property
+    def transmitter_altitude_m(self) -> float:
+        """Altitude of the transmitters above the ellipsoid, metres."""
+        return self.tx_height_m if self.tx_altitude_m is None else self.tx_altitude_m
 
     @property
     def area_margin_m(self) -> float:

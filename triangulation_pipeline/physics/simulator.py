@@ -1,20 +1,18 @@
-"""The synthetic dataset: a function of network, scenario, seed, number of samples and generator version.
+"""Simulated transmissions: a function of a dataset's spec.
 
 Chunks are independent of each other, so they may be made in any order and in any process.
 """
 
 import hashlib
-import json
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, DatasetSpec
 from triangulation_pipeline.physics.geometry import (
     Geometry,
     crlb_m,
@@ -33,63 +31,13 @@ from triangulation_pipeline.physics.propagation import (
 )
 from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.timing import toa_sigma_ns
-from triangulation_pipeline.samples import SampleBatch, Split, sample_ids
+from triangulation_pipeline.samples import Samples, sample_ids
 
-# Raised with every change of the rows of equal specs: part of a dataset's identity, and of assets' code versions.
-GENERATOR_VERSION = 1
-CHUNK_SIZE = 8192
+Float = NDArray[np.float64]
+
 _MAX_CANDIDATES = 64 * CHUNK_SIZE
 _EMISSION_WINDOW_NS = 1e6
-_DATASET_NAMESPACE = uuid.UUID("6c1ad1f0-5f5b-5d0e-9a52-5b6f6f0f9a3e")
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What identifies a dataset. Raises ValueError where the parts contradict each other."""
-
-    network: ReceiverNetwork
-    scenario: Scenario
-    num_samples: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be 0 to 2^63 - 1, got {self.seed}")
-        path_loss_function(self.scenario)
-        if self.scenario.min_detections > len(self.network.sites):
-            raise ValueError(
-                f"min_detections ({self.scenario.min_detections}) must not exceed the network's "
-                f"{len(self.network.sites)} sites"
-            )
-
-    def _identity(self) -> dict[str, object]:
-        return {
-            "generator_version": GENERATOR_VERSION,
-            "network_digest": self.network.digest,
-            "scenario": self.scenario.model_dump(mode="json"),
-            "seed": self.seed,
-        }
-
-    @cached_property
-    def sample_namespace(self) -> uuid.UUID:
-        """Namespace of the sample ids: the identity without the count, so a longer dataset keeps them."""
-        return uuid.uuid5(_DATASET_NAMESPACE, json.dumps(self._identity(), sort_keys=True))
-
-    @cached_property
-    def dataset_id(self) -> str:
-        """The identity as a UUID."""
-        return str(uuid.uuid5(self.sample_namespace, f"{self.num_samples} samples"))
-
-    def description(self) -> dict[str, object]:
-        """The identity in full, as stored with the dataset."""
-        return self._identity() | {"num_samples": self.num_samples, "network": self.network.model_dump(mode="json")}
-
-    @property
-    def num_chunks(self) -> int:
-        """How many chunks make the dataset."""
-        return -(-self.num_samples // CHUNK_SIZE)
+FIRST_TIME_NS = 946_684_800 * 10**9  # the beginning of 2000: simulated transmissions are one second apart
 
 
 @dataclass(frozen=True)
@@ -105,7 +53,7 @@ class SiteConstants:
 class Chunk:
     """Accepted samples, and how many candidates it took."""
 
-    batch: SampleBatch
+    batch: Samples
     candidates: int
     rejected_few_detections: int
     rejected_path_loss_range: int
@@ -143,7 +91,7 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
     """Samples ``chunk * CHUNK_SIZE`` onwards.
 
     The last chunk is drawn whole and cut, so that a longer dataset begins with the same samples. Raises ValueError when
-    a chunk needs more than 64 candidates a sample.
+    a chunk needs more than 64 candidates per sample.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, chunk], np.uint64)))
     rows = min(CHUNK_SIZE, spec.num_samples - chunk * CHUNK_SIZE)
@@ -153,16 +101,7 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
     candidates = np.zeros(0, np.int64)
     while accepted < CHUNK_SIZE:
         if drawn >= _MAX_CANDIDATES:
-            raise ValueError(
-                f"the scenario rejects too many transmitters: {accepted} of {drawn} candidates accepted "
-                f"({few_before} heard by fewer than min_detections = {spec.scenario.min_detections} receivers, "
-                f"{range_before} outside the range of path_loss {spec.scenario.path_loss.value}); "
-                + (
-                    "take another path_loss or a smaller network"
-                    if range_before > few_before
-                    else "lower min_detections or area_margin_km, or raise tx_power_w"
-                )
-            )
+            raise ValueError(_too_few(spec.scenario, accepted, drawn, few_before, range_before))
         rate = accepted / drawn if drawn else 1.0
         size = int(min((CHUNK_SIZE - accepted) / max(rate, 1 / 16) * 1.05 + 64, 4 * CHUNK_SIZE))
         columns, enough, in_range = _draw(rng, size, spec)
@@ -177,19 +116,40 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
         drawn += size
     columns = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
     index = np.arange(chunk * CHUNK_SIZE, chunk * CHUNK_SIZE + rows, dtype=np.int64)
-    lat, lon = spec.network.frame.geodetic(columns.pop("en_m"), spec.scenario.tx_height_m)
     return Chunk(
-        SampleBatch(
-            sample_id=sample_ids(spec.sample_namespace, index.tolist()),
-            sample_index=index,
-            tx_lat=lat,
-            tx_lon=lon,
-            frequency_hz=np.full(rows, spec.scenario.frequency_hz, np.int64),
-            **columns,
-        ),
+        _samples(spec, index, columns),
         candidates=int(candidates[rows - 1]),
         rejected_few_detections=int(few[rows - 1]),
         rejected_path_loss_range=int(out_of_range[rows - 1]),
+    )
+
+
+def _too_few(scenario: Scenario, accepted: int, drawn: int, few: int, out_of_range: int) -> str:
+    return (
+        f"the scenario rejects too many transmitters: {accepted} of {drawn} candidates accepted "
+        f"({few} heard by fewer than min_detections = {scenario.min_detections} receivers, "
+        f"{out_of_range} outside the range of path_loss {scenario.path_loss.value}); "
+        + (
+            "take another path_loss or a smaller network"
+            if out_of_range > few
+            else "lower min_detections or area_margin_km, or raise tx_power_w"
+        )
+    )
+
+
+def _samples(spec: DatasetSpec, index: NDArray[np.int64], columns: dict[str, NDArray]) -> Samples:
+    """What was drawn, with what follows from the place in the dataset and from the scenario."""
+    altitude_m = spec.scenario.transmitter_altitude_m
+    lat, lon = spec.network.frame.geodetic(columns.pop("en_m"), altitude_m)
+    return Samples(
+        sample_id=sample_ids(spec.sample_namespace, index.tolist()),
+        sample_index=index,
+        time_ns=FIRST_TIME_NS + index * 10**9,
+        tx_lat=lat,
+        tx_lon=lon,
+        tx_altitude_m=np.full(len(index), altitude_m),
+        frequency_hz=np.full(len(index), spec.scenario.frequency_hz, np.int64),
+        **columns,
     )
 
 
@@ -200,64 +160,29 @@ def _draw(
     network, scenario = spec.network, spec.scenario
     constants = site_constants(network, scenario)
     area = network.service_area(scenario.area_margin_m)
-    links = (size, len(network.sites))
 
     en_m = rng.uniform((area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m), (size, 2))
     power_class = np.searchsorted(np.cumsum(scenario.tx_power_share)[:-1], rng.random(size), side="right")
     tx_power_dbm = np.array(scenario.tx_power_dbm)[power_class]
-    distance_m, gradient = Geometry(network, scenario.tx_height_m).ranges_m(en_m)
+    distance_m, gradient = Geometry(network, scenario.transmitter_altitude_m).ranges_m(en_m)
     low_km, high_km = distance_range_km(scenario.path_loss)
     in_range = np.all((distance_m >= low_km * 1e3) & (distance_m <= high_km * 1e3), axis=1)
 
-    loss_db = path_loss_function(scenario)(distance_m / 1e3)
-    if scenario.knife_edge_probability > 0:
-        height_m = rng.exponential(scenario.knife_edge_height_m, links)
-        edge_db = knife_edge_loss_db(knife_edge_parameter(height_m, distance_m / 1e3, scenario.frequency_mhz))
-        loss_db += np.where(rng.random(links) < scenario.knife_edge_probability, edge_db, 0.0)
-    level_db = tx_power_dbm + scenario.shadowing_common_db * rng.standard_normal(size)
+    # The order of the draws is part of the generator's version.
+    power_dbm = _received_power_dbm(rng, scenario, tx_power_dbm, distance_m, constants)
     floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
-    power_dbm = (
-        level_db[:, None]
-        + (scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi)
-        - loss_db
-        + scenario.shadowing_link_db * rng.standard_normal(links)
-        + constants.gain_offset_db
-    )
     snr_db = power_dbm - floor_dbm
-    present = snr_db + scenario.detection_width_db * rng.standard_normal(links) > scenario.detection_threshold_db
-
+    width_db = scenario.detection_width_db * rng.standard_normal(distance_m.shape)
+    present = snr_db + width_db > scenario.detection_threshold_db
     tx_error_ppm = scenario.tx_frequency_error_ppm * rng.standard_normal(size)
     offset_hz = scenario.frequency_mhz * (tx_error_ppm[:, None] - constants.frequency_error_ppm)
-
     timed = present & network.has_timing & (scenario.features is Features.rss_tdoa)
     sigma_ns = toa_sigma_ns(scenario, snr_db)
-    toa_ns = (
-        rng.uniform(0, _EMISSION_WINDOW_NS, size)[:, None]
-        + distance_m / SPEED_OF_LIGHT_M_PER_NS
-        + constants.toa_bias_ns
-        + sigma_ns * rng.standard_normal(links)
-    )
-    if scenario.nlos_probability > 0:
-        excess_ns = rng.exponential(scenario.nlos_mean_ns, links)
-        toa_ns += np.where(rng.random(links) < scenario.nlos_probability, excess_ns, 0.0)
-
-    hdop, gdop = dilution(gradient, timed)
-    by_time = time_difference_information(gradient, toa_weight(timed, sigma_ns))
-    by_level = signal_strength_information(
-        gradient,
-        distance_m,
-        present,
-        path_loss_slope_db(scenario, distance_m / 1e3),
-        scenario.shadowing_link_db,
-        scenario.common_level_variance_db2,
-    )
-    bound_m = crlb_m(by_time + by_level)
+    toa_ns = _arrival_ns(rng, scenario, distance_m, sigma_ns, constants)
     columns: dict[str, NDArray] = {
         "en_m": en_m,
         "tx_power_dbm": tx_power_dbm.astype(np.float32),
-        "hdop": hdop.astype(np.float32),
-        "gdop": gdop.astype(np.float32),
-        "crlb_m": bound_m.astype(np.float32),
+        **_bounds(scenario, gradient, distance_m, present, timed, sigma_ns),
         "signal_present": present,
         "toa_present": timed,
         "snr_db": np.where(present, snr_db, 0.0).astype(np.float32),
@@ -269,35 +194,64 @@ def _draw(
     return columns, np.greater_equal(present.sum(1), scenario.min_detections), in_range
 
 
-def quality_metrics(
-    batch: SampleBatch, chunks: Iterable[Chunk], max_gdop: float = 5.0
-) -> dict[str, float | int | None]:
-    """What a dataset is like: counts, SNR, detections, geometry and the Cramer-Rao bound. None = no such row."""
+def _received_power_dbm(
+    rng: np.random.Generator, scenario: Scenario, tx_power_dbm: Float, distance_m: Float, constants: SiteConstants
+) -> Float:
+    """(n, r) power at each receiver: path loss, obstacles, common and link shadowing, antenna gains, site gains."""
+    n, links = len(distance_m), distance_m.shape
+    loss_db = path_loss_function(scenario)(distance_m / 1e3)
+    if scenario.knife_edge_probability > 0:
+        height_m = rng.exponential(scenario.knife_edge_height_m, links)
+        edge_db = knife_edge_loss_db(knife_edge_parameter(height_m, distance_m / 1e3, scenario.frequency_mhz))
+        loss_db += np.where(rng.random(links) < scenario.knife_edge_probability, edge_db, 0.0)
+    level_db = tx_power_dbm + scenario.shadowing_common_db * rng.standard_normal(n)
+    return (
+        level_db[:, None]
+        + (scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi)
+        - loss_db
+        + scenario.shadowing_link_db * rng.standard_normal(links)
+        + constants.gain_offset_db
+    )
 
-    def rounded(value: float | np.floating) -> float:
-        return round(float(value), 4)
 
-    chunks = list(chunks)
-    snr_db = batch.snr_db[batch.signal_present]
-    good = batch.gdop < max_gdop
-    bound_m = batch.crlb_m[good]
-    gdop = batch.gdop[~np.isnan(batch.gdop)]
-    candidates = sum(chunk.candidates for chunk in chunks)
-    split = np.bincount(batch.split, minlength=len(Split))
+def _arrival_ns(
+    rng: np.random.Generator, scenario: Scenario, distance_m: Float, sigma_ns: Float, constants: SiteConstants
+) -> Float:
+    """(n, r) arrival times: emission, flight, clock bias, noise, and the excess delay of some links."""
+    n, links = len(distance_m), distance_m.shape
+    toa_ns = (
+        rng.uniform(0, _EMISSION_WINDOW_NS, n)[:, None]
+        + distance_m / SPEED_OF_LIGHT_M_PER_NS
+        + constants.toa_bias_ns
+        + sigma_ns * rng.standard_normal(links)
+    )
+    if scenario.nlos_probability > 0:
+        excess_ns = rng.exponential(scenario.nlos_mean_ns, links)
+        toa_ns += np.where(rng.random(links) < scenario.nlos_probability, excess_ns, 0.0)
+    return toa_ns
+
+
+def _bounds(
+    scenario: Scenario,
+    gradient: Float,
+    distance_m: Float,
+    present: NDArray[np.bool_],
+    timed: NDArray[np.bool_],
+    sigma_ns: Float,
+) -> dict[str, NDArray]:
+    """Dilution of precision by the arrival times, and the Cramér-Rao bound by arrival times and levels, (n,) each."""
+    hdop, gdop = dilution(gradient, timed)
+    by_time = time_difference_information(gradient, toa_weight(timed, sigma_ns))
+    by_level = signal_strength_information(
+        gradient,
+        distance_m,
+        present,
+        path_loss_slope_db(scenario, distance_m / 1e3),
+        scenario.shadowing_link_db,
+        scenario.common_level_variance_db2,
+    )
     return {
-        "train_count": int(split[Split.train]),
-        "val_count": int(split[Split.val]),
-        "test_count": int(split[Split.test]),
-        "candidates": candidates,
-        "rejected_few_detections": sum(chunk.rejected_few_detections for chunk in chunks),
-        "rejected_path_loss_range": sum(chunk.rejected_path_loss_range for chunk in chunks),
-        "acceptance_rate": rounded(len(batch) / candidates),
-        "mean_detections": rounded(batch.num_receivers.mean()),
-        "snr_p5_db": rounded(np.percentile(snr_db, 5)),
-        "snr_p50_db": rounded(np.percentile(snr_db, 50)),
-        "snr_p95_db": rounded(np.percentile(snr_db, 95)),
-        "gdop_p50": rounded(np.median(gdop)) if len(gdop) else None,
-        "good_geometry_share": rounded(good.mean()),
-        "crlb_good_geom_rms_m": rounded(np.sqrt(np.mean(bound_m.astype(float) ** 2))) if len(bound_m) else None,
-        "crlb_good_geom_p50_m": rounded(np.median(bound_m)) if len(bound_m) else None,
+        "hdop": hdop.astype(np.float32),
+        "gdop": gdop.astype(np.float32),
+        "crlb_m": crlb_m(by_time + by_level).astype(np.float32),
     }

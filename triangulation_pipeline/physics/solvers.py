@@ -1,6 +1,6 @@
-"""Classical position fixes by arrival times, for many samples at once: the rivals a learned model is held against.
+"""Classical position fixes by arrival times, for many samples at once: the baselines of a learned model.
 
-All take a ``SampleBatch`` and the geometry of its network at the transmitters' altitude, and give ``Positions``.
+All take ``Measurements`` and the geometry of their network at the transmitters' altitudes, and give ``Positions``.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,11 +10,12 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information, toa_weight
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
@@ -49,17 +50,17 @@ class Fix(Positions):
 class Arrivals:
     """Arrival times as ranges with an unknown common offset, of the rows that have at least three."""
 
-    rows: NDArray[np.int64]  # (m,) their place in the batch
+    rows: NDArray[np.int64]  # (m,) their place among the measurements
     range_m: Float  # (m, r)
     weight: Float  # (m, r), 1 / m^2, zero without an arrival time
 
 
-def arrivals(batch: SampleBatch, site_bias_ns: Float) -> Arrivals:
-    """The usable arrival times of a batch, freed of the sites' biases (r,)."""
-    rows = np.flatnonzero(batch.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
-    present = batch.toa_present[rows]
-    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (batch.toa_ns[rows] - site_bias_ns), 0.0)
-    return Arrivals(rows, range_m, toa_weight(present, batch.toa_sigma_ns[rows]))
+def arrivals(measurements: Measurements, site_bias_ns: Float) -> Arrivals:
+    """The usable arrival times of measurements, freed of the sites' biases (r,)."""
+    rows = np.flatnonzero(measurements.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
+    present = measurements.toa_present[rows]
+    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (measurements.toa_ns[rows] - site_bias_ns), 0.0)
+    return Arrivals(rows, range_m, toa_weight(present, measurements.toa_sigma_ns[rows]))
 
 
 def linear_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
@@ -80,9 +81,9 @@ def huber_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
 _COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
 
 
-def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
+def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements) -> Positions:
     """Mean positions of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
-    power_dbm = np.where(batch.signal_present, batch.power_dbm.astype(np.float64), -np.inf)
+    power_dbm = np.where(measurements.signal_present, measurements.power_dbm.astype(np.float64), -np.inf)
     strongest_dbm = power_dbm.max(1, keepdims=True)
     weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
     total = weight.sum(1, keepdims=True)
@@ -90,24 +91,24 @@ def power_weighted_centroid(network: ReceiverNetwork, batch: SampleBatch) -> Pos
     return Positions.of_points(np.where(total > 0, mean_en_m, np.nan))
 
 
-def strongest_receiver(network: ReceiverNetwork, batch: SampleBatch) -> Positions:
+def strongest_receiver(network: ReceiverNetwork, measurements: Measurements) -> Positions:
     """Positions of the site with the highest level; NaN without a detection."""
-    strongest: NDArray[np.int64] = np.where(batch.signal_present, batch.power_dbm, -np.inf).argmax(1)
-    heard = batch.signal_present.any(axis=1, keepdims=True)
+    strongest: NDArray[np.int64] = np.where(measurements.signal_present, measurements.power_dbm, -np.inf).argmax(1)
+    heard = measurements.signal_present.any(axis=1, keepdims=True)
     return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
 
 
-def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
+def fit_site_biases_ns(geometry: Geometry, samples: Samples) -> Float:
     """(r,) arrival-time bias of each site, ns, from samples whose true position is known (the training part).
 
     Huber's location, alternating between one emission time a sample and one bias a site. Only differences are
     observable, so the mean over the sites with arrival times is zero; a site without any gets 0.
     """
     num_sites = len(geometry.network.sites)
-    data = arrivals(batch, np.zeros(num_sites))
+    data = arrivals(samples, np.zeros(num_sites))
     heard = data.weight.any(0)
-    en_m = geometry.en_m(batch.tx_lat[data.rows], batch.tx_lon[data.rows])
-    residual_m = data.range_m - geometry.ranges_m(en_m)[0]
+    en_m = samples.tx_en_m(geometry.network.frame)[data.rows]
+    residual_m = data.range_m - geometry.take(data.rows).ranges_m(en_m)[0]
     residual_m -= _median_offset(residual_m, data.weight)[:, None]
     bias_m = np.zeros(num_sites)
     for _ in range(30):
@@ -120,7 +121,7 @@ def fit_site_biases_ns(geometry: Geometry, batch: SampleBatch) -> Float:
     return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
 
 
-def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, loss: Loss) -> Fix:
+def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: Float, loss: Loss) -> Fix:
     """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
 
     Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
@@ -130,14 +131,14 @@ def gauss_newton(geometry: Geometry, batch: SampleBatch, site_bias_ns: Float, lo
     A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
     sites' bounding box than three of its diagonals.
     """
-    data = arrivals(batch, site_bias_ns)
-    seen = batch.take(data.rows)
+    data = arrivals(measurements, site_bias_ns)
+    seen, geometry = measurements.take(data.rows), geometry.take(data.rows)
     # Beside the strongest site, not on it: the range has no gradient there.
     network = geometry.network
     starts = [power_weighted_centroid(network, seen).en_m, strongest_receiver(network, seen).en_m + 100.0]
     starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
     en_m, cost, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
-    return make_fix(geometry, data, len(batch), en_m, cost, reweighted)
+    return make_fix(geometry, data, len(measurements), en_m, cost, reweighted)
 
 
 def covering_points(network: ReceiverNetwork) -> Float:
@@ -179,16 +180,17 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
     """
     longest_step_m = 0.5 * geometry.network.service_area(0.0).diagonal_m
 
-    def evaluate(en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
+    def evaluate(geometry: Geometry, en: Float, offset: Float, range_m: Float, weight: Float) -> tuple[Float, ...]:
         distance, gradient = geometry.ranges_m(en)
         cost, slope, curvature = cost_of(range_m - distance - offset[:, None], weight)
         return cost.sum(1), distance, gradient[..., 0], gradient[..., 1], slope, curvature
 
     result = np.array(start_en_m), np.full(len(start_en_m), np.inf), np.array(data.weight)
     active = np.flatnonzero(np.isfinite(start_en_m).all(1))
+    geometry = geometry.take(active)
     en, range_m, weight = start_en_m[active], data.range_m[active], data.weight[active]
     offset = _median_offset(range_m - geometry.ranges_m(en)[0], weight)
-    state = evaluate(en, offset, range_m, weight)
+    state = evaluate(geometry, en, offset, range_m, weight)
     damping = np.full(len(active), 1e-3)
     for iteration in range(_MAX_ITERATIONS):
         cost, distance, u_e, u_n, slope, curvature = state
@@ -207,7 +209,7 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
             trial_distance = geometry.ranges_m(trial_en)[0]
             shift = (curvature * (trial_distance - distance)).sum(1) / total
             trial_offset = offset + slope.sum(1) / (total * (1 + damping)) - shift
-            trial = evaluate(trial_en, trial_offset, range_m, weight)
+            trial = evaluate(geometry, trial_en, trial_offset, range_m, weight)
         fell = trial[0] < cost
         settled = np.where(fell, cost - trial[0] < _COST_TOLERANCE * (1 + cost), damping > _MAX_DAMPING)
         damping = np.maximum(damping * np.where(fell, 0.1, 10.0), _MIN_DAMPING)
@@ -221,8 +223,8 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
                 whole[active[settled]] = part[settled]
             if settled.all():
                 break
-            going = ~settled
-            active = active[going]
+            going = np.flatnonzero(~settled)
+            active, geometry = active[going], geometry.take(going)
             en, offset, damping, range_m, weight = (x[going] for x in (en, offset, damping, range_m, weight))
             state = tuple(x[going] for x in state)
     return result

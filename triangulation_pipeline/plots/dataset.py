@@ -7,10 +7,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.plots.maps import draw_map
 from triangulation_pipeline.plots.style import BLUE, GREEN, ORANGE, blank_figure, say_empty, set_title, tidy
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 
-def dataset_map(network: ReceiverNetwork, batch: SampleBatch) -> Figure:
+def dataset_map(network: ReceiverNetwork, batch: Samples) -> Figure:
     """Where a dataset's transmitters stand and how well each can be located at best."""
     en_m = network.frame.en_m(batch.tx_lat, batch.tx_lon, 0.0)
     return draw_map(
@@ -24,7 +24,7 @@ def dataset_map(network: ReceiverNetwork, batch: SampleBatch) -> Figure:
     )
 
 
-def dataset_histograms(batch: SampleBatch) -> Figure:
+def dataset_histograms(batch: Samples) -> Figure:
     """SNR of the detections, HDOP and the number of detections of a transmission."""
     figure = blank_figure(3.3)
     snr, dilution, detections = figure.subplots(1, 3)
@@ -56,10 +56,10 @@ def dataset_histograms(batch: SampleBatch) -> Figure:
     detections.set_xlabel("detections of a transmission")
     if len(batch):
         count = np.arange(batch.num_sites + 1)
-        detections.bar(count, np.bincount(batch.num_receivers, minlength=len(count)) / len(batch), color=GREEN)
+        detections.bar(count, np.bincount(batch.num_detections, minlength=len(count)) / len(batch), color=GREEN)
         detections.xaxis.set_major_locator(MaxNLocator(integer=True))
-        detections.set_xlim(max(batch.num_receivers.min() - 0.6, -0.6), len(count) - 0.4)
-        set_title(detections, f"mean {batch.num_receivers.mean():.1f} of {batch.num_sites}", 9.5)
+        detections.set_xlim(max(batch.num_detections.min() - 0.6, -0.6), len(count) - 0.4)
+        set_title(detections, f"mean {batch.num_detections.mean():.1f} of {batch.num_sites}", 9.5)
     else:
         say_empty(figure, detections, "no transmission")
     for axes in (snr, dilution, detections):

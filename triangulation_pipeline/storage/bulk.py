@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select
 
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.errors import StorageError, quoted
 from triangulation_pipeline.storage.pgcopy import copy_in, copy_out
-from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
+from triangulation_pipeline.storage.tables import NUMBER_DTYPES, OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
 
-FIRST_TIMESTAMP = np.datetime64("2000-01-01T00:00:00", "us")
-POSTGRESQL_EPOCH = np.datetime64("2000-01-01T00:00:00", "us")
+POSTGRESQL_EPOCH_NS = 946_684_800 * 10**9  # the beginning of 2000
 ROWS_A_FETCH = 8192
 
 _SPLIT_NAMES = np.array([split.name for split in Split])
@@ -22,46 +22,50 @@ _DASHES = (8, 13, 18, 23)
 _HEX_PLACES = np.setdiff1d(np.arange(36), _DASHES)
 
 
-def insert_samples(connection: Connection, dataset_id: str, batch: SampleBatch) -> None:
+def insert_samples(connection: Connection, dataset_id: str, batch: Samples) -> None:
     """Adds a batch, which must hold at least one sample, to a dataset."""
     if connection.dialect.name == "sqlite":
         _insert_into_sqlite(connection, dataset_id, batch)
         return
     computed = {
         "dataset_id": np.full(len(batch), np.void(UUID(dataset_id).bytes)),
-        "timestamp": (_timestamps(batch.sample_index) - POSTGRESQL_EPOCH).astype(np.int64),
+        "timestamp": (batch.time_ns - POSTGRESQL_EPOCH_NS) // 1000,
         "id": _row_voids(batch.sample_id),
-        "num_receivers": batch.num_receivers,
+        "num_detections": batch.num_detections,
         "split": _SPLIT_NAMES.astype("S5")[batch.split],
     }
-    copy_in(connection, computed | {name: getattr(batch, name) for name in SAMPLE_DTYPES | RECEIVER_DTYPES})
+    copy_in(connection, computed | {name: getattr(batch, name) for name in NUMBER_DTYPES | RECEIVER_DTYPES})
 
 
-def select_samples(connection: Connection, dataset_id: str, split: Split | None = None) -> Iterator[SampleBatch]:
-    """Batches of the dataset's samples (or of one split's) in index order; none for no rows.
+def select_samples(
+    connection: Connection, dataset_id: str, altitude_m: float, split: Split | None = None
+) -> Iterator[Samples]:
+    """Batches of the samples of a dataset (or of one split), whose transmitters stand at one altitude, in order of
+    time; none if there are no rows.
 
-    Raises StorageError where the stored values of a batch cannot be samples.
+    Raises StorageError if the stored values of a batch cannot be samples.
     """
-    blocks = _select_from_sqlite if connection.dialect.name == "sqlite" else copy_out
+    blocks = _select_from_sqlite if connection.dialect.name == "sqlite" else _select_by_copy
     try:
         for block in blocks(connection, dataset_id, None if split is None else split.name):
-            yield SampleBatch(sample_id=block.pop("id").view(np.uint8).reshape(-1, 16), **block)
+            ids = block.pop("id").view(np.uint8).reshape(-1, 16)
+            yield Samples(sample_id=ids, tx_altitude_m=np.full(len(ids), altitude_m), **block)
     except (ValueError, TypeError) as error:
         raise StorageError(f"dataset {dataset_id} holds damaged samples: {quoted(error)}") from None
 
 
-def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: SampleBatch) -> None:
+def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: Samples) -> None:
     """Goes to the driver directly, in SQLite's representation of each column type, by which the tables' types would
     convert value by value.
     """
     values: dict[str, Any] = {
         "dataset_id": [dataset_id] * len(batch),
-        "timestamp": np.datetime_as_string(_timestamps(batch.sample_index), unit="us", timezone="UTC").tolist(),
+        "timestamp": np.datetime_as_string(batch.time_ns.view("datetime64[ns]"), unit="us", timezone="UTC").tolist(),
         "id": _uuid_texts(batch.sample_id),
-        "num_receivers": batch.num_receivers.tolist(),
+        "num_detections": batch.num_detections.tolist(),
         "split": _SPLIT_NAMES[batch.split].tolist(),
     }
-    values |= {name: getattr(batch, name).tolist() for name in SAMPLE_DTYPES}
+    values |= {name: getattr(batch, name).tolist() for name in NUMBER_DTYPES}
     for name in OPTIONAL_SAMPLE_COLUMNS:
         column = getattr(batch, name).astype(object)
         column[np.isnan(getattr(batch, name))] = None
@@ -72,9 +76,14 @@ def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: SampleBa
     connection.exec_driver_sql(statement, list(zip(*in_order, strict=True)))
 
 
+def _select_by_copy(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, Any]]:
+    for block in copy_out(connection, dataset_id, split):
+        yield block | {"time_ns": block.pop("timestamp") * 1000 + POSTGRESQL_EPOCH_NS}
+
+
 def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, Any]]:
     columns = synthetic_training_samples.columns
-    names = ["id", *SAMPLE_DTYPES, *RECEIVER_DTYPES]
+    names = ["id", "timestamp", *NUMBER_DTYPES, *RECEIVER_DTYPES]
     statement = select(*(columns[name] for name in names)).where(columns.dataset_id == dataset_id)
     if split is not None:
         statement = statement.where(columns.split == split)
@@ -84,17 +93,14 @@ def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | No
         stored = dict(zip(names, zip(*rows, strict=True), strict=True))
         yield {
             "id": np.frombuffer(bytes.fromhex("".join(stored["id"]).replace("-", "")), "V16"),
-            **{name: np.array(stored[name], dtype) for name, dtype in SAMPLE_DTYPES.items()},
+            # Cut before the Z, which NumPy does not read: its times are UTC.
+            "time_ns": np.array(stored["timestamp"], "U26").astype("datetime64[ns]").view(np.int64),
+            **{name: np.array(stored[name], dtype) for name, dtype in NUMBER_DTYPES.items()},
             **{
                 name: np.frombuffer(b"".join(stored[name]), dtype).reshape(len(rows), -1)
                 for name, dtype in RECEIVER_DTYPES.items()
             },
         }
-
-
-def _timestamps(sample_index: NDArray[np.int64]) -> NDArray[np.datetime64]:
-    """One second a sample."""
-    return FIRST_TIMESTAMP + sample_index.astype("timedelta64[s]")
 
 
 def _uuid_texts(sample_id: NDArray[np.uint8]) -> list[str]:

@@ -3,25 +3,33 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.samples import DIGEST_COLUMNS, SAMPLE_DTYPES, Samples, Split, samples_digest
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import reading, writing
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.postgresql import queue_for_chunks
-from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_datasets, training_jobs
+from triangulation_pipeline.storage.tables import (
+    NUMBER_DTYPES,
+    OPTIONAL_SAMPLE_COLUMNS,
+    synthetic_datasets,
+    training_jobs,
+)
 from triangulation_pipeline.validation import shown, uuid_text
 
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A row of ``synthetic_datasets``; ``sha256`` covers the samples in index order (``samples_digest``)."""
+    """A row of ``synthetic_datasets``; ``sha256`` covers ``digest_columns`` of the samples in index order."""
 
     id: str
     name: str
@@ -35,6 +43,17 @@ class DatasetRecord:
     network_digest: str
     sha256: str
     created_at: datetime
+    digest_columns: list[str]
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """What was simulated. Raises StorageError if this version cannot read the stored description."""
+        try:
+            return DatasetSpec.of_description(self.config)
+        except ValueError as error:
+            raise StorageError(
+                f"the description of dataset {self.id} ({shown(self.name)}) cannot be read: {error}"
+            ) from None
 
 
 def find_dataset(engine: Engine, dataset_id: str) -> DatasetRecord | None:
@@ -70,31 +89,29 @@ def list_untrained_datasets(engine: Engine) -> list[DatasetRecord]:
 
 def write_dataset(
     engine: Engine,
-    *,
-    dataset_id: str,
+    spec: DatasetSpec,
     name: str,
-    config: Mapping[str, Any],
-    network_name: str,
-    network_digest: str,
-    batches: Iterable[SampleBatch],
+    batches: Iterable[Samples],
     quality_metrics: Callable[[], Mapping[str, Any]],
 ) -> tuple[DatasetRecord, bool]:
     """Stores a dataset in one transaction, batch by batch; returns its record and whether it was there already.
 
-    A dataset of that id is complete whoever wrote it, so it is returned and ``batches`` is not touched; the same where
-    another process is writing it now, after waiting for it. ``batches`` come in index order; ``quality_metrics`` is
-    called once, after the last. Whatever is raised while they are made leaves nothing behind.
+    A dataset of the spec's id is complete whoever wrote it: it is returned, and ``batches`` is not touched. The same
+    happens if another process is writing it now, after waiting for it. ``batches`` come in index order;
+    ``quality_metrics`` is called once, after the last. Whatever is raised while they are made leaves nothing behind.
 
-    Raises ValueError for values no column can hold (NaN outside hdop, gdop and crlb_m; any infinity), for indices that
-    do not rise, and for a dataset without samples; StorageError where another dataset has that name.
+    Raises ValueError for values that no column can hold (NaN outside hdop, gdop and crlb_m; any infinity; a time
+    that is no whole microsecond; an altitude that is not the scenario's), for indices and times that do not rise, and
+    for a dataset without samples; StorageError if another dataset has that name.
     """
-    dataset_id = uuid_text("dataset_id", dataset_id)
+    dataset_id = spec.dataset_id
     row = {
         "id": dataset_id,
         "name": name,
-        "config": checked_json("config", config),
-        "network_name": network_name,
-        "network_digest": network_digest,
+        "config": checked_json("config", spec.description()),
+        "network_name": spec.network.name,
+        "network_digest": spec.network.digest,
+        "digest_columns": list(DIGEST_COLUMNS),
         "created_at": now(),
     }
     if (record := find_dataset(engine, dataset_id)) is not None:
@@ -113,7 +130,7 @@ def write_dataset(
                 return record, True
             raise StorageError(f"another dataset is named {shown(name)} already; choose another name") from None
         counts = np.zeros(len(Split), np.int64)
-        sha256 = samples_digest(_insert_all(connection, dataset_id, batches, counts))
+        sha256 = samples_digest(_insert_all(connection, spec, batches, counts))
         if not counts.any():
             raise ValueError(f"dataset {shown(name)} must hold at least one sample")
         connection.execute(
@@ -131,21 +148,21 @@ def write_dataset(
         return _get(connection, dataset_id), False
 
 
-def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) -> SampleBatch:
+def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) -> Samples:
     """All samples of a dataset, or of one split, in index order; an empty batch where a split has none.
 
     What is stored is believed: ``verify_dataset`` checks it. Raises StorageError where there is no such dataset.
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
-        _get(connection, dataset_id)
-        batches = list(select_samples(connection, dataset_id, split))
+        altitude_m = _get(connection, dataset_id).spec.scenario.transmitter_altitude_m
+        batches = list(select_samples(connection, dataset_id, altitude_m, split))
         if not batches:  # the first batch of all knows how many receivers there are
-            first = next(select_samples(connection, dataset_id), None)
+            first = next(select_samples(connection, dataset_id, altitude_m), None)
             if first is None:
                 raise StorageError(f"dataset {dataset_id} holds no samples any more")
             batches = [first.take(slice(0, 0))]
-    return SampleBatch.concatenate(batches)
+    return Samples.concatenate(batches)
 
 
 def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
@@ -156,7 +173,8 @@ def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
         record = _get(connection, dataset_id)
-        sha256 = samples_digest(select_samples(connection, dataset_id))
+        batches = select_samples(connection, dataset_id, record.spec.scenario.transmitter_altitude_m)
+        sha256 = samples_digest(batches, record.digest_columns)
     if sha256 != record.sha256:
         raise StorageError(
             f"dataset {dataset_id} ({shown(record.name)}) was changed after it was written: its samples have the "
@@ -178,31 +196,39 @@ def _get(connection: Connection, dataset_id: str) -> DatasetRecord:
 
 
 def _insert_all(
-    connection: Connection, dataset_id: str, batches: Iterable[SampleBatch], counts: np.ndarray
-) -> Iterator[SampleBatch]:
+    connection: Connection, spec: DatasetSpec, batches: Iterable[Samples], counts: np.ndarray
+) -> Iterator[Samples]:
     """Passes the batches on, each once it is checked, stored and counted by split."""
-    last_index, num_sites = -1, None
+    before: Samples | None = None
     for batch in batches:
         if not len(batch):
             continue
-        num_sites = num_sites or batch.num_sites
-        _check(batch, last_index, num_sites)
+        _check(batch, before, spec.scenario.transmitter_altitude_m)
         batch = _as_read_back(batch)
-        insert_samples(connection, dataset_id, batch)
+        insert_samples(connection, spec.dataset_id, batch)
         counts += np.bincount(batch.split, minlength=len(Split))
-        last_index = int(batch.sample_index[-1])
+        before = batch.take(slice(-1, None))
         yield batch
 
 
-def _check(batch: SampleBatch, last_index: int, num_sites: int) -> None:
-    if batch.num_sites != num_sites:
-        raise ValueError(f"all batches of a dataset must have {num_sites} receivers, one has {batch.num_sites}")
+def _check(batch: Samples, before: Samples | None, altitude_m: float) -> None:
+    """Raises ValueError if a batch cannot follow the sample before it, or holds what cannot be stored."""
+    if before is not None and batch.num_sites != before.num_sites:
+        raise ValueError(f"all batches of a dataset must have {before.num_sites} receivers, one has {batch.num_sites}")
+    last_index, last_ns = (-1, None) if before is None else (int(before.sample_index[0]), before.time_ns[0])
     falls = np.diff(batch.sample_index, prepend=last_index) <= 0
     if falls.any():
         raise ValueError(
             f"sample_index must rise from 0 on, {batch.sample_index[falls][0]} comes after a sample at or above it"
         )
-    for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items():
+    falls = np.diff(batch.time_ns, prepend=batch.time_ns[0] - 1 if last_ns is None else last_ns) <= 0
+    if falls.any():
+        raise ValueError(f"time_ns must rise, {batch.time_ns[falls][0]} comes after a sample at or after it")
+    if (odd := batch.time_ns % 1000 != 0).any():
+        raise ValueError(f"time_ns must be whole microseconds, got {batch.time_ns[odd][0]}")
+    if (odd := batch.tx_altitude_m != altitude_m).any():
+        raise ValueError(f"tx_altitude_m must be the scenario's, {altitude_m:g}, got {batch.tx_altitude_m[odd][0]:g}")
+    for name, dtype in (NUMBER_DTYPES | RECEIVER_DTYPES).items():
         column = getattr(batch, name)
         if np.dtype(dtype).kind != "f":
             continue
@@ -212,7 +238,7 @@ def _check(batch: SampleBatch, last_index: int, num_sites: int) -> None:
             raise ValueError(f"{name} must be finite, is {column[bad][0]} in the sample of index {index}")
 
 
-def _as_read_back(batch: SampleBatch) -> SampleBatch:
+def _as_read_back(batch: Samples) -> Samples:
     """The batch as any database gives it back, which its digest is of: SQLite keeps no sign of a zero in a number's
     column, and null is one NaN."""
     floats = {name: dtype for name, dtype in SAMPLE_DTYPES.items() if np.dtype(dtype).kind == "f"}

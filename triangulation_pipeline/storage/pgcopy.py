@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from psycopg import sql
 from sqlalchemy import Connection
 
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES
-from triangulation_pipeline.storage.tables import OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
+from triangulation_pipeline.storage.tables import NUMBER_DTYPES, OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
 
 ROWS_A_BLOCK = 512  # a few hundred kilobytes: what is built next to the processor
 
@@ -32,12 +32,12 @@ _COLUMNS_IN = {
     "dataset_id": "V16",
     "timestamp": "<i8",  # microseconds since 2000
     "id": "V16",
-    **SAMPLE_DTYPES,
-    "num_receivers": "<i4",
+    **NUMBER_DTYPES,
+    "num_detections": "<i4",
     "split": "S5",
     **RECEIVER_DTYPES,
 }
-_COLUMNS_OUT = {"id": "V16", **SAMPLE_DTYPES, **RECEIVER_DTYPES}
+_COLUMNS_OUT = {"id": "V16", "timestamp": "<i8", **NUMBER_DTYPES, **RECEIVER_DTYPES}
 _TABLE = sql.Identifier(synthetic_training_samples.name)
 
 
@@ -61,7 +61,8 @@ def copy_in(connection: Connection, columns: Mapping[str, NDArray[Any]]) -> None
 
 
 def copy_out(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, SAMPLE_DTYPES (n,) and RECEIVER_DTYPES (n, r).
+    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, ``timestamp`` as int64
+    microseconds since 2000-01-01, NUMBER_DTYPES (n,) and RECEIVER_DTYPES (n, r).
 
     Raises ValueError where a row has another number of receivers than the first, or a null in an array.
     """

@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, Split
+from triangulation_pipeline.measurements import RECEIVER_DTYPES, TRANSMISSION_DTYPES
+from triangulation_pipeline.samples import SAMPLE_DTYPES, Split
 from triangulation_pipeline.storage.columns import Json, ReceiverArray, UtcDateTime, UuidText
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS, OPTIONAL_METRICS
 
@@ -46,7 +47,9 @@ class JobStatus(StrEnum):
     paused = "paused"
 
 
-# Null where SampleBatch has NaN.
+# Columns of one number per sample. Time has its own column, and the altitude is the scenario's.
+NUMBER_DTYPES = SAMPLE_DTYPES | {"frequency_hz": TRANSMISSION_DTYPES["frequency_hz"]}
+# Null if Samples has NaN.
 OPTIONAL_SAMPLE_COLUMNS = frozenset({"hdop", "gdop", "crlb_m"})
 
 _SCALAR_TYPES: dict[str, type[TypeEngine[Any]]] = {"<i8": BigInteger, "<f8": Double, "<f4": REAL}
@@ -81,6 +84,7 @@ synthetic_datasets = Table(
     Column("network_digest", String(64), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("digest_columns", Json),  # what sha256 covers; migrations fill it in for rows of older versions
 )
 
 # Clustered by its key on SQLite too, so that reading in index order is one sweep.
@@ -92,9 +96,9 @@ synthetic_training_samples = Table(
     Column("id", UuidText, nullable=False),
     *(
         Column(name, _SCALAR_TYPES[dtype], nullable=name in OPTIONAL_SAMPLE_COLUMNS)
-        for name, dtype in SAMPLE_DTYPES.items()
+        for name, dtype in NUMBER_DTYPES.items()
     ),
-    Column("num_receivers", Integer, nullable=False),
+    Column("num_detections", Integer, nullable=False),
     Column("split", String(5), nullable=False),
     *(Column(name, ReceiverArray(dtype), nullable=False) for name, dtype in RECEIVER_DTYPES.items()),
     _one_of("split", [split.name for split in Split]),

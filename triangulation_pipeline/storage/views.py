@@ -16,6 +16,7 @@ from sqlalchemy import (
     select,
 )
 
+from triangulation_pipeline.model.spec import Architecture
 from triangulation_pipeline.storage.columns import UtcDateTime, UuidText
 from triangulation_pipeline.storage.engine import reading
 from triangulation_pipeline.training.metrics import METRIC_DESCRIPTIONS
@@ -122,7 +123,7 @@ model_overview = Table(
     ),
     Column("promoted", Boolean, comment="True if the version went into production by itself when it was registered."),
     Column("promotion_reason", Text, comment="Why it went into production by itself, or why not, in one sentence."),
-    Column("model_architecture", Text, comment="Architecture of the model: triangulation or regression."),
+    Column("model_architecture", Text, comment=f"Architecture of the model: {' or '.join(Architecture)}."),
     Column("epoch", Integer, comment="Number of the epoch that the weights are of."),
     *_measured(),
     Column(

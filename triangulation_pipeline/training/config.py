@@ -1,4 +1,4 @@
-"""Settings of a training, each honoured by the loop; the description is what the launchpad shows."""
+"""The settings of a training; the launchpad shows their descriptions."""
 
 import re
 from enum import StrEnum
@@ -6,26 +6,29 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, Architecture, LocatorSpec
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.validation import refuse_booleans, without_controls
 
-# A name as registered_model takes it, which may look like an id, with or without a version.
+# The name of a model, which may look like an id, with or without a version.
 MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(:[1-9][0-9]{0,8})?")
 
-# Raised with every change of the weights that equal settings and rows are trained to: losses, steps, stopping,
-# calibration. Part of assets' code versions.
+# Raised with every change of the code that trains other weights with equal settings and rows: losses, steps, stopping,
+# calibration. It is part of the code versions of assets, and of saved states.
 TRAINING_VERSION = 1
 
 
 class Scheduler(StrEnum):
-    """``cosine`` anneals to a hundredth; ``one_cycle`` rises to the learning rate and falls to nearly nothing."""
+    """The shape of the learning rate after the warm-up: ``cosine`` falls to a hundredth of the peak, ``one_cycle`` to
+    nearly 0."""
 
     cosine = "cosine"
     one_cycle = "one_cycle"
 
 
 class Accelerator(StrEnum):
-    """``auto`` takes a GPU where there is one; ``gpu`` without one is an error."""
+    """``auto`` takes a GPU if there is one; ``gpu`` without one is an error."""
 
     auto = "auto"
     cpu = "cpu"
@@ -41,80 +44,113 @@ class TrainingConfig(BaseModel):
         "training",
         min_length=1,
         max_length=255,
-        description="Name of the training job, for listings, 1 to 255 characters.",
+        description="Name of the training job, which lists of jobs show. 1 to 255 characters.",
     )
     description: str = Field(
-        "", max_length=2000, description="A note that is kept with the job, up to 2000 characters."
+        "", max_length=2000, description="A note that is kept with the training job. Up to 2000 characters."
     )
     model_architecture: Architecture = Field(
-        Architecture.triangulation,
-        description="triangulation (a solver inside the network) or regression (a plain head, for comparison).",
+        Architecture.triangulation, description=f"Architecture of the model: {ARCHITECTURE_CHOICES}."
     )
-    batch_size: int = Field(512, ge=8, le=65_536, description="Samples in one training step, 8 to 65536.")
+    batch_size: int = Field(
+        512, ge=8, le=65_536, description="Number of samples in one step of the optimiser. 8 to 65536."
+    )
     epochs: int = Field(
         15,
         ge=1,
         le=5000,
-        description="Number of passes over the training samples at most; early stopping may end sooner. 1 to 5000.",
+        description="Maximum number of passes over the training samples; early stopping can end the training sooner. "
+        "1 to 5000.",
     )
     learning_rate: float = Field(
         3e-3,
         gt=0,
         le=1,
-        description="Peak learning rate of AdamW: the warm-up rises to it, the schedule falls from it. Above 0 to 1.",
+        description="Peak learning rate of the optimiser AdamW: the warm-up rises to it, the schedule falls from it. "
+        "Above 0 to 1.",
     )
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="Weight decay of AdamW, 0 to 1.")
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        le=1,
+        description="Weight decay of AdamW: in each step, every weight shrinks by learning rate times this. 0 to 1.",
+    )
     dropout_rate: float = Field(
-        0.0, ge=0, le=0.9, description="Share of activations dropped in the encoder and the attention block, 0 to 0.9."
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of the activations that are set to zero at random during the training, against "
+        "overfitting. 0 = none. 0 to 0.9.",
     )
     lr_scheduler: Scheduler = Field(
-        Scheduler.cosine, description="How the learning rate falls after the warm-up: cosine or one_cycle."
+        Scheduler.cosine,
+        description="Shape of the learning rate over the steps after the warm-up: cosine (falls to 1 % of the peak) or "
+        "one_cycle (falls to nearly 0).",
     )
     warmup_epochs: int = Field(
-        1, ge=0, le=1000, description="Epochs in which the learning rate rises linearly; fewer than epochs, 0 to 1000."
+        1,
+        ge=0,
+        le=1000,
+        description="Number of epochs at the beginning in which the learning rate rises; must be fewer than epochs. "
+        "0 to 1000.",
     )
     early_stop_patience: int = Field(
         10,
         ge=0,
         le=5000,
-        description="The training stops after this many epochs without improvement. 0 = never. 0 to 5000.",
+        description="The training stops early after this many epochs without improvement. 0 = never. 0 to 5000.",
     )
     early_stop_delta: float = Field(
         0.001,
         ge=0,
         le=1e6,
-        description="The validation loss must fall by more than this to count as an improvement, 0 to 1e6.",
+        description="The validation loss must fall by more than this to count as an improvement for early stopping. "
+        "0 to 1e6.",
     )
-    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm, above 0 to 1e6.")
+    max_grad_norm: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="If the norm of the gradient of a step is larger than this, the gradient is scaled down to it. "
+        "Above 0 to 1e6.",
+    )
     max_gdop: float = Field(
         5.0,
         gt=0,
         le=1e6,
-        description="Samples with a lower GDOP have good geometry; errors are reported on them, and they decide a "
-        "promotion. The training uses all samples. Above 0 to 1e6.",
+        description="Samples with a GDOP below this count as good geometry. Errors are also reported for them alone, "
+        "and they decide the promotion of the model. The training uses all samples. Above 0 to 1e6.",
     )
     min_snr_db: float | None = Field(
         None,
         ge=-50,
         le=100,
-        description="Training samples with a lower mean SNR are left out, dB, -50 to 100. Null = all are used.",
+        description="Training samples whose mean SNR over the detecting receivers is lower than this are left out, dB; "
+        "validation and test samples are not. Null = all are used. -50 to 100.",
     )
     parent_model_id: str | None = Field(
         None,
-        description="A registered model of the same network and architecture, from whose weights the training begins "
-        "(fine-tuning): name:version, as in rf-triangulation:4; name, for its version in production, else its newest; "
-        "or its id. Null = from random weights.",
+        description="The registered model whose weights the training begins with (fine-tuning). It must be of the same "
+        "network and architecture. Give name:version, as in rf-triangulation:4, the id of the model, or the name alone "
+        "for its version in production, or its newest version if none is in production. Null = random weights.",
     )
-    checkpoint_every: int = Field(10, ge=1, le=5000, description="epoch_{n}.pth is kept every n epochs, 1 to 5000.")
+    checkpoint_every: int = Field(
+        10,
+        ge=1,
+        le=5000,
+        description="Every so many epochs the weights are kept in a file of their own, epoch_{n}.pth. 1 to 5000.",
+    )
     accelerator: Accelerator = Field(
         Accelerator.auto,
-        description="Where the training runs: auto (a GPU if there is one), cpu or gpu (an error without one).",
+        description="Where the training runs: auto (on a GPU if there is one, else on the CPU), cpu, or gpu (an error "
+        "if there is none).",
     )
     seed: int = Field(
         0,
         ge=0,
         le=2**63 - 1,
-        description="Seed of the initial weights, of dropout and of the order of the samples, 0 or more.",
+        description="Random seed of the initial weights, of dropout and of the order of the samples; on one machine "
+        "the same seed gives the same model. 0 or more.",
     )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)
@@ -133,3 +169,15 @@ class TrainingConfig(BaseModel):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
         return self
+
+    def locator_spec(self, network: ReceiverNetwork, scenario: Scenario) -> LocatorSpec:
+        """The locator to be trained with these settings, with the default constants of its architecture."""
+        config = {"architecture": self.model_architecture, "dropout_rate": self.dropout_rate}
+        return LocatorSpec.model_validate(
+            {
+                "config": config,
+                "network": network,
+                "tx_altitude_m": scenario.transmitter_altitude_m,
+                "area_margin_m": scenario.area_margin_m,
+            }
+        )

@@ -1,27 +1,31 @@
-"""Is a checkpoint that was read back the model that was trained?"""
+"""Whether a checkpoint that was read back is the model that was trained."""
 
 import numpy as np
 
+from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.samples import SampleBatch
-from triangulation_pipeline.training.checkpoint import Checkpoint
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.metrics import position_metrics
 
 # Sums round differently on another device, and a row may fall on the other side of an ellipse.
 RELATIVE_TOLERANCE = 1e-2
 
 
-def fault(checkpoint: Checkpoint, val: SampleBatch) -> str | None:
-    """None, or one sentence on what is wrong: weights that are not finite, or validation errors, NEES or coverage,
-    predicted anew by the reloaded model, that are not those its metrics claim."""
+def fault(checkpoint: Checkpoint, val: Samples) -> str | None:
+    """None, or one sentence on what is wrong: weights or predictions that are not finite numbers, or validation errors,
+    NEES or coverage of the reloaded model that differ from the metrics in the checkpoint."""
     if bad := checkpoint.non_finite():
         return f"weights are not finite: {', '.join(bad)}"
-    rows, spec = val.take(~val.is_calibration), checkpoint.spec
-    frame, altitude_m = spec.network.frame, spec.tx_height_m
+    rows, frame = val.take(~val.is_calibration), checkpoint.spec.network.frame
     predicted = predict(checkpoint.locator(), locator_inputs(rows))
-    distance_m = predicted.error_m(frame, altitude_m, rows.tx_lat, rows.tx_lon)
-    nees = predicted.nees(frame.en_m(rows.tx_lat, rows.tx_lon, altitude_m))
+    distance_m = predicted.error_m(frame, rows.tx_altitude_m, rows.tx_lat, rows.tx_lon)
+    nees = predicted.nees(rows.tx_en_m(frame))
+    if not (np.isfinite(predicted.en_m).all() and np.isfinite(predicted.covariance_m2).all()):
+        return (
+            f"epoch {checkpoint.epoch} predicts positions or covariances that are not finite numbers; the training has "
+            "diverged"
+        )
     if np.isnan(nees).any():
         return f"epoch {checkpoint.epoch} predicts error ellipses without extent; the training has diverged"
     for name, value in position_metrics(distance_m, nees).items():

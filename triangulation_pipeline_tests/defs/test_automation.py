@@ -16,7 +16,8 @@ from dagster._core.test_utils import create_run_for_test
 from sqlalchemy import Engine
 
 from triangulation_pipeline.definitions import defs, train_locator_job
-from triangulation_pipeline.defs import automation
+from triangulation_pipeline.defs.automation import conditions, runs, schedule, sensors
+from triangulation_pipeline.defs.automation.settings import read_automation_settings
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
@@ -24,7 +25,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, ra
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.registry import register_model
 from triangulation_pipeline.training.config import TrainingConfig
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 OTHER = random_network(5, seed=1)
 
@@ -45,14 +46,11 @@ def engine(instance: dg.DagsterInstance) -> Iterator[Engine]:
 
 
 def add_dataset(engine: Engine, network: ReceiverNetwork = NORTH_WEST_ITALY) -> DatasetRecord:
-    dataset_id = str(uuid.uuid4())
+    spec = a_spec(network=network)
     record, _ = write_dataset(
         engine,
-        dataset_id=dataset_id,
-        name=f"dataset-{dataset_id[:8]}",
-        config={},
-        network_name=network.name,
-        network_digest=network.digest,
+        spec,
+        name=f"dataset-{spec.dataset_id[:8]}",
         batches=[make_batch(0, 10, len(network.sites))],
         quality_metrics=dict,
     )
@@ -77,7 +75,7 @@ def schedule_tick(instance: dg.DagsterInstance, time: datetime) -> dg.RunRequest
     """The run asked for, or why there is none."""
     repository = defs.get_repository_def()
     context = dg.build_schedule_context(instance, scheduled_execution_time=time, repository_def=repository)
-    found = automation.periodic_retraining(context)
+    found = schedule.make_periodic_retraining(read_automation_settings())(context)
     return found.skip_message if isinstance(found, dg.SkipReason) else found
 
 
@@ -99,12 +97,12 @@ def test_dataset_written_after_the_sensor_was_turned_on_is_trained_on_once(
     instance: dg.DagsterInstance, engine: Engine
 ) -> None:
     add_dataset(engine)
-    requests, cursor, reason = tick(automation.new_dataset, instance, None)
+    requests, cursor, reason = tick(sensors.new_dataset, instance, None)
     assert (requests, reason) == ([], "from now on: datasets without a training that exist are left alone (1)")
-    assert tick(automation.new_dataset, instance, cursor)[2] == "there is no new dataset"
+    assert tick(sensors.new_dataset, instance, cursor)[2] == "there is no new dataset"
 
     first, second = add_dataset(engine), add_dataset(engine)
-    (request,), cursor, _ = tick(automation.new_dataset, instance, cursor)
+    (request,), cursor, _ = tick(sensors.new_dataset, instance, cursor)
     assert request.run_key == f"dataset:{first.id}"
     assert request.run_config == {"ops": {"synthetic_dataset": {"config": {"dataset_id": first.id}}}}
     assert request.tags == {
@@ -117,33 +115,33 @@ def test_dataset_written_after_the_sensor_was_turned_on_is_trained_on_once(
     check_run_config(request.run_config)
 
     train(engine, first)
-    (request,), cursor, _ = tick(automation.new_dataset, instance, cursor)
+    (request,), cursor, _ = tick(sensors.new_dataset, instance, cursor)
     assert request.run_key == f"dataset:{second.id}"
     # Of what has a training nothing is remembered.
     assert first.id not in str(cursor)
     assert second.id in str(cursor)
     # Its run may have failed before it had a job: it is not tried for ever.
-    assert tick(automation.new_dataset, instance, cursor)[2] == "there is no new dataset"
+    assert tick(sensors.new_dataset, instance, cursor)[2] == "there is no new dataset"
 
 
 def test_dataset_of_a_training_is_left_to_it(instance: dg.DagsterInstance, engine: Engine) -> None:
-    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
     run = create_run_for_test(instance, "train_locator", status=dg.DagsterRunStatus.STARTED)
     dataset = add_dataset(engine)
-    requests, after, reason = tick(automation.new_dataset, instance, cursor)
+    requests, after, reason = tick(sensors.new_dataset, instance, cursor)
     assert (requests, after) == ([], cursor)
     assert reason == f"run {run.run_id} trains a model (started): one at a time"
     train(engine, dataset)
     instance.report_run_canceled(run)
-    assert tick(automation.new_dataset, instance, cursor)[2] == "there is no new dataset"
+    assert tick(sensors.new_dataset, instance, cursor)[2] == "there is no new dataset"
 
 
 def test_dataset_of_another_network_waits_for_its_network(
     instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
     dataset = add_dataset(engine, OTHER)
-    requests, cursor, reason = tick(automation.new_dataset, instance, cursor)
+    requests, cursor, reason = tick(sensors.new_dataset, instance, cursor)
     assert requests == []
     assert reason == (
         f"new datasets are of another network than north-west-italy ({NORTH_WEST_ITALY.digest[:8]}): "
@@ -151,11 +149,11 @@ def test_dataset_of_another_network_waits_for_its_network(
     )
     write_run_config(home / "run.yaml", receiver_network={"network_file": "sites.yaml"})
     monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
-    assert tick(automation.new_dataset, instance, cursor)[2] == (
+    assert tick(sensors.new_dataset, instance, cursor)[2] == (
         f"TRIANGULATION_RUN_CONFIG: receiver_network: network file {home}/sites.yaml does not exist"
     )
     write_network(home / "sites.yaml", OTHER)
-    (request,), _, _ = tick(automation.new_dataset, instance, cursor)
+    (request,), _, _ = tick(sensors.new_dataset, instance, cursor)
     assert request.run_config["ops"] == {
         "receiver_network": {"config": {"network_file": f"{home}/sites.yaml"}},
         "synthetic_dataset": {"config": {"dataset_id": dataset.id}},
@@ -174,9 +172,9 @@ def test_dataset_of_another_network_waits_for_its_network(
 def test_which_runs_train(instance: dg.DagsterInstance, job_name: str, selection: set[str] | None, busy: bool) -> None:
     keys = None if selection is None else {dg.AssetKey(name) for name in selection}
     run = create_run_for_test(instance, job_name, status=dg.DagsterRunStatus.STARTING, asset_selection=keys)
-    assert (automation.training_under_way(instance) is not None) == busy
+    assert (runs.training_under_way(instance) is not None) == busy
     instance.report_run_canceled(run)
-    assert automation.training_under_way(instance) is None
+    assert runs.training_under_way(instance) is None
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.CANCELING])
@@ -185,10 +183,10 @@ def test_a_training_is_under_way_from_when_it_is_made_until_it_has_ended(
 ) -> None:
     run = create_run_for_test(instance, "train_locator", status=status)
     busy = f"run {run.run_id} trains a model ({status.value.lower()}): one at a time"
-    assert automation.training_under_way(instance) == busy
-    assert automation.training_under_way(instance, but_for="another") == busy
+    assert runs.training_under_way(instance) == busy
+    assert runs.training_under_way(instance, but_for="another") == busy
     instance.report_run_failed(run)
-    assert automation.training_under_way(instance) is None
+    assert runs.training_under_way(instance) is None
 
 
 AFTER_TRAINING = {"model_evaluation", "registered_model"}
@@ -230,13 +228,13 @@ def test_a_model_that_was_trained_alone_is_evaluated_and_registered_once_its_che
         check(True)
         assert asked() == AFTER_TRAINING
         assert asked() == set()
-    assert automation.evaluate_and_register.run_tags == {"triangulation/reason": "trained_model was materialised alone"}
+    assert conditions.evaluate_and_register.run_tags == {"triangulation/reason": "trained_model was materialised alone"}
 
 
 def test_changed_network_file(
     instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sensor, path = automation.network_file_changed, home / "sites.yaml"
+    sensor, path = sensors.network_file_changed, home / "sites.yaml"
     for text in (None, "", "ops: {receiver_network: {config: {}}}"):
         if text is not None:
             (home / "run.yaml").write_text(text)
@@ -307,9 +305,9 @@ def test_first_tick_compares_the_network_with_productions(
         promotion_reason="",
     )
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)
-    assert tick(automation.network_file_changed, instance, None)[:2] == ([], NORTH_WEST_ITALY.digest)
+    assert tick(sensors.network_file_changed, instance, None)[:2] == ([], NORTH_WEST_ITALY.digest)
     write_network(home / "sites.yaml", OTHER)
-    (request,), cursor, _ = tick(automation.network_file_changed, instance, None)
+    (request,), cursor, _ = tick(sensors.network_file_changed, instance, None)
     assert request.run_key is not None
     assert request.run_key.startswith(f"network:{OTHER.digest}:")
     assert cursor == OTHER.digest
@@ -366,12 +364,12 @@ def test_all_automatic_runs_take_the_settings_of_the_run_config(
     folder.mkdir()
     write_network(folder / "sites.yaml", OTHER)
     write_run_config(folder / "run.yaml", **MINE, receiver_network={"network_file": "sites.yaml"})
-    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
     monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", str(folder / "run.yaml"))
     dataset = add_dataset(engine, OTHER)
 
-    (of_dataset,), _, _ = tick(automation.new_dataset, instance, cursor)
-    (of_network,), _, _ = tick(automation.network_file_changed, instance, NORTH_WEST_ITALY.digest)
+    (of_dataset,), _, _ = tick(sensors.new_dataset, instance, cursor)
+    (of_network,), _, _ = tick(sensors.network_file_changed, instance, NORTH_WEST_ITALY.digest)
     of_clock = schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC")))
     assert isinstance(of_clock, dg.RunRequest)
     named = MINE | {"receiver_network": {"network_file": str(folder / "sites.yaml")}}
@@ -409,7 +407,7 @@ WRONG = {
 
 def skips(instance: dg.DagsterInstance, cursor: str | None) -> set[str | None]:
     """Why each of the three launches nothing."""
-    found = {tick(sensor, instance, cursor)[2] for sensor in (automation.new_dataset, automation.network_file_changed)}
+    found = {tick(sensor, instance, cursor)[2] for sensor in (sensors.new_dataset, sensors.network_file_changed)}
     last = schedule_tick(instance, datetime(2026, 11, 1, 3, 0, tzinfo=ZoneInfo("UTC")))
     assert not isinstance(last, dg.RunRequest)
     return found | {last}
@@ -426,7 +424,7 @@ def test_wrong_run_config_is_a_skip_reason_and_seen_at_load(
     text, sentence = WRONG[name]
     if text is not None:
         (home / name).write_text(text)
-    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
     monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", name)
     monkeypatch.setenv("TRIANGULATION_NETWORK_FOLDER", "networks")
     (told,) = skips(instance, cursor)
@@ -435,7 +433,7 @@ def test_wrong_run_config_is_a_skip_reason_and_seen_at_load(
     assert sentence.format(home=home) in told
     assert "\n" not in told
     assert len(told) < 500
-    automation.warn_of_wrong_run_config(train_locator_job)
+    runs.warn_of_wrong_run_config(train_locator_job)
     assert caplog.messages == [f"automatic runs will be skipped: {told}"]
 
 
@@ -451,7 +449,7 @@ def test_gpu_of_the_runs_is_not_looked_for_here(
 def test_the_former_variable_is_refused_and_says_what_to_do(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, cursor, _ = tick(automation.new_dataset, instance, None)
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
     monkeypatch.setenv("TRIANGULATION_NETWORK_FILE", "sites.yaml")
     assert skips(instance, cursor) == {
         "TRIANGULATION_NETWORK_FILE is no longer read: write 'ops: {receiver_network: {config: {network_file: "
@@ -474,12 +472,13 @@ def test_code_location_loads_with_any_run_config(home: Path, monkeypatch: pytest
 def test_retraining_takes_cron_and_time_zone_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CRON", "TIMEZONE"):
         monkeypatch.setenv(f"TRIANGULATION_RETRAIN_{name}", "")  # as a compose file leaves it
-    settings = automation.read_automation_settings()
+    settings = read_automation_settings()
     assert (settings.retrain_cron, settings.retrain_timezone) == ("0 3 * * 0", "UTC")
     monkeypatch.setenv("TRIANGULATION_RETRAIN_CRON", "30 4 1 * *")
     monkeypatch.setenv("TRIANGULATION_RETRAIN_TIMEZONE", "Europe/Rome")
     code = (
-        "from triangulation_pipeline.defs.automation import periodic_retraining as found\n"
+        "from triangulation_pipeline.definitions import defs\n"
+        "(found,) = defs.get_repository_def().schedule_defs\n"
         "print(found.cron_schedule, found.execution_timezone)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -507,11 +506,11 @@ def test_wrong_settings_are_one_sentence(
 ) -> None:
     monkeypatch.setenv(f"TRIANGULATION_RETRAIN_{variable}", value)
     with pytest.raises(ValueError, match="must be") as refusal:
-        automation.read_automation_settings()
+        read_automation_settings()
     assert str(refusal.value) == f"TRIANGULATION_RETRAIN_{variable} {sentence}"
 
 
 def test_the_home_of_an_unknown_user_is_no_place_of_run_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "~nobody-of-this-name/run.yaml")
     with pytest.raises(ValueError, match=r"^TRIANGULATION_RUN_CONFIG .*there is no user of that name$"):
-        automation.read_automation_settings()
+        read_automation_settings()

@@ -14,15 +14,12 @@ from triangulation_pipeline.defs.config import (
     SyntheticDatasetConfig,
     TrainedModelConfig,
     check_run_config,
-    model_name_of,
-    network_file_of,
-    network_of,
     network_path,
-    training_settings,
+    settings_of,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Features, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.defs.test_automation import write_network
 
@@ -56,11 +53,12 @@ def test_an_empty_text_is_a_setting_left_out(empty: str | None) -> None:
 
 @pytest.mark.parametrize("run_config", [{}, {"ops": None}, {"ops": {}}, {"ops": dict.fromkeys(STEP_CONFIGS)}])
 def test_run_config_without_settings_is_the_defaults(run_config: dict[str, Any]) -> None:
-    check_run_config(run_config)
-    assert network_of(run_config) == NORTH_WEST_ITALY
-    assert network_file_of(run_config) == ""
-    assert model_name_of(run_config) == "rf-triangulation"
-    assert training_settings(run_config) == TrainedModelConfig()
+    found = check_run_config(run_config)
+    assert found == settings_of(run_config)
+    assert found.network == NORTH_WEST_ITALY
+    assert found.receiver_network.network_file == ""
+    assert found.registered_model.model_name == "rf-triangulation"
+    assert found.trained_model == TrainedModelConfig()
 
 
 def test_each_step_is_given_its_own_settings(home: Path) -> None:
@@ -70,10 +68,13 @@ def test_each_step_is_given_its_own_settings(home: Path) -> None:
         trained_model={"epochs": 7},
         registered_model={"model_name": "mine"},
     )
-    assert network_file_of(run_config) == "sites.yaml"
-    assert network_of(run_config).digest == OTHER.digest
-    assert training_settings(run_config).epochs == 7
-    assert model_name_of(run_config) == "mine"
+    found = settings_of(run_config)
+    assert found.receiver_network.network_file == "sites.yaml"
+    assert found.network.digest == OTHER.digest
+    (home / "sites.yaml").unlink()
+    assert found.network.digest == OTHER.digest, "it is read once"
+    assert found.trained_model.epochs == 7
+    assert found.registered_model.model_name == "mine"
 
 
 def test_a_dataset_is_its_preset_with_what_differs_from_it() -> None:

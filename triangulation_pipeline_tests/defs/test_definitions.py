@@ -7,7 +7,7 @@ import sys
 import dagster as dg
 
 from triangulation_pipeline.definitions import defs
-from triangulation_pipeline.defs.automation import AutomationSettings
+from triangulation_pipeline.defs.automation.settings import AutomationSettings
 from triangulation_pipeline.defs.config import STEP_CONFIGS, ScenarioOverrides
 from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline.storage.settings import Settings

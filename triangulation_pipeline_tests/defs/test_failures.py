@@ -42,7 +42,7 @@ def test_a_refusal_tells_where_it_was_raised() -> None:
         check_run_config({"ops": {"trained_model": {"config": {"epochs": 0}}}})
     (place,) = (str(value.value) for name, value in caught.value.metadata.items() if name == "raised_in")
     assert place.startswith("defs/config.py:")
-    assert place.endswith("(check_run_config), ValueError")
+    assert place.endswith("(settings_of), ValueError")
 
 
 def test_a_long_refusal_is_cut() -> None:

@@ -22,7 +22,7 @@ from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.defs.dagster_private import begin_retries_here
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.physics import simulator
-from triangulation_pipeline.physics.simulator import GENERATOR_VERSION
+from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset, list_datasets
 from triangulation_pipeline.storage.registry import get_model, list_models

@@ -28,6 +28,7 @@ from triangulation_pipeline.jobs.states import (
     list_jobs,
     request_stop,
 )
+from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.registry import (
     find_production_model,
@@ -38,7 +39,6 @@ from triangulation_pipeline.storage.registry import (
     register_model,
 )
 from triangulation_pipeline.storage.tables import JobStatus, Stop, models, training_jobs
-from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
@@ -307,8 +307,7 @@ def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
 
     other = execute(settings(trained_model=tuned | {"model_architecture": "regression"}), instance=whole_run.instance)
     assert other.failure() == (
-        "parent_model_id: that model's architecture is <Architecture.triangulation: 'triangulation'>, and must be this "
-        "training's, <Architecture.regression: 'regression'>"
+        "parent_model_id: that model's architecture is 'triangulation', and must be this training's, 'regression'"
     )
     unknown = str(uuid.uuid4())
     missing = execute(settings(trained_model={"parent_model_id": unknown}), instance=whole_run.instance)

@@ -16,11 +16,11 @@ from sqlalchemy import make_url, text
 
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import fail_job, get_job, list_jobs
+from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage import engine as engine_module
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.s3 import S3Store
 from triangulation_pipeline.storage.tables import JobStatus
-from triangulation_pipeline.training.checkpoint import read_checkpoint
 from triangulation_pipeline_tests.conftest import S3_SECRET, cannot_run, new_bucket_name, use_s3
 from triangulation_pipeline_tests.defs.conftest import Run, execute, reexecute, settings
 from triangulation_pipeline_tests.postgres import (

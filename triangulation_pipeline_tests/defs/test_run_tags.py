@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs.config import settings_of
 from triangulation_pipeline.defs.io_managers import ModelReference, ReferenceIOManager
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import outcome_tags, resumed_tags, run_tags
@@ -51,12 +52,15 @@ def test_a_run_is_tagged_by_its_first_step_with_what_it_makes(home: Path) -> Non
 
 
 def test_what_is_known_before_the_first_step_are_the_same_tags() -> None:
-    assert run_tags({}, NORTH_WEST_ITALY) == {
+    assert run_tags(settings_of({}), NORTH_WEST_ITALY) == {
         "triangulation/network": NETWORK,
         "triangulation/model_name": "rf-triangulation",
         "triangulation/job_name": "training",
     }
-    assert run_tags({"ops": {"trained_model": {"config": {"job_name": "a"}}}})["triangulation/job_name"] == "a"
+    assert (
+        run_tags(settings_of({"ops": {"trained_model": {"config": {"job_name": "a"}}}}))["triangulation/job_name"]
+        == "a"
+    )
 
 
 def test_a_run_has_the_tags_of_what_it_makes_alone() -> None:
@@ -70,14 +74,14 @@ def test_a_run_has_the_tags_of_what_it_makes_alone() -> None:
         ({"synthetic_dataset"}, {}),
     ):
         keys = None if selected is None else {dg.AssetKey(name) for name in selected}
-        assert run_tags(config, None, keys) == tags
+        assert run_tags(settings_of(config), None, keys) == tags
     with pytest.raises(ValueError, match="model_name"):
-        run_tags({"ops": {"registered_model": {"config": {"model_name": "/"}}}})
+        run_tags(settings_of({"ops": {"registered_model": {"config": {"model_name": "/"}}}}))
 
 
 def test_names_in_tags_are_printable() -> None:
     network = NORTH_WEST_ITALY.model_copy(update={"name": "a\u202eb"})
-    tags = run_tags({"ops": {"trained_model": {"config": {"job_name": "c\u200cd"}}}}, network)
+    tags = run_tags(settings_of({"ops": {"trained_model": {"config": {"job_name": "c\u200cd"}}}}), network)
     assert tags["triangulation/network"] == f"a\\u202eb ({network.digest[:8]})"
     assert tags["triangulation/job_name"] == "c\\u200cd"
 

@@ -9,7 +9,7 @@ import pytest
 from dagster._core.execution.api import execute_run
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.config import training_settings
+from triangulation_pipeline.defs.config import settings_of
 from triangulation_pipeline.jobs import worker
 from triangulation_pipeline.jobs.continuation import announce_job, assign_run, requeue_job, start_job
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, find_job, get_job, list_jobs
@@ -21,7 +21,7 @@ from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 
 SPLITS = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split"]
 SHORT = settings(synthetic_dataset={"num_samples": 1000}, trained_model={"epochs": 1, "warmup_epochs": 0})
-CONFIG = TrainingConfig.model_validate(training_settings(SHORT).model_dump())
+CONFIG = TrainingConfig.model_validate(settings_of(SHORT).trained_model.model_dump())
 OTHER = CONFIG.model_copy(update={"seed": 7})
 ALONE = frozenset({dg.AssetKey("trained_model")})
 

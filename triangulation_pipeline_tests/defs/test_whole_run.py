@@ -23,12 +23,13 @@ from triangulation_pipeline.evaluation.summary import Subset, Summary
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import get_job
+from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, read_checkpoint, write_checkpoint
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
@@ -37,7 +38,6 @@ from triangulation_pipeline.storage.registry import (
     get_model_of_job,
     list_models,
 )
-from triangulation_pipeline.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
 
 SPLITS = {"training_split": Split.train, "validation_split": Split.val, "test_split": Split.test}
@@ -126,7 +126,7 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
 
     checkpoint = read_checkpoint(content)
     assert checkpoint.epoch == model.epoch
-    assert checkpoint.dataset["id"] == model.synthetic_dataset_id
+    assert checkpoint.dataset.dataset_id == model.synthetic_dataset_id
     assert float(checkpoint.weights["covariance_scale"]) == pytest.approx(
         whole_run.metadata("trained_model")["covariance_scale"]
     )
@@ -239,7 +239,7 @@ def dataset(whole_run: Run) -> DatasetRecord:
 
 
 @pytest.fixture(scope="module")
-def batches(whole_run: Run, dataset: DatasetRecord) -> dict[Split, SampleBatch]:
+def batches(whole_run: Run, dataset: DatasetRecord) -> dict[Split, Samples]:
     return {split: read_samples(whole_run.engine, dataset.id, split) for split in Split}
 
 
@@ -287,7 +287,7 @@ def test_the_dataset_is_the_one_of_the_settings(whole_run: Run, dataset: Dataset
 
 @pytest.mark.parametrize(("asset", "split"), SPLITS.items())
 def test_each_split_is_shown_with_its_share(
-    whole_run: Run, dataset: DatasetRecord, batches: dict[Split, SampleBatch], asset: str, split: Split
+    whole_run: Run, dataset: DatasetRecord, batches: dict[Split, Samples], asset: str, split: Split
 ) -> None:
     shown, rows = whole_run.metadata(asset), len(batches[split])
     assert shown["dagster/row_count"] == rows
@@ -321,17 +321,17 @@ def test_the_model_is_shown_with_its_job_and_its_files(whole_run: Run, dataset: 
     scales = {name: float(checkpoint.weights["covariance_scale"]) for name, checkpoint in made.items()}
     assert scales.pop("best_model") == pytest.approx(shown["covariance_scale"]) != 1.0
     assert set(scales.values()) == {1.0}
-    assert dict(best.dataset) == {"id": dataset.id, "sha256": dataset.sha256}
+    assert best.dataset == DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
 
 
 def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
-    whole_run: Run, evaluation: EvaluationRecord, content: bytes, batches: dict[Split, SampleBatch]
+    whole_run: Run, evaluation: EvaluationRecord, content: bytes, batches: dict[Split, Samples]
 ) -> None:
     checkpoint, test = read_checkpoint(content), batches[Split.test]
     assert (evaluation.training_job_id, evaluation.epoch) == (whole_run.run_id, checkpoint.epoch)
     assert evaluation.checkpoint_sha256 == hashlib.sha256(content).hexdigest()
     assert evaluation.weights_digest == checkpoint.weights_digest
-    assert evaluation.synthetic_dataset_id == checkpoint.dataset["id"]
+    assert evaluation.synthetic_dataset_id == checkpoint.dataset.dataset_id
     metrics = evaluation.metrics
     assert metrics["max_gdop"] == checkpoint.config["max_gdop"] == 5.0
     assert metrics["max_rmse_m"] == 100.0
@@ -343,7 +343,7 @@ def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
     comparison = compare(spec.network, scenario, test, batches[Split.train], found, 5.0)
     again = json.loads(json.dumps(comparison.summary().document()))
     assert {name: metrics[name] for name in again} == again
-    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_height_m)
+    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_altitude_m)
     error_m = haversine_m(lat, lon, test.tx_lat, test.tx_lon)
     statistics = metrics["all"]["estimators"]["model"]
     assert statistics["p50_m"] == pytest.approx(np.percentile(error_m, 50))
@@ -417,7 +417,7 @@ def test_what_blocks_fails_as_an_error_and_the_rest_as_a_warning(whole_run: Run)
     }
 
 
-def sound(content: bytes, rows: SampleBatch) -> dg.AssetCheckResult:
+def sound(content: bytes, rows: Samples) -> dg.AssetCheckResult:
     """What the check says of a file on these validation rows."""
     reference = CheckpointReference(job_id="j", location="/x", sha256=hashlib.sha256(content).hexdigest())
     result = checkpoint_is_sound(StoredCheckpoint(reference, content), StoredSplit("d", rows))
@@ -430,7 +430,7 @@ def changed(checkpoint: Checkpoint, name: str, value: float) -> Checkpoint:
     return replace(checkpoint, weights=checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], value)})
 
 
-def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: dict[Split, SampleBatch]) -> None:
+def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: dict[Split, Samples]) -> None:
     result, digest = sound(content, batches[Split.val]), hashlib.sha256(content).hexdigest()
     assert result.passed
     assert result.description == (
@@ -439,7 +439,7 @@ def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: di
     )
 
 
-def test_weights_that_are_others_fail_and_so_do_other_rows(content: bytes, batches: dict[Split, SampleBatch]) -> None:
+def test_weights_that_are_others_fail_and_so_do_other_rows(content: bytes, batches: dict[Split, Samples]) -> None:
     checkpoint, rows = read_checkpoint(content), batches[Split.val]
     broken = sound(write_checkpoint(changed(checkpoint, "covariance_scale", float("nan"))), rows)
     assert (broken.passed, broken.description) == (False, "weights are not finite: covariance_scale")
@@ -452,7 +452,7 @@ def test_weights_that_are_others_fail_and_so_do_other_rows(content: bytes, batch
     assert strangers.metadata["rows"].value == len(batches[Split.test])
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(batches: dict[Split, SampleBatch]) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(batches: dict[Split, Samples]) -> None:
     with pytest.raises(dg.Failure, match="checkpoint"):
         sound(b"no checkpoint", batches[Split.val])
 

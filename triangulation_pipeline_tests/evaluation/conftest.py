@@ -14,20 +14,21 @@ from triangulation_pipeline.evaluation.estimators import (
     Estimator,
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 
 SIGMA_M = 30.0
 
 
-def samples(preset: Preset, count: int) -> SampleBatch:
+def samples(preset: Preset, count: int) -> Samples:
     spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[preset], count, seed=3)
-    return SampleBatch.concatenate([chunk.batch for chunk in simulate(spec)])
+    return Samples.concatenate([chunk.batch for chunk in simulate(spec)])
 
 
-def compared(preset: Preset, batch: SampleBatch, sigma_m: float) -> Comparison:
+def compared(preset: Preset, batch: Samples, sigma_m: float) -> Comparison:
     """With a model that is the truth plus noise of the covariance it claims."""
     test, train = (batch.take(batch.split == part) for part in (Split.test, Split.train))
     truth_en_m = NORTH_WEST_ITALY.frame.enu_m(test.tx_lat, test.tx_lon, 2.0)[:, :2]
@@ -37,22 +38,22 @@ def compared(preset: Preset, batch: SampleBatch, sigma_m: float) -> Comparison:
 
 
 @pytest.fixture(scope="session")
-def default_batch() -> SampleBatch:
+def default_batch() -> Samples:
     return samples(Preset.default, 4096)
 
 
 @pytest.fixture(scope="session")
-def by_time(default_batch: SampleBatch) -> Comparison:
+def by_time(default_batch: Samples) -> Comparison:
     return compared(Preset.default, default_batch, SIGMA_M)
 
 
 @pytest.fixture(scope="session")
-def rss_batch() -> SampleBatch:
+def rss_batch() -> Samples:
     return samples(Preset.rss, 4096)
 
 
 @pytest.fixture(scope="session")
-def by_level(rss_batch: SampleBatch) -> Comparison:
+def by_level(rss_batch: Samples) -> Comparison:
     return compared(Preset.rss, rss_batch, 20_000.0)
 
 

@@ -24,14 +24,15 @@ from triangulation_pipeline.evaluation.estimators import (
 )
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate, site_constants
+from triangulation_pipeline.physics.simulator import simulate, site_constants
 from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut, some_comparison
 
 BY_TIME = (
@@ -314,7 +315,7 @@ def test_normalised_squared_error() -> None:
     assert np.isnan(Positions(np.zeros((len(broken), 2)), broken).nees(np.ones((len(broken), 2)))).all()
 
 
-def test_a_comparison_holds_what_its_rows_say(default_batch: SampleBatch) -> None:
+def test_a_comparison_holds_what_its_rows_say(default_batch: Samples) -> None:
     test, train = default_batch.take(slice(0, 40)), default_batch.take(slice(40, 400))
     rng = np.random.default_rng(2)
     frame = NORTH_WEST_ITALY.frame
@@ -348,7 +349,7 @@ def test_a_comparison_holds_what_its_rows_say(default_batch: SampleBatch) -> Non
     assert found.max_gdop == limit
 
 
-def test_each_rival_is_the_solver_of_its_name(default_batch: SampleBatch) -> None:
+def test_each_rival_is_the_solver_of_its_name(default_batch: Samples) -> None:
     few, scenario = default_batch.take(slice(0, 60)), PRESETS[Preset.default]
     answer = np.zeros((60, 2)), np.broadcast_to(np.eye(2), (60, 2, 2))
     found = compare(NORTH_WEST_ITALY, scenario, few, default_batch, Positions(*answer), 5.0)
@@ -367,7 +368,7 @@ def test_each_rival_is_the_solver_of_its_name(default_batch: SampleBatch) -> Non
     np.testing.assert_allclose(found.mixture_crlb_m, bound_m)
 
 
-def test_without_arrival_times_the_ceiling_knows_the_site_gains(by_level: Comparison, rss_batch: SampleBatch) -> None:
+def test_without_arrival_times_the_ceiling_knows_the_site_gains(by_level: Comparison, rss_batch: Samples) -> None:
     test, scenario = rss_batch.take(rss_batch.split == Split.test), PRESETS[Preset.rss]
     gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
     en_m = level_posterior_mean(NORTH_WEST_ITALY, test, scenario, gains_db).en_m
@@ -429,7 +430,7 @@ def test_summaries_are_json_without_nan(by_time: Comparison, by_level: Compariso
     assert nothing.summary().document()["all"]["rows"] == 0
 
 
-def test_site_biases_come_from_the_train_part(by_time: Comparison, default_batch: SampleBatch) -> None:
+def test_site_biases_come_from_the_train_part(by_time: Comparison, default_batch: Samples) -> None:
     """A site whose clock is a microsecond late costs the rivals next to nothing where it is so in training too."""
     late_ns = np.where(default_batch.toa_present, [1000.0, 0, 0, 0, 0, 0, 0], 0.0)
     late = replace(default_batch, toa_ns=default_batch.toa_ns + late_ns)
@@ -443,7 +444,7 @@ def test_site_biases_come_from_the_train_part(by_time: Comparison, default_batch
         assert np.median(shifted) == pytest.approx(np.median(before[:200]), rel=0.05)
 
 
-def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
+def test_the_ceiling_starts_at_the_truth(default_batch: Samples) -> None:
     """Few arrival times make it another fit than the one that does not."""
     hard, scenario = default_batch.take(default_batch.toa_present.sum(1) <= 5), PRESETS[Preset.default]
     answer = np.zeros((len(hard), 2)), np.broadcast_to(np.eye(2), (len(hard), 2, 2))
@@ -461,7 +462,7 @@ def test_the_ceiling_starts_at_the_truth(default_batch: SampleBatch) -> None:
 
 @pytest.mark.parametrize(("timed", "by_time"), [(2, False), (3, True)])
 def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
-    default_batch: SampleBatch, timed: int, by_time: bool
+    default_batch: Samples, timed: int, by_time: bool
 ) -> None:
     clocks = [Timing.gps] * timed + [Timing.none] * (7 - timed)
     sites = tuple(
@@ -469,7 +470,7 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     )
     network = ReceiverNetwork(name="few clocks", sites=sites)
     scenario = PRESETS[Preset.default]
-    few = SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, 40, seed=0))])
+    few = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, 40, seed=0))])
     answer = np.zeros((40, 2)), np.broadcast_to(np.eye(2), (40, 2, 2))
     comparison = compare(network, scenario, few, few, Positions(*answer), 5.0)
     found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
@@ -479,7 +480,7 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     assert comparison.oracle is (MIXTURE_ML_FROM_TRUTH if by_time else LEVEL_POSTERIOR_MEAN)
 
 
-def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_clocks(rss_batch: SampleBatch) -> None:
+def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_clocks(rss_batch: Samples) -> None:
     few = rss_batch.take(slice(0, 4))
     answer = np.zeros((4, 2)), np.broadcast_to(np.eye(2), (4, 2, 2))
     comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.rss], few, few, Positions(*answer), 5.0)
@@ -487,7 +488,7 @@ def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_cloc
     assert comparison.oracle is LEVEL_POSTERIOR_MEAN
 
 
-def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None:
+def test_a_model_without_a_number_has_no_fix(default_batch: Samples) -> None:
     few = default_batch.take(slice(0, 4))
     predicted = np.array([[np.nan, 0.0], [np.inf, 0.0], [1e9, 0.0], [0.0, 0.0]])
     covariance = np.broadcast_to(np.eye(2), (4, 2, 2))
@@ -506,7 +507,7 @@ def test_a_model_without_a_number_has_no_fix(default_batch: SampleBatch) -> None
     assert comparison.rows(Subset.all).all()
 
 
-def test_bad_input_is_named(default_batch: SampleBatch) -> None:
+def test_bad_input_is_named(default_batch: Samples) -> None:
     few = default_batch.take(slice(0, 4))
     scenario, en_m, covariance = PRESETS[Preset.default], np.zeros((4, 2)), np.zeros((4, 2, 2))
     with pytest.raises(ValueError, match="predicted must have one row per test sample, 4, it has 3"):
@@ -516,7 +517,7 @@ def test_bad_input_is_named(default_batch: SampleBatch) -> None:
     with pytest.raises(ValueError, match="test has 7 receivers, the network has 5"):
         compare(random_network(5, 0), scenario, few, few, Positions(en_m, covariance), 5.0)
     five = random_network(5, 0)
-    other = SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(five, scenario, 10, seed=0))])
+    other = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(five, scenario, 10, seed=0))])
     with pytest.raises(ValueError, match="train has 5 receivers, the network has 7"):
         compare(NORTH_WEST_ITALY, scenario, few, other, Positions(en_m, covariance), 5.0)
     for limit in (0.0, -1.0, np.nan):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from triangulation_pipeline.definitions import train_locator_job
-from triangulation_pipeline.defs.config import STEP_CONFIGS, resolve_run_config
+from triangulation_pipeline.defs.config import STEP_CONFIGS, check_whole_run_config
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
@@ -64,7 +64,7 @@ def test_run_configs(tmp_path: Path, config: Any) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     try:
-        resolve_run_config(train_locator_job(), read_run_config(path))
+        check_whole_run_config(train_locator_job(), read_run_config(path))
     except ValueError as error:
         in_one_sentence(error)
 

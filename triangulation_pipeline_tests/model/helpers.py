@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.locator import Locator, build_locator
+from triangulation_pipeline.model.architectures import build_locator
+from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing
-from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate
-from triangulation_pipeline.physics.solvers import fit_site_biases_ns
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
+from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline.training.rows import SplitTensors, fit_data
 
 DEFAULT = PRESETS[Preset.default]
 HALF_TIMED = NORTH_WEST_ITALY.model_copy(
@@ -33,8 +34,8 @@ VALLEY = PRESETS[Preset.valley]
 @cache
 def samples(
     n: int, scenario: Scenario = DEFAULT, network: ReceiverNetwork = NORTH_WEST_ITALY, seed: int = 0
-) -> SampleBatch:
-    return SampleBatch.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
+) -> Samples:
+    return Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
 
 
 def spec_for(
@@ -42,16 +43,11 @@ def spec_for(
     network: ReceiverNetwork = NORTH_WEST_ITALY,
     dropout_rate: float = 0.0,
 ) -> LocatorSpec:
-    return LocatorSpec(
-        architecture=architecture,
-        network=network,
-        tx_height_m=DEFAULT.tx_height_m,
-        area_margin_m=DEFAULT.area_margin_m,
-        dropout_rate=dropout_rate,
-    )
+    settings = TrainingConfig(model_architecture=architecture, dropout_rate=dropout_rate)
+    return settings.locator_spec(network, DEFAULT)
 
 
-def target_m(batch: SampleBatch, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
+def target_m(batch: Samples, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
     """(n, 2) true east and north."""
     enu_m = network.frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), DEFAULT.tx_height_m))
     return torch.as_tensor(enu_m[:, :2], dtype=torch.float32)
@@ -59,23 +55,22 @@ def target_m(batch: SampleBatch, network: ReceiverNetwork = NORTH_WEST_ITALY) ->
 
 @cache
 def fitted(spec: LocatorSpec, scenario: Scenario = DEFAULT) -> Locator:
-    """A locator that has seen training rows but no gradient. Shared: not to be changed."""
+    """A locator that is fitted on training rows and has made no step. Tests share it: it must not be changed."""
     return fresh(spec, scenario)
 
 
 def fresh(spec: LocatorSpec, scenario: Scenario = DEFAULT) -> Locator:
-    """The same, to be changed at will."""
+    """Such a locator that the test may change."""
     torch.manual_seed(0)
     batch = samples(4096, scenario, spec.network)
     model = build_locator(spec)
-    bias_m = fit_site_biases_ns(Geometry(spec.network, spec.tx_height_m), batch) * SPEED_OF_LIGHT_M_PER_NS
-    model.fit(locator_inputs(batch), target_m(batch, spec.network), torch.as_tensor(bias_m, dtype=torch.float32))
+    model.fit(fit_data(spec, batch, SplitTensors.of(spec, batch, torch.device("cpu"))))
     return model.eval()
 
 
 @torch.no_grad()
 def poked(model: Locator) -> Locator:
-    """Random numbers in every weight, also where training starts from zeros."""
+    """The locator with random numbers in every weight, also in those that begin as zeros."""
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)

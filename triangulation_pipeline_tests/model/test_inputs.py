@@ -89,10 +89,10 @@ def test_no_rows_give_no_rows() -> None:
 def test_a_prediction_is_the_models_answer_without_dropout(architecture: Architecture) -> None:
     batch, model = samples(50), poked(fresh(spec_for(architecture, dropout_rate=0.5)))
     inputs = locator_inputs(batch)
-    start_m = model.start(inputs) + 500.0
+    start_m = model.initial_fix(inputs) + 500.0
     with torch.no_grad():
         located = model(inputs, start_m)
-        other = model(inputs, model.start(inputs))
+        other = model(inputs, model.initial_fix(inputs))
     # Whatever the mode that the model was left in.
     prediction = predict(model.train(), inputs, start_m)
     np.testing.assert_array_equal(prediction.en_m, located.en_m_B2.double().numpy())

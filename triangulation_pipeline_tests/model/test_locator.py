@@ -6,19 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.model.architectures import build_locator
+from triangulation_pipeline.model.architectures.triangulation import information_cholesky
+from triangulation_pipeline.model.encoder import ReceiverAttention, ReceiverEncoder, pooled
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.locator import (
-    Locator,
-    ReceiverAttention,
-    ReceiverEncoder,
-    build_locator,
-    cholesky,
-    information_cholesky,
-    pooled,
-)
+from triangulation_pipeline.model.locator import Locator, cholesky
 from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import Architecture, LocatorSpec
+from triangulation_pipeline.model.spec import Architecture, EncoderConfig, LocatorSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 
 from .helpers import DEFAULT, HALF_TIMED, VALLEY, fitted, fresh, poked, samples, spec_for, target_m
@@ -55,7 +50,7 @@ def test_answers_do_not_depend_on_order_or_the_number_of_rows(case: Case) -> Non
     shuffled = predict(model, inputs.take(order))
     # The same rows again and again: more than are predicted at once.
     again = torch.arange(9000) % len(inputs)
-    many = predict(model, inputs.take(again), model.start(inputs)[again])
+    many = predict(model, inputs.take(again), model.initial_fix(inputs)[again])
     scale_m2 = np.abs(whole.covariance_m2).max((1, 2), keepdims=True)
     for other, rows in ((shuffled, order.numpy()), (many, again.numpy())):
         # Float32 at 100 km: a hundredth of a metre; sums round otherwise in batches of another size.
@@ -71,7 +66,7 @@ def test_numbers_of_absent_receivers_never_matter(seed: int, mixed: bool) -> Non
     spec, scenario = CASES["mixed"] if mixed else (spec_for(), VALLEY)
     model = poked(fresh(spec, scenario))
     inputs = locator_inputs(samples(200, scenario, spec.network, seed=1))
-    start_m = model.start(inputs)
+    start_m = model.initial_fix(inputs)
     generator = torch.Generator().manual_seed(seed)
 
     def noise(scale: float) -> torch.Tensor:
@@ -100,14 +95,14 @@ def test_numbers_of_absent_receivers_never_matter(seed: int, mixed: bool) -> Non
     np.testing.assert_allclose(others.covariance_m2, mine.covariance_m2, rtol=1e-4, atol=1e-2)
     # The start does read a silent receiver's floor (silence is information), but neither its SNR nor its arrival time.
     silent = replace(changed, power_dbm_BR=inputs.power_dbm_BR)
-    assert torch.equal(model.start(silent), start_m)
+    assert torch.equal(model.initial_fix(silent), start_m)
 
 
 def test_mixed_rows_are_those_of_each_kind_alone() -> None:
     spec, scenario = CASES["mixed"]
     model = poked(fresh(spec, scenario))
     inputs = locator_inputs(samples(300, scenario, spec.network, seed=1))
-    start_m = model.start(inputs)
+    start_m = model.initial_fix(inputs)
     solved = inputs.toa_present_BR.sum(1) >= 3
     with torch.no_grad():
         whole = model(inputs, start_m)
@@ -128,7 +123,7 @@ def test_gradients_reach_every_parameter_that_can_have_one() -> None:
     batch = samples(300)
     model = poked(fresh(spec_for())).train()
     inputs = locator_inputs(batch)
-    locator_loss(model(inputs, model.start(inputs)), target_m(batch)).mean().backward()
+    locator_loss(model(inputs, model.initial_fix(inputs)), target_m(batch)).mean().backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
     # Every row has three arrival times: nothing is regressed.
     assert without == {name for name, _ in model.named_parameters() if name.startswith("regression.")}
@@ -139,7 +134,7 @@ def test_weights_common_to_all_receivers_cancel() -> None:
     batch = samples(300)
     model = poked(fresh(spec_for())).train()
     inputs = locator_inputs(batch)
-    locator_loss(model(inputs, model.start(inputs)), target_m(batch)).mean().backward()
+    locator_loss(model(inputs, model.initial_fix(inputs)), target_m(batch)).mean().backward()
     for solver_round in model.rounds:
         assert abs(float(solver_round.read.bias.grad[0])) < 1e-2 * float(solver_round.read.weight.grad.abs().max())
 
@@ -199,7 +194,7 @@ def test_levels_are_scaled_by_those_of_the_receivers_that_hear(architecture: Arc
 def test_tokens_know_levels_by_their_scaling_alone() -> None:
     """As much louder and as much wider as mean and deviation are: the same tokens."""
     torch.manual_seed(0)
-    encoder = ReceiverEncoder(7, 0, 0.0)
+    encoder = ReceiverEncoder(7, 0, EncoderConfig())
     inputs = locator_inputs(samples(20))
     encoder.fit(inputs)
     tokens = encoder(inputs, [])
@@ -218,7 +213,7 @@ def test_tokens_know_levels_by_their_scaling_alone() -> None:
 @torch.no_grad()
 def test_tokens_tell_who_heard_from_who_timed() -> None:
     torch.manual_seed(0)
-    encoder, inputs = ReceiverEncoder(7, 0, 0.0), locator_inputs(samples(20))
+    encoder, inputs = ReceiverEncoder(7, 0, EncoderConfig()), locator_inputs(samples(20))
     everywhere = torch.ones(20, 7, dtype=torch.bool)
     both = replace(inputs, present_BR=everywhere, toa_present_BR=everywhere)
     heard = replace(both, toa_present_BR=~everywhere)
@@ -233,7 +228,7 @@ def test_tokens_tell_who_heard_from_who_timed() -> None:
 
 
 def test_levels_that_are_all_the_same_are_scaled_to_finite_numbers() -> None:
-    encoder, inputs = ReceiverEncoder(7, 0, 0.0), locator_inputs(samples(20))
+    encoder, inputs = ReceiverEncoder(7, 0, EncoderConfig()), locator_inputs(samples(20))
     even = replace(inputs, snr_db_BR=torch.full((20, 7), 12.0), power_dbm_BR=torch.full((20, 7), -90.0))
     encoder.fit(even)
     assert torch.isfinite(encoder(even, [])).all()
@@ -244,7 +239,8 @@ def test_levels_that_are_all_the_same_are_scaled_to_finite_numbers() -> None:
 def test_dropout_is_in_the_encoder_and_in_the_attention_block(part: str, dropout_rate: float) -> None:
     torch.manual_seed(0)
     inputs, tokens = locator_inputs(samples(20)), torch.randn(20, 7, 32)
-    encoder, attention = ReceiverEncoder(7, 0, dropout_rate), ReceiverAttention(dropout_rate)
+    config = EncoderConfig(dropout_rate=dropout_rate)
+    encoder, attention = ReceiverEncoder(7, 0, config), ReceiverAttention(config)
     encoder.fit(inputs)
 
     def output() -> torch.Tensor:
@@ -269,8 +265,8 @@ def test_state_dict_round_trip(case: Case) -> None:
     spec, model, inputs = case
     copy = build_locator(spec).eval()
     copy.load_state_dict(model.state_dict())
-    start_m = model.start(inputs)
-    assert torch.equal(copy.start(inputs), start_m)
+    start_m = model.initial_fix(inputs)
+    assert torch.equal(copy.initial_fix(inputs), start_m)
     mine, others = predict(model, inputs, start_m), predict(copy, inputs, start_m)
     assert np.array_equal(mine.en_m, others.en_m)
     assert np.array_equal(mine.covariance_m2, others.covariance_m2)
@@ -279,7 +275,7 @@ def test_state_dict_round_trip(case: Case) -> None:
 def test_before_any_training_the_answer_is_the_robust_start() -> None:
     batch = samples(4096)
     inputs, model = locator_inputs(batch), fitted(spec_for())
-    start_m = model.start(inputs)
+    start_m = model.initial_fix(inputs)
     answer = predict(model, inputs, start_m).en_m
     good, truth = batch.gdop < 5, target_m(batch).numpy()
     started, answered = (np.hypot(*(p - truth)[good].T) for p in (start_m.numpy(), answer))

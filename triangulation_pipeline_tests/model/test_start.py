@@ -8,6 +8,8 @@ from scipy.optimize import least_squares
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.model.geometry import SiteGeometry
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
+from triangulation_pipeline.model.locator import FitData
+from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.model.start import RobustStart, robust_residual
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
@@ -30,7 +32,7 @@ def test_noise_free_rows_are_found_within_metres_anywhere_in_the_area() -> None:
     for network in (NORTH_WEST_ITALY, random_network(9, seed=1)):
         area = network.service_area(20e3)
         geometry = SiteGeometry(network, 2.0)
-        start = RobustStart(geometry, area)
+        start = RobustStart(geometry, area, StartConfig())
         start.slope_db.fill_(SLOPE_DB)
         start.level_sigma_db.fill_(6.0)
         start.threshold_db.fill_(6.0)
@@ -51,7 +53,7 @@ def test_fit_recovers_slope_gains_and_scatter() -> None:
 
 def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
     geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA)
+    start = RobustStart(geometry, AREA, StartConfig())
     truth = anywhere(AREA, 500)
     gain_db = torch.tensor([3.0, -1.0, 0.5, 0.0, -2.0, 1.5, -2.0])
     common_db = torch.linspace(40, 80, 500)[:, None]
@@ -60,7 +62,7 @@ def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
     absent = torch.rand(500, 7, generator=torch.Generator().manual_seed(0)) < 0.3
     inputs = replace(inputs, present_BR=~absent, power_dbm_BR=inputs.power_dbm_BR.masked_fill(absent, 77.0))
     bias_m = torch.arange(7.0)
-    start.fit(inputs, truth, bias_m)
+    start.fit(FitData(inputs, truth, bias_m))
     assert abs(float(start.slope_db) - SLOPE_DB) < 1e-3
     torch.testing.assert_close(start.gain_db_R, gain_db - gain_db.mean(), atol=1e-3, rtol=0)
     assert torch.equal(start.site_bias_m_R, bias_m)
@@ -71,11 +73,12 @@ def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
 def test_the_scatter_of_levels_is_that_about_the_fit() -> None:
     """Seven levels of a row leave six numbers of scatter, since their common part is fitted."""
     geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA)
+    start = RobustStart(geometry, AREA, StartConfig())
     truth = anywhere(AREA, 3000)
     range_m = geometry.ranges_m(truth)[0]
     noise_db = 6.0 * torch.randn(range_m.shape, generator=torch.Generator().manual_seed(0))
-    start.fit(exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log() + noise_db), truth, torch.zeros(7))
+    inputs = exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log() + noise_db)
+    start.fit(FitData(inputs, truth, torch.zeros(7)))
     assert float(start.level_sigma_db) == pytest.approx(6.0, rel=0.02)
 
 
@@ -84,9 +87,10 @@ def test_the_threshold_is_the_signal_that_nineteen_of_twenty_detections_exceed()
     assert float(start.threshold_db) == pytest.approx(np.quantile(batch.snr_db[batch.signal_present], 0.05), rel=1e-4)
 
 
-def test_contradictory_arrival_times_start_within_ten_kilometres_of_the_area() -> None:
+@pytest.mark.parametrize("margin_m", [10e3, 1e3])
+def test_contradictory_arrival_times_start_within_the_margin_of_the_area(margin_m: float) -> None:
     geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA)
+    start = RobustStart(geometry, AREA, StartConfig(margin_m=margin_m))
     far_m = 500e3 * torch.randn((2000, 7), generator=torch.Generator().manual_seed(0))
     found = start(exact_inputs(far_m, torch.full_like(far_m, -90.0)))
     low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
@@ -94,13 +98,13 @@ def test_contradictory_arrival_times_start_within_ten_kilometres_of_the_area() -
     outside_m = torch.maximum(low - found, found - high)
     # To each side some go as far as they may.
     for side_m in (*(low - found).T, *(found - high).T):
-        assert float(side_m.max()) == pytest.approx(10e3, abs=1.0)
-    assert float(outside_m.max()) <= 10e3 + 1.0
+        assert float(side_m.max()) == pytest.approx(margin_m, abs=1.0)
+    assert float(outside_m.max()) <= margin_m + 1.0
 
 
 def test_site_biases_are_taken_off_the_arrival_times() -> None:
     geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA)
+    start = RobustStart(geometry, AREA, StartConfig())
     bias_m = torch.tensor([300.0, -200.0, 100.0, 0.0, -500.0, 250.0, 50.0])
     truth = anywhere(AREA, 200)
     range_m = geometry.ranges_m(truth)[0]
@@ -114,7 +118,7 @@ def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
     model = fitted(spec_for(), RSS)
     batch = samples(500, RSS, seed=1)
     inputs, truth = locator_inputs(batch), target_m(batch)
-    found = model.start(inputs)
+    found = model.initial_fix(inputs)
     low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
     high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
     assert ((found > low) & (found < high)).all()
@@ -185,7 +189,7 @@ def two_crossings(geometry: SiteGeometry) -> tuple[torch.Tensor, torch.Tensor, t
 
 def test_levels_and_silent_receivers_tell_two_crossings_apart() -> None:
     geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA)
+    start = RobustStart(geometry, AREA, StartConfig())
     start.slope_db.fill_(SLOPE_DB)
     start.level_sigma_db.fill_(6.0)
     start.threshold_db.fill_(6.0)

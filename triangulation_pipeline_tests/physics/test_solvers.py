@@ -7,6 +7,7 @@ from scipy.optimize import least_squares, minimize_scalar
 from scipy.stats import exponnorm, norm
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.level import level_posterior_mean
 from triangulation_pipeline.physics.mixture import (
@@ -17,7 +18,7 @@ from triangulation_pipeline.physics.mixture import (
 )
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk, site_constants
+from triangulation_pipeline.physics.simulator import simulate_chunk, site_constants
 from triangulation_pipeline.physics.solvers import (
     Fix,
     Loss,
@@ -33,7 +34,7 @@ from triangulation_pipeline.physics.solvers import (
     power_weighted_centroid,
     strongest_receiver,
 )
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 
 HEIGHT_M = 2.0
 NO_BIAS = np.zeros(7)
@@ -41,35 +42,35 @@ GROUND = Geometry(NORTH_WEST_ITALY, HEIGHT_M)
 DELAYED, IN_SIGHT = ExcessDelay(0.1, 500.0), ExcessDelay(0.0, 500.0)
 
 
-def simulated(preset: Preset, n: int, seed: int = 0) -> SampleBatch:
+def simulated(preset: Preset, n: int, seed: int = 0) -> Samples:
     return simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, PRESETS[preset], n, seed), 0).batch
 
 
-def truth_of(batch: SampleBatch) -> np.ndarray:
+def truth_of(batch: Samples) -> np.ndarray:
     return NORTH_WEST_ITALY.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2]
 
 
-def errors_m(fix: Fix, batch: SampleBatch) -> np.ndarray:
+def errors_m(fix: Fix, batch: Samples) -> np.ndarray:
     return np.hypot(*(fix.en_m - truth_of(batch)).T)
 
 
-def nees_of(fix: Fix, batch: SampleBatch) -> np.ndarray:
+def nees_of(fix: Fix, batch: Samples) -> np.ndarray:
     error = fix.en_m - truth_of(batch)
     return np.einsum("ni,nij,nj->n", error, np.linalg.inv(fix.covariance_m2), error)
 
 
-def noiseless(batch: SampleBatch) -> SampleBatch:
+def noiseless(batch: Samples) -> Samples:
     exact_ns = GROUND.ranges_m(truth_of(batch))[0] / 0.299792458 + 12_345.0
     return replace(batch, toa_ns=np.where(batch.toa_present, exact_ns, 0.0))
 
 
 @pytest.fixture(scope="module")
-def default() -> SampleBatch:
+def default() -> Samples:
     return simulated(Preset.default, 3000)
 
 
 @pytest.fixture(scope="module")
-def line_of_sight() -> SampleBatch:
+def line_of_sight() -> Samples:
     return simulated(Preset.line_of_sight, 3000)
 
 
@@ -78,7 +79,7 @@ def bias_ns() -> np.ndarray:
     return site_constants(NORTH_WEST_ITALY, PRESETS[Preset.default]).toa_bias_ns
 
 
-def test_exact_arrival_times_give_the_position(default: SampleBatch) -> None:
+def test_exact_arrival_times_give_the_position(default: Samples) -> None:
     batch = noiseless(default.take(default.gdop < 5).take(slice(0, 300)))
     for loss in Loss:
         fix = gauss_newton(GROUND, batch, NO_BIAS, loss)
@@ -106,7 +107,7 @@ def test_too_few_arrival_times_give_null() -> None:
     assert gauss_newton(GROUND, empty, NO_BIAS, Loss.huber).en_m.shape == (0, 2)
 
 
-def test_arrivals_are_ranges_freed_of_the_sites_biases(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_arrivals_are_ranges_freed_of_the_sites_biases(default: Samples, bias_ns: np.ndarray) -> None:
     some = default.toa_present & (np.cumsum(default.toa_present, axis=1) <= 3)
     batch = replace(default.take(slice(0, 40)), toa_present=some[:40])
     few = batch.toa_present & (np.cumsum(batch.toa_present, axis=1) <= 2)
@@ -122,7 +123,7 @@ def test_arrivals_are_ranges_freed_of_the_sites_biases(default: SampleBatch, bia
     assert (data.weight[~present] == 0).all()
 
 
-def heard_from(en_m: np.ndarray, batch: SampleBatch) -> SampleBatch:
+def heard_from(en_m: np.ndarray, batch: Samples) -> Samples:
     """The first rows of the batch with the exact arrival times, to 10 ns, of transmitters at these places."""
     rows = batch.take(slice(0, len(en_m)))
     exact_ns = GROUND.ranges_m(en_m)[0] / 0.299792458 + 12_345.0
@@ -132,7 +133,7 @@ def heard_from(en_m: np.ndarray, batch: SampleBatch) -> SampleBatch:
 
 
 @pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1), (0, -1)], ids=["east", "west", "north", "south"])
-def test_a_fix_absurdly_far_away_is_none(default: SampleBatch, direction: tuple[int, int]) -> None:
+def test_a_fix_absurdly_far_away_is_none(default: Samples, direction: tuple[int, int]) -> None:
     """Further outside the sites' bounding box than three of its diagonals: only such a place fits the second row."""
     box = NORTH_WEST_ITALY.service_area(0.0)
     size_m = np.array([box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m])
@@ -152,7 +153,7 @@ def test_a_fix_absurdly_far_away_is_none(default: SampleBatch, direction: tuple[
         assert np.isnan(fix.covariance_m2[1]).all()
 
 
-def test_a_start_that_is_none_gives_none(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_a_start_that_is_none_gives_none(default: Samples, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 4))
     start_m = np.where(np.arange(4)[:, None] == 2, np.nan, truth_of(batch))
     # The first row has two arrival times only.
@@ -197,7 +198,7 @@ def test_starts_cover_the_sites_and_a_fifth_around() -> None:
     np.testing.assert_allclose(covering_points(NORTH_WEST_ITALY), [(e, n) for n in north_m for e in east_m])
 
 
-def test_the_covariance_alone_is_none_in_a_degenerate_geometry(default: SampleBatch) -> None:
+def test_the_covariance_alone_is_none_in_a_degenerate_geometry(default: Samples) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 3))
     data = arrivals(batch, NO_BIAS)
     weight = np.where(np.arange(7) == 2, data.weight, 0.0)  # what one site says
@@ -235,7 +236,7 @@ def test_equal_measurements_get_the_fixes_they_always_got(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", Loss)
-def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) -> None:
+def test_least_squares_finds_what_scipy_finds(default: Samples, loss: Loss) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 12))
     fix = gauss_newton(GROUND, batch, NO_BIAS, loss)
     for i, start in enumerate(truth_of(batch)):
@@ -266,9 +267,7 @@ def test_least_squares_finds_what_scipy_finds(default: SampleBatch, loss: Loss) 
         assert fix.cost[i] == pytest.approx(best.cost, rel=1e-4)
 
 
-def test_line_of_sight_errors_meet_the_bound_and_the_covariance(
-    line_of_sight: SampleBatch, bias_ns: np.ndarray
-) -> None:
+def test_line_of_sight_errors_meet_the_bound_and_the_covariance(line_of_sight: Samples, bias_ns: np.ndarray) -> None:
     batch = line_of_sight.take(line_of_sight.gdop < 5)
     bound_m = mixture_crlb_m(GROUND, truth_of(batch), batch, IN_SIGHT)
     linear = gauss_newton(GROUND, batch, bias_ns, Loss.linear)
@@ -280,7 +279,7 @@ def test_line_of_sight_errors_meet_the_bound_and_the_covariance(
         assert np.mean(nees <= 5.991) == pytest.approx(0.95, abs=0.015)
 
 
-def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_site_biases_are_recovered(default: Samples, bias_ns: np.ndarray) -> None:
     fitted = fit_site_biases_ns(GROUND, default)
     assert fitted.sum() == pytest.approx(0, abs=1e-9)
     # 3,000 arrivals of 50 to 100 ns each.
@@ -293,7 +292,7 @@ def test_site_biases_are_recovered(default: SampleBatch, bias_ns: np.ndarray) ->
     np.testing.assert_allclose(fitted[others], (bias_ns - bias_ns[others].mean())[others], atol=6)
 
 
-def test_site_biases_stand_a_site_that_is_often_late(line_of_sight: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_site_biases_stand_a_site_that_is_often_late(line_of_sight: Samples, bias_ns: np.ndarray) -> None:
     late = (np.arange(3000)[:, None] % 10 == 0) & (np.arange(7) == 3) & line_of_sight.toa_present
     batch = replace(line_of_sight, toa_ns=line_of_sight.toa_ns + np.where(late, 1e5, 0.0))
     # Each tenth pulls as if it were late by 1.345 standard deviations of some 60 ns.
@@ -301,7 +300,7 @@ def test_site_biases_stand_a_site_that_is_often_late(line_of_sight: SampleBatch,
     np.testing.assert_allclose(fitted, bias_ns - bias_ns.mean(), atol=15)
 
 
-def test_robust_solvers_stand_delays(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_robust_solvers_stand_delays(default: Samples, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5)
     p95 = {loss: np.percentile(errors_m(gauss_newton(GROUND, batch, bias_ns, loss), batch), 95) for loss in Loss}
     mixture = errors_m(mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED), batch)
@@ -309,7 +308,7 @@ def test_robust_solvers_stand_delays(default: SampleBatch, bias_ns: np.ndarray) 
     assert np.percentile(mixture, 95) < 0.8 * p95[Loss.huber]
 
 
-def test_starting_at_the_truth_gives_the_reference_table(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_starting_at_the_truth_gives_the_reference_table(default: Samples, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5)
     fix = mixture_maximum_likelihood(GROUND, batch, bias_ns, DELAYED, truth_of(batch))
     error = errors_m(fix, batch)
@@ -318,7 +317,7 @@ def test_starting_at_the_truth_gives_the_reference_table(default: SampleBatch, b
     assert 40 < np.sqrt(np.mean(error**2)) < 54
 
 
-def test_many_starts_find_the_best_cost(default: SampleBatch, bias_ns: np.ndarray) -> None:
+def test_many_starts_find_the_best_cost(default: Samples, bias_ns: np.ndarray) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 1000))
     arguments = (GROUND, batch, bias_ns, DELAYED)
     from_truth = mixture_maximum_likelihood(*arguments, truth_of(batch))
@@ -336,7 +335,7 @@ def test_the_mixture_is_a_gaussian_and_one_with_an_exponential_delay(
 
 
 def test_the_likeliest_place_has_its_likelihood_and_the_bound_for_covariance(
-    default: SampleBatch, bias_ns: np.ndarray
+    default: Samples, bias_ns: np.ndarray
 ) -> None:
     batch = default.take(default.gdop < 5).take(slice(0, 20))
     truth_m = truth_of(batch)
@@ -404,7 +403,7 @@ def test_mixture_information_is_the_integral_of_the_squared_slope(
     assert got == pytest.approx(integral, rel=1e-4)
 
 
-def test_mixture_bound_lies_above_the_gaussian_one(default: SampleBatch) -> None:
+def test_mixture_bound_lies_above_the_gaussian_one(default: Samples) -> None:
     truth = truth_of(default)
     with_delays = mixture_crlb_m(GROUND, truth, default, DELAYED)
     without = mixture_crlb_m(GROUND, truth, default, IN_SIGHT)
@@ -489,7 +488,7 @@ def test_level_posterior_equals_the_integral_written_out(change: dict) -> None:
         name="small",
         sites=tuple(
             site.model_copy(update={"noise_figure_db": 3.0 + 4 * i})
-            for i, site in enumerate(random_network(5, seed=3, extent_km=80).sites)
+            for i, site in enumerate(random_network(5, seed=6, extent_km=80).sites)
         ),
     )
     if "path_loss" not in change:

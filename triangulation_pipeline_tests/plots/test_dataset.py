@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from triangulation_pipeline.plots.dataset import dataset_histograms
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline_tests.plots.pictures import drawn
 
 
@@ -14,7 +14,7 @@ def bars(axes: Axes) -> dict[float, float]:
     return {round(bar.get_x() + bar.get_width() / 2, 6): bar.get_height() for bar in found if bar.get_height()}
 
 
-def test_dataset_histograms(default_batch: SampleBatch, rss_batch: SampleBatch) -> None:
+def test_dataset_histograms(default_batch: Samples, rss_batch: Samples) -> None:
     figure = dataset_histograms(default_batch)
     assert f"{len(default_batch):,} transmissions" in drawn(figure)
     assert "three arrival times" in drawn(dataset_histograms(rss_batch))

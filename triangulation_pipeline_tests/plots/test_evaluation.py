@@ -21,7 +21,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.plots.dataset import dataset_histograms, dataset_map
 from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
 from triangulation_pipeline.positions import chi_square_2
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline_tests.evaluation.conftest import cut, some_comparison
 from triangulation_pipeline_tests.plots.pictures import curves, drawn
 
@@ -147,7 +147,7 @@ def test_no_row_of_good_geometry_is_said(draw: Callable[[Comparison], Figure], b
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(0, 1)])
-def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, default_batch: SampleBatch) -> None:
+def test_tiny_subsets(rows: slice, by_time: Comparison, by_level: Comparison, default_batch: Samples) -> None:
     for comparison in (cut(by_time, rows), cut(by_level, rows)):
         for subset in Subset:
             drawn(error_cdf(comparison, subset))

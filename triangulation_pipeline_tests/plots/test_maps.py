@@ -12,17 +12,18 @@ from matplotlib.text import Text
 from triangulation_pipeline.evaluation.comparison import Comparison
 from triangulation_pipeline.evaluation.estimators import MODEL
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import DatasetSpec, simulate_chunk
+from triangulation_pipeline.physics.simulator import simulate_chunk
 from triangulation_pipeline.plots import maps
 from triangulation_pipeline.plots.dataset import dataset_map
 from triangulation_pipeline.plots.evaluation import error_map
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline_tests.evaluation.conftest import some_comparison
 from triangulation_pipeline_tests.plots.pictures import drawn, named
 
 
-def test_maps(by_time: Comparison, default_batch: SampleBatch, rss_batch: SampleBatch) -> None:
+def test_maps(by_time: Comparison, default_batch: Samples, rss_batch: Samples) -> None:
     words = drawn(error_map(NORTH_WEST_ITALY, by_time))
     assert all(site.name in words for site in NORTH_WEST_ITALY.sites)
     assert f"{len(by_time.nees):,} test transmitters" in words
@@ -66,7 +67,7 @@ def test_a_map_shows_each_error_where_its_transmitter_stands() -> None:
     assert "no position" in figure.axes[0].get_legend_handles_labels()[1]
 
 
-def test_a_map_of_a_dataset_shows_each_bound_where_its_transmitter_stands(default_batch: SampleBatch) -> None:
+def test_a_map_of_a_dataset_shows_each_bound_where_its_transmitter_stands(default_batch: Samples) -> None:
     figure = dataset_map(NORTH_WEST_ITALY, default_batch)
     # The first 4,000 rows.
     bound_m = default_batch.crlb_m[:4000].astype(float)
@@ -171,7 +172,7 @@ def test_long_names_are_cut(handmade: Comparison) -> None:
     assert "y" * 30 in words
 
 
-def degrees_on_the_map(network: ReceiverNetwork, batch: SampleBatch) -> dict[str, list[tuple[float, float]]]:
+def degrees_on_the_map(network: ReceiverNetwork, batch: Samples) -> dict[str, list[tuple[float, float]]]:
     """The labels of latitude and longitude, and where they stand, km east and north."""
     figure = dataset_map(network, batch)
     figure.canvas.draw()
@@ -182,7 +183,7 @@ def degrees_on_the_map(network: ReceiverNetwork, batch: SampleBatch) -> dict[str
     return found
 
 
-def test_maps_show_latitude_and_longitude(default_batch: SampleBatch) -> None:
+def test_maps_show_latitude_and_longitude(default_batch: Samples) -> None:
     found = degrees_on_the_map(NORTH_WEST_ITALY, default_batch)
     assert found.keys() >= {"44.5° N", "45° N", "45.5° N", "8° E", "9° E"}
     for label, places in found.items():
@@ -191,7 +192,7 @@ def test_maps_show_latitude_and_longitude(default_batch: SampleBatch) -> None:
             assert float(label.split("°")[0]) == pytest.approx(float(lat if "N" in label else lon), abs=0.03)
 
 
-def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(default_batch: SampleBatch) -> None:
+def test_maps_across_the_180th_meridian_and_around_a_pole_have_their_degrees(default_batch: Samples) -> None:
     fiji = ((-17.8, 177.4), (-16.8, -179.9), (-18.1, 178.4))
     pole = ((89.5, 0.0), (89.4, 90.0), (89.6, 180.0), (89.2, -60.0))
     for places, expected in ((fiji, {"178° E", "179° E", "180°", "17.5° S"}), (pole, {"89.5° N"})):

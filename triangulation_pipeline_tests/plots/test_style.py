@@ -14,7 +14,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.plots.dataset import dataset_map
 from triangulation_pipeline.plots.evaluation import error_cdf, error_map
 from triangulation_pipeline.plots.style import png
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline_tests.plots.pictures import drawn, named
 
 
@@ -52,7 +52,7 @@ def test_an_axis_of_more_decades_has_fewer_ticks_in_each(handmade: Comparison, d
 HOSTILE = ("Ba$$in Hill", "A$B$C", r"$\frac{1}{2}$", "_x", r"$\nonsense{", "<b>a^2_3</b> %s {0}", "a\\b & c#d")
 
 
-def test_names_are_shown_as_they_are_written(handmade: Comparison, default_batch: SampleBatch) -> None:
+def test_names_are_shown_as_they_are_written(handmade: Comparison, default_batch: Samples) -> None:
     for figure in (error_map(named(*HOSTILE), handmade), dataset_map(named(*HOSTILE), default_batch)):
         words = drawn(figure)
         assert all(name in words for name in HOSTILE)

@@ -18,7 +18,11 @@ from sqlalchemy.exc import OperationalError
 
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord
-from triangulation_pipeline.samples import SampleBatch, sample_ids
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.simulator import FIRST_TIME_NS
+from triangulation_pipeline.samples import Samples, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
@@ -167,7 +171,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return FolderStore(tmp_path / "objects")
 
 
-def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:
+def make_batch(first: int, n: int, r: int = 5) -> Samples:
     """n seeded samples from index ``first`` on, every third without DOP and CRLB."""
     rng = np.random.Generator(np.random.Philox(key=first))
     index = np.arange(first, first + n)
@@ -178,12 +182,14 @@ def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:
     def sometimes_missing() -> np.ndarray:
         return np.where(index % 3 == 0, np.nan, f4(n)).astype("<f4")
 
-    return SampleBatch(
+    return Samples(
         sample_id=sample_ids(uuid.UUID(int=1), index.tolist()),
         sample_index=index,
         tx_lat=rng.normal(45, 1, n),
         tx_lon=rng.normal(8, 1, n),
         tx_power_dbm=f4(n),
+        time_ns=FIRST_TIME_NS + index * 10**9,
+        tx_altitude_m=np.full(n, 2.0),
         frequency_hz=rng.integers(144_000_000, 146_000_000, n),
         hdop=sometimes_missing(),
         gdop=sometimes_missing(),
@@ -198,15 +204,18 @@ def make_batch(first: int, n: int, r: int = 5) -> SampleBatch:
     )
 
 
+def a_spec(seed: int | None = None, network: ReceiverNetwork = NORTH_WEST_ITALY, **scenario: Any) -> DatasetSpec:
+    """What a dataset of a new id, or of this seed, is written as; ``make_batch`` makes samples for it."""
+    number = uuid.uuid4().int >> 66 if seed is None else seed
+    return DatasetSpec(network, Scenario(**scenario), 20, number)
+
+
 def running_job(engine: Engine, job_id: str, total_epochs: int = 4) -> JobRecord:
     """A job that its first run, of the same id, trains on a small dataset of its own."""
     dataset, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(),
         name=f"of {job_id}",
-        config={},
-        network_name="n",
-        network_digest="d" * 64,
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
     )
@@ -223,15 +232,12 @@ def running_job(engine: Engine, job_id: str, total_epochs: int = 4) -> JobRecord
 def make_dataset(engine: Engine) -> Callable[..., DatasetRecord]:
     """Writes a small dataset of a new id."""
 
-    def make(batches: list[SampleBatch] | None = None) -> DatasetRecord:
-        dataset_id = str(uuid.uuid4())
+    def make(batches: list[Samples] | None = None) -> DatasetRecord:
+        spec = a_spec()
         record, reused = write_dataset(
             engine,
-            dataset_id=dataset_id,
-            name=f"dataset {dataset_id}",
-            config={"seed": 1},
-            network_name="test",
-            network_digest="d" * 64,
+            spec,
+            name=f"dataset {spec.dataset_id}",
             batches=[make_batch(0, 20)] if batches is None else batches,
             quality_metrics=lambda: {"mean_snr_db": 1.5},
         )

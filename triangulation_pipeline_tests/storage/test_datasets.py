@@ -1,3 +1,4 @@
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import time_machine
 from sqlalchemy import Connection, Engine, delete, event, func, select, update
 
 from triangulation_pipeline.jobs.states import JobRecord, fail_job
-from triangulation_pipeline.samples import RECEIVER_DTYPES, SAMPLE_DTYPES, SampleBatch, Split, samples_digest
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
+from triangulation_pipeline.network import random_network
+from triangulation_pipeline.samples import DIGEST_COLUMNS, Samples, Split, samples_digest
 from triangulation_pipeline.storage.bulk import ROWS_A_FETCH
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
@@ -25,27 +28,24 @@ from triangulation_pipeline.storage.datasets import (
 )
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.tables import synthetic_datasets, synthetic_training_samples
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline.storage.tables import NUMBER_DTYPES, synthetic_datasets, synthetic_training_samples
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 MakeDataset = Callable[..., DatasetRecord]
 EARLIER = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
-def assert_same(first: SampleBatch, second: SampleBatch) -> None:
-    for field in fields(SampleBatch):
+def assert_same(first: Samples, second: Samples) -> None:
+    for field in fields(Samples):
         np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), strict=True)
 
 
 def described(**changes) -> dict:
     """Arguments of ``write_dataset``."""
-    dataset_id = str(uuid.uuid4())
+    spec = a_spec()
     return {
-        "dataset_id": dataset_id,
-        "name": f"dataset {dataset_id}",
-        "config": {},
-        "network_name": "test",
-        "network_digest": "d" * 64,
+        "spec": spec,
+        "name": f"dataset {spec.dataset_id}",
         "batches": [make_batch(0, 10)],
         "quality_metrics": dict,
     } | changes
@@ -60,7 +60,7 @@ def rows(engine: Engine) -> tuple[int, int]:
 
 def test_samples_come_back_as_they_were(engine: Engine, make_dataset: MakeDataset) -> None:
     batches = [make_batch(0, 30), make_batch(30, 1), make_batch(40, 25)]
-    whole = SampleBatch.concatenate(batches)
+    whole = Samples.concatenate(batches)
     record = make_dataset(batches)
     back = read_samples(engine, record.id)
     assert_same(back, whole)
@@ -71,7 +71,7 @@ def test_samples_come_back_as_they_were(engine: Engine, make_dataset: MakeDatase
     assert record.sha256 == samples_digest([whole])
     assert (record.train_count, record.val_count, record.test_count) == tuple(np.bincount(whole.split, minlength=3))
     assert record.num_samples == 56
-    assert (record.config, record.quality_metrics) == ({"seed": 1}, {"mean_snr_db": 1.5})
+    assert record.quality_metrics == {"mean_snr_db": 1.5}
 
 
 def extreme(dtype: str) -> list[float]:
@@ -87,7 +87,7 @@ def test_the_ends_of_each_type_come_back_to_the_bit(engine: Engine, make_dataset
     """But for the sign of a zero that is a number of its own, which SQLite does not keep: it is none in the digest."""
     batch = make_batch(0, 8)
     changed = {}
-    for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items():
+    for name, dtype in (NUMBER_DTYPES | RECEIVER_DTYPES).items():
         if name == "sample_index" or dtype == "|b1":
             continue
         column = getattr(batch, name).copy()
@@ -111,7 +111,7 @@ def test_the_ends_of_each_type_come_back_to_the_bit(engine: Engine, make_dataset
 def test_a_dataset_has_what_was_said_and_counted_and_nothing_else(engine: Engine) -> None:
     whole, asked, metrics = make_batch(0, 50), [], {"mean_snr_db": 1.5}
 
-    def batches() -> Iterator[SampleBatch]:
+    def batches() -> Iterator[Samples]:
         for part in (slice(0, 0), slice(0, 25), slice(0, 0), slice(25, 50)):
             asked.append("batch")
             yield whole.take(part)
@@ -120,15 +120,14 @@ def test_a_dataset_has_what_was_said_and_counted_and_nothing_else(engine: Engine
         asked.append("metrics")
         return metrics
 
-    dataset_id = str(uuid.uuid4())
+    network = random_network(4, 1)
+    spec = a_spec(seed=3, network=network)
+    dataset_id = spec.dataset_id
     with time_machine.travel(EARLIER, tick=False):
         record, reused = write_dataset(
             engine,
-            dataset_id=dataset_id.upper(),
+            spec,
             name="mine",
-            config={"seed": 3, "range": (1, 2)},
-            network_name="italy",
-            network_digest="e" * 64,
             batches=batches(),
             quality_metrics=quality_metrics,
         )
@@ -140,13 +139,15 @@ def test_a_dataset_has_what_was_said_and_counted_and_nothing_else(engine: Engine
         train_count=int((whole.split == Split.train).sum()),
         val_count=int((whole.split == Split.val).sum()),
         test_count=int((whole.split == Split.test).sum()),
-        config={"seed": 3, "range": [1, 2]},
+        config=json.loads(json.dumps(spec.description())),
         quality_metrics=metrics,
-        network_name="italy",
-        network_digest="e" * 64,
+        network_name=network.name,
+        network_digest=network.digest,
         sha256=samples_digest([whole]),
         created_at=EARLIER,
+        digest_columns=list(DIGEST_COLUMNS),
     )
+    assert record.spec == spec
     assert len({record.num_samples, record.train_count, record.val_count, record.test_count}) == 4
     assert asked == ["batch"] * 4 + ["metrics"]  # once, when all is there
     for find in (find_dataset, get_dataset):
@@ -163,7 +164,7 @@ def test_rows_are_read_in_the_order_of_their_index_whatever_the_order_of_the_row
     with writing(engine) as connection:
         for index in (3, 0, 7):
             its_own = synthetic_training_samples.c.sample_index == index
-            connection.execute(update(synthetic_training_samples).where(its_own).values(num_receivers=1))
+            connection.execute(update(synthetic_training_samples).where(its_own).values(num_detections=1))
     assert verify_dataset(engine, record.id) == record
     assert_same(read_samples(engine, record.id), make_batch(0, 20))
 
@@ -171,7 +172,7 @@ def test_rows_are_read_in_the_order_of_their_index_whatever_the_order_of_the_row
 def test_more_samples_than_one_fetch(engine: Engine, make_dataset: MakeDataset) -> None:
     batches = [make_batch(0, ROWS_A_FETCH - 1, 3), make_batch(ROWS_A_FETCH - 1, 3, 3)]
     record = make_dataset(batches)
-    assert_same(read_samples(engine, record.id), SampleBatch.concatenate(batches))
+    assert_same(read_samples(engine, record.id), Samples.concatenate(batches))
     assert verify_dataset(engine, record.id) == record
 
 
@@ -217,7 +218,7 @@ def test_columns_a_person_reads(engine: Engine, make_dataset: MakeDataset) -> No
     assert first["id"] == str(uuid.UUID(bytes=batch.sample_id[0].tobytes()))
     assert first["timestamp"].isoformat() == "2000-01-01T00:00:03+00:00"
     assert first["split"] == Split(batch.split[0]).name
-    assert first["num_receivers"] == batch.num_receivers[0]
+    assert first["num_detections"] == batch.num_detections[0]
     assert first["dataset_id"] == record.id
     assert first["hdop"] is None
     assert second["hdop"] == batch.hdop[1]
@@ -227,7 +228,7 @@ def test_columns_a_person_reads(engine: Engine, make_dataset: MakeDataset) -> No
 
 @pytest.mark.parametrize("where", ["batches", "quality_metrics"])
 def test_all_or_nothing(engine: Engine, where: str) -> None:
-    def breaks_off() -> Iterator[SampleBatch]:
+    def breaks_off() -> Iterator[Samples]:
         yield make_batch(0, 10)
         raise RuntimeError("the simulator stopped")
 
@@ -238,18 +239,18 @@ def test_all_or_nothing(engine: Engine, where: str) -> None:
     with pytest.raises(RuntimeError):
         write_dataset(engine, **broken)
     assert rows(engine) == (0, 0)
-    assert find_dataset(engine, broken["dataset_id"]) is None
+    assert find_dataset(engine, broken["spec"].dataset_id) is None
     record, reused = write_dataset(engine, **broken | {"batches": [make_batch(0, 10)], "quality_metrics": dict})
     assert (record.num_samples, reused) == (10, False)
 
 
 def test_a_complete_dataset_is_reused_and_nothing_generated(engine: Engine, make_dataset: MakeDataset) -> None:
-    def never() -> Iterator[SampleBatch]:
+    def never() -> Iterator[Samples]:
         pytest.fail("generated again")
         yield make_batch(0, 1)
 
     record = make_dataset()
-    again, reused = write_dataset(engine, **described(dataset_id=record.id, batches=never()))
+    again, reused = write_dataset(engine, **described(spec=record.spec, batches=never()))
     assert reused
     assert again == record == find_dataset(engine, record.id)
 
@@ -257,7 +258,7 @@ def test_a_complete_dataset_is_reused_and_nothing_generated(engine: Engine, make
 def test_a_complete_dataset_is_reused_while_others_write(engine: Engine, make_dataset: MakeDataset) -> None:
     record = make_dataset()
     with ThreadPoolExecutor(1) as pool, writing(engine):
-        found = pool.submit(write_dataset, engine, **described(dataset_id=record.id))
+        found = pool.submit(write_dataset, engine, **described(spec=record.spec))
         assert found.result(10) == (record, True)
 
 
@@ -265,7 +266,7 @@ def test_two_writers_of_one_dataset_make_one(engine: Engine) -> None:
     both_looked = threading.Barrier(2)
     generated = []
 
-    def batches() -> Iterator[SampleBatch]:
+    def batches() -> Iterator[Samples]:
         generated.append(1)
         yield make_batch(0, 10)
         yield make_batch(10, 10)
@@ -289,7 +290,7 @@ def test_the_loser_of_a_race_waits_and_reuses(engine: Engine) -> None:
     arguments = described()
     started, looked = threading.Event(), threading.Event()
 
-    def slowly() -> Iterator[SampleBatch]:
+    def slowly() -> Iterator[Samples]:
         started.set()
         yield make_batch(0, 10)
         assert looked.wait(10)
@@ -315,7 +316,11 @@ def test_a_taken_name_is_refused(engine: Engine, make_dataset: MakeDataset) -> N
     assert rows(engine) == (1, 20)
 
 
-def with_value(column: str, value: float) -> SampleBatch:
+def later(batch: Samples, ns: int) -> Samples:
+    return replace(batch, time_ns=batch.time_ns + ns)
+
+
+def with_value(column: str, value: float) -> Samples:
     batch = make_batch(0, 4)
     changed = getattr(batch, column).copy()
     changed[2] = value
@@ -325,13 +330,18 @@ def with_value(column: str, value: float) -> SampleBatch:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"dataset_id": "first"}, "dataset_id must be a UUID of 36 characters, got something else"),
-        ({"config": {"seed": float("nan")}}, r"config\.seed must be a finite number"),
         ({"quality_metrics": lambda: {"x": float("inf")}}, r"quality_metrics\.x must be a finite number"),
         ({"batches": []}, "at least one sample"),
         ({"batches": [make_batch(0, 0)]}, "at least one sample"),
         ({"batches": [make_batch(0, 5), make_batch(4, 5)]}, "sample_index must rise from 0 on, 4 comes after"),
         ({"batches": [make_batch(0, 5), make_batch(5, 5, 4)]}, "must have 5 receivers, one has 4"),
+        ({"spec": a_spec(tx_height_m=5)}, "tx_altitude_m must be the scenario's, 5, got 2"),
+        ({"batches": [later(make_batch(0, 5), ns=1)]}, "time_ns must be whole microseconds, got 946684800000000001"),
+        (
+            {"batches": [make_batch(0, 5), later(make_batch(5, 5), ns=-(10**9))]},
+            "time_ns must rise, 946684804000000000 comes after a sample at or after it",
+        ),
+        ({"batches": [replace(make_batch(0, 2), time_ns=np.zeros(2, np.int64))]}, "time_ns must rise, 0 comes after"),
     ],
 )
 def test_bad_input_is_refused_whole(engine: Engine, changes: dict, says: str) -> None:
@@ -340,7 +350,7 @@ def test_bad_input_is_refused_whole(engine: Engine, changes: dict, says: str) ->
     assert rows(engine) == (0, 0)
 
 
-FLOATS = [name for name, dtype in (SAMPLE_DTYPES | RECEIVER_DTYPES).items() if np.dtype(dtype).kind == "f"]
+FLOATS = [name for name, dtype in (NUMBER_DTYPES | RECEIVER_DTYPES).items() if np.dtype(dtype).kind == "f"]
 
 
 def test_indices_rise_from_0_on_within_batches_and_over_them(engine: Engine) -> None:
@@ -384,6 +394,28 @@ def test_a_changed_row_is_found_out(engine: Engine, make_dataset: MakeDataset, c
         assert connection.execute(change.where(synthetic_training_samples.c.sample_index == 4)).rowcount == 1
     with pytest.raises(StorageError, match=f"{record.id} .* was changed after it was written"):
         verify_dataset(engine, record.id)
+
+
+def test_a_dataset_is_verified_by_the_columns_its_digest_was_made_of(engine: Engine, make_dataset: MakeDataset) -> None:
+    """As one is that was written before a column was added."""
+    record = make_dataset()
+    older = [name for name in DIGEST_COLUMNS if name != "snr_db"]
+    sha256 = samples_digest([make_batch(0, 20)], older)
+    with writing(engine) as connection:
+        its_own = synthetic_datasets.c.id == record.id
+        connection.execute(update(synthetic_datasets).where(its_own).values(digest_columns=older, sha256=sha256))
+    assert verify_dataset(engine, record.id).digest_columns == older
+
+
+def test_a_description_that_cannot_be_read_is_named(engine: Engine, make_dataset: MakeDataset) -> None:
+    record = make_dataset()
+    for config, says in (({}, "it has no network"), (record.config | {"scenario": {"burst": 1}}, "burst")):
+        with writing(engine) as connection:
+            its_own = synthetic_datasets.c.id == record.id
+            connection.execute(update(synthetic_datasets).where(its_own).values(config=config))
+        found = get_dataset(engine, record.id)
+        with pytest.raises(StorageError, match=f"description of dataset {record.id} .* cannot be read: .*{says}"):
+            _ = found.spec
 
 
 def test_a_damaged_row_is_named(engine: Engine, make_dataset: MakeDataset) -> None:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from triangulation_pipeline.jobs.states import get_job
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.samples import DIGEST_COLUMNS
 from triangulation_pipeline.storage import migrations
+from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.engine import (
     MOST_TRIES,
     in_one_transaction,
@@ -103,7 +107,8 @@ def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
 
 
 def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database as revision 0001 left it, with a job and a model in production in it."""
+    """A database as revision 0001 left it, with a dataset, a job and a model in production in it."""
+    described = json.dumps({"network": NORTH_WEST_ITALY.model_dump(mode="json") | {"name": "other"}})
     with monkeypatch.context() as patch:
         upgrade = command.upgrade
         patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0001"))
@@ -112,7 +117,9 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     moment = "2026-11-01T12:00:00.000000Z"
     with writing(engine) as connection:
         for statement in (
-            f"INSERT INTO synthetic_datasets VALUES ('{dataset_id}', 'd', 1, 1, 0, 0, '{{}}', '{{}}', 'n', 'x', 'y', "
+            f"INSERT INTO synthetic_datasets VALUES ('{dataset_id}', 'd', 1, 1, 0, 0, '{described}', '{{}}', 'n', 'x', "
+            f"'y', '{moment}')",
+            f"INSERT INTO synthetic_datasets VALUES ('{model_id}', 'e', 1, 1, 0, 0, '{{}}', '{{}}', 'n', 'x', 'y', "
             f"'{moment}')",
             "INSERT INTO training_jobs (id, job_name, description, status, config, synthetic_dataset_id, total_epochs, "
             f"current_epoch, progress_percent, created_at) VALUES ('{job_id}', 'j', '', 'completed', '{{}}', "
@@ -135,6 +142,11 @@ def test_an_earlier_schema_is_migrated_with_its_rows(empty_database_url: str, mo
     model = get_model(engine, "m")
     assert (model.id, model.parent_model_id, model.production_since) == (model_id, None, model.created_at)
     assert (model.promoted, model.passed, model.weights_digest) == (True, True, None)
+    # A network is its sites, and each digest says what it covers.
+    dataset = get_dataset(engine, dataset_id)
+    assert dataset.network_digest == model.network_digest == NORTH_WEST_ITALY.digest
+    assert dataset.digest_columns == list(DIGEST_COLUMNS)
+    assert get_dataset(engine, model_id).network_digest == "x", "of a dataset that does not describe its network"
     worse = get_model(engine, "m", 2)
     assert (worse.id, worse.production_since, worse.promoted, worse.passed) == (worse_id, None, False, False)
     engine.dispose()

@@ -11,6 +11,7 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.liveness import Heartbeat
 from triangulation_pipeline.jobs.record import read_metrics, write_epoch
 from triangulation_pipeline.jobs.states import complete_job
+from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples, verify_dataset, write_dataset
 from triangulation_pipeline.storage.engine import open_database, reading, writing
@@ -24,7 +25,7 @@ from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.conftest import cannot_run
 from triangulation_pipeline_tests.pgbouncer import NO_PGBOUNCER, find_pgbouncer, temporary_pgbouncer
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 pytestmark = pytest.mark.production
 
@@ -77,14 +78,11 @@ def places(server: OwnServer, database: str | None) -> set[tuple[str, str]]:
 
 def work(engine: Engine) -> str:
     """A dataset, a job's epochs beside its signs of life, and a registration; the model's name."""
-    ids = {name: str(uuid.uuid4()) for name in ("dataset", "job")}
+    job_id, spec = str(uuid.uuid4()), a_spec(network=NORTH_WEST_ITALY.model_copy(update={"name": "Köln 東京"}))
     dataset, _ = write_dataset(
         engine,
-        dataset_id=ids["dataset"],
-        name=ids["dataset"],
-        config={},
-        network_name="Köln 東京",
-        network_digest="d" * 64,
+        spec,
+        name=spec.dataset_id,
         batches=[make_batch(0, 600), make_batch(600, 600)],
         quality_metrics=dict,
     )
@@ -92,8 +90,8 @@ def work(engine: Engine) -> str:
     assert len(read_samples(engine, dataset.id)) == 1200
     job = start_job(
         engine,
-        job_id=ids["job"],
-        run_id=ids["job"],
+        job_id=job_id,
+        run_id=job_id,
         config=TrainingConfig(epochs=EPOCHS),
         synthetic_dataset_id=dataset.id,
     )

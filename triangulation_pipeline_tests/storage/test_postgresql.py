@@ -6,7 +6,6 @@ import socket
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -24,7 +23,8 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.liveness import send_heartbeat
 from triangulation_pipeline.jobs.record import read_metrics, write_epoch
 from triangulation_pipeline.jobs.states import get_job
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage import engine as engine_module
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.bulk import select_samples
@@ -44,7 +44,7 @@ from triangulation_pipeline.storage.views import VIEWS
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer, Server, find_binaries
-from triangulation_pipeline_tests.storage.conftest import make_batch
+from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
 NewDatabase = Callable[..., URL]
 
@@ -358,16 +358,14 @@ def test_a_database_without_an_encoding_holds_every_name(server: Server, kind: s
     engine = open_database(written(new_database(server, encoding="SQL_ASCII", timescaledb=kind == "timescale")))
     record, _ = write_dataset(
         engine,
-        dataset_id=str(uuid.uuid4()),
+        a_spec(network=NORTH_WEST_ITALY.model_copy(update={"name": "é Köln 🛰"})),
         name="Größe 東京",
-        config={"Höhe": ["é", "\u202e", "🛰"]},
-        network_name="Köln",
-        network_digest="d" * 64,
         batches=[make_batch(0, 20)],
         quality_metrics=dict,
     )
     assert list_datasets(engine) == [record]
-    assert (record.name, record.config) == ("Größe 東京", {"Höhe": ["é", "\u202e", "🛰"]})
+    assert (record.name, record.network_name) == ("Größe 東京", "é Köln 🛰")
+    assert record.spec.network.name == "é Köln 🛰"
     assert verify_dataset(engine, record.id) == record
 
 
@@ -572,7 +570,7 @@ def test_a_transaction_lost_at_its_end_is_not_tried_again(engine: Engine, server
 def test_a_server_that_stops_while_a_dataset_is_written(
     engine: Engine, make_dataset, own_server: OwnServer, where: str
 ) -> None:
-    def batches() -> Iterator[SampleBatch]:
+    def batches() -> Iterator[Samples]:
         yield make_batch(0, 10)
         own_server.stop()
         own_server.start()
@@ -653,7 +651,7 @@ def test_opening_what_is_up_to_date_waits_for_no_migration(url: URL, engine: Eng
 
 
 def test_opening_does_not_wait_for_a_writer(url: URL, engine: Engine, make_dataset) -> None:
-    def batches() -> Iterator[SampleBatch]:
+    def batches() -> Iterator[Samples]:
         yield make_batch(0, 10)
         open_database(written(url)).dispose()
 
@@ -683,7 +681,7 @@ def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monke
         heap = connection.scalars(text("SELECT sample_index FROM synthetic_training_samples ORDER BY ctid")).all()
     assert heap == list(range(35))
     with reading(engine) as connection:
-        assert len(next(select_samples(connection, record.id))) == 8
+        assert len(next(select_samples(connection, record.id, 2.0))) == 8
     assert len(read_samples(engine, record.id)) == 35
 
 
@@ -725,14 +723,11 @@ def hypertables(engine: Engine) -> list[tuple[str, int]]:
         return [(name, chunks) for name, chunks in rows]
 
 
-def write(engine: Engine, batches: Iterable[SampleBatch], number: int = 1) -> DatasetRecord:
+def write(engine: Engine, batches: Iterable[Samples], number: int = 1) -> DatasetRecord:
     record, _ = write_dataset(
         engine,
-        dataset_id=f"00000000-0000-0000-0000-{number:012}",
+        a_spec(seed=number),
         name=f"number {number}",
-        config={},
-        network_name="test",
-        network_digest="d" * 64,
         batches=batches,
         quality_metrics=dict,
     )
@@ -796,7 +791,7 @@ def test_a_chunk_is_a_week(timescale: Engine) -> None:
 
 @pytest.mark.production
 def test_writers_of_different_datasets_may_begin_a_chunk_at_once(timescale: Engine) -> None:
-    def batches() -> Iterator[SampleBatch]:
+    def batches() -> Iterator[Samples]:
         time.sleep(0.2)  # by now, both would hold the row of their dataset
         yield make_batch(0, 20)
 

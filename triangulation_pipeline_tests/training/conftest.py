@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference
 from triangulation_pipeline.model.locator import Located
 from triangulation_pipeline.model.losses import locator_loss
+from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.samples import SampleBatch, Split
+from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.training import trainer as trainer_module
-from triangulation_pipeline.training.checkpoint import Checkpoint
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.training.trainer import Trainer
 
-from ..model.helpers import DEFAULT, samples, spec_for
+from ..model.helpers import DEFAULT, samples
 
-DATASET = {"dataset_id": "a", "sha256": "b"}
+DATASET = DatasetReference(dataset_id="a", sha256="b")
 BASE: dict[str, Any] = {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "accelerator": Accelerator.cpu}
 # Some 420 rows of training, 60 of validation and 30 of calibration.
 FEW = 600
@@ -38,7 +39,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[SampleBatch, SampleBatch]:
+def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[Samples, Samples]:
     batch = samples(n, scenario)
     return batch.take(batch.split == Split.train), batch.take(batch.split == Split.val)
 
@@ -46,14 +47,13 @@ def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[SampleBatch, Sa
 def trainer_of(
     n: int = 2000,
     scenario: Scenario = DEFAULT,
-    dataset: dict[str, str] = DATASET,
+    dataset: DatasetReference = DATASET,
     parent: Checkpoint | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Of the training and validation parts of n samples; with a parent where one is given."""
-    config = TrainingConfig(**BASE | ({} if parent is None else {"parent_model_id": "parent:1"}) | settings)
-    spec = spec_for(config.model_architecture, dropout_rate=config.dropout_rate)
-    return Trainer(spec, config, *splits(n, scenario), dataset, parent)
+    """Of the training and validation parts of n samples."""
+    config = TrainingConfig(**BASE | settings)
+    return Trainer(config.locator_spec(NORTH_WEST_ITALY, DEFAULT), config, *splits(n, scenario), dataset, parent)
 
 
 def run(trainer: Trainer, epochs: int | None = None) -> Trainer:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from triangulation_pipeline.training.checkpoint import Checkpoint
+from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.training.trainer import Trainer
 from triangulation_pipeline.training.verify import fault
 
@@ -57,6 +57,17 @@ def test_ellipses_without_extent_are_found(checkpoint: Checkpoint) -> None:
     assert fault(replace(checkpoint, weights=flat), val) == (
         "epoch 3 predicts error ellipses without extent; the training has diverged"
     )
+
+
+def test_predictions_that_are_no_numbers_are_found(checkpoint: Checkpoint) -> None:
+    """Of finite weights whose sums are not."""
+    _, val = splits()
+    largest = {"uncertainty.2.bias": 3e38, "rounds.1.read.bias": 3e38}
+    for name, value in largest.items():
+        wild = checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], value)}
+        assert fault(replace(checkpoint, weights=wild), val) == (
+            "epoch 3 predicts positions or covariances that are not finite numbers; the training has diverged"
+        )
 
 
 def test_the_rows_of_the_calibration_say_nothing(checkpoint: Checkpoint) -> None:

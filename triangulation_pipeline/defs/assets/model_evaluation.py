@@ -7,7 +7,7 @@ import logging
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type
@@ -19,10 +19,10 @@ from triangulation_pipeline.evaluation import EVALUATION_VERSION
 from triangulation_pipeline.evaluation.summary import Evaluation, Subset
 from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, promotion_checks, promotion_verdict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.registry import record_evaluation
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 log = logging.getLogger(__name__)
@@ -89,14 +89,15 @@ def model_evaluation(
     checkpoint = trained_model.read()
     network = checkpoint.spec.network
     context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
-    if len({checkpoint.dataset["id"], training_split.dataset_id, test_split.dataset_id}) > 1:
+    trained_on = None if checkpoint.dataset is None else checkpoint.dataset.dataset_id
+    if len({trained_on, training_split.dataset_id, test_split.dataset_id}) > 1:
         raise ValueError(
-            f"trained_model was trained on dataset {checkpoint.dataset['id']}, training_split is of dataset "
+            f"trained_model was trained on dataset {trained_on}, training_split is of dataset "
             f"{training_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise the "
             "splits and trained_model in one run"
         )
     dataset = get_dataset(storage.engine, test_split.dataset_id)
-    scenario = Scenario.model_validate(dataset.config["scenario"])
+    scenario = dataset.spec.scenario
     predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
     comparison = compare(
         network,
@@ -104,7 +105,7 @@ def model_evaluation(
         test_split.batch,
         training_split.batch,
         predicted,
-        checkpoint.config["max_gdop"],
+        TrainingConfig.model_validate(checkpoint.config).max_gdop,
     )
     summary = comparison.summary()
     numbers = headline(summary)

@@ -8,6 +8,7 @@ from triangulation_pipeline.defs.config import ReceiverNetworkConfig
 from triangulation_pipeline.defs.io_managers import NetworkReference
 from triangulation_pipeline.defs.metadata import table
 from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import NETWORK_VERSION
 
@@ -22,6 +23,7 @@ def receiver_network(
     """The receivers: name, position, altitude, timing, noise figure and gain of each site, from a file or the seven
     sites of north-west Italy."""
     network = config.network()
+    context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
     oddities = network.oddities()
     for oddity in oddities:
         log.warning("receiver_network: %s", oddity)

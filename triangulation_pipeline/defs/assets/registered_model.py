@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.defs.automation import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
 from triangulation_pipeline.defs.config import RegisteredModelConfig
 from triangulation_pipeline.defs.io_managers import (
     EvaluationReference,
@@ -32,7 +32,7 @@ from triangulation_pipeline.evaluation.verdict import (
 )
 from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.registry import (
     EvaluationRecord,
@@ -42,10 +42,11 @@ from triangulation_pipeline.storage.registry import (
     get_evaluation,
     register_model,
 )
+from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
-    from triangulation_pipeline.training.checkpoint import Checkpoint
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _register(
     trained_model: StoredCheckpoint,
     checkpoint: "Checkpoint",
     evaluation: EvaluationRecord,
-    test: SampleBatch,
+    test: Samples,
 ) -> tuple[PromotionCheck, Registration]:
     """The comparison with the version in production, and what was registered. Raises ProductionChanged where another
     one went into production meanwhile."""
@@ -172,7 +173,7 @@ def _register(
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=reference.job_id,
-        synthetic_dataset_id=checkpoint.dataset["id"],
+        synthetic_dataset_id=evaluation.synthetic_dataset_id,
         network_name=network.name,
         network_digest=network.digest,
         hyperparameters=checkpoint.config,
@@ -180,7 +181,7 @@ def _register(
         passed=passed,
         promotion_reason=reason,
         champion_id=None if champion is None else champion.id,
-        parent_model_id=checkpoint.config["parent_model_id"],
+        parent_model_id=TrainingConfig.model_validate(checkpoint.config).parent_model_id,
     )
     return not_worse, registration
 
@@ -191,7 +192,7 @@ def _not_worse_than_production(
     production: ModelRecord | None,
     trained_model: StoredCheckpoint,
     challenger: "Checkpoint",
-    test: SampleBatch,
+    test: Samples,
 ) -> PromotionCheck:
 
     reference = trained_model.reference
@@ -211,14 +212,14 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared, as its weights cannot be read "
             f"({error}; restore them, or roll back)",
         )
-    good_geometry = test.gdop < challenger.config["max_gdop"]
+    good_geometry = test.gdop < TrainingConfig.model_validate(challenger.config).max_gdop
     return not_worse_than_production(_errors_m(challenger, test), champion_m, good_geometry, production.version)
 
 
-def _errors_m(checkpoint: "Checkpoint", test: SampleBatch) -> NDArray[np.float64]:
+def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
     from triangulation_pipeline.model.inputs import locator_inputs
     from triangulation_pipeline.model.predict import predict
 
     spec = checkpoint.spec
     predicted = predict(checkpoint.locator(), locator_inputs(test))
-    return predicted.error_m(spec.network.frame, spec.tx_height_m, test.tx_lat, test.tx_lon)
+    return predicted.error_m(spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)

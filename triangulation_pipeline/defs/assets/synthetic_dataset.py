@@ -12,8 +12,10 @@ from triangulation_pipeline.defs.metadata import drop_none, picture
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.simulator import GENERATOR_VERSION, quality_metrics, simulate
-from triangulation_pipeline.samples import SampleBatch
+from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
+from triangulation_pipeline.physics.quality import quality_metrics
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
     find_dataset,
@@ -85,7 +87,7 @@ def synthetic_dataset(
             "reused": reused,
             **({} if reused else {"samples_per_second": round(record.num_samples / seconds)}),
             **drop_none(quality),
-            "scenario": dg.MetadataValue.json(record.config["scenario"]),
+            "scenario": dg.MetadataValue.json(record.spec.scenario.model_dump(mode="json", exclude_none=True)),
         },
         data_version=dg.DataVersion(record.sha256),
         check_results=[
@@ -117,13 +119,10 @@ def _simulated(
     chunks = list(simulate(spec))
     return write_dataset(
         storage.engine,
-        dataset_id=spec.dataset_id,
+        spec,
         name=f"{config.preset.value}-{network.name}-{spec.num_samples}-{spec.dataset_id[:8]}",
-        config=spec.description(),
-        network_name=network.name,
-        network_digest=network.digest,
         batches=[chunk.batch for chunk in chunks],
-        quality_metrics=lambda: quality_metrics(SampleBatch.concatenate([chunk.batch for chunk in chunks]), chunks),
+        quality_metrics=lambda: quality_metrics(Samples.concatenate([chunk.batch for chunk in chunks]), chunks),
     )
 
 

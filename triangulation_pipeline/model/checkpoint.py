@@ -9,36 +9,61 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from triangulation_pipeline.model.locator import Locator, build_locator
+from triangulation_pipeline.model.architectures import build_locator
+from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
 from triangulation_pipeline.validation import brief, one_sentence, shown
 
-FORMAT = "triangulation-checkpoint/1"
+FORMAT = "triangulation-checkpoint/2"
+# Of locators of version 1, whose constants were those of the code: the defaults of the configs.
+FORMAT_1 = "triangulation-checkpoint/1"
+
+
+class DatasetReference(BaseModel):
+    """A stored dataset: its id, and the SHA-256 digest of its samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_id: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights and where it comes from."""
+    """One set of weights and where it comes from.
+
+    ``metrics`` are those of ``epoch`` (from 1), by name, and ``config`` is the JSON form of the settings, as the room
+    ``training`` defines both. ``dataset`` is None if the rows were not those of a stored dataset.
+    """
 
     spec: LocatorSpec
     weights: dict[str, torch.Tensor]
     epoch: int
     metrics: dict[str, float | int | None]
     config: dict[str, Any]
-    dataset: dict[str, str]
-    code_version: str
+    dataset: DatasetReference | None
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of all that decides the model's predictions, and of nothing else: weights, network, heights, area,
-        architecture and its version. Two equal trainings have the same, though their files differ in the seconds that
-        each epoch took."""
+        """SHA-256 of all that decides the predictions of the model, and of nothing else: its weights, what it is built
+        for, its constants and the version of its arithmetic. Two equal trainings have the same, though their files
+        differ in the seconds that each epoch took.
+
+        Constants that have their default value are left out, and the altitude has the name of format 1, so that the
+        digests of the models that were registered before format 2 are still right.
+        """
+        constants = self.spec.config.model_dump(
+            mode="json", exclude={"architecture", "dropout_rate"}, exclude_defaults=True
+        )
         decides = {
             "locator_version": LOCATOR_VERSION,
-            **self.spec.model_dump(mode="json", include={"architecture", "tx_height_m", "area_margin_m"}),
+            "architecture": self.spec.architecture,
+            "tx_height_m": self.spec.tx_altitude_m,
+            "area_margin_m": self.spec.area_margin_m,
             "network_digest": self.spec.network.digest,
+            **({"constants": constants} if constants else {}),
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         for name, tensor in sorted(self.weights.items()):
@@ -47,14 +72,14 @@ class Checkpoint:
         return digest.hexdigest()
 
     def locator(self) -> Locator:
-        """The model with these weights, in evaluation mode. Raises ValueError where they do not fit its spec."""
+        """The model with these weights, in evaluation mode. Raises ValueError if they do not fit its spec."""
         model = build_locator(self.spec)
         _check_shapes(self)
         model.load_state_dict(self.weights)
         return model.eval()
 
     def non_finite(self) -> list[str]:
-        """Names of tensors that hold a value that is not a finite number."""
+        """The names of the tensors that hold a value that is not a finite number."""
         return [name for name, tensor in self.weights.items() if not torch.isfinite(tensor).all()]
 
 
@@ -63,31 +88,61 @@ def write_checkpoint(checkpoint: Checkpoint) -> bytes:
     return dump(
         {
             "format": FORMAT,
+            "locator_version": LOCATOR_VERSION,
             "spec": checkpoint.spec.model_dump(mode="json"),
             "weights": checkpoint.weights,
             "epoch": checkpoint.epoch,
             "metrics": checkpoint.metrics,
             "config": checkpoint.config,
-            "dataset": checkpoint.dataset,
-            "code_version": checkpoint.code_version,
+            "dataset": None if checkpoint.dataset is None else checkpoint.dataset.model_dump(),
         }
     )
 
 
 def read_checkpoint(content: bytes) -> Checkpoint:
-    """A checkpoint from bytes. Raises ValueError with one sentence where they are not one."""
+    """A checkpoint from bytes, of this format or of the one before it.
+
+    Raises ValueError with one sentence if they are not one, or if its locator is of another version than the code's,
+    which would predict otherwise from the same weights.
+    """
     document = load(content)
     found = document.pop("format", None)
-    if found != FORMAT:
-        raise ValueError(f"checkpoint format must be {FORMAT!r}, this is {shown(found)}")
+    if found not in (FORMAT, FORMAT_1):
+        raise ValueError(f"checkpoint format must be {FORMAT!r} or {FORMAT_1!r}, this is {shown(found)}")
     try:
-        checkpoint = Checkpoint(spec=LocatorSpec.model_validate(document.pop("spec")), **document)
+        if found == FORMAT_1:
+            document = _converted(document)
+        _check_version(document.pop("locator_version"))
+        spec, dataset = LocatorSpec.model_validate(document.pop("spec")), document.pop("dataset")
+        reference = None if dataset is None else DatasetReference.model_validate(dataset)
+        checkpoint = Checkpoint(spec=spec, dataset=reference, **document)
     except ValidationError as error:
         raise ValueError(f"checkpoint is incomplete: {one_sentence(error)}") from None
     except (KeyError, TypeError) as error:
         raise ValueError(f"checkpoint is incomplete: {brief(str(error), 200)}") from None
     _check_shapes(checkpoint)
     return checkpoint
+
+
+def _converted(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of format 1 as one of format 2. Raises KeyError or TypeError if it is not complete."""
+    spec, dataset = dict(**document["spec"]), dict(**document["dataset"])
+    spec["tx_altitude_m"] = spec.pop("tx_height_m")
+    spec["config"] = {name: spec.pop(name) for name in ("architecture", "dropout_rate")}
+    dataset["dataset_id"] = dataset.pop("id")
+    converted = document | {"locator_version": 1, "spec": spec, "dataset": dataset}
+    del converted["code_version"]
+    return converted
+
+
+def _check_version(found: object) -> None:
+    if found == LOCATOR_VERSION:
+        return
+    newer = isinstance(found, int) and found > LOCATOR_VERSION
+    raise ValueError(
+        f"checkpoint is of locator version {shown(found)}, and this program computes version {LOCATOR_VERSION}: "
+        + ("update the program" if newer else "train the model again")
+    )
 
 
 def dump(document: dict[str, Any]) -> bytes:
@@ -98,7 +153,8 @@ def dump(document: dict[str, Any]) -> bytes:
 
 
 def load(content: bytes) -> dict[str, Any]:
-    """Unpickles tensors and plain values only; anything else, and a damaged file, is a ValueError.
+    """What ``dump`` made bytes of. Only tensors and plain values are unpickled: anything else, and a damaged file, is a
+    ValueError.
 
     Nothing grows in memory beyond the size of the file: it holds nothing compressed, and no tensor repeats what is
     stored of it.
@@ -106,10 +162,10 @@ def load(content: bytes) -> dict[str, Any]:
     try:
         _check_archive(content)
         with warnings.catch_warnings():
-            # What PyTorch merely warns of (a foreign pickle protocol) is refused below, or was read well.
+            # PyTorch warns of a foreign pickle protocol; such a file is refused below, or was read well.
             warnings.simplefilter("ignore")
             document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch's reader lets through whatever damaged bytes make it stumble over.
+    except Exception as error:  # Damaged bytes can raise anything in PyTorch's reader.
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(f"not a readable checkpoint ({len(content)} bytes): {brief(reason, 200)}") from None
     if not isinstance(document, dict):
@@ -119,7 +175,7 @@ def load(content: bytes) -> dict[str, Any]:
 
 
 def _check_archive(content: bytes) -> None:
-    """Raises ValueError or zipfile's errors where the bytes are no archive as PyTorch writes them."""
+    """Raises ValueError, or an error of zipfile, if the bytes are not an archive as PyTorch writes it."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
@@ -129,7 +185,7 @@ def _check_archive(content: bytes) -> None:
 
 
 def _check_tensors(value: Any, most_bytes: int) -> None:
-    """Raises ValueError where a tensor inside is no plain one, or larger than the file it came from."""
+    """Raises ValueError if a tensor inside is not a plain one, or is larger than the file it came from."""
     waiting = [value]
     seen = set()
     while waiting:
@@ -145,8 +201,8 @@ def _check_tensors(value: Any, most_bytes: int) -> None:
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:
-    """Raises ValueError where the weights are not those of the architecture, by names, shapes and types."""
-    with torch.random.fork_rng(devices=[]):  # which building draws from
+    """Raises ValueError if the weights are not those of the architecture, by names, shapes and types."""
+    with torch.random.fork_rng(devices=[]):  # building draws random weights
         fresh = build_locator(checkpoint.spec).state_dict()
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in fresh.items()}
     weights = checkpoint.weights

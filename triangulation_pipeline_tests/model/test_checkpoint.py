@@ -13,14 +13,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.model import checkpoint as checkpoint_module
+from triangulation_pipeline.model.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    DatasetReference,
+    dump,
+    load,
+    read_checkpoint,
+    write_checkpoint,
+)
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.model.spec import Architecture, LocatorSpec, RegressionConfig, TriangulationConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
-from triangulation_pipeline.training import checkpoint as checkpoint_module
-from triangulation_pipeline.training.checkpoint import FORMAT, Checkpoint, dump, load, read_checkpoint, write_checkpoint
 
-from ..model.helpers import fresh, poked, samples, spec_for
+from .helpers import fresh, poked, samples, spec_for
 
 
 def some_checkpoint(architecture: Architecture = Architecture.triangulation) -> Checkpoint:
@@ -31,8 +39,7 @@ def some_checkpoint(architecture: Architecture = Architecture.triangulation) -> 
         epoch=3,
         metrics={"val_loss": 1.25, "val_rmse_good_geom_m": None, "epoch": 3},
         config={"epochs": 4, "min_snr_db": None},
-        dataset={"dataset_id": "x"},
-        code_version="1",
+        dataset=DatasetReference(dataset_id="x", sha256="y"),
     )
 
 
@@ -82,7 +89,8 @@ def test_damaged_bytes_raise_nothing_but_a_value_error(content: bytes) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="checkpoint format must be 'triangulation-checkpoint/1', this is 'other/2'"):
+    formats = "'triangulation-checkpoint/2' or 'triangulation-checkpoint/1'"
+    with pytest.raises(ValueError, match=f"checkpoint format must be {formats}, this is 'other/2'"):
         read_checkpoint(dump({"format": "other/2"}))
     with pytest.raises(ValueError, match="this is None"):
         read_checkpoint(dump({"state_dict": {}}))
@@ -90,6 +98,142 @@ def test_another_format_is_refused() -> None:
     torch.save([1, 2], buffer)
     with pytest.raises(ValueError, match="not a checkpoint: holds a list"):
         read_checkpoint(buffer.getvalue())
+
+
+def test_a_locator_of_another_version_is_refused(content: bytes) -> None:
+    document = load(content)
+    for version, remedy in ((2, "update the program"), (0, "train the model again"), ("1", "train the model again")):
+        told = f"checkpoint is of locator version {version!r}, and this program computes version 1: {remedy}"
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            read_checkpoint(dump(document | {"locator_version": version}))
+
+
+def old_document(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint as format 1 kept it."""
+    spec = checkpoint.spec.model_dump(mode="json")
+    config, altitude_m = spec.pop("config"), spec.pop("tx_altitude_m")
+    names = ("architecture", "dropout_rate")
+    return {
+        "format": "triangulation-checkpoint/1",
+        "spec": spec | {"tx_height_m": altitude_m} | {name: config[name] for name in names},
+        "weights": checkpoint.weights,
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "config": checkpoint.config,
+        "dataset": {"id": "x", "sha256": "y"},
+        "code_version": "0.1.0",
+    }
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_a_checkpoint_of_format_1_is_read_as_what_it_was(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = some_checkpoint(architecture)
+    old = old_document(checkpoint)
+    back = read_checkpoint(dump(old))
+    assert replace(back, weights={}) == replace(checkpoint, weights={})
+    assert back.weights_digest == checkpoint.weights_digest
+    for name in ("spec", "weights", "epoch", "metrics", "config", "dataset", "code_version"):
+        with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{name}"):
+            read_checkpoint(dump({key: value for key, value in old.items() if key != name}))
+    for odd in ({"spec": []}, {"dataset": None}, {"spec": {}}, {"dataset": {"id": 1, "sha256": "y"}}):
+        with pytest.raises(ValueError, match="checkpoint is incomplete: "):
+            read_checkpoint(dump(old | odd))
+    # Its locator is of version 1.
+    monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", 2)
+    with pytest.raises(ValueError, match=r"of locator version 1, .* computes version 2: train the model again$"):
+        read_checkpoint(dump(old))
+
+
+def test_the_defaults_are_the_constants_of_models_that_were_stored_without_them() -> None:
+    """They stay as they are: checkpoints of format 1 are read with them, and digests leave them out."""
+    shared = {"embedding": 32, "heads": 2, "range_scale_m": 30_000.0, "dropout_rate": 0.0}
+    assert RegressionConfig().model_dump(mode="json") == shared | {"architecture": "regression"}
+    assert TriangulationConfig().model_dump(mode="json") == shared | {
+        "architecture": "triangulation",
+        "rounds": 2,
+        "damping": 0.001,
+        "longest_step_m": 2000.0,
+        "residual_scales_m": [50.0, 300.0, 2000.0, 20_000.0],
+        "residual_scales_sigma": [1.0, 3.0, 10.0],
+        "start": {
+            "cells_per_side": 16,
+            "candidates": 6,
+            "search_scale_m": 3000.0,
+            "refinement_scales_m": [1000.0, 300.0, 100.0, 30.0, 0.0, 0.0],
+            "damping": 0.001,
+            "longest_step_m": 20_000.0,
+            "margin_m": 10_000.0,
+        },
+    }
+
+
+OTHER_CONSTANTS: dict[str, Any] = {
+    "embedding": 34,
+    "heads": 4,
+    "range_scale_m": 20e3,
+    "rounds": 3,
+    "damping": 0.01,
+    "longest_step_m": 1.0,
+    "residual_scales_m": (50.0, 300.0, 2000.0, 20_001.0),
+    "residual_scales_sigma": (1.0, 3.0, 11.0),
+    "start": {"cells_per_side": 17},
+}
+
+
+def with_constants(spec: LocatorSpec, **constants: Any) -> LocatorSpec:
+    return LocatorSpec.model_validate({**dict(spec), "config": spec.config.model_dump() | constants})
+
+
+@pytest.mark.parametrize("architecture", list(Architecture))
+def test_each_constant_decides_predictions_and_so_the_digest(architecture: Architecture) -> None:
+    checkpoint = some_checkpoint(architecture)
+    spec, digests = checkpoint.spec, {checkpoint.weights_digest}
+    names = type(spec.config).model_fields.keys() - {"architecture", "dropout_rate"}
+    assert names <= OTHER_CONSTANTS.keys()
+    for name in names:
+        other = replace(checkpoint, spec=with_constants(spec, **{name: OTHER_CONSTANTS[name]}))
+        digests.add(other.weights_digest)
+    assert len(digests) == len(names) + 1
+
+
+def test_constants_that_are_kept_with_the_weights_decide_what_they_predict() -> None:
+    """Those that change no shape, which the weights alone would not tell."""
+    checkpoint, inputs = some_checkpoint(), locator_inputs(samples(50))
+    answers = {predict(checkpoint.locator(), inputs).en_m.tobytes()}
+    changes = {name: OTHER_CONSTANTS[name] for name in OTHER_CONSTANTS.keys() - {"embedding", "rounds", "start"}}
+    start = {
+        "cells_per_side": 5,
+        "candidates": 1,
+        "search_scale_m": 30.0,
+        "refinement_scales_m": (),
+        "damping": 10.0,
+        "longest_step_m": 10.0,
+    }
+    specs = [with_constants(checkpoint.spec, **{name: value}) for name, value in changes.items()]
+    specs += [with_constants(checkpoint.spec, start={name: value}) for name, value in start.items()]
+    for spec in specs:
+        back = read_checkpoint(write_checkpoint(replace(checkpoint, spec=spec)))
+        assert back.spec == spec
+        answers.add(predict(back.locator(), inputs).en_m.tobytes())
+    assert len(answers) == len(specs) + 1
+
+
+@pytest.mark.parametrize(
+    ("constants", "says"),
+    [
+        ({"embedding": 33}, r"embedding \(33\) must be a multiple of heads \(2\)"),
+        ({"embedding": 2000}, "embedding"),
+        ({"damping": float("nan")}, "damping"),
+        ({"start": {"cells_per_side": 2}}, r"candidates \(6\) must be at most cells_per_side squared"),
+    ],
+)
+def test_constants_that_no_locator_can_have_are_refused(content: bytes, constants: dict[str, Any], says: str) -> None:
+    document = load(content)
+    spec = document["spec"] | {"config": document["spec"]["config"] | constants}
+    with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{says}"):
+        read_checkpoint(dump(document | {"spec": spec}))
 
 
 class Payload:
@@ -116,7 +260,7 @@ def test_a_pickled_payload_is_never_executed(tmp_path: Path) -> None:
         assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["spec", "weights", "epoch", "metrics", "config", "dataset", "code_version"])
+@pytest.mark.parametrize("name", ["locator_version", "spec", "weights", "epoch", "metrics", "config", "dataset"])
 def test_a_missing_key_is_refused(content: bytes, name: str) -> None:
     document = load(content)
     del document[name]
@@ -134,9 +278,8 @@ def test_digest_of_weights_is_of_what_decides_predictions(architecture: Architec
         "epoch": 9,
         "metrics": {"val_loss": 2.0, "epoch_seconds": 7.0},
         "config": {"job_name": "another"},
-        "dataset": {"id": "another"},
-        "code_version": "2",
-        "spec": checkpoint.spec.model_copy(update={"dropout_rate": 0.5}),
+        "dataset": DatasetReference(dataset_id="another", sha256="another"),
+        "spec": spec_for(architecture, dropout_rate=0.5),
         "weights": dict(reversed(checkpoint.weights.items())),
     }
     for name, value in same.items():
@@ -165,11 +308,11 @@ def test_each_part_that_decides_predictions_changes_the_digest(
     first, *rest = NORTH_WEST_ITALY.sites
     moved = first.model_copy(update={"lat": first.lat + 1e-6})
     network = ReceiverNetwork(name=NORTH_WEST_ITALY.name, sites=(moved, *rest))
-    for field, value in (("tx_height_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
+    for field, value in (("tx_altitude_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
         spec = checkpoint.spec.model_copy(update={field: value})
         digests.add(replace(checkpoint, spec=spec).weights_digest)
     other = next(each for each in Architecture if each is not architecture)
-    spec = checkpoint.spec.model_copy(update={"architecture": other})
+    spec = checkpoint.spec.model_copy(update={"config": spec_for(other).config})
     digests.add(replace(checkpoint, spec=spec).weights_digest)
     monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", -1)
     digests.add(checkpoint.weights_digest)
@@ -181,9 +324,12 @@ def test_a_surplus_key_and_a_wrong_spec_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="surplus"):
         read_checkpoint(dump(document | {"surplus": 1}))
     with pytest.raises(ValueError, match="architecture"):
-        read_checkpoint(dump(document | {"spec": document["spec"] | {"architecture": "resnet"}}))
+        read_checkpoint(dump(document | {"spec": document["spec"] | {"config": {"architecture": "resnet"}}}))
     with pytest.raises(ValueError, match=r"checkpoint is incomplete: .*layers"):
         read_checkpoint(dump(document | {"spec": document["spec"] | {"layers": 3}}))
+    config = document["spec"]["config"] | {"layers": 3}
+    with pytest.raises(ValueError, match=r"checkpoint is incomplete: .*layers"):
+        read_checkpoint(dump(document | {"spec": document["spec"] | {"config": config}}))
 
 
 def some_matrix(weights: dict[str, torch.Tensor]) -> str:
