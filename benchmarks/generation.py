@@ -10,7 +10,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.physics.simulator import simulate_chunks
 from triangulation_pipeline.samples import sample_ids
 
 CHUNKS = 8
@@ -41,7 +41,7 @@ def measure() -> dict[str, str]:
         _, gradient = Geometry(NORTH_WEST_ITALY, spec.scenario.tx_height_m).ranges_m(en_m)
         dilution(gradient, everywhere)
 
-    whole = seconds(lambda: [len(chunk.batch) for chunk in simulate(spec)])
+    whole = seconds(lambda: [len(chunk.batch) for chunk in simulate_chunks(spec)])
     ids = seconds(lambda: sample_ids(spec.sample_namespace, range(samples)))
     return {
         f"generation, {samples:,} samples of `default`, samples/s": f"{samples / whole:,.0f}",

@@ -17,7 +17,7 @@ from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.physics.simulator import simulate_chunks
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage import pgcopy
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
@@ -40,7 +40,7 @@ ALTITUDE_M = PRESETS[Preset.default].transmitter_altitude_m
 def measure() -> dict[str, str]:
     """Name and value of each number, ready to print."""
     spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], SAMPLES, seed=0)
-    batches = [chunk.batch for chunk in simulate(spec)]
+    batches = [chunk.batch for chunk in simulate_chunks(spec)]
     with tempfile.TemporaryDirectory() as folder:
         numbers = _write_and_read("SQLite", open_database(f"sqlite:///{Path(folder) / 'bench.db'}"), batches)
     for name, found, missing in (

@@ -11,7 +11,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate
-from triangulation_pipeline.samples import Samples, Split
+from triangulation_pipeline.samples import Split
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.training.trainer import Trainer
 
@@ -23,7 +23,7 @@ def measure() -> dict[str, str]:
     """Name and value of each number, ready to print."""
     scenario = PRESETS[Preset.default]
     dataset = DatasetSpec(NORTH_WEST_ITALY, scenario, SAMPLES, seed=0)
-    batch = Samples.concatenate([chunk.batch for chunk in simulate(dataset)])
+    batch = simulate(dataset)
     config = TrainingConfig(epochs=2 * TURNS + 2, accelerator=Accelerator.cpu)
     spec = config.locator_spec(NORTH_WEST_ITALY, scenario)
 

@@ -1,6 +1,6 @@
 """A client of Dagster's webserver: launch, follow, stop and resume runs, and read what Dagster knows of the assets.
 
-The requests are the files in ``graphql/``, for other programs to use as they are::
+The requests are the files in ``graphql/``; other programs may use them unchanged::
 
     from triangulation_pipeline.client import Webserver
 
@@ -33,12 +33,12 @@ from triangulation_pipeline.validation import SHOWN_CHARACTERS, brief, printable
 URL_VARIABLE = "TRIANGULATION_WEBSERVER_URL"
 DEFAULT_URL = "http://localhost:3000"
 
-# A launch waits for the code server, which may be busy. In all, however slowly the answer comes.
+# A launch waits for the code server, which may be busy. This is for the whole answer, however slowly it comes.
 TIMEOUT_S = 60
-# Of another server than Dagster's there is no saying what it sends; a thousand events are a megabyte or two.
+# A server that is not Dagster's may send anything; a thousand events are a megabyte or two.
 MOST_ANSWER_BYTES = 32 * 2**20
 MOST_PAGES = 1000
-# What an observation of an epoch has at least, and a size that no number of it reaches.
+# What an observation of an epoch has at least, and a limit that none of its numbers reaches.
 EPOCH_LABELS = frozenset({"epoch", "val_rmse_m", "val_loss"})
 LARGEST_NUMBER = 1e30
 STARTING_POLL_S = 0.5
@@ -57,12 +57,12 @@ class WebserverError(PipelineError):
 
 
 class RunNotFound(WebserverError):
-    """Dagster knows no run of that id."""
+    """Dagster has no run with that id."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run. ``status`` is Dagster's: QUEUED, STARTING, STARTED, SUCCESS, FAILURE, CANCELING, CANCELED."""
+    """A run of Dagster. ``status`` is QUEUED, STARTING, STARTED, SUCCESS, FAILURE, CANCELING or CANCELED."""
 
     run_id: str
     status: str
@@ -72,17 +72,18 @@ class Run:
     start_time_s: float | None
     end_time_s: float | None
     run_config: dict[str, Any]
-    is_launched: bool  # by the webserver or the daemon, and not within a process of `triangulation run`
+    is_launched: bool  # by the webserver or the daemon, as opposed to a process of `triangulation run`
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will happen in it."""
+        """Whether the run has ended."""
         return self.status in FINISHED
 
 
 @dataclass(frozen=True)
 class Events:
-    """What happened in a run since the cursor of the call before: the metrics of epochs, and a failure's sentence."""
+    """What happened in a run since the cursor of the previous call: the metrics of epochs, and the sentence of a
+    failure."""
 
     epochs: list[dict[str, float]]
     failure: str | None
@@ -91,7 +92,7 @@ class Events:
 
 @dataclass(frozen=True)
 class AssetEvent:
-    """A materialisation or observation of an asset; ``metadata`` holds its numbers, texts, paths and JSON."""
+    """A materialisation or observation of an asset. ``metadata`` has its numbers, texts, paths and JSON."""
 
     run_id: str
     timestamp_s: float
@@ -99,7 +100,9 @@ class AssetEvent:
 
 
 class Webserver:
-    """Dagster's webserver at a URL; without one, at that of ``TRIANGULATION_WEBSERVER_URL`` or on this machine."""
+    """Dagster's webserver at a URL. Without a URL it is that of ``TRIANGULATION_WEBSERVER_URL``, else port 3000 of this
+    machine. Raises WebserverError if the URL is wrong; every method raises it if the webserver cannot be reached or
+    refuses the request."""
 
     def __init__(self, url: str | None = None) -> None:
         try:
@@ -124,10 +127,10 @@ class Webserver:
         return self._ask("launch_run", _launched, runConfig=run_config, tags=listed, location=location)
 
     def reexecute(self, run: Run) -> Run:
-        """Runs again what a failed run did not finish, or the whole of one that was cancelled."""
+        """Launches a run of what a failed run did not finish, or of everything if the run was cancelled."""
         if not run.is_launched:
             parent, root = run.run_id, run.root_run_id or run.run_id
-            # Of its own Dagster writes these tags only where it knows the run.
+            # Dagster writes these tags itself only if it knows the run.
             tags = [{"key": PARENT_RUN_TAG, "value": parent}, {"key": ROOT_RUN_TAG, "value": root}]
             again = {"runConfig": run.run_config, "tags": tags, "parentRunId": parent, "rootRunId": root}
             return self._ask("launch_run", _launched, **again, location=self._location())
@@ -135,32 +138,32 @@ class Webserver:
         return self._ask("reexecute_run", _launched, runId=run.run_id, strategy=strategy)
 
     def terminate(self, run_id: str) -> None:
-        """Cancels a run that is queued or at work; one that is starting has to start first, or Dagster calls it
-        cancelled and starts it all the same."""
+        """Cancels a run that is queued or running. It waits for a run that is starting: Dagster would call such a run
+        cancelled and start it all the same."""
         while self.run(run_id).status == "STARTING":
             time.sleep(STARTING_POLL_S)
         self._ask("terminate_run", lambda found: None, runId=run_id)
 
     def run(self, run_id: str) -> Run:
-        """The run of that id."""
+        """The run with that id. Raises RunNotFound if there is none."""
         return self._ask("run", _run, runId=run_id)
 
     def reexecutions(self, run_id: str) -> list[Run]:
-        """The runs that were launched to finish that run, the newest first."""
+        """The runs that re-execute that run, the newest first."""
         wanted = {"tags": [{"key": PARENT_RUN_TAG, "value": run_id}]}
         return self._ask("runs", lambda found: [_run(run) for run in found["results"]], filter=wanted)
 
     def runs_named(self, beginning: str) -> list[Run]:
-        """The runs whose ids begin so, the newest first."""
+        """The runs whose ids begin with this text, the newest first."""
         found = self._ask("run_ids", lambda found: [uuid_text("a run's id", run_id) for run_id in found["results"]])
         return [self.run(run_id) for run_id in found if run_id.startswith(beginning)]
 
     def check(self) -> None:
-        """Raises WebserverError where the webserver is away, or is none of Dagster's."""
+        """Raises WebserverError if the webserver cannot be reached, or is not one of Dagster."""
         self._ask("job_locations", _locations)
 
     def events(self, run_id: str, after: str | None = None) -> Events:
-        """What happened in a run after a cursor, or from its beginning."""
+        """What happened in a run after a cursor, or since its beginning."""
         epochs: list[dict[str, float]] = []
         failure = None
         for _ in range(MOST_PAGES):
@@ -173,7 +176,7 @@ class Webserver:
         raise WebserverError(f"the webserver at {self._shown} has no end of events of run {run_id}")
 
     def materializations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
-        """What runs left of an asset, the newest first."""
+        """The materialisations of an asset, the newest first, ``limit`` at most."""
         return self._ask(
             "asset_materializations",
             lambda found: [_asset_event(event) for event in found["assetMaterializations"]],
@@ -182,7 +185,8 @@ class Webserver:
         )
 
     def observations(self, asset: str, limit: int = 20) -> list[AssetEvent]:
-        """What runs observed of an asset, the newest first: of ``trained_model`` the ``metrics`` of epochs."""
+        """The observations of an asset, the newest first, ``limit`` at most. Those of ``trained_model`` have the
+        ``metrics`` of an epoch."""
         return self._ask(
             "asset_observations",
             lambda found: [_asset_event(event) for event in found["assetObservations"]],
@@ -191,7 +195,7 @@ class Webserver:
         )
 
     def _location(self) -> str:
-        """The code location that has the job; of several the one of the usual name. Raises WebserverError."""
+        """The code location that has the job; if several have it, the one of the usual name. Raises WebserverError."""
         found = self._ask("job_locations", _locations)
         if USUAL_LOCATION in found:
             return USUAL_LOCATION
@@ -208,8 +212,8 @@ class Webserver:
         return found[0]
 
     def _ask(self, name: str, read: Callable[[Any], T], **variables: Any) -> T:
-        """What ``read`` makes of the answer to ``graphql/{name}.graphql``, whose one field it is. Raises WebserverError
-        with one sentence, also where the answer is anything else than Dagster's."""
+        """Sends ``graphql/{name}.graphql`` and gives what ``read`` makes of the one field of the answer. Raises
+        WebserverError with one sentence, also if the answer is not Dagster's."""
         status, content = self._post({"query": query(name), "variables": variables})
         # Dagster answers faults of the code server with HTTP 500 and the reason in the body.
         try:
@@ -224,7 +228,7 @@ class Webserver:
             raise WebserverError(f"{self._shown} answered HTTP {status}, and not as Dagster's webserver does") from None
 
     def _post(self, body: Any) -> tuple[int, bytes]:
-        """HTTP status and content. Raises WebserverError where none comes in time, or too much."""
+        """HTTP status and content. Raises WebserverError if no answer comes in time, or if it is too large."""
         answer: Future[tuple[int, bytes]] = Future()
 
         def work() -> None:
@@ -280,7 +284,8 @@ def query(name: str) -> str:
 
 
 def _refusal(found: Mapping[str, Any]) -> str | None:
-    """Why it is no answer: every error of Dagster's API has a message or, for run config, several."""
+    """Why the request was refused, None if it was not: an error of Dagster's API has a message or, for run config,
+    several."""
     kind = found["__typename"]
     if kind == "RunConfigValidationInvalid":
         return brief("; ".join(config_fault(error["message"]) for error in found["errors"]))
@@ -301,13 +306,13 @@ def _failure(event: Mapping[str, Any]) -> str | None:
         described = (event["failureMetadata"] or {}).get("description")
         return brief(f"{event['stepKey']}: {described or _cause(event, 'failed')}")
     if kind == "RunFailureEvent":
-        # Where no step was at work: of a refusal before the first, Dagster's own error comes first.
+        # No step was running: if the run was refused before its first step, Dagster's own error comes first.
         return brief(_cause(event, event["message"]).removeprefix("ValueError: "))
     return None
 
 
 def _cause(event: Mapping[str, Any], otherwise: str) -> str:
-    """The message of the error that the others of an event came from."""
+    """The message of the error that caused the other errors of an event."""
     error = event["error"]
     return otherwise if error is None else [error, *(link["error"] for link in error["errorChain"])][-1]["message"]
 
@@ -332,8 +337,8 @@ def _page(found: Mapping[str, Any]) -> _Page:
 
 
 def _epoch(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an observation: its ``metrics``, or in events of earlier versions entries of their own. Raises
-    ValueError for those that no training has."""
+    """The numbers of an observation: its ``metrics``, or single entries in events of earlier versions. Raises
+    ValueError for numbers that no training has."""
     found = _metadata(event)
     found |= found.pop("metrics", {})
     numbers = {
@@ -357,7 +362,7 @@ def _launched(found: Mapping[str, Any]) -> Run:
 
 
 def _run(found: Mapping[str, Any]) -> Run:
-    """Raises ValueError, among others, where it is no run."""
+    """The run of an answer. Raises ValueError, among others, if it is not a run."""
     status, run_config = found["status"], found["runConfig"]
     if not re.fullmatch("[A-Z_]{1,40}", status) or not isinstance(run_config, dict):
         raise ValueError("no status or run config of Dagster's")
@@ -383,7 +388,7 @@ def _asset_event(found: Mapping[str, Any]) -> AssetEvent:
 
 
 def _metadata(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Label to value; entries of other kinds (pictures, tables) are left out."""
+    """The value of each label; entries of other kinds (pictures, tables) are left out."""
     found = {}
     for entry in event["metadataEntries"]:
         label = entry["label"]

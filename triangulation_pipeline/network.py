@@ -19,24 +19,24 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from triangulation_pipeline.frame import LocalFrame, ServiceArea
 from triangulation_pipeline.validation import printable, refuse_booleans, without_controls
 
-# Raised where the same description makes another network; part of assets' code versions.
+# Raised if the same description makes another network. It is part of assets' code versions.
 NETWORK_VERSION = 1
 
 # A position in the plane and the unknown time of emission take as many.
 LEAST_ARRIVAL_TIMES = 3
 
-# Of a site from the middle of all, in a straight line: farther off, one frame serves no purpose.
+# The greatest distance of a site from the middle of all, in a straight line: one frame is useless beyond it.
 FARTHEST_M = 2000e3
-# A site so many times farther from the middle of the others than most of those are is odd from the first distance on,
-# and taken for a mistake from the second.
+# A site is a stray if it is this many times farther from the middle of the others than most of those are. A stray is
+# odd if it is farther away than the first distance, and refused as a mistake beyond the second.
 STRAY_EXTENTS, ODD_M, STRAY_M = 5, 50e3, 1000e3
-# Sites nearer to each other than this are one; those nearer than this share of the usual distance are odd.
+# Two sites nearer to each other than this are one spot; two nearer than this share of the usual distance are odd.
 SAME_SPOT_M = 0.1
 TWIN_SHARE = 1e-3
 
 
 class Timing(StrEnum):
-    """How a site's clock is disciplined: ``gps`` sites give arrival times, ``none`` sites only signal strength."""
+    """How the clock of a site is disciplined: ``gps`` sites measure arrival times, ``none`` sites only levels."""
 
     gps = "gps"
     none = "none"
@@ -108,7 +108,7 @@ class ReceiverNetwork(BaseModel):
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"site names must be unique, repeated: {', '.join(map(printable, repeated[:5]))}")
-        # By distance: on the 180th meridian and at a pole one spot has several longitudes.
+        # By distance, because on the 180th meridian and at a pole one spot has several longitudes.
         for i, j in zip(*np.nonzero(np.triu(_apart_m(sites) < SAME_SPOT_M, 1)), strict=True):
             raise ValueError(
                 f"sites {sites[i].name!r} and {sites[j].name!r} stand on the same spot (lat {sites[j].lat:g}, lon "
@@ -117,7 +117,7 @@ class ReceiverNetwork(BaseModel):
         _refuse_strays(sites)
         return sites
 
-    # By the fields alone: pydantic would also compare what was cached, and arrays have no truth value.
+    # By the fields alone: pydantic would also compare cached arrays, which have no truth value.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ReceiverNetwork) and (self.name, self.sites) == (other.name, other.sites)
 
@@ -141,8 +141,8 @@ class ReceiverNetwork(BaseModel):
 
     @cached_property
     def frame(self) -> LocalFrame:
-        """The tangent frame at the middle of the sites' bounding box; at their mean place where longitudes jump, across
-        the 180th meridian or around a pole."""
+        """The tangent frame at the middle of the sites' bounding box. If the longitudes jump, across the 180th meridian
+        or around a pole, it is at the mean place of the sites."""
         lat = [site.lat for site in self.sites]
         lon = [site.lon for site in self.sites]
         if max(lon) - min(lon) <= 180:
@@ -159,22 +159,38 @@ class ReceiverNetwork(BaseModel):
 
     @cached_property
     def has_timing(self) -> NDArray[np.bool_]:
-        """(r,) which sites measure arrival times."""
+        """(r,) whether each site measures arrival times."""
         return np.array([site.timing is Timing.gps for site in self.sites])
 
     @property
     def locates_by_time(self) -> bool:
-        """Whether enough sites measure arrival times."""
+        """Whether at least three sites measure arrival times."""
         return bool(self.has_timing.sum() >= LEAST_ARRIVAL_TIMES)
 
     def service_area(self, margin_m: float) -> ServiceArea:
-        """The sites' bounding box in the local frame, widened on all sides."""
+        """The sites' bounding box in the local frame, widened on all sides.
+
+        Parameters
+        ----------
+        margin_m : float
+            Width of the margin, metres.
+
+        Returns
+        -------
+        ServiceArea
+        """
         low = self.site_enu_m[:, :2].min(0) - margin_m
         high = self.site_enu_m[:, :2].max(0) + margin_m
         return ServiceArea(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
 
     def oddities(self) -> list[str]:
-        """What is taken and is often a mistake, a sentence each: for a warning before any work starts."""
+        """What is allowed but often a mistake: for a warning before any work starts.
+
+        Returns
+        -------
+        list of str
+            One sentence each: names that look alike, sites close to each other or far from all others, too few clocks.
+        """
         folded: dict[str, str] = {}
         found = [
             f"the names of sites {other!r} and {site.name!r} look alike"
@@ -204,18 +220,18 @@ def _ecef_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
 
 
 def _apart_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
-    """(r, r) straight distances between the sites, metres, altitudes left out."""
+    """(r, r) straight distances between the sites, metres, without altitudes."""
     place_m = _ecef_m(sites)
     return np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
 
 
 def _folded(name: str) -> str:
-    """The same for names that look alike: without case, joiners, and the several ways to write one letter."""
+    """A text that is equal for names that look alike: without case, joiners, and variants of one letter."""
     return unicodedata.normalize("NFKC", name.replace("\u200c", "").replace("\u200d", "")).casefold()
 
 
 def _strays(sites: tuple[Site, ...], least_m: float) -> list[tuple[Site, float, float]]:
-    """Sites far from the middle of the others: the site, its distance, and that of the farthest of those others, m."""
+    """Sites far from the middle of the others: the site, its distance, and that of the farthest of the others, m."""
     place_m = _ecef_m(sites)
     middle_m = np.median(place_m, axis=0)
     away_m = np.linalg.norm(place_m - middle_m, axis=-1)
@@ -235,7 +251,7 @@ def _stray_sentence(sites: tuple[Site, ...], site: Site, away_m: float, spread_m
 
 
 def _slip(site: Site, others: tuple[Site, ...], spread_m: float) -> str:
-    """Which slip of the pen would have put the site where it is, in words; nothing where none would."""
+    """The slip of the pen that would put the site in this place, in words; empty if there is none."""
     if site.lat == 0 and site.lon == 0:
         return "; lat and lon 0 look as if they were never filled in"
     middle_m = np.median(_ecef_m(others), axis=0)
@@ -285,8 +301,30 @@ NORTH_WEST_ITALY = ReceiverNetwork(
 def random_network(
     sites: int, seed: int, *, lat: float = 45.0, lon: float = 8.2, extent_km: float = 150.0
 ) -> ReceiverNetwork:
-    """A seeded network of ``sites`` receivers in a square of ``extent_km``, no two closer than a tenth of their mean
-    spacing, 0 to 800 m high, all with GPS timing."""
+    """A random network, the same for the same seed.
+
+    No two sites are closer than a tenth of their mean spacing. Altitudes are 0 to 800 m, and all sites have GPS timing.
+
+    Parameters
+    ----------
+    sites : int
+        Number of sites, 3 to 64.
+    seed : int
+        Seed of the draw.
+    lat, lon : float
+        Middle of the square, WGS-84 degrees.
+    extent_km : float
+        Side of the square, km.
+
+    Returns
+    -------
+    ReceiverNetwork
+
+    Raises
+    ------
+    ValueError
+        If ``sites`` is out of range.
+    """
     if not 3 <= sites <= 64:
         raise ValueError(f"sites must be 3 to 64, got {sites}")
     rng = np.random.Generator(np.random.Philox(key=seed))

@@ -1,6 +1,7 @@
-"""Positions with the covariances of their errors, which every locator gives, and statistics of errors.
+"""Positions with the covariances of their errors, which every locator returns, and statistics of errors.
 
-Errors are metres on the mean earth. Statistics are over samples, never over batches; an empty subset has none (None).
+Errors are metres on a sphere of the mean earth radius. Statistics are over samples, never over batches; for an empty
+subset they are None.
 """
 
 import math
@@ -19,8 +20,8 @@ Float = NDArray[np.floating]
 class Positions:
     """n positions on the surface at a known altitude, each with the covariance of its error, in a network's frame.
 
-    Both hold NaN on a row without a fix; the covariance alone does where nothing is known of the error. Raises
-    ValueError where the shapes are others.
+    In a row without a position both are NaN. If nothing is known of the error, the covariance alone is NaN. Raises
+    ValueError if an array has another shape.
     """
 
     en_m: NDArray[np.float64]  # (n, 2) east and north
@@ -38,21 +39,57 @@ class Positions:
 
     @classmethod
     def of_points(cls, en_m: NDArray[np.float64]) -> Self:
-        """Positions (n, 2) of whose errors nothing is known."""
+        """Positions without covariances.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            East and north, metres.
+
+        Returns
+        -------
+        Positions
+            With NaN as covariances.
+        """
         return cls(en_m, np.full((len(en_m), 2, 2), np.nan))
 
     def error_m(
         self, frame: LocalFrame, altitude_m: float | NDArray[np.float64], lat: ArrayLike, lon: ArrayLike
     ) -> NDArray[np.float64]:
-        """(n,) distances from the true places (degrees); NaN for a position that is none or lies off the earth."""
+        """Distance of each position from the true place.
+
+        Parameters
+        ----------
+        frame : LocalFrame
+            The frame of the positions.
+        altitude_m : float or ndarray, shape (n,)
+            Altitude of the transmitters above the ellipsoid, metres.
+        lat, lon : array_like, shape (n,)
+            True places, WGS-84 degrees.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Great-circle distance, metres; NaN for a row without a position, or with one beyond the earth's radius.
+        """
         # Beyond the earth's radius the frame has no surface.
         with np.errstate(invalid="ignore", over="ignore"):
             found_lat, found_lon = frame.geodetic(self.en_m, altitude_m)
             return haversine_m(found_lat, found_lon, np.asarray(lat), np.asarray(lon))
 
     def nees(self, truth_en_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n,) normalised estimation error squared ``e^T S^-1 e``, from the true places (n, 2): mean 2 where the
-        covariances are right. NaN where S is not positive definite."""
+        """Normalised estimation error squared, ``e^T S^-1 e``: mean 2 if the covariances are right.
+
+        Parameters
+        ----------
+        truth_en_m : ndarray, shape (n, 2)
+            True places, east and north, metres.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            NEES; NaN if the covariance is not positive definite.
+        """
         error_m = truth_en_m - self.en_m
         (ee, en), (ne, nn) = self.covariance_m2.transpose(1, 2, 0)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -63,7 +100,13 @@ class Positions:
             return np.where(definite, scaled / np.where(definite, determinant, 1.0), np.nan)
 
     def rms_m(self) -> NDArray[np.float64]:
-        """(n,) rms error that the covariances claim: the square root of their trace; NaN where that is not positive."""
+        """The rms error that the covariances claim.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Square root of the trace, metres; NaN if the trace is not positive.
+        """
         trace = np.trace(self.covariance_m2, axis1=1, axis2=2)
         return np.sqrt(np.where(trace > 0, trace, np.nan))
 

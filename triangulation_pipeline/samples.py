@@ -47,7 +47,7 @@ VALIDATION_SHARE = 0.15
 
 
 class Split(IntEnum):
-    """The part of a dataset a sample belongs to; the names are what the database stores."""
+    """The part of a dataset that a sample belongs to; the database stores these names."""
 
     train = 0
     val = 1
@@ -56,7 +56,7 @@ class Split(IntEnum):
 
 @dataclass(frozen=True)
 class Samples(Measurements):
-    """Measurements of transmitters at known places, with the bounds of what could be told of these places.
+    """Measurements of transmitters at known places, with the bounds of how well these places can be known.
 
     ``hdop``, ``gdop`` and ``crlb_m`` are NaN if they do not exist (fewer than three arrival times, no information):
     null in every place outside NumPy.
@@ -107,8 +107,8 @@ def split_of(sample_id: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def split_fault(splits: Sequence[Samples]) -> str | None:
-    """None where no sample is in two splits and together they are a dataset (every index from 0 on, once), or one
-    sentence."""
+    """None if the splits are disjoint and together a whole dataset (every index from 0 on, once); else one sentence
+    that says what is wrong."""
     ids = np.concatenate([split.sample_id for split in splits])
     indices = np.concatenate([split.sample_index for split in splits])
     if repeated := len(ids) - len(np.unique(ids, axis=0)):

@@ -9,14 +9,14 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate
-from triangulation_pipeline.samples import Samples, Split
+from triangulation_pipeline.samples import Split
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.training.trainer import train
 
 
 def test_beats_the_classical_solver_and_knows_how_well() -> None:
     scenario = PRESETS[Preset.default]
-    whole = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))])
+    whole = simulate(DatasetSpec(NORTH_WEST_ITALY, scenario, 20_000, 0))
     train_rows, val_rows, test = (whole.take(whole.split == split) for split in Split)
     config = TrainingConfig(epochs=8)
     checkpoint = train(NORTH_WEST_ITALY, scenario, config, train_rows, val_rows)

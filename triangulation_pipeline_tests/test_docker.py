@@ -235,7 +235,9 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 def test_a_backup_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
     """The printed commands, with the mask of an ordinary shell; the container's own is run here, in the same manner."""
-    (of_containers,) = re.findall(r"(?m)^```\n(mkdir -p -m 700 backup\ncompose stop\n.*?)```", OPERATIONS, re.DOTALL)
+    (of_containers,) = re.findall(
+        r"(?m)^```bash\n(mkdir -p -m 700 backup\ncompose stop\n.*?)```", OPERATIONS, re.DOTALL
+    )
     (embedded,) = re.findall(r"`(mkdir -p [^`]*cp -a \.dagster [^`]*)`", OPERATIONS)
     (tmp_path / ".dagster").mkdir()
     (tmp_path / ".dagster" / "triangulation.db").touch()
@@ -258,6 +260,21 @@ def test_a_backup_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
     (copied,) = backup.glob("*-*-*")
     assert (copied / "triangulation.db").exists()
     assert "backup/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.production
+def test_a_database_is_prepared_as_printed() -> None:
+    """With and without TimescaleDB, whose line an administrator leaves out."""
+    (printed,) = re.findall(r"```sql\n(CREATE DATABASE .*?)```", OPERATIONS, re.DOTALL)
+    with_timescaledb = find_timescaledb() is not None
+    if not with_timescaledb:
+        printed = re.sub(r"(?m)^CREATE EXTENSION .*\n", "", printed)
+    with temporary_server(timescaledb=with_timescaledb) as server:
+        with server.administrator() as connection:
+            connection.execute("ALTER ROLE pipeline PASSWORD 'a-password-of-pipeline'")
+        admin = server.admin.set(drivername="postgresql").render_as_string(hide_password=False)
+        subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", admin], input=printed, text=True, check=True)
+        open_database(url_of(server, "pipeline", "triangulation")).dispose()
 
 
 @pytest.mark.production

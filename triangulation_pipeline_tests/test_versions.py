@@ -17,7 +17,7 @@ from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.physics.simulator import simulate_chunks
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_site_biases_ns, gauss_newton
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
@@ -95,7 +95,7 @@ exact = pytest.mark.skipif(
 @exact
 def test_the_default_dataset() -> None:
     spec = SyntheticDatasetConfig().spec(NORTH_WEST_ITALY)
-    found = (spec.dataset_id, samples_digest(chunk.batch for chunk in simulate(spec)))
+    found = (spec.dataset_id, samples_digest(chunk.batch for chunk in simulate_chunks(spec)))
     assert found == DEFAULT_DATASET[GENERATOR_VERSION]
 
 

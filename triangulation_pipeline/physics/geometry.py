@@ -1,4 +1,4 @@
-"""Ranges, dilution of precision and the Cramer-Rao bound, in closed form (no LAPACK: the same bits everywhere).
+"""Ranges, dilution of precision and the Cramér-Rao bound, in closed form (without LAPACK: the same bits everywhere).
 
 Positions are (east, north) of the network's frame, metres, on the surface at a known altitude (``surface_up_m``).
 Information is Fisher's on such a position, (..., 2, 2), 1 / m^2.
@@ -15,7 +15,7 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 
 Float = NDArray[np.float64]
-# Of the determinant of an information matrix to the square of its trace: below it, the matrix is singular.
+# If the determinant of an information matrix over the square of its trace is below it, the matrix is singular.
 LEAST_DETERMINANT = 1e-12
 
 
@@ -27,11 +27,35 @@ class Geometry:
     altitude_m: float | Float
 
     def take(self, rows: NDArray[np.integer]) -> Self:
-        """The geometry of some rows."""
+        """The geometry of some rows.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (m,)
+            Indices of the rows.
+
+        Returns
+        -------
+        Geometry
+            With the altitudes of these rows, or the one altitude of all.
+        """
         return self if np.ndim(self.altitude_m) == 0 else replace(self, altitude_m=np.asarray(self.altitude_m)[rows])
 
     def ranges_m(self, en_m: Float) -> tuple[Float, Float]:
-        """WGS-84 slant ranges (..., r) to every site and their gradients (..., r, 2) by (east, north)."""
+        """WGS-84 slant ranges to every site, and their gradients.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (..., 2)
+            Positions, east and north of the network's frame, metres.
+
+        Returns
+        -------
+        distance : ndarray, shape (..., r)
+            Range to each site, metres.
+        gradient : ndarray, shape (..., r, 2)
+            Its derivative by east and north, without unit.
+        """
         up_m, (slope_e, slope_n) = surface_up_m(en_m, self.network.frame.surface_coefficients, self.altitude_m)
         sites = self.network.site_enu_m
         de = en_m[..., 0, None] - sites[:, 0]
@@ -43,10 +67,21 @@ class Geometry:
 
 
 def time_difference_information(gradient: Float, weight: Float) -> Float:
-    """Information (n, 2, 2) of pseudo-ranges with an unknown common time.
+    """Fisher information of pseudo-ranges with an unknown common time.
 
-    ``gradient`` is (n, r, 2), ``weight`` (n, r) is one over the range variance, zero without an arrival time. The time
-    is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
+    The time is eliminated by the Schur complement, which equals differencing with the covariance ``I + 1 1^T``.
+
+    Parameters
+    ----------
+    gradient : ndarray, shape (n, r, 2)
+        Gradients of the ranges.
+    weight : ndarray, shape (n, r)
+        One over the variance of each range, 1 / m^2; zero without an arrival time.
+
+    Returns
+    -------
+    ndarray, shape (n, 2, 2)
+        Information on (east, north), 1 / m^2.
     """
     total = weight.sum(-1)
     safe = np.where(total > 0, total, 1.0)
@@ -59,10 +94,22 @@ def time_difference_information(gradient: Float, weight: Float) -> Float:
 
 
 def dilution(gradient: Float, toa_present: NDArray[np.bool_]) -> tuple[Float, Float]:
-    """(HDOP, GDOP), each (n,), of the receivers with an arrival time; NaN below three or in a degenerate geometry.
+    """Dilution of precision of the receivers with an arrival time, independent of any reference receiver.
 
     ``Q = (H^T H)^-1`` with rows ``[u^T, 1]``: ``HDOP = sqrt(Q_EE + Q_NN)``, ``GDOP = sqrt(tr Q)`` with time (Kaplan and
-    Hegarty 2017, section 11.2). Independent of any reference receiver.
+    Hegarty 2017, section 11.2).
+
+    Parameters
+    ----------
+    gradient : ndarray, shape (n, r, 2)
+        Gradients of the ranges.
+    toa_present : ndarray of bool, shape (n, r)
+        Which receivers measured an arrival time.
+
+    Returns
+    -------
+    hdop, gdop : ndarray, shape (n,)
+        NaN with fewer than three arrival times and in a degenerate geometry.
     """
     weight = toa_present.astype(np.float64)
     information = time_difference_information(gradient, weight)
@@ -89,11 +136,31 @@ def signal_strength_information(
     link_sigma_db: float,
     common_variance_db2: float,
 ) -> Float:
-    """Information (n, 2, 2) of the received levels of the detecting receivers.
+    """Fisher information of the levels that the detecting receivers measured.
 
-    Level gradients are ``slope_db u / d``; the unknown common level (transmit power and common shadowing) is a nuisance
-    with a Gaussian prior, eliminated by Sherman-Morrison. What a non-detection tells is left out, so this is a slightly
-    pessimistic bound.
+    Level gradients are ``slope_db u / d``. The unknown common level (transmit power and common shadowing) is a nuisance
+    with a Gaussian prior, eliminated by Sherman-Morrison. What a non-detection tells is left out, so the information is
+    slightly too small.
+
+    Parameters
+    ----------
+    gradient : ndarray, shape (n, r, 2)
+        Gradients of the ranges.
+    distance_m : ndarray, shape (n, r)
+        Ranges, metres.
+    present : ndarray of bool, shape (n, r)
+        Which receivers detected the signal.
+    slope_db : ndarray, shape (n, r)
+        ``path_loss_slope_db`` at these ranges, dB.
+    link_sigma_db : float
+        Standard deviation of the shadowing of a link, dB.
+    common_variance_db2 : float
+        Variance of the common level, dB squared.
+
+    Returns
+    -------
+    ndarray, shape (n, 2, 2)
+        Information on (east, north), 1 / m^2.
     """
     scale = np.where(present, slope_db / distance_m, 0.0)
     ge, gn = scale * gradient[..., 0], scale * gradient[..., 1]
@@ -108,15 +175,36 @@ def signal_strength_information(
 
 
 def crlb_m(information: Float) -> Float:
-    """sqrt of the trace of the inverse information (n, 2, 2): the least rms position error, (n,) metres; NaN where the
-    information is singular."""
+    """Cramér-Rao bound: the least rms position error of an unbiased estimator.
+
+    Parameters
+    ----------
+    information : ndarray, shape (n, 2, 2)
+        Fisher information on (east, north), 1 / m^2.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Square root of the trace of the inverse, metres; NaN if the information is singular.
+    """
     trace = information[..., 0, 0] + information[..., 1, 1]
     determinant, regular = _determinant(information)
     return np.where(regular, np.sqrt(trace / np.where(regular, determinant, 1.0)), np.nan)
 
 
 def covariance_m2(information: Float) -> Float:
-    """The inverse of information, (n, 2, 2) square metres; NaN where it is singular."""
+    """The inverse of information.
+
+    Parameters
+    ----------
+    information : ndarray, shape (n, 2, 2)
+        Fisher information on (east, north), 1 / m^2.
+
+    Returns
+    -------
+    ndarray, shape (n, 2, 2)
+        Covariance, square metres; NaN if the information is singular.
+    """
     ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
     determinant, regular = _determinant(information)
     scale = np.where(regular, 1 / np.where(determinant == 0, 1.0, determinant), np.nan)

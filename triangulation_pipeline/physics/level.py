@@ -1,4 +1,4 @@
-"""Position by received levels alone: the Bayes posterior mean on a grid, the least rms error levels allow."""
+"""Position by received levels alone: the Bayes posterior mean on a grid, with the least rms error that levels allow."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,29 @@ _MAX_BLOCK_VALUES = 2_000_000
 def level_posterior_mean(
     network: ReceiverNetwork, measurements: Measurements, scenario: Scenario, gain_offset_db: Float, cells: int = 32
 ) -> Positions:
-    """Posterior mean positions by ``power_dbm`` and the non-detections, metres.
+    """Posterior mean position by received levels and non-detections: the least rms error that levels allow.
 
-    Uniform prior on ``cells`` x ``cells`` points of the service area; site gains (r,) known; the level common to a
-    transmission (power class and common shadowing) is summed over a fine grid, each link's shadowing is Gaussian, a
-    non-detection counts with its probability. Knife edges are not modelled. NaN where the path-loss model covers no
-    cell.
+    The prior is uniform on ``cells`` x ``cells`` points of the service area. The level common to a transmission (power
+    class and common shadowing) is summed over a fine grid, the shadowing of each link is Gaussian, and a non-detection
+    counts with its probability. Knife edges are not modelled.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    measurements : Measurements
+        n rows of that network.
+    scenario : Scenario
+        The noise and propagation that produced them.
+    gain_offset_db : ndarray, shape (r,)
+        Known gain offset of each site, dB.
+    cells : int
+        Points of the grid per side.
+
+    Returns
+    -------
+    Positions
+        n positions without covariances; NaN if the path-loss model covers no cell.
     """
     mean = np.full((len(measurements), 2), np.nan)
     for altitude_m in np.unique(measurements.tx_altitude_m):
@@ -51,7 +68,7 @@ def _at_one_altitude(
     width_db = np.hypot(link_db, scenario.detection_width_db)
 
     nodes_dbm, log_prior = _common_level(scenario, link_db / np.sqrt(len(network.sites)))
-    # log P(not detected) by node, site and cell; of use only where some sample misses a site.
+    # log P(not detected) by node, site and cell; it matters only if a sample misses a site.
     margin_db = nodes_dbm[:, None, None] + median_db - (floor_dbm + scenario.detection_threshold_db)[:, None]
     log_missed = log_ndtr(-margin_db / width_db).astype(np.float32)
 

@@ -1,6 +1,6 @@
 """Arrival times with a share of delayed paths: density, maximum likelihood and Fisher information.
 
-An error is N(0, s^2) and, with probability p, an exponential excess delay besides: an exponentially modified Gaussian.
+An error is N(0, s^2), plus an exponential excess delay with probability p: an exponentially modified Gaussian.
 """
 
 from collections.abc import Iterator
@@ -35,9 +35,25 @@ _LOG_SQRT_2_PI = 0.5 * np.log(2 * np.pi)
 def mixture_log_density(
     error: ArrayLike, sigma: ArrayLike, nlos_probability: float, nlos_mean: float | Float
 ) -> tuple[Float, Float]:
-    """log f(error) and its derivative by the error; all lengths in one unit, whatever it is.
+    """Logarithm of the density of an arrival error with a share of delayed paths, and its derivative.
 
-    The delayed part is ``exp(s^2 / 2 m^2 - e / m) Phi(e / s - s / m) / m``, kept in logarithms.
+    The delayed part is ``exp(s^2 / 2 m^2 - e / m) Phi(e / s - s / m) / m``, computed in logarithms.
+
+    Parameters
+    ----------
+    error : array_like, shape (...)
+        Error e of the arrival, in any unit of time or length.
+    sigma : array_like, shape (...)
+        Standard deviation s of its Gaussian part, in the same unit.
+    nlos_probability : float
+        Share of delayed paths.
+    nlos_mean : float or ndarray
+        Mean excess delay m, in the same unit.
+
+    Returns
+    -------
+    log_density, slope : ndarray, shape (...)
+        log f(e), and its derivative by e.
     """
     error, sigma = np.asarray(error, np.float64), np.asarray(sigma, np.float64)
     x, ratio = error / sigma, sigma / nlos_mean
@@ -74,11 +90,29 @@ def mixture_maximum_likelihood(
     delay: ExcessDelay,
     start_en_m: Float | None = None,
 ) -> Fix:
-    """Maximum likelihood of position and emission time (jointly) under the delayed-path mixture.
+    """Maximum likelihood of position and emission time (jointly) if a share of the paths is delayed.
 
-    Starts at ``start_en_m`` (n, 2), or, where that is None, at Huber's fix and at the least-squares fixes that leave
-    out one arrival time each; at most 60 damped steps each, so in a flat valley a fix stays on its start's side. The
-    covariance is the inverse Fisher information, so it knows nothing of the row's own residuals.
+    Without ``start_en_m`` it starts at Huber's fix and at the least-squares fixes that leave out one arrival time each.
+    There are at most 60 damped steps per start, so in a flat valley a fix stays on the side of its start.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    measurements : Measurements
+        n rows of that network.
+    site_bias_ns : ndarray, shape (r,)
+        Clock bias of each site, subtracted from its arrival times, ns.
+    delay : ExcessDelay
+        Share of the delayed paths, and their mean delay.
+    start_en_m : ndarray, shape (n, 2), optional
+        Where to start, metres.
+
+    Returns
+    -------
+    Fix
+        n positions with covariances and costs; NaN with fewer than three arrival times. The covariance is the inverse
+        Fisher information, so it does not depend on the residuals of the row.
     """
     data = arrivals(measurements, site_bias_ns)
     of_rows = geometry.take(data.rows)
@@ -93,10 +127,22 @@ def mixture_maximum_likelihood(
 
 
 def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
-    """Fisher information of the mixture's location, 1 / ns^2, of the shape of ``sigma_ns``.
+    """Fisher information of the location of the mixture.
 
-    ``integral f'^2 / f`` by quadrature on a logarithmic table of s / m (it depends on that alone, in units of s), with
-    linear interpolation. ``1 / s^2`` where nothing is delayed.
+    ``integral f'^2 / f`` by quadrature on a logarithmic table of s / m (in units of s it depends on that alone), with
+    linear interpolation.
+
+    Parameters
+    ----------
+    sigma_ns : array_like, shape (...)
+        Standard deviation s of the Gaussian part, ns.
+    delay : ExcessDelay
+        Share of the delayed paths, and their mean delay m.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Information, 1 / ns^2; ``1 / s^2`` if nothing is delayed.
     """
     sigma_ns = np.asarray(sigma_ns, np.float64)
     if delay.probability == 0 or sigma_ns.size == 0:
@@ -104,7 +150,7 @@ def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
     log_ratio = np.log(sigma_ns / delay.mean_ns)
     knots = np.arange(np.floor(log_ratio.min() * 16), np.ceil(log_ratio.max() * 16) + 2) / 16
     mean = np.exp(-knots)[:, None]  # in units of s
-    # Dense where the Gaussian lives, then stretched evenly over the exponential tail.
+    # Dense in the Gaussian part, then stretched over the exponential tail.
     core, tail = np.linspace(-9, 9, 721), np.linspace(0, 1, 241)[1:] ** 2
     error = np.concatenate([np.broadcast_to(core, (len(knots), core.size)), 9 + 30 * mean * tail], axis=1)
     log_density, slope = mixture_log_density(error, 1.0, delay.probability, mean)
@@ -113,21 +159,38 @@ def mixture_information(sigma_ns: ArrayLike, delay: ExcessDelay) -> Float:
 
 
 def mixture_crlb_m(geometry: Geometry, en_m: Float, measurements: Measurements, delay: ExcessDelay) -> Float:
-    """(n,) Cramer-Rao bound at the positions ``en_m`` (n, 2) by the arrival times alone, metres; NaN below three."""
+    """Cramér-Rao bound by arrival times alone, if a share of the paths is delayed.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    en_m : ndarray, shape (n, 2)
+        Positions at which the bound is taken, metres.
+    measurements : Measurements
+        Which receivers have an arrival time, and its sigma.
+    delay : ExcessDelay
+        Share of the delayed paths, and their mean delay.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Bound, metres; NaN with fewer than three arrival times.
+    """
     present = measurements.toa_present & (measurements.toa_present.sum(1, keepdims=True) >= LEAST_ARRIVAL_TIMES)
     weight = _weight(present, measurements.toa_sigma_ns.astype(np.float64), delay)
     return crlb_m(time_difference_information(geometry.ranges_m(en_m)[1], weight))
 
 
 def _weight(present: NDArray[np.bool_], sigma_ns: Float, delay: ExcessDelay) -> Float:
-    """Fisher information of each arrival as a range, 1 / m^2; zero where there is none."""
+    """Fisher information of each arrival as a range, 1 / m^2; zero without an arrival."""
     weight = np.zeros(present.shape)
     weight[present] = mixture_information(sigma_ns[present], delay)
     return weight / SPEED_OF_LIGHT_M_PER_NS**2
 
 
 def _leave_one_out(geometry: Geometry, data: Arrivals, en_m: Float) -> Iterator[Float]:
-    """Per site the least-squares fix (m, 2) from ``en_m`` without it; NaN where fewer than three would be left."""
+    """For each site, the least-squares fix (m, 2) from ``en_m`` without it; NaN if fewer than three would be left."""
     spare = (data.weight > 0).sum(1) > LEAST_ARRIVAL_TIMES
     for site in range(data.weight.shape[1]):
         weight = data.weight.copy()

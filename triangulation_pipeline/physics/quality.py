@@ -9,8 +9,23 @@ from triangulation_pipeline.samples import Samples, Split
 
 
 def quality_metrics(batch: Samples, chunks: Iterable[Chunk], max_gdop: float = 5.0) -> dict[str, float | int | None]:
-    """Counts, SNR, detections, geometry and the Cramer-Rao bound of a dataset's samples and the chunks that they came
-    in. None means that there is no such row."""
+    """What a simulated dataset is like, in numbers.
+
+    Parameters
+    ----------
+    batch : Samples
+        All samples of the dataset.
+    chunks : iterable of Chunk
+        The chunks that they came in.
+    max_gdop : float
+        Samples with a lower GDOP have good geometry.
+
+    Returns
+    -------
+    dict
+        Counts, SNR, detections, geometry and the Cramér-Rao bound, by names with units. None means that there is no
+        such row.
+    """
 
     def rounded(value: float | np.floating) -> float:
         return round(float(value), 4)

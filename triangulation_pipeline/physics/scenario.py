@@ -1,4 +1,4 @@
-"""What is simulated besides the network: transmitters, propagation, noise, detection, timing; and the presets."""
+"""The measurement model: transmitters, propagation, noise, detection and timing; and the presets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Features(StrEnum):
-    """What a receiver reports: signal strength alone, or arrival times too (GPS-timed sites)."""
+    """What a receiver reports: signal strength alone, or also arrival times (from sites with GPS timing)."""
 
     rss = "rss"
     rss_tdoa = "rss_tdoa"
 
 
 class PathLossModel(StrEnum):
-    """Median path loss; see ``propagation``."""
+    """The models of median path loss, see ``propagation``."""
 
     free_space = "free_space"
     plane_earth = "plane_earth"
@@ -36,7 +36,7 @@ class Environment(StrEnum):
 
 @dataclass(frozen=True)
 class ExcessDelay:
-    """How often a path is delayed, and by how much: exponentially distributed, with that mean."""
+    """The share of delayed paths, and the mean of their exponentially distributed delay."""
 
     probability: float
     mean_ns: float

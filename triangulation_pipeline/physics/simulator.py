@@ -60,8 +60,23 @@ class Chunk:
 
 
 def site_constants(network: ReceiverNetwork, scenario: Scenario) -> SiteConstants:
-    """Draws keyed by network digest and site name: they belong to the site, not to a dataset. A measured
-    ``gain_offset_db`` of the network file takes the place of the draw."""
+    """Gain, clock bias and oscillator error of each site.
+
+    The draws are keyed by the network's digest and the site's name: they belong to the site, and not to a dataset. A
+    measured ``gain_offset_db`` of the network file replaces its draw.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    scenario : Scenario
+        The standard deviations of the draws.
+
+    Returns
+    -------
+    SiteConstants
+        Three arrays of shape (r,): gain offset in dB, clock bias in ns, frequency error in ppm.
+    """
     standard = np.array(
         [
             np.random.Generator(
@@ -81,17 +96,71 @@ def site_constants(network: ReceiverNetwork, scenario: Scenario) -> SiteConstant
     )
 
 
-def simulate(spec: DatasetSpec, chunks: Iterable[int] | None = None) -> Iterator[Chunk]:
-    """The dataset's chunks, in the order asked for (all, in index order, by default)."""
+def simulate(spec: DatasetSpec) -> Samples:
+    """Simulates a whole dataset.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+        Network, scenario, number of samples and seed. Equal specs give identical samples.
+
+    Returns
+    -------
+    Samples
+        ``spec.num_samples`` transmissions: what the receivers measured, and the truth.
+
+    Raises
+    ------
+    ValueError
+        If the scenario rejects too many transmitters: more than 64 candidates per sample would be needed.
+    """
+    return Samples.concatenate([chunk.batch for chunk in simulate_chunks(spec)])
+
+
+def simulate_chunks(spec: DatasetSpec, chunks: Iterable[int] | None = None) -> Iterator[Chunk]:
+    """Simulates a dataset in chunks, which are independent of each other.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+        Network, scenario, number of samples and seed.
+    chunks : iterable of int, optional
+        Indices of the wanted chunks, in any order; by default all, in the order of their indices.
+
+    Yields
+    ------
+    Chunk
+
+    Raises
+    ------
+    ValueError
+        If a chunk needs more than 64 candidates per sample.
+    """
     for chunk in range(spec.num_chunks) if chunks is None else chunks:
         yield simulate_chunk(spec, chunk)
 
 
 def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
-    """Samples ``chunk * CHUNK_SIZE`` onwards.
+    """Simulates the samples from ``chunk * CHUNK_SIZE`` on.
 
-    The last chunk is drawn whole and cut, so that a longer dataset begins with the same samples. Raises ValueError when
-    a chunk needs more than 64 candidates per sample.
+    The last chunk is drawn whole and cut, so that a longer dataset begins with the same samples.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+        Network, scenario, number of samples and seed.
+    chunk : int
+        Index of the chunk, 0 to ``spec.num_chunks - 1``.
+
+    Returns
+    -------
+    Chunk
+        ``CHUNK_SIZE`` samples, or fewer in the last chunk, and how many candidates they took.
+
+    Raises
+    ------
+    ValueError
+        If the chunk needs more than 64 candidates per sample.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, chunk], np.uint64)))
     rows = min(CHUNK_SIZE, spec.num_samples - chunk * CHUNK_SIZE)

@@ -19,11 +19,11 @@ from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
-# (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
+# (residual_m, weight) -> cost, its derivative by the residual, and a positive bound of its curvature, each (n, r).
 RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
 
-# Raised with every change of what the solvers answer to the same measurements; part of assets' code versions, as a
-# training begins with the site biases that are fitted here, and an evaluation compares with all of them.
+# Raised if the solvers answer differently to the same measurements. It is part of assets' code versions: a training
+# begins with the site biases that are fitted here, and an evaluation compares with all solvers.
 SOLVERS_VERSION = 1
 HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
 ABSURD_DIAGONALS = 3.0
@@ -33,7 +33,7 @@ _MIN_DAMPING, _MAX_DAMPING = 1e-12, 1e8
 
 
 class Loss(StrEnum):
-    """What a residual of x standard deviations costs: x^2 / 2 (linear), or Huber's, linear beyond 1.345."""
+    """The cost of a residual of x standard deviations: x^2 / 2 (linear), or Huber's, which is linear beyond 1.345."""
 
     linear = "linear"
     huber = "huber"
@@ -82,7 +82,20 @@ _COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_co
 
 
 def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements) -> Positions:
-    """Mean positions of the detecting sites, weighted by power in milliwatts; NaN without a detection."""
+    """Mean position of the detecting sites, weighted by received power in milliwatts.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    measurements : Measurements
+        n rows of that network.
+
+    Returns
+    -------
+    Positions
+        n positions without covariances; NaN without a detection.
+    """
     power_dbm = np.where(measurements.signal_present, measurements.power_dbm.astype(np.float64), -np.inf)
     strongest_dbm = power_dbm.max(1, keepdims=True)
     weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
@@ -92,17 +105,42 @@ def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements
 
 
 def strongest_receiver(network: ReceiverNetwork, measurements: Measurements) -> Positions:
-    """Positions of the site with the highest level; NaN without a detection."""
+    """Position of the site with the highest level.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    measurements : Measurements
+        n rows of that network.
+
+    Returns
+    -------
+    Positions
+        n positions without covariances; NaN without a detection.
+    """
     strongest: NDArray[np.int64] = np.where(measurements.signal_present, measurements.power_dbm, -np.inf).argmax(1)
     heard = measurements.signal_present.any(axis=1, keepdims=True)
     return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
 
 
 def fit_site_biases_ns(geometry: Geometry, samples: Samples) -> Float:
-    """(r,) arrival-time bias of each site, ns, from samples whose true position is known (the training part).
+    """Bias of each site's arrival times, from samples with known positions (the training part).
 
-    Huber's location, alternating between one emission time a sample and one bias a site. Only differences are
-    observable, so the mean over the sites with arrival times is zero; a site without any gets 0.
+    Huber's location, alternating between one emission time per sample and one bias per site. Only differences are
+    observable, so the mean over the sites with arrival times is zero.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    samples : Samples
+        n rows of that network, with the truth.
+
+    Returns
+    -------
+    ndarray, shape (r,)
+        Bias, ns; 0 for a site without any arrival time.
     """
     num_sites = len(geometry.network.sites)
     data = arrivals(samples, np.zeros(num_sites))
@@ -122,14 +160,28 @@ def fit_site_biases_ns(geometry: Geometry, samples: Samples) -> Float:
 
 
 def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: Float, loss: Loss) -> Fix:
-    """Weighted least squares (or Huber's M-estimate) of position and emission time, from several starts.
+    """Weighted least squares, or Huber's M-estimate, of position and emission time, from several starts.
 
-    Levenberg-Marquardt on weights ``1 / (c s_i)^2`` from ``toa_sigma_ns``. Starts: the power-weighted centroid, the
-    strongest receiver and nine points that cover the service area; the lowest cost wins, the earlier start where two
-    are equal (three arrival times may fit two places perfectly).
+    Levenberg-Marquardt with the weights ``1 / (c s_i)^2`` of ``toa_sigma_ns``. The starts are the power-weighted
+    centroid, the strongest receiver and nine points that cover the service area. The lowest cost wins, and the earlier
+    start if two are equal (three arrival times may fit two places perfectly).
 
-    A row is NaN with fewer than three arrival times, and where every start ends absurdly far: further outside the
-    sites' bounding box than three of its diagonals.
+    Parameters
+    ----------
+    geometry : Geometry
+        The network, and the altitude of the transmitters.
+    measurements : Measurements
+        n rows of that network.
+    site_bias_ns : ndarray, shape (r,)
+        Clock bias of each site, subtracted from its arrival times, ns.
+    loss : Loss
+        ``linear`` or ``huber``.
+
+    Returns
+    -------
+    Fix
+        n positions with covariances and costs. A row is NaN if it has fewer than three arrival times, or if every start
+        ends absurdly far: outside the sites' bounding box by more than three of its diagonals.
     """
     data = arrivals(measurements, site_bias_ns)
     seen, geometry = measurements.take(data.rows), geometry.take(data.rows)
@@ -151,7 +203,7 @@ def covering_points(network: ReceiverNetwork) -> Float:
 def best_descent(
     geometry: Geometry, data: Arrivals, cost_of: RobustCost, starts: Iterable[Float]
 ) -> tuple[Float, Float, Float]:
-    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN where all end absurdly."""
+    """Position (m, 2), cost (m,) and final curvature weights (m, r) of the best descent; NaN if all end absurdly."""
     m, r = data.range_m.shape
     en_m, cost, weight = np.full((m, 2), np.nan), np.full(m, np.inf), np.full((m, r), np.nan)
     for start in starts:
@@ -174,7 +226,7 @@ def make_fix(geometry: Geometry, data: Arrivals, n: int, en_m: Float, cost: Floa
 
 
 def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m: Float) -> tuple[Float, Float, Float]:
-    """Levenberg-Marquardt on (east, north, common offset): a step is taken only where the cost falls.
+    """Levenberg-Marquardt on (east, north, common offset): a step is taken only if the cost falls.
 
     The offset is eliminated from the position's normal equations by the Schur complement and follows the ranges.
     """

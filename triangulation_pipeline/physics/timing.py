@@ -7,10 +7,22 @@ from triangulation_pipeline.physics.scenario import Scenario
 
 
 def toa_sigma_ns(scenario: Scenario, snr_db: ArrayLike) -> NDArray[np.float64]:
-    """Standard deviation of one receiver's arrival time, ns, by its SNR.
+    """Standard deviation of one receiver's arrival time.
 
     Correlation noise ``1 / (beta sqrt(2 B T SNR))`` with ``beta = pi B_s / sqrt 3`` (flat band), and the clock's, in
     quadrature. Two equal receivers give the deviation of the time *difference* of Stein 1981 (IEEE Trans. ASSP 29(3)).
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Bandwidths, length of the transmission and noise of the time stamps.
+    snr_db : array_like, shape (...)
+        Signal-to-noise ratio, dB.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Standard deviation, ns.
     """
     beta_per_s = np.pi * scenario.signal_bandwidth_khz * 1e3 / np.sqrt(3)
     time_bandwidth = 2 * scenario.noise_bandwidth_khz * 1e3 * scenario.burst_s

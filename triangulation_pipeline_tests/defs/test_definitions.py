@@ -46,9 +46,9 @@ def test_graph_is_the_designed_one() -> None:
     }
 
 
-def test_the_readme_has_the_edges_of_the_graph() -> None:
+def test_the_operators_page_has_the_edges_of_the_graph() -> None:
     graph = defs.resolve_asset_graph()
-    section = (ROOT / "README.md").read_text().partition("## The graph")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "operations.md").read_text().partition("## The graph")[2].partition("\n## ")[0]
     told: dict[str, set[str]] = {}
     for assets, parents in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]*)\|", section, re.MULTILINE):
         told |= {asset: set(re.findall(r"`(\w+)`", parents)) for asset in re.findall(r"`(\w+)`", assets)}

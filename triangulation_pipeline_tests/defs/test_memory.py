@@ -99,10 +99,10 @@ def test_a_dataset_that_does_not_fit_is_refused_before_it_is_simulated(
 def test_memory_that_is_refused_all_the_same_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from triangulation_pipeline.defs.assets import synthetic_dataset
 
-    def simulate(spec: object) -> object:
+    def simulate_chunks(spec: object) -> object:
         raise MemoryError("Unable to allocate 4.23 MiB for an array with shape (64, 8192)")
 
-    monkeypatch.setattr(synthetic_dataset, "simulate", simulate)
+    monkeypatch.setattr(synthetic_dataset, "simulate_chunks", simulate_chunks)
     run = execute(settings())
     assert run.failure() == "the memory that this process may take does not suffice; take fewer samples or sites"
     assert list_datasets(run.engine) == []

@@ -25,7 +25,7 @@ SIGMA_M = 30.0
 
 def samples(preset: Preset, count: int) -> Samples:
     spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[preset], count, seed=3)
-    return Samples.concatenate([chunk.batch for chunk in simulate(spec)])
+    return simulate(spec)
 
 
 def compared(preset: Preset, batch: Samples, sigma_m: float) -> Comparison:

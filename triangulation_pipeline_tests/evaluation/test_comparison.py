@@ -470,7 +470,7 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     )
     network = ReceiverNetwork(name="few clocks", sites=sites)
     scenario = PRESETS[Preset.default]
-    few = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, 40, seed=0))])
+    few = simulate(DatasetSpec(network, scenario, 40, seed=0))
     answer = np.zeros((40, 2)), np.broadcast_to(np.eye(2), (40, 2, 2))
     comparison = compare(network, scenario, few, few, Positions(*answer), 5.0)
     found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
@@ -517,7 +517,7 @@ def test_bad_input_is_named(default_batch: Samples) -> None:
     with pytest.raises(ValueError, match="test has 7 receivers, the network has 5"):
         compare(random_network(5, 0), scenario, few, few, Positions(en_m, covariance), 5.0)
     five = random_network(5, 0)
-    other = Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(five, scenario, 10, seed=0))])
+    other = simulate(DatasetSpec(five, scenario, 10, seed=0))
     with pytest.raises(ValueError, match="train has 5 receivers, the network has 7"):
         compare(NORTH_WEST_ITALY, scenario, few, other, Positions(en_m, covariance), 5.0)
     for limit in (0.0, -1.0, np.nan):

@@ -35,7 +35,7 @@ VALLEY = PRESETS[Preset.valley]
 def samples(
     n: int, scenario: Scenario = DEFAULT, network: ReceiverNetwork = NORTH_WEST_ITALY, seed: int = 0
 ) -> Samples:
-    return Samples.concatenate([chunk.batch for chunk in simulate(DatasetSpec(network, scenario, n, seed))])
+    return simulate(DatasetSpec(network, scenario, n, seed))
 
 
 def spec_for(

@@ -18,7 +18,13 @@ from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, GENERATOR_VE
 from triangulation_pipeline.physics.propagation import noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.quality import quality_metrics
 from triangulation_pipeline.physics.scenario import PRESETS, PathLossModel, Preset, Scenario
-from triangulation_pipeline.physics.simulator import Chunk, simulate, simulate_chunk, site_constants
+from triangulation_pipeline.physics.simulator import (
+    Chunk,
+    simulate,
+    simulate_chunk,
+    simulate_chunks,
+    site_constants,
+)
 from triangulation_pipeline.physics.timing import toa_sigma_ns
 from triangulation_pipeline.samples import Samples, samples_digest
 
@@ -30,13 +36,13 @@ def spec_of(scenario: Scenario = DEFAULT, n: int = 2 * CHUNK_SIZE + 100, seed: i
 
 
 def digest_of(spec: DatasetSpec) -> str:
-    return samples_digest(chunk.batch for chunk in simulate(spec))
+    return samples_digest(chunk.batch for chunk in simulate_chunks(spec))
 
 
 def test_chunks_may_come_in_any_order_and_from_other_processes() -> None:
     spec = spec_of()
     in_order = digest_of(spec)
-    backwards = list(simulate(spec, reversed(range(spec.num_chunks))))[::-1]
+    backwards = list(simulate_chunks(spec, reversed(range(spec.num_chunks))))[::-1]
     assert samples_digest(chunk.batch for chunk in backwards) == in_order
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         elsewhere = list(pool.map(partial(simulate_chunk, spec), range(spec.num_chunks)))
@@ -45,7 +51,7 @@ def test_chunks_may_come_in_any_order_and_from_other_processes() -> None:
 
 def test_a_longer_dataset_begins_with_the_same_samples() -> None:
     short, long = spec_of(n=CHUNK_SIZE + 50), spec_of()
-    grown = Samples.concatenate([c.batch for c in simulate(long)]).take(slice(0, CHUNK_SIZE + 50))
+    grown = simulate(long).take(slice(0, CHUNK_SIZE + 50))
     assert samples_digest([grown]) == digest_of(short)
     assert short.sample_namespace == long.sample_namespace
     assert short.dataset_id != long.dataset_id
@@ -127,14 +133,14 @@ def test_the_identity_of_a_dataset_stays_what_it_was() -> None:
 
 def test_samples_are_numbered_through_and_told_by_their_number() -> None:
     spec = spec_of(n=CHUNK_SIZE + 50)
-    chunks = list(simulate(spec))
+    chunks = list(simulate_chunks(spec))
     assert [len(chunk.batch) for chunk in chunks] == [CHUNK_SIZE, 50]
     batch = Samples.concatenate([chunk.batch for chunk in chunks])
     np.testing.assert_array_equal(batch.sample_index, np.arange(CHUNK_SIZE + 50))
     for index in (0, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 49):
         assert batch.sample_id[index].tobytes() == uuid.uuid5(spec.sample_namespace, str(index)).bytes
     assert np.unique(batch.tx_lat).size == len(batch)
-    assert [chunk.batch.sample_index[0] for chunk in simulate(spec, [1, 0])] == [CHUNK_SIZE, 0]
+    assert [chunk.batch.sample_index[0] for chunk in simulate_chunks(spec, [1, 0])] == [CHUNK_SIZE, 0]
     assert (spec_of(n=CHUNK_SIZE).num_chunks, spec_of(n=1).num_chunks, spec.num_chunks) == (1, 1, 2)
 
 
@@ -738,7 +744,7 @@ def test_every_number_of_the_quality_metrics_is_what_its_name_says() -> None:
 
 
 def test_quality_metrics_of_simulated_samples_add_up() -> None:
-    chunks = list(simulate(spec_of(PRESETS[Preset.valley], n=CHUNK_SIZE + 1000)))
+    chunks = list(simulate_chunks(spec_of(PRESETS[Preset.valley], n=CHUNK_SIZE + 1000)))
     batch = Samples.concatenate([chunk.batch for chunk in chunks])
     metrics = quality_metrics(batch, chunks)
     assert metrics["train_count"] + metrics["val_count"] + metrics["test_count"] == len(batch)
@@ -750,7 +756,7 @@ def test_quality_metrics_of_simulated_samples_add_up() -> None:
 
 
 def test_quality_metrics_without_arrival_times_are_null() -> None:
-    chunks = list(simulate(spec_of(PRESETS[Preset.rss], n=100)))
+    chunks = list(simulate_chunks(spec_of(PRESETS[Preset.rss], n=100)))
     metrics = quality_metrics(chunks[0].batch, chunks)
     nulls = {name for name, value in metrics.items() if value is None}
     assert nulls == {"gdop_p50", "crlb_good_geom_rms_m", "crlb_good_geom_p50_m"}

@@ -14,7 +14,7 @@ from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.quality import quality_metrics
-from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.physics.simulator import simulate_chunks
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import (
     DatasetRecord,
@@ -116,7 +116,7 @@ def _simulated(
     if find_dataset(storage.engine, spec.dataset_id) is not None:
         return verify_dataset(storage.engine, spec.dataset_id), True
     # Simulated before the transaction, so that no other writer waits for arithmetic.
-    chunks = list(simulate(spec))
+    chunks = list(simulate_chunks(spec))
     return write_dataset(
         storage.engine,
         spec,

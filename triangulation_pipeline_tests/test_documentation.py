@@ -1,0 +1,267 @@
+"""The pages: every block of commands or code is run by a test, every link leads somewhere, every name exists."""
+
+import ast
+import io
+import os
+import re
+import shlex
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import Engine, text
+
+from triangulation_pipeline.cli import COMMANDS, load_command
+from triangulation_pipeline.defs.config import check_run_config
+from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.storage.engine import open_database, reading
+from triangulation_pipeline_tests.conftest import ROOT
+from triangulation_pipeline_tests.test_cli import COMMAND
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docker/**/*.md"))
+)
+README_LINES = 150
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    language: str
+    content: str
+
+    def __str__(self) -> str:
+        return f"{self.page}, {self.language}: {self.content.partition(chr(10))[0]}"
+
+
+def blocks(page: str, language: str | None = None) -> list[Block]:
+    found = re.findall(r"(?ms)^( *)```([^\n`]*)\n(.*?)^\1```$", (ROOT / page).read_text())
+    everything = [Block(page, name, re.sub(rf"(?m)^{indent}", "", content)) for indent, name, content in found]
+    return [block for block in everything if language in (None, block.language)]
+
+
+HERE = "test_documentation.py"
+# Who runs a block, by its page, its language and how it begins: a test (file::name), or the reason why none does.
+RUN_BY = {
+    ("README.md", "bash", "git clone"): "reason: downloads and installs; test_cli.py runs `triangulation run`",
+    ("README.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
+    ("CONTRIBUTING.md", "bash", "make install"): "reason: installs, then runs all tests; .ci/run does so",
+    ("docs/tutorial.md", "bash", "make install"): "reason: downloads and installs; .ci/run does so",
+    ("docs/tutorial.md", "bash", "triangulation"): f"{HERE}::test_the_tutorial",
+    ("docs/tutorial.md", "yaml", ""): f"{HERE}::test_the_tutorial",
+    ("docs/tutorial.md", "python", ""): f"{HERE}::test_the_tutorial",
+    ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
+    ("docs/operations.md", "bash", "export PATH"): "reason: the aliases of a person's shell",
+    ("docs/operations.md", "bash", "triangulation launch"): "test_stack.py::test_training_is_resumed_where_it_was",
+    ("docs/operations.md", "bash", "export TRIANGULATION_DATABASE_URL"): (
+        "storage/test_settings.py::test_postgresql_is_taken_as_psycopg_and_its_password_not_shown"
+    ),
+    ("docs/operations.md", "bash", "export TRIANGULATION_OBJECT_STORE"): (
+        "storage/test_settings.py::test_a_bucket_is_a_place_for_objects"
+    ),
+    ("docs/operations.md", "sql", "CREATE DATABASE"): "test_docker.py::test_a_database_is_prepared_as_printed",
+    ("docs/operations.md", "bash", "make docker-up"): "reason: needs Docker; docker/smoke-test runs it",
+    ("docs/operations.md", "bash", "docker buildx"): "reason: needs Docker and a registry of images",
+    ("docs/operations.md", "sql", "REVOKE ALL"): (
+        "test_docker.py::test_wider_rights_of_an_older_database_are_taken_away_as_printed"
+    ),
+    ("docs/operations.md", "bash", "mkdir"): "test_docker.py::test_a_backup_can_be_read_by_its_owner_alone",
+    ("docs/operations.md", "bash", "compose down"): "reason: needs Docker and its volumes",
+    ("docs/operations.md", "sql", "-- the jobs"): f"{HERE}::test_the_queries_of_the_operator",
+    ("docs/operations.md", "nginx", ""): "ui/test_proxy.py::test_the_rules_of_the_proxy",
+    ("docs/sql.md", "sql", ""): "storage/test_sql_reference.py::test_the_examples_answer_their_titles",
+    ("docs/graphql/README.md", "bash", ""): "test_stack.py::test_the_documented_requests",
+    ("docker/kubernetes/README.md", "bash", ""): "reason: needs a cluster; test_kubernetes.py checks the names in it",
+    ("docker/kubernetes/README.md", "json", ""): "test_kubernetes.py::test_the_tag_of_the_readme_takes_a_run_to_a_gpu",
+}
+
+
+def test_every_block_is_run_by_a_test_or_has_a_reason() -> None:
+    used = set()
+    for block in [block for page in PAGES for block in blocks(page)]:
+        assert block.language, f"{block}: a block must name its language"
+        if block.language == "text":  # drawings, and what a command prints
+            continue
+        found = [key for key in RUN_BY if key[:2] == (block.page, block.language) and block.content.startswith(key[2])]
+        assert len(found) == 1, f"{block}: {found}"
+        used |= set(found)
+    assert used == RUN_BY.keys()
+    for runner in RUN_BY.values():
+        if not runner.startswith("reason: "):
+            file, _, name = runner.partition("::")
+            assert f"def {name}(" in (ROOT / "triangulation_pipeline_tests" / file).read_text(), runner
+
+
+def printed(code: str, names: dict[str, object]) -> list[str]:
+    """The lines that a piece of code prints."""
+    output = io.StringIO()
+    with redirect_stdout(output):
+        exec(compile(code, "<page>", "exec"), names)
+    return output.getvalue().splitlines()
+
+
+def comments(code: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return [token.string.removeprefix("# ") for token in tokens if token.type == tokenize.COMMENT]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/physics.md"])
+def test_the_python_examples_print_what_they_say(page: str) -> None:
+    """A comment is what the code prints."""
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        found, told = printed(block.content, names), comments(block.content)
+        assert found, f"{block}: prints nothing"
+        if told:
+            assert found == told
+
+
+def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it in its order: files are written, commands are run, and what they print has the lines of the page."""
+    monkeypatch.chdir(home)
+    (home / "bin").mkdir()
+    program = home / "bin" / "triangulation"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
+    said = ""
+    names: dict[str, object] = {}
+    for block in blocks("docs/tutorial.md"):
+        if block.language == "yaml":
+            name = block.content.partition("\n")[0].removeprefix("# ")
+            (home / name).write_text(block.content)
+        elif block.language == "python":
+            assert printed(block.content, names)
+        elif block.language == "bash" and not block.content.startswith("make "):
+            done = subprocess.run(["bash", "-euc", block.content], capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            said += done.stdout
+        elif block.language == "text":
+            for line in block.content.splitlines():
+                # Numbers may differ in the last digits from machine to machine.
+                assert re.split(r" {2,}|[─:;,]", line)[0] in said, line
+    assert read_network(home / "network.yaml").name == "my-network"
+    for name in ("run.yaml", "scenario.yaml"):
+        check_run_config(yaml.safe_load((home / name).read_text()))
+    assert "my-locator:1" in said
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{tmp_path}/some.db")
+    yield engine
+    engine.dispose()
+
+
+def test_the_queries_of_the_operator(engine: Engine) -> None:
+    (block,) = (block for block in blocks("docs/operations.md", "sql") if block.content.startswith("-- the jobs"))
+    statements = [statement for statement in block.content.split(";") if statement.strip()]
+    assert len(statements) == 4
+    with reading(engine) as connection:
+        for statement in statements:
+            assert connection.execute(text(statement)).all() == []
+
+
+def code_of(page: str) -> list[str]:
+    """The lines of a page's shell blocks, and its pieces of code within lines."""
+    whole = (ROOT / page).read_text()
+    lines = [line for block in blocks(page, "bash") for line in block.content.splitlines()]
+    return [*lines, *re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^ *```.*?^ *```$", "", whole))]
+
+
+def test_the_commands_and_their_options_exist() -> None:
+    """Of `triangulation` and of make, wherever a page names them."""
+    targets = set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text()))
+    seen = set()
+    for page in PAGES:
+        for code in code_of(page):
+            for target in re.findall(r"^make ([a-z][\w-]*)", code):
+                assert target in targets, f"{page}: {code}"
+            for name, rest in re.findall(r"(?:^|/bin/|-- |code )triangulation ([a-z]+)([^#|;&]*)", code):
+                assert name in COMMANDS, f"{page}: {code}"
+                seen.add(name)
+                command = load_command(name)
+                known = {option for each in command.params for option in each.opts} | {"--help"}
+                passes_on = command.context_settings.get("ignore_unknown_options", False)
+                for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
+                    assert option in known or passes_on, f"{page}: {code}"
+    assert seen >= {"run", "network", "launch", "watch", "pause", "resume", "cancel", "promote", "rollback", "models"}
+
+
+def slug(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).strip().lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    without_blocks = re.sub(r"(?ms)^ *```.*?^ *```$", "", page.read_text())
+    return {slug(title) for title in re.findall(r"(?m)^#+ (.*)$", without_blocks)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    here = ROOT / page
+    without_blocks = re.sub(r"(?ms)^ *```.*?^ *```$", "", here.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (here.parent / path).resolve() if path else here
+        assert file.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(file), f"{page}: {target}"
+
+
+def test_the_readme_is_short_and_every_page_is_reached_from_it() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= README_LINES
+    reached, waiting = set(), ["README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#\s]+\.md)", (ROOT / page).read_text()):
+            linked = ((ROOT / page).parent / target).resolve().relative_to(ROOT).as_posix()
+            if linked not in reached:
+                waiting.append(linked)
+    assert reached >= {page for page in PAGES if page.startswith(("docs/", "docker/"))}
+
+
+def texts_of_the_program() -> str:
+    """Every text in the code, with its gaps for values, one after the other."""
+    found = []
+    for file in (ROOT / "triangulation_pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(getattr(part, "value", "\0")) for part in _flat(node)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def _flat(node: ast.JoinedStr) -> Iterator[ast.Constant | None]:
+    for part in node.values:
+        yield part if isinstance(part, ast.Constant) else None
+
+
+def test_the_messages_that_the_operator_looks_up_are_the_programs() -> None:
+    section = (ROOT / "docs" / "operations.md").read_text().partition("## What failures look like")[2]
+    rows = re.findall(r"(?m)^\| ([^|]+) \|[^|]*\|[^|]*\|$", section.partition("\n## ")[0])
+    said = texts_of_the_program()
+    checked = 0
+    for row in rows:
+        for quoted in re.findall(r"`([^`]+)`", row):
+            for piece in re.split(r"\.\.\.| [nm]\b", quoted):
+                if len(piece.split()) > 1 and "No space left" not in piece:
+                    words = piece.strip(" ,:")
+                    # The first word may be a value, as in "paused at epoch".
+                    assert words in said or words.partition(" ")[2] in said, quoted
+                    checked += 1
+    assert checked >= 15
