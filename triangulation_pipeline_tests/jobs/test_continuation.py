@@ -310,7 +310,7 @@ def test_a_run_takes_the_job_of_a_worker_that_died(engine: Engine, make_job: Mak
     dead, run = StandInRun(str(changed.run_id), is_finished=True), a_run(changed.run_id)
     assert begin(engine, run, job, dead).parent_job_id == changed.id
     ended = get_job(engine, changed.id)
-    told = f"its run {changed.run_id} ended without a word of it: the worker died"
+    told = f"run {changed.run_id} ended without updating the job: its worker died"
     assert (ended.status, ended.error_message) == (JobStatus.failed, told)
 
 

@@ -67,7 +67,7 @@ def test_a_worker_learns_what_it_is_asked_for(engine: Engine, make_job: MakeJob,
 def test_a_worker_that_was_taken_for_dead_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     with Heartbeat(engine, job) as heartbeat:
-        now = fail_job(engine, job, "no sign of life")
+        now = fail_job(engine, job, "no heartbeat")
         assert seen(lambda: heartbeat.should_stop)
     assert (heartbeat.asked, heartbeat.lost) == (
         None,
@@ -78,7 +78,7 @@ def test_a_worker_that_was_taken_for_dead_learns_it_from_its_heartbeat(engine: E
 
 def test_a_worker_that_another_took_over_from_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
-    fail_job(engine, job, "no sign of life")
+    fail_job(engine, job, "no heartbeat")
     now = again(engine, job)
     with Heartbeat(engine, job) as heartbeat:
         assert seen(lambda: heartbeat.should_stop)
@@ -122,7 +122,7 @@ def test_a_database_that_is_away_is_told_once_and_beaten_to_again(
     assert heartbeat.lost is None
     # Once each time it goes away.
     assert [record.getMessage() for record in caplog.records] == [
-        f"job {job.id}: no sign of life can be given: the server"
+        f"job {job.id}: its heartbeat cannot be sent: the server"
     ] * 2
 
 
@@ -143,9 +143,9 @@ def test_a_run_that_ends_does_not_wait_for_a_database_that_is_away(
     answers.set()
 
 
-ENDED, AT_WORK = "its run {} ended without a word of it: the worker died", None
-NOT_TRAINED = "its run {} ended before it trained"
-SILENT, UNKNOWN = "no sign of life from its worker for 120 s", "Dagster knows its run {} no more"
+ENDED, AT_WORK = "run {} ended without updating the job: its worker died", None
+NOT_TRAINED = "run {} ended before it trained"
+SILENT, UNKNOWN = "its worker sent no heartbeat for 120 s", "Dagster does not know run {} any more"
 
 
 @pytest.mark.parametrize(
