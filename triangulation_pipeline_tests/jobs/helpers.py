@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,16 @@ from triangulation_pipeline.training.metrics import METRIC_COLUMNS, EpochMetrics
 MakeJob = Callable[[], JobRecord]
 
 ENDED_EARLY = {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
+
+
+@dataclass(frozen=True)
+class StandInRun:
+    """A Dagster run, as jobs know one."""
+
+    run_id: str
+    is_finished: bool = False
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
 
 
 def metrics(epoch: int, /, **changes: Any) -> EpochMetrics:

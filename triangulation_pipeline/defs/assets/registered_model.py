@@ -1,7 +1,6 @@
 """The registry."""
 
 import logging
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -106,7 +105,7 @@ def registered_model(
         except ProductionChanged as change:
             log.info("registered_model: %s; it is compared anew", printable(str(change)))
     model = registration.model
-    history = [asdict(metrics) for metrics in read_history(storage.engine, reference.job_id)]
+    history = read_history(storage.engine, reference.job_id)
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
     log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
     return dg.MaterializeResult(
@@ -127,7 +126,7 @@ def registered_model(
             "dataset_id": model.synthetic_dataset_id,
             "job_id": model.trained_by_job_id,
             "network_digest": model.network_digest,
-            **epoch_table([rounded({name: row[name] for name in EPOCH_COLUMNS}) for row in history]),
+            **epoch_table([rounded({name: getattr(metrics, name) for name in EPOCH_COLUMNS}) for metrics in history]),
         },
         data_version=dg.DataVersion(checkpoint.weights_digest),
         check_results=[
