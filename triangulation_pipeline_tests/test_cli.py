@@ -159,7 +159,7 @@ def test_status_fails_where_the_webserver_is_away(home: Path) -> None:
     assert done.stderr.startswith("Error: the webserver at http://localhost:9 cannot be reached")
 
 
-@pytest.mark.parametrize("name", sorted(set(main.commands) - {"ui", "webserver", "network"}))
+@pytest.mark.parametrize("name", sorted(main.commands))
 def test_help_is_whole_sentences(name: str) -> None:
     """Also in the list of all commands, which shows the first, and cuts it where it is long."""
     command = load_command(name)

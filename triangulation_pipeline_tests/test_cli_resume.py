@@ -3,7 +3,6 @@
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import dagster as dg
@@ -15,19 +14,9 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
 from triangulation_pipeline.jobs.liveness import Heartbeat
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job
-from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import running_job
-
-
-@pytest.fixture
-def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.chdir(home)
-    engine = open_database(read_settings().database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +67,7 @@ def test_a_job_that_waits_is_left_to_its_run(engine: Engine) -> None:
     job_id = str(uuid.uuid4())
     job = announce_job(engine, job_id=job_id, status=JobStatus.queued, config=TrainingConfig(job_name="night"))
     run_of(job.id, dg.DagsterRunStatus.STARTING)
-    assert refusal(job) == f"job {job.id} is queued, and run {job.id} is at work on it, or will be"
+    assert refusal(job) == f"job {job.id} is queued, and run {job.id} works on it, or will do so"
     assert get_job(engine, job.id).status is JobStatus.queued
 
 
@@ -91,11 +80,11 @@ def test_a_job_of_another_home_is_refused(engine: Engine) -> None:
 def test_a_job_that_is_done_is_refused(engine: Engine) -> None:
     job = complete_job(engine, running(engine))
     run_of(job.id, dg.DagsterRunStatus.SUCCESS)
-    assert refusal(job) == f"job {job.id} is completed, and its run has succeeded: there is nothing to go on with"
+    assert refusal(job) == f"job {job.id} is completed, and its run has succeeded: there is nothing left to do"
 
 
 def test_a_job_that_somebody_else_resumes_is_refused(engine: Engine) -> None:
     """He was faster; his run is not there yet."""
     job = requeue_job(engine, fail_job(engine, running(engine), "it was tired"))
     run_of(job.id, dg.DagsterRunStatus.STARTED)
-    assert refusal(job) == f"job {job.id} is queued, and run {job.id} is at work on it, or will be"
+    assert refusal(job) == f"job {job.id} is queued, and run {job.id} works on it, or will do so"

@@ -18,6 +18,7 @@ from sqlalchemy import Engine, text
 
 from triangulation_pipeline.cli import COMMANDS, load_command
 from triangulation_pipeline.defs.config import check_run_config
+from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.storage.engine import open_database, reading
 from triangulation_pipeline_tests.conftest import ROOT
@@ -232,6 +233,26 @@ def test_the_readme_is_short_and_every_page_is_reached_from_it() -> None:
             if linked not in reached:
                 waiting.append(linked)
     assert reached >= {page for page in PAGES if page.startswith(("docs/", "docker/"))}
+
+
+def test_the_page_on_physics_names_every_baseline() -> None:
+    section = (ROOT / "docs" / "physics.md").read_text().partition("## The classical solvers")[2].partition("\n## ")[0]
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == {each.name for each in ESTIMATORS} - {MODEL.name}
+
+
+def test_the_guide_names_files_that_exist() -> None:
+    """In the table of what goes where, and in the tree."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    table = guide.partition("## Where something new goes")[2].partition("\n## ")[0]
+    for file in set(re.findall(r"`([a-z_]+/[\w/]*(?:\.py)?|[a-z_]+\.py)`", table)):
+        places = (ROOT / "triangulation_pipeline", ROOT / "triangulation_pipeline_tests", ROOT)
+        assert any((place / file).exists() for place in places), file
+    (drawn,) = blocks("CONTRIBUTING.md", "text")
+    tree = set(re.findall(r"(?m)^  ([\w.]+)/? ", drawn.content))
+    package = ROOT / "triangulation_pipeline"
+    assert {name for name in tree if not (package / name).exists()} == set()
+    named_beside = {"network_file.py", "webserver.py", "py.typed", "graphql", "__pycache__"}
+    assert {path.name for path in package.iterdir()} - tree <= named_beside
 
 
 def texts_of_the_program() -> str:

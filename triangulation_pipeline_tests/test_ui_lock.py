@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from triangulation_pipeline.webserver import lock_home
+from triangulation_pipeline.ui import lock_home
 
 # Takes the lock, or hands it to a child that outlives it, and says so.
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from triangulation_pipeline.webserver import lock_home
+from triangulation_pipeline.ui import lock_home
 lock = lock_home(Path(sys.argv[1]))
 if sys.argv[2:] == ["with a child"]:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=[lock.fileno()])

@@ -13,7 +13,8 @@ from dagster_graphql.schema import runs
 from yaml import YAMLError
 
 from triangulation_pipeline.cli import main
-from triangulation_pipeline.webserver import read_run_config_as_yaml_1_2, run_dev
+from triangulation_pipeline.ui import run_dev
+from triangulation_pipeline.webserver import read_run_config_as_yaml_1_2
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ ROOMS = {
     ),
     "evaluation": (["positions.py", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
     "storage": (["storage"], ["storage"]),
-    "jobs": (["jobs"], ["jobs"]),
+    "jobs": (["jobs"], ["jobs", "defs/test_trained_model.py", "defs/test_life_cycle.py"]),
     "defs": (["defs"], ["test_run_config.py", "defs"]),
 }
 # Whole runs take their time and come last; the tests of a daemon and of processes elsewhere are left out.

@@ -16,8 +16,8 @@ INTERRUPTED = 130
 # does not wait for what the commands import.
 COMMANDS = {
     "run": ("run", "Run the whole graph in this process."),
-    "ui": ("serve", "Start Dagster's pages, daemon and code server: `dagster dev`, closed to foreign web pages."),
-    "webserver": ("serve", "Start the webserver alone: `dagster-webserver`, closed to foreign web pages."),
+    "ui": ("ui", "Start Dagster's pages and daemon."),
+    "webserver": ("webserver", "Start the webserver alone."),
     "launch": ("launch", "Launch a run of the whole graph."),
     "status": ("operate", "Show how jobs stand."),
     "watch": ("watch", "Follow a job to its end."),

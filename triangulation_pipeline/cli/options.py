@@ -10,6 +10,14 @@ from triangulation_pipeline.client import Webserver
 
 Command = Callable[..., Any]
 
+# Settings of a command whose options are all Dagster's, also ``--help``.
+PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+def passed_on_arguments(command: Command) -> Command:
+    """All that follows the command's name, passed on as ``arguments``."""
+    return click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")(command)
+
 
 def json_option(command: Command) -> Command:
     """``--json``, passed on as ``as_json``."""

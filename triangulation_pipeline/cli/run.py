@@ -32,7 +32,7 @@ from triangulation_pipeline.defs.run_tags import first_failure, run_tags
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST
 from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.jobs.continuation import requeue_job
-from triangulation_pipeline.jobs.liveness import listen, why_dead
+from triangulation_pipeline.jobs.liveness import WORKER_DIED, listen, why_dead
 from triangulation_pipeline.jobs.states import (
     RESUMABLE,
     RUN_TERMINATED,
@@ -155,17 +155,17 @@ def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, cons
     if last is None:
         raise ValueError(f"job {job.id} was trained by run {job.run_id}, which this DAGSTER_HOME does not know")
     if last.is_success:
-        raise ValueError(f"job {job.id} is {job.status}, and its run has succeeded: there is nothing to go on with")
-    # What the daemon launched it also ends, and tries again; of what ran in a terminal only its worker would know.
+        raise ValueError(f"job {job.id} is {job.status}, and its run has succeeded: there is nothing left to do")
+    # The daemon ends the runs that it launched, and tries them again. Of a run in a terminal only its worker knows.
     if not last.is_finished and (last.remote_job_origin is not None or job.status in WAITING):
-        raise ValueError(f"job {job.id} is {job.status}, and run {last.run_id} is at work on it, or will be")
+        raise ValueError(f"job {job.id} is {job.status}, and run {last.run_id} works on it, or will do so")
     if job.status is JobStatus.running:
         why = why_dead(job, last) or why_dead(job, last, listen(storage.engine, job))
         if why is None:
             raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
         job = fail_job(storage.engine, job, why)
     if not last.is_finished:
-        instance.report_run_failed(last, "its worker died")
+        instance.report_run_failed(last, WORKER_DIED)
     if job.status in RESUMABLE:
         requeue_job(storage.engine, job)
     options = dg.ReexecutionOptions.from_failure(last.run_id, instance)

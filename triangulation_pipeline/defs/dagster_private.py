@@ -1,10 +1,13 @@
 """What this package takes from Dagster's private modules, all of it: Dagster exports none of these.
 
-So a new version of Dagster is held against one file; and against ``webserver.py``, which exchanges parts of Dagster's
-programs.
+So a new version of Dagster is checked against this file, and against ``ui.py`` and ``webserver.py``, which exchange
+parts of Dagster's programs.
 """
 
 import dagster as dg
+
+# The program `dagster dev`.
+from dagster._cli import dev
 
 # What a terminated run raises within a step: a BaseException, which `except Exception` lets pass. The job is marked as
 # cancelled where it is caught.
@@ -16,12 +19,19 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 # What a schedule takes as cron. A wrong one would else be found by its decorator, in words that name no variable.
 from dagster._utils.schedules import is_valid_cron_string
 
-__all__ = ["NOT_FINISHED_STATUSES", "DagsterExecutionInterruptedError", "begin_retries_here", "is_valid_cron_string"]
+__all__ = [
+    "NOT_FINISHED_STATUSES",
+    "DagsterExecutionInterruptedError",
+    "begin_retries_here",
+    "dev",
+    "is_valid_cron_string",
+]
 
 
 def begin_retries_here(instance: dg.DagsterInstance) -> None:
-    """Has the daemon retry runs that fail from now on. On a new instance it would begin here by itself, and warn of it
-    in words that nobody who starts it for the first time can make something of."""
+    """Makes the daemon retry runs that fail from now on. On a new instance it would do so by itself, but with a warning
+    that means nothing to a person who starts it for the first time."""
+    # A fifth of a second, which runs need not wait.
     from dagster._daemon.auto_run_reexecution import event_log_consumer as consumer
 
     keys = {consumer._create_cursor_key(event_type) for event_type in consumer.DAGSTER_EVENT_TYPES}

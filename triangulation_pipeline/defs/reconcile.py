@@ -26,8 +26,8 @@ _WAITING = {
 @dg.sensor(
     minimum_interval_seconds=LOOK_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Has to stay on. Launches nothing; it keeps training jobs in step with their runs: a job whose run "
-    "waits is listed as queued, a job whose worker died without a word becomes failed and can be resumed.",
+    description="Keep it on. It launches nothing. It keeps training jobs in step with their runs: a job whose run "
+    "waits is listed as queued, and a job whose worker died becomes failed, so that it can be resumed.",
 )
 def job_reconciler(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SkipReason:
     """One look at all unfinished jobs."""
@@ -38,7 +38,7 @@ def job_reconciler(context: dg.SensorEvaluationContext, storage: Storage) -> dg.
     except (StorageError, ValueError) as error:
         return dg.SkipReason(str(error))
     context.update_cursor(json.dumps(seen))
-    return dg.SkipReason("; ".join(done) or "every job is what its row says")
+    return dg.SkipReason("; ".join(done) or "every job agrees with its run")
 
 
 def reconcile(

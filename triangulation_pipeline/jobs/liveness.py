@@ -23,11 +23,13 @@ from triangulation_pipeline.storage.errors import IllegalTransition, quoted
 from triangulation_pipeline.storage.tables import JobStatus, Stop, training_jobs
 
 HEARTBEAT_S = 1.0
-# A silent worker is dead after so many looks in a row, whatever any clock says. One who cannot wait for the next look
-# listens once.
+# A worker is dead if it stays silent for so many looks in a row, whatever any clock says. A command cannot wait for so
+# long, and listens once.
 LOOK_EVERY_S = 30
 SILENT_LOOKS = 4
 LISTEN_S = 5.0
+
+WORKER_DIED = "its worker died"
 
 Seen = dict[str, tuple[int, int]]
 """What one look remembers for the next, by job id: the heartbeats, and for how many looks they have not risen."""
@@ -44,14 +46,14 @@ def why_dead(job: JobRecord, run: Run | None, silent_s: float | None = None) -> 
     """
     is_silent, has_ended = silent_s is not None, run is not None and run.is_finished
     if has_ended and job.started_at is None:
-        return f"its run {job.run_id} ended before it trained"
+        return f"run {job.run_id} ended before it trained"
     # A job that is resumed is queued before the run that will continue it exists.
     if has_ended and (job.status is JobStatus.running or is_silent):
-        return f"its run {job.run_id} ended without a word of it: the worker died"
+        return f"run {job.run_id} ended without updating the job: {WORKER_DIED}"
     if is_silent and job.status is JobStatus.running:
-        return f"no sign of life from its worker for {silent_s:g} s"
+        return f"its worker sent no heartbeat for {silent_s:g} s"
     if is_silent and run is None:
-        return f"Dagster knows its run {job.run_id} no more"
+        return f"Dagster does not know run {job.run_id} any more"
     return None
 
 
@@ -120,7 +122,7 @@ class Heartbeat:
                 return
             except Exception as error:  # of any kind: the transaction of the epoch decides what becomes of the run
                 if not is_away:
-                    log.warning("job %s: no sign of life can be given: %s", self._job.id, quoted(error))
+                    log.warning("job %s: its heartbeat cannot be sent: %s", self._job.id, quoted(error))
                 is_away = True
 
 

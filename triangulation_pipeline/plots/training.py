@@ -1,6 +1,6 @@
 """The picture of a training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,17 +23,18 @@ from triangulation_pipeline.plots.style import (
     set_title,
     tidy,
 )
+from triangulation_pipeline.training.metrics import EpochMetrics
 
 Float = NDArray[np.float64]
 
 
 def training_curves(
-    history: Sequence[Mapping[str, float | int | None]],
+    history: Sequence[EpochMetrics],
     limit_m: float | None = None,
     limit_p50_m: float | None = None,
 ) -> Figure:
-    """Loss, error and learning rate by epoch, from a trainer's history; ``limit_m`` is the rms Cramér-Rao bound of the
-    validation rows with good geometry, ``limit_p50_m`` what the bounds of all of them leave for the median."""
+    """Loss, error and learning rate by epoch. ``limit_m`` is the rms Cramér-Rao bound of the validation samples with
+    good geometry, ``limit_p50_m`` the median error that the bounds of all validation samples leave possible, metres."""
     figure = blank_figure(6.4)
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.7, 0.6))
     if not history:
@@ -43,8 +44,8 @@ def training_curves(
     epoch = _column(history, "epoch")
     marker = "o" if len(history) < 12 else ""
 
-    def draw(axes: Axes, key: str, label: str, colour: str, style: str = "-", width: float = 1.6) -> None:
-        values = _column(history, key)
+    def draw(axes: Axes, name: str, label: str, colour: str, style: str = "-", width: float = 1.6) -> None:
+        values = _column(history, name)
         if np.isfinite(values).any():
             axes.plot(epoch, values, style, marker=marker, ms=4, color=colour, lw=width, label=label)
 
@@ -66,18 +67,14 @@ def training_curves(
 
     draw(rate, "learning_rate", "learning rate", PURPLE)
     rate.set_ylabel("learning rate")
-    rate.set_ylim(0, 1.1 * max(np.nanmax(_column(history, "learning_rate"), initial=0.0), 1e-9))
+    rate.set_ylim(0, 1.1 * max(metrics.learning_rate for metrics in history))
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    val_loss = _column(history, "val_loss")
-    if np.isfinite(val_loss).any():
-        best = epoch[np.nanargmin(val_loss)]
-        for axes in (loss, error, rate):
-            axes.axvline(best, color=BLACK, lw=0.8, ls=":", zorder=0)
-        set_title(
-            loss, f"Training, {counted(len(history), 'epoch')}: lowest validation loss in epoch {best:.0f} (dotted)"
-        )
+    best = min(history, key=lambda metrics: metrics.val_loss).epoch
+    for axes in (loss, error, rate):
+        axes.axvline(best, color=BLACK, lw=0.8, ls=":", zorder=0)
+    set_title(loss, f"Training, {counted(len(history), 'epoch')}: lowest validation loss in epoch {best} (dotted)")
     loss.legend(fontsize=8.5, frameon=False, loc="best", ncols=2)
     error.legend(fontsize=8.5, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes in (loss, error, rate):
@@ -85,7 +82,7 @@ def training_curves(
     return figure
 
 
-def _column(history: Sequence[Mapping[str, float | int | None]], key: str) -> Float:
-    """A metric by epoch; NaN, a gap in the curve, where an epoch has none."""
-    values = [epoch.get(key) for epoch in history]
+def _column(history: Sequence[EpochMetrics], name: str) -> Float:
+    """A metric by epoch; NaN, a gap in the curve, if an epoch has none."""
+    values = [getattr(metrics, name) for metrics in history]
     return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -139,7 +139,7 @@ training_jobs = Table(
     Index(None, "status"),
 )
 
-# A hypertable's keys must hold the time column, so (job, epoch) cannot be unique here: ``record_epoch`` sees to it.
+# A hypertable's keys must hold the time column, so (job, epoch) cannot be unique here: who writes an epoch sees to it.
 training_metrics = Table(
     "training_metrics",
     metadata,

@@ -92,7 +92,7 @@ def test_what_launches_trainings_launches_the_one_job_twice_a_minute_at_most() -
 def test_every_switch_says_what_it_does() -> None:
     repository = defs.get_repository_def()
     told = {found.name: found.description or "" for found in (*repository.sensor_defs, *repository.schedule_defs)}
-    assert told.pop("job_reconciler").startswith("Has to stay on. Launches nothing;")
+    assert told.pop("job_reconciler").startswith("Keep it on. It launches nothing.")
     for name, description in told.items():
         assert description.startswith("Launches "), name
 

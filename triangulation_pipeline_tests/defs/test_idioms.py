@@ -47,10 +47,9 @@ def private_imports(path: Path) -> list[str]:
     return found
 
 
-def test_only_two_files_reach_into_dagster() -> None:
+def test_only_one_file_reaches_into_dagster() -> None:
     found = {str(path.relative_to(PACKAGE)): private_imports(path) for path in PACKAGE.rglob("*.py")}
-    assert {name for name, imports in found.items() if imports} == {"defs/dagster_private.py", "webserver.py"}
-    assert found["webserver.py"] == ["dagster._cli.dev"], "a program, whose parts it exchanges"
+    assert {name for name, imports in found.items() if imports} == {"defs/dagster_private.py"}
     # By attribute, which an import would not show.
     assert [path.name for path in PACKAGE.rglob("*.py") if re.search(r"\bdg\._\w", path.read_text())] == []
 

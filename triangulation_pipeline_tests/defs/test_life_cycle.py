@@ -171,11 +171,11 @@ def test_a_terminated_run_that_missed_its_interrupt_ends(
 def test_a_job_that_was_taken_for_dead_stops(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "HEARTBEAT_S", 0.02)
     engine, run_id = Storage().engine, str(uuid.uuid4())
-    with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no sign of life")):
+    with when_epochs_are_done(engine, run_id, 1, lambda: fail_job(engine, get_job(engine, run_id), "no heartbeat")):
         run = execute(LONG, run_id=run_id)
     assert run.failure().endswith(f"job {run_id} is failed in run {run_id}, and no longer running in run {run_id}")
     job = get_job(engine, run_id)
-    assert (job.status, job.error_message) == (JobStatus.failed, "no sign of life")
+    assert (job.status, job.error_message) == (JobStatus.failed, "no heartbeat")
 
 
 def test_a_terminated_run_leaves_a_cancelled_job(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,8 +131,8 @@ def test_a_reexecution_that_waits_has_the_job_of_the_run_before_it(waiting: Wait
 @pytest.mark.parametrize(
     ("status", "becomes", "told"),
     [
-        (dg.DagsterRunStatus.FAILURE, JobStatus.failed, "its run {} ended without a word of it: the worker died"),
-        (dg.DagsterRunStatus.SUCCESS, JobStatus.failed, "its run {} ended without a word of it: the worker died"),
+        (dg.DagsterRunStatus.FAILURE, JobStatus.failed, "run {} ended without updating the job: its worker died"),
+        (dg.DagsterRunStatus.SUCCESS, JobStatus.failed, "run {} ended without updating the job: its worker died"),
         (dg.DagsterRunStatus.CANCELED, JobStatus.cancelled, "the run was terminated"),
         (dg.DagsterRunStatus.STARTED, JobStatus.running, None),
         (dg.DagsterRunStatus.CANCELING, JobStatus.running, None),
@@ -209,7 +209,7 @@ def test_queued_jobs_end_when_nothing_comes_of_them(waiting: Waiting) -> None:
     reconcile(instance, engine, {})
     instance.report_run_failed(announced)
     _, done = reconcile(instance, engine, {})
-    assert done == [f"job {announced.run_id} failed: its run {announced.run_id} ended before it trained"]
+    assert done == [f"job {announced.run_id} failed: run {announced.run_id} ended before it trained"]
 
     job = job_of(engine, new_run(instance, dg.DagsterRunStatus.CANCELED))
     config = TrainingConfig(job_name="gone")
@@ -221,7 +221,7 @@ def test_queued_jobs_end_when_nothing_comes_of_them(waiting: Waiting) -> None:
         assert done == []
     reconcile(instance, engine, seen)
     assert get_job(engine, job.id).status is JobStatus.cancelled
-    assert get_job(engine, gone.id).error_message == f"Dagster knows its run {gone.id} no more"
+    assert get_job(engine, gone.id).error_message == f"Dagster does not know run {gone.id} any more"
 
 
 def test_a_run_waits_in_the_queue_for_as_long_as_it_takes(waiting: Waiting) -> None:
@@ -246,16 +246,16 @@ def test_a_silent_worker_is_dead(waiting: Waiting, is_known: bool) -> None:
     for _ in range(4):
         assert get_job(engine, job.id).status is JobStatus.running
         seen, done = reconcile(instance, engine, seen)
-    assert done == [f"job {job.id} failed: no sign of life from its worker for 120 s"]
+    assert done == [f"job {job.id} failed: its worker sent no heartbeat for 120 s"]
     assert get_job(engine, job.id).status is JobStatus.failed
     if run is not None:
         assert found(instance, run).status is dg.DagsterRunStatus.FAILURE
         assert outcome(instance, run) == {
             "triangulation/outcome": "failed",
-            "triangulation/outcome_reason": "no sign of life from its worker for 120 s",
+            "triangulation/outcome_reason": "its worker sent no heartbeat for 120 s",
         }
         told = [entry.message for entry in instance.all_logs(run.run_id)]
-        assert any(f"job {job.id}: no sign of life from its worker for 120 s" in line for line in told)
+        assert any(f"job {job.id}: its worker sent no heartbeat for 120 s" in line for line in told)
 
 
 def test_a_worker_that_beats_now_and_then_is_alive(waiting: Waiting) -> None:
@@ -303,15 +303,15 @@ def sensor_tick(instance: dg.DagsterInstance, cursor: str | None = None) -> tupl
 
 def test_the_sensor_remembers_what_it_saw(waiting: Waiting) -> None:
     instance, engine = waiting
-    assert sensor_tick(instance) == ("every job is what its row says", "{}")
+    assert sensor_tick(instance) == ("every job agrees with its run", "{}")
     job = job_of(engine, None)
     cursor = None
     for count in range(5):
         told, cursor = sensor_tick(instance, cursor)
         assert json.loads(str(cursor)) == {job.id: [0, count]}
     assert get_job(engine, job.id).status is JobStatus.failed
-    assert told == f"job {job.id} failed: no sign of life from its worker for 120 s"
-    assert sensor_tick(instance, cursor) == ("every job is what its row says", "{}")
+    assert told == f"job {job.id} failed: its worker sent no heartbeat for 120 s"
+    assert sensor_tick(instance, cursor) == ("every job agrees with its run", "{}")
 
 
 def test_the_sensor_looks_every_half_minute_and_says_all_it_did(waiting: Waiting) -> None:

@@ -34,6 +34,7 @@ from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, 
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import get_model_by_id, get_model_of_job
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+from triangulation_pipeline_tests.storage.conftest import keys_of
 from triangulation_pipeline_tests.storage.model_rows import list_models
 
 SPLITS = {"training_split": Split.train, "validation_split": Split.val, "test_split": Split.test}
@@ -129,7 +130,7 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
 
 
 def test_objects_are_the_documented_ones(whole_run: Run) -> None:
-    keys = whole_run.storage.objects.list_keys(f"checkpoints/{whole_run.run_id}/")
+    keys = keys_of(whole_run.storage.objects, f"checkpoints/{whole_run.run_id}/")
     names = [key.removeprefix(f"checkpoints/{whole_run.run_id}/") for key in keys]
     job = get_job(whole_run.engine, whole_run.run_id)
     assert job.state_location is not None

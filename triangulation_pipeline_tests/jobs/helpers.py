@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,16 @@ MakeJob = Callable[[], JobRecord]
 ENDED_EARLY = {JobStatus.failed, JobStatus.cancelled, JobStatus.paused}
 
 
+@dataclass(frozen=True)
+class StandInRun:
+    """A Dagster run, as jobs know one."""
+
+    run_id: str
+    is_finished: bool = False
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+
+
 def metrics(epoch: int, /, **changes: Any) -> EpochMetrics:
     """Those of an epoch, each with a number of its own, but for the changes."""
     return EpochMetrics(**{"epoch": epoch} | {name: epoch + i / 16 for i, name in enumerate(METRIC_COLUMNS)} | changes)
@@ -34,7 +45,7 @@ def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: Any) -> str
     rest = {
         "best_epoch": 1,
         "best_val_loss": 0.5,
-        "state": StoredObject(f"/store/{epoch}", f"{epoch}" * 64, 0),
+        "state": StoredObject(f"/store/{epoch}", f"{epoch}" * 64),
     }
     others = {name: changes.pop(name) for name in rest.keys() & changes.keys()}
     return write_epoch(engine, job, metrics(epoch, **changes), **rest | others)

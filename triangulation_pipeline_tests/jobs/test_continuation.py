@@ -9,10 +9,19 @@ import pytest
 import time_machine
 from sqlalchemy import Engine
 
-from triangulation_pipeline.jobs.continuation import announce_job, assign_run, continues, requeue_job, start_job
+from triangulation_pipeline.jobs.continuation import (
+    announce_job,
+    assign_run,
+    begin_job,
+    continues,
+    requeue_job,
+    resume_job,
+    start_job,
+)
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import (
     JobRecord,
+    complete_job,
     fail_job,
     find_job,
     find_job_of_run,
@@ -30,9 +39,12 @@ from triangulation_pipeline_tests.jobs.helpers import (
     NEW_RUN,
     NOTHING_YET,
     MakeJob,
+    StandInRun,
     again,
     announce,
+    config_of,
     record,
+    set_row,
     with_a_past,
 )
 
@@ -242,3 +254,109 @@ def test_parents_and_datasets_must_exist(engine: Engine, make_job: MakeJob) -> N
         again(engine, job, job_id=str(uuid.uuid4()), parent_job_id=unknown)
     with pytest.raises(StorageError, match=f"there is no dataset {unknown}"):
         again(engine, job, job_id=str(uuid.uuid4()), synthetic_dataset_id=unknown)
+
+
+def begin(
+    engine: Engine, run: StandInRun, like: JobRecord, before: StandInRun | None = None, *, is_unseen: bool = False
+) -> JobRecord:
+    """The job of a run with the settings and the dataset of a job. Dagster knows the run ``before``."""
+    unseen = [run.run_id, *([run.parent_run_id] if is_unseen else [])]
+    known = {} if before is None else {before.run_id: before}
+    dataset_id = str(like.synthetic_dataset_id)
+    return begin_job(engine, run, config_of(like), dataset_id, find_run=known.get, unseen_run_ids=iter(unseen))
+
+
+def a_run(before: str | None = None) -> StandInRun:
+    """A run, or one that re-executes the run of that id."""
+    return StandInRun(str(uuid.uuid4()), parent_run_id=before, root_run_id=before)
+
+
+def test_a_run_begins_the_job_that_was_announced_for_it_or_one_of_its_own(engine: Engine, make_job: MakeJob) -> None:
+    like, run, other = make_job(), a_run(), a_run()
+    announced = announce(engine, run.run_id)
+    begun = begin(engine, run, like)
+    assert (begun.id, begun.status, begun.created_at) == (run.run_id, JobStatus.running, announced.created_at)
+    own = begin(engine, other, like)
+    assert (own.id, own.run_id, own.parent_job_id, own.config) == (other.run_id, other.run_id, None, like.config)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_taken"),
+    [(status, status in {JobStatus.queued, JobStatus.pending, *ENDED_EARLY}) for status in JobStatus],
+)
+def test_a_run_takes_the_job_of_the_run_before_it_unless_it_is_at_work_or_done(
+    engine: Engine, make_job: MakeJob, status: JobStatus, is_taken: bool
+) -> None:
+    """Of the run before it, or at second hand of the first of all."""
+    for is_first in (False, True):
+        job = set_row(engine, make_job(), status=status)
+        run = a_run(str(uuid.uuid4()) if is_first else job.run_id)
+        run = replace(run, root_run_id=job.id)
+        begun = begin(engine, run, job, StandInRun(str(job.run_id)))
+        if is_taken:
+            assert (begun.id, begun.run_id, begun.parent_job_id) == (job.id, run.run_id, None)
+        else:
+            assert (begun.id, begun.run_id, begun.parent_job_id) == (run.run_id, run.run_id, job.id)
+            assert get_job(engine, job.id) == job
+
+
+def test_a_run_takes_the_job_of_a_worker_that_died(engine: Engine, make_job: MakeJob) -> None:
+    job = make_job()
+    dead, run = StandInRun(str(job.run_id), is_finished=True), a_run(job.run_id)
+    begun = begin(engine, run, job, dead)
+    assert (begun.id, begun.run_id, begun.error_message) == (job.id, run.run_id, None)
+
+    changed = set_row(engine, make_job(), config={"seed": 7})
+    dead, run = StandInRun(str(changed.run_id), is_finished=True), a_run(changed.run_id)
+    assert begin(engine, run, job, dead).parent_job_id == changed.id
+    ended = get_job(engine, changed.id)
+    told = f"run {changed.run_id} ended without updating the job: its worker died"
+    assert (ended.status, ended.error_message) == (JobStatus.failed, told)
+
+
+def test_a_job_that_was_completed_and_not_seen_to_end_is_given_as_it_is(engine: Engine, make_job: MakeJob) -> None:
+    job = complete_job(engine, make_job())
+    assert begin(engine, a_run(job.run_id), job, is_unseen=True) == job
+    seen = a_run(job.run_id)
+    assert begin(engine, seen, job).id == seen.run_id
+    other = complete_job(engine, make_job())
+    run = a_run(other.run_id)
+    assert begin(engine, run, job, is_unseen=True).id == run.run_id
+
+
+def test_a_job_that_was_queued_for_other_settings_fails(engine: Engine, make_job: MakeJob) -> None:
+    like, job = make_job(), requeue_job(engine, fail_job(engine, make_job(), "broke"))
+    told = f"job {job.id} was begun with other settings or another dataset, and cannot be resumed with these"
+    with pytest.raises(ValueError, match=f"{told}; launch a new run"):
+        begin(engine, a_run(job.run_id), like)
+    ended = get_job(engine, job.id)
+    assert (ended.status, ended.error_message) == (JobStatus.failed, told)
+
+
+def test_a_job_is_resumed_in_the_run_that_was_launched(engine: Engine, make_job: MakeJob) -> None:
+    job = fail_job(engine, make_job(), "broke")
+    seen = []
+
+    def launch() -> str:
+        seen.append(get_job(engine, job.id).status)
+        return NEW_RUN
+
+    assert resume_job(engine, job, launch) == NEW_RUN
+    assert seen == [JobStatus.queued]
+    now = get_job(engine, job.id)
+    assert (now.status, now.run_id) == (JobStatus.queued, NEW_RUN)
+    with pytest.raises(IllegalTransition):
+        resume_job(engine, job, launch)
+    assert seen == [JobStatus.queued]
+
+
+def test_a_job_whose_run_cannot_be_launched_fails(engine: Engine, make_job: MakeJob) -> None:
+    job = fail_job(engine, make_job(), "broke")
+
+    def launch() -> str:
+        raise RuntimeError("nobody is there")
+
+    with pytest.raises(RuntimeError, match="nobody is there"):
+        resume_job(engine, job, launch)
+    now = get_job(engine, job.id)
+    assert (now.status, now.error_message) == (JobStatus.failed, "resume failed: nobody is there")

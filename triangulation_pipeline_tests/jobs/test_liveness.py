@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Engine
 
 from triangulation_pipeline.jobs import liveness as module
-from triangulation_pipeline.jobs.liveness import Heartbeat
-from triangulation_pipeline.jobs.states import JobRecord, fail_job, get_job, request_stop
+from triangulation_pipeline.jobs.liveness import SILENT_LOOKS, Heartbeat, listen, look, send_heartbeat, why_dead
+from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, request_stop
 from triangulation_pipeline.storage.errors import IllegalTransition
-from triangulation_pipeline.storage.tables import Stop
-from triangulation_pipeline_tests.jobs.helpers import again
+from triangulation_pipeline.storage.tables import JobStatus, Stop
+from triangulation_pipeline_tests.jobs.helpers import StandInRun, again, set_row
 
 MakeJob = Callable[[], JobRecord]
 
@@ -67,7 +67,7 @@ def test_a_worker_learns_what_it_is_asked_for(engine: Engine, make_job: MakeJob,
 def test_a_worker_that_was_taken_for_dead_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     with Heartbeat(engine, job) as heartbeat:
-        now = fail_job(engine, job, "no sign of life")
+        now = fail_job(engine, job, "no heartbeat")
         assert seen(lambda: heartbeat.should_stop)
     assert (heartbeat.asked, heartbeat.lost) == (
         None,
@@ -78,7 +78,7 @@ def test_a_worker_that_was_taken_for_dead_learns_it_from_its_heartbeat(engine: E
 
 def test_a_worker_that_another_took_over_from_learns_it_from_its_heartbeat(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
-    fail_job(engine, job, "no sign of life")
+    fail_job(engine, job, "no heartbeat")
     now = again(engine, job)
     with Heartbeat(engine, job) as heartbeat:
         assert seen(lambda: heartbeat.should_stop)
@@ -122,7 +122,7 @@ def test_a_database_that_is_away_is_told_once_and_beaten_to_again(
     assert heartbeat.lost is None
     # Once each time it goes away.
     assert [record.getMessage() for record in caplog.records] == [
-        f"job {job.id}: no sign of life can be given: the server"
+        f"job {job.id}: its heartbeat cannot be sent: the server"
     ] * 2
 
 
@@ -141,3 +141,69 @@ def test_a_run_that_ends_does_not_wait_for_a_database_that_is_away(
         assert asked.wait(10)
     assert time.monotonic() - began < 10
     answers.set()
+
+
+ENDED, AT_WORK = "run {} ended without updating the job: its worker died", None
+NOT_TRAINED = "run {} ended before it trained"
+SILENT, UNKNOWN = "its worker sent no heartbeat for 120 s", "Dagster does not know run {} any more"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_begun", "run_is_finished", "told", "told_after_silence"),
+    [
+        (JobStatus.running, True, False, AT_WORK, SILENT),
+        (JobStatus.running, True, True, ENDED, ENDED),
+        (JobStatus.running, True, None, AT_WORK, SILENT),
+        (JobStatus.queued, True, False, AT_WORK, AT_WORK),
+        (JobStatus.queued, True, True, AT_WORK, ENDED),
+        (JobStatus.queued, True, None, AT_WORK, UNKNOWN),
+        (JobStatus.queued, False, False, AT_WORK, AT_WORK),
+        (JobStatus.queued, False, True, NOT_TRAINED, NOT_TRAINED),
+        (JobStatus.pending, False, None, AT_WORK, UNKNOWN),
+    ],
+)
+def test_whether_a_worker_is_dead_has_one_answer(
+    engine: Engine,
+    make_job: MakeJob,
+    status: JobStatus,
+    is_begun: bool,
+    run_is_finished: bool | None,
+    told: str | None,
+    told_after_silence: str | None,
+) -> None:
+    """By what Dagster knows of the run (None: nothing), and by what the heartbeats say."""
+    job = set_row(engine, make_job(), status=status)
+    job = job if is_begun else set_row(engine, job, started_at=None)
+    run = None if run_is_finished is None else StandInRun(str(job.run_id), run_is_finished)
+    assert why_dead(job, run) == (None if told is None else told.format(job.run_id))
+    assert why_dead(job, run, 120) == (None if told_after_silence is None else told_after_silence.format(job.run_id))
+
+
+def test_a_worker_is_silent_after_so_many_looks_without_a_new_heartbeat(engine: Engine, make_job: MakeJob) -> None:
+    beating, silent, done = make_job(), make_job(), make_job()
+    memory: dict[str, tuple[int, int]] = {}
+    for number in range(SILENT_LOOKS + 2):
+        if number == 1:
+            complete_job(engine, done)
+        send_heartbeat(engine, beating)
+        memory, found = look(engine, memory)
+        assert (
+            {job.id for job, _ in found}
+            == memory.keys()
+            == {beating.id, silent.id} | ({done.id} if not number else set())
+        )
+        seconds = {job.id: silent_s for job, silent_s in found}
+        assert seconds[beating.id] is None
+        assert seconds[silent.id] == (120 if number >= SILENT_LOOKS else None)
+        assert memory[beating.id] == (number + 1, 0)
+        assert memory[silent.id] == (0, number)
+
+
+def test_a_worker_is_silent_if_one_listens_and_hears_nothing(
+    engine: Engine, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LISTEN_S", 0.3)
+    job = make_job()
+    assert listen(engine, job) == 0.3
+    with Heartbeat(engine, job):
+        assert listen(engine, job) is None

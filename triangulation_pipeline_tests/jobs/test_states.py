@@ -167,7 +167,7 @@ def test_a_worker_that_was_taken_for_dead_learns_it(engine: Engine, make_job: Ma
     """Before another run takes over, and after: it cannot beat, record, or end what is not its own any more."""
     job = make_job()
     record(engine, job, 1)
-    fail_job(engine, job, "no sign of life")
+    fail_job(engine, job, "no heartbeat")
     for status in ("failed", "running"):
         for act in (send_heartbeat, complete_job, pause_job, cancel_job):
             with pytest.raises(IllegalTransition, match=f"job {job.id} is {status}"):

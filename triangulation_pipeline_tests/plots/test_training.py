@@ -1,22 +1,32 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from triangulation_pipeline.plots.training import training_curves
+from triangulation_pipeline.training.metrics import EpochMetrics
 from triangulation_pipeline_tests.plots.pictures import curves, drawn
 
 
-def history(epochs: int) -> list[dict[str, float | int | None]]:
+def history(epochs: int) -> list[EpochMetrics]:
     return [
-        {
-            "epoch": epoch,
-            "train_loss": 6 + 1 / epoch,
-            "val_loss": 6 + abs(epoch - 30) / 100,
-            "train_rmse_m": 700 / epoch,
-            "val_rmse_m": 300 / epoch,
-            "val_rmse_good_geom_m": None if epoch == 2 else 100 / epoch,
-            "val_distance_p50_m": 25.0,
-            "learning_rate": 3e-3 / epoch,
-        }
+        EpochMetrics(
+            epoch=epoch,
+            train_loss=6 + 1 / epoch,
+            val_loss=6 + abs(epoch - 30) / 100,
+            train_rmse_m=700 / epoch,
+            val_rmse_m=300 / epoch,
+            val_rmse_good_geom_m=None if epoch == 2 else 100 / epoch,
+            val_distance_p50_m=25.0,
+            val_distance_p68_m=35.0,
+            val_distance_p95_m=95.0,
+            val_nees=2.0,
+            val_coverage_68=0.68,
+            val_coverage_95=0.95,
+            learning_rate=3e-3 / epoch,
+            gradient_norm=1.0,
+            epoch_seconds=1.0,
+        )
         for epoch in range(1, epochs + 1)
     ]
 
@@ -48,7 +58,9 @@ def test_training_curves_are_the_metrics_by_epoch() -> None:
         epochs, values = curves(axes)[label]
         np.testing.assert_array_equal(epochs, range(1, 41))
         # Where an epoch has no such number the curve has a gap.
-        np.testing.assert_array_equal(values, [np.nan if each[name] is None else each[name] for each in given])
+        np.testing.assert_array_equal(
+            values, [np.nan if value is None else value for value in (getattr(each, name) for each in given)]
+        )
     for label, height_m in (("limit, good geometry: 33 m rms", 33.2), ("limit of the median: 21 m", 21.4)):
         assert curves(error)[label][1].tolist() == [height_m, height_m]
     for axes in (loss, error, rate):
@@ -78,5 +90,5 @@ def test_metres_have_three_digits_at_most(limit_m: float, words: str) -> None:
 
 
 def test_metrics_that_do_not_exist_are_left_out() -> None:
-    without = [{**epoch, "val_rmse_good_geom_m": None} for epoch in history(5)]
+    without = [replace(metrics, val_rmse_good_geom_m=None) for metrics in history(5)]
     assert "good geometry" not in drawn(training_curves(without))

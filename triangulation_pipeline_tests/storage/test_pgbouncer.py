@@ -103,7 +103,7 @@ def work(engine: Engine) -> str:
                 engine,
                 job,
                 EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
-                StoredObject(f"/state/{epoch}", "e" * 64, 0),
+                StoredObject(f"/state/{epoch}", "e" * 64),
                 best_epoch=1,
                 best_val_loss=1.0,
             )

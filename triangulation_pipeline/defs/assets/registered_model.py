@@ -1,8 +1,8 @@
 """The registry."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -47,6 +47,7 @@ from triangulation_pipeline.storage.registry import (
     register_model,
 )
 from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline.training.metrics import EpochMetrics
 from triangulation_pipeline.validation import printable
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def registered_model(
     model = registration.model
     before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
     log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
-    history = [asdict(metrics) for metrics in read_history(storage.engine, trained_model.reference.job_id)]
+    history = read_history(storage.engine, trained_model.reference.job_id)
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
         metadata=_shown(model, before, evaluation, history),
@@ -207,7 +208,7 @@ def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
 
 
 def _shown(
-    model: ModelRecord, before: str | None, evaluation: Evaluation, history: Sequence[Mapping[str, Any]]
+    model: ModelRecord, before: str | None, evaluation: Evaluation, history: Sequence[EpochMetrics]
 ) -> dict[str, Any]:
     """The metadata of the materialisation; ``before`` says that the weights were registered already."""
     from triangulation_pipeline.plots.style import png
@@ -229,5 +230,5 @@ def _shown(
         "dataset_id": model.synthetic_dataset_id,
         "job_id": model.trained_by_job_id,
         "network_digest": model.network_digest,
-        **epoch_table([rounded({name: row[name] for name in EPOCH_COLUMNS}) for row in history]),
+        **epoch_table([rounded({name: getattr(metrics, name) for name in EPOCH_COLUMNS}) for metrics in history]),
     }

@@ -182,7 +182,7 @@ def _curves(history: Sequence[EpochMetrics], *limits_m: float | None) -> dg.Mark
     from triangulation_pipeline.plots.style import png
     from triangulation_pipeline.plots.training import training_curves
 
-    return picture(png(training_curves([asdict(metrics) for metrics in history], *limits_m)), "training curves")
+    return picture(png(training_curves(history, *limits_m)), "training curves")
 
 
 def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split: StoredSplit) -> DatasetRecord:

@@ -1,0 +1,18 @@
+"""``triangulation webserver``: ``dagster-webserver``, closed to foreign web pages."""
+
+import click
+
+from triangulation_pipeline.cli.home import use_home
+from triangulation_pipeline.cli.options import PASSED_ON, passed_on_arguments
+from triangulation_pipeline.webserver import run_webserver
+
+
+@click.command(context_settings=PASSED_ON)
+@passed_on_arguments
+def webserver(arguments: tuple[str, ...]) -> None:
+    """Start the webserver alone.
+
+    It is `dagster-webserver`, closed to foreign web pages, and takes the options of that command.
+    """
+    use_home()
+    run_webserver(arguments)
