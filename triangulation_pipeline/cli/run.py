@@ -17,7 +17,7 @@ from triangulation_pipeline.cli.instance import open_instance, runs_here
 from triangulation_pipeline.cli.job_argument import JOB_IS, get_job_named
 from triangulation_pipeline.cli.options import config_option, json_option
 from triangulation_pipeline.cli.progress import only_console, progress_on
-from triangulation_pipeline.cli.results import results_of
+from triangulation_pipeline.cli.results import results_of, show_results
 from triangulation_pipeline.cli.tables import say, short, show_json
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.config import check_whole_run_config, settings_of
