@@ -80,8 +80,7 @@ def model_evaluation(
     with the same inputs and site biases. Kept in `model_evaluations`."""
     from triangulation_pipeline.evaluation.comparison import compare
     from triangulation_pipeline.evaluation.report import estimator_table, headline
-    from triangulation_pipeline.model.inputs import locator_inputs
-    from triangulation_pipeline.model.predict import predict
+    from triangulation_pipeline.model.predict import locate
     from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
     from triangulation_pipeline.plots.style import png
 
@@ -98,7 +97,7 @@ def model_evaluation(
         )
     dataset = get_dataset(storage.engine, test_split.dataset_id)
     scenario = dataset.spec.scenario
-    predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
+    predicted = locate(checkpoint, test_split.batch)
     comparison = compare(
         network,
         scenario,
