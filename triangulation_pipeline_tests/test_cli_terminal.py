@@ -21,7 +21,8 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.registry import record_evaluation, register_model
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record, set_row
@@ -62,28 +63,32 @@ def engine(engine: Engine) -> Engine:
         origin = {"epoch": 1, "synthetic_dataset_id": dataset.id}
         register_model(
             engine,
-            model_name=HOSTILE,
-            model_architecture=HOSTILE[:50],
-            pytorch_model_location=HOSTILE,
-            sha256=digest,
-            weights_digest=digest,
-            trained_by_job_id=job.id,
-            network_name=HOSTILE[:40],
-            network_digest=HOSTILE[:60],
-            hyperparameters={},
-            metrics={},
-            passed=digest == "a" * 64,
-            promotion_reason=HOSTILE,
-            **origin,
+            NewModel(
+                model_name=HOSTILE,
+                model_architecture=HOSTILE[:50],
+                pytorch_model_location=HOSTILE,
+                sha256=digest,
+                weights_digest=digest,
+                trained_by_job_id=job.id,
+                network_name=HOSTILE[:40],
+                network_digest=HOSTILE[:60],
+                hyperparameters={},
+                metrics={},
+                passed=digest == "a" * 64,
+                promotion_reason=HOSTILE,
+                **origin,
+            ),
         )
         record_evaluation(
             engine,
-            training_job_id=job.id,
-            checkpoint_sha256=digest,
-            weights_digest=digest,
-            metrics={"promoted": False, "promotion_reason": HOSTILE},
-            visualization_paths={},
-            **origin,
+            NewEvaluation(
+                training_job_id=job.id,
+                checkpoint_sha256=digest,
+                weights_digest=digest,
+                metrics={"promoted": False, "promotion_reason": HOSTILE},
+                visualization_paths={},
+                **origin,
+            ),
         )
     fail_job(engine, job, HOSTILE)
     return engine

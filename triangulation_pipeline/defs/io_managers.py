@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
@@ -111,11 +111,31 @@ class StoredSplit:
     batch: Samples
 
 
+def same_dataset(**dataset_ids: str | None) -> str:
+    """The id of the dataset that all inputs of a step belong to. Raises ValueError if they belong to several, or to
+    none."""
+    first, *others = dataset_ids.values()
+    if first is None or any(other != first for other in others):
+        told = ", ".join(f"{name} of dataset {dataset_id}" for name, dataset_id in dataset_ids.items())
+        raise ValueError(f"{told.replace(' of', ' is of', 1)}; materialise them in one run")
+    return first
+
+
 class SplitIOManager(ReferenceIOManager):
-    """A split arrives as its rows."""
+    """A split arrives as its rows, which a run reads once.
+
+    It holds the splits that the steps of the run have asked for until the run ends: at most all rows of one dataset,
+    which is what the check of the splits holds at once, and less than the simulation of the dataset takes.
+    """
+
+    _splits: dict[SplitReference, StoredSplit] = PrivateAttr(default_factory=dict)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Frees the rows."""
+        self._splits.clear()
 
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredSplit:
-        """The rows, in index order. A dataset that has gone, or is another one, is a failure of one sentence."""
+        """The rows, in index order. A dataset that is gone, or has changed, is a failure with one sentence."""
         split = SplitReference.model_validate(reference)
         with plain_failures():
             found = get_dataset(self._places.engine, split.dataset_id)
@@ -124,7 +144,10 @@ class SplitIOManager(ReferenceIOManager):
                     f"dataset {split.dataset_id} had the digest {split.sha256} when its {split.split.name} split was "
                     f"materialised, and has {found.sha256} now; materialise the splits again"
                 )
-            return StoredSplit(split.dataset_id, read_samples(self._places.engine, split.dataset_id, split.split))
+            if split not in self._splits:
+                rows = read_samples(self._places.engine, split.dataset_id, split.split)
+                self._splits[split] = StoredSplit(split.dataset_id, rows)
+            return self._splits[split]
 
 
 @dataclass(frozen=True)

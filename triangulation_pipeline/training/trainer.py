@@ -31,6 +31,7 @@ CPU_THREADS = 1
 VALIDATION_ROWS = 8192
 CALIBRATED_COVERAGE = 0.95
 LEAST_CALIBRATION_ROWS = 20
+# Raised with every change of what a state holds, also of the fields of EpochMetrics.
 STATE_FORMAT = "triangulation-training-state/2"
 
 
