@@ -124,10 +124,9 @@ def model_evaluation(
 
 def _compared(checkpoint: "Checkpoint", scenario: Scenario, test: Samples, train: Samples) -> "Comparison":
     from triangulation_pipeline.evaluation.comparison import compare
-    from triangulation_pipeline.model.inputs import locator_inputs
-    from triangulation_pipeline.model.predict import predict
+    from triangulation_pipeline.model.predict import locate
 
-    predicted = predict(checkpoint.locator(), locator_inputs(test))
+    predicted = locate(checkpoint, test)
     max_gdop = TrainingConfig.model_validate(checkpoint.config).max_gdop
     return compare(checkpoint.spec.network, scenario, test, train, predicted, max_gdop)
 

@@ -201,10 +201,9 @@ def _settings(checkpoint: "Checkpoint") -> TrainingConfig:
 
 
 def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
-    from triangulation_pipeline.model.inputs import locator_inputs
-    from triangulation_pipeline.model.predict import predict
+    from triangulation_pipeline.model.predict import locate
 
-    predicted = predict(checkpoint.locator(), locator_inputs(test))
+    predicted = locate(checkpoint, test)
     return predicted.error_m(checkpoint.spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
 
 
