@@ -259,7 +259,11 @@ class Trainer:
         mine, its = _built_for(self.spec), _built_for(parent.spec)
         for name, value in mine.items():
             if its.get(name) != value:
-                found, wanted = (of[name].name if name == "network" else of[name] for of in (its, mine))
+                found, wanted = its.get(name), value
+                if name == "network":
+                    found, wanted = (
+                        f"{network.name} ({network.digest[:8]})" for network in (parent.spec.network, self.spec.network)
+                    )
                 raise ValueError(
                     f"parent_model_id: that model's {name} is {found!r}, and must be this training's, {wanted!r}"
                 )
@@ -350,7 +354,7 @@ def _built_for(spec: LocatorSpec) -> dict[str, Any]:
     """What a model and the training that begins from it must have in common, by name."""
     common = spec.config.model_dump(mode="json", exclude={"dropout_rate"}) | dict(spec)
     del common["config"]
-    return common
+    return common | {"network": spec.network.digest}
 
 
 def _validation_and_calibration(val: Samples) -> tuple[Samples, Samples]:
