@@ -1,7 +1,7 @@
 #!/bin/sh
-# Run once by the database's image, when its volume is empty: Dagster's database and ours. Each has a role that may connect
-# to it and owns the one schema with its tables, and has no other right: none to make schemas, extensions or temporary
-# tables, and none in the other's database or in the server's own.
+# The image of the database runs this once, when its volume is empty. It makes Dagster's database and ours. Each has a role
+# that may connect to it and owns the one schema with its tables. It has no other right: none to make schemas, extensions
+# or temporary tables, and none in the other database or in those of the server.
 set -eu
 psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres <<'SQL'
 -- A statement that fails is not logged with its password.

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
-    from triangulation_pipeline.model.inputs import locator_inputs
-    from triangulation_pipeline.model.predict import predict
+    from triangulation_pipeline.model.predict import locate
     from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -51,8 +50,7 @@ _MODULES = {
     "distance_statistics": "positions",
     "fit_site_biases_ns": "physics.solvers",
     "gauss_newton": "physics.solvers",
-    "locator_inputs": "model.inputs",
-    "predict": "model.predict",
+    "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
     "read_network": "network_file",
     "simulate": "physics.simulator",
@@ -79,8 +77,7 @@ __all__ = [
     "distance_statistics",
     "fit_site_biases_ns",
     "gauss_newton",
-    "locator_inputs",
-    "predict",
+    "locate",
     "read_checkpoint",
     "read_network",
     "simulate",

@@ -9,6 +9,10 @@ from typing import NoReturn
 
 import pytest
 from hypothesis import settings
+from sqlalchemy import Engine
+
+from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.settings import read_settings
 
 settings.register_profile("the same every time", derandomize=True, deadline=None)
 settings.load_profile("the same every time")
@@ -52,6 +56,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The database of the home, which is the current folder."""
+    monkeypatch.chdir(home)
+    engine = open_database(read_settings().database_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

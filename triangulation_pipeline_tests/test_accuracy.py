@@ -3,8 +3,7 @@
 import numpy as np
 
 from triangulation_pipeline.evaluation.comparison import compare
-from triangulation_pipeline.model.inputs import locator_inputs
-from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.predict import locate
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
@@ -20,7 +19,7 @@ def test_beats_the_classical_solver_and_knows_how_well() -> None:
     train_rows, val_rows, test = (whole.take(whole.split == split) for split in Split)
     config = TrainingConfig(epochs=8)
     checkpoint = train(NORTH_WEST_ITALY, scenario, config, train_rows, val_rows)
-    predicted = predict(checkpoint.locator(), locator_inputs(test))
+    predicted = locate(checkpoint, test)
     good = (
         compare(NORTH_WEST_ITALY, scenario, test, train_rows, predicted, config.max_gdop)
         .summary()

@@ -6,7 +6,6 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.jobs.continuation import announce_job
 from triangulation_pipeline.jobs.liveness import send_heartbeat
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, pause_job
-from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.registry import find_production_model, register_model
-from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.registry import NewModel, find_production_model, register_model
 from triangulation_pipeline.storage.tables import JobStatus, Stop
 from triangulation_pipeline.storage.views import (
     dataset_overview,
@@ -105,14 +102,6 @@ def webserver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr("triangulation_pipeline.cli.operate.WAIT_POLL_S", 0.02)
     monkeypatch.setattr("triangulation_pipeline.cli.watch.POLL_S", 0.02)
     return stand_in
-
-
-@pytest.fixture
-def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.chdir(home)
-    engine = open_database(read_settings().database_url)
-    yield engine
-    engine.dispose()
 
 
 def triangulation(*arguments: str) -> Result:
@@ -555,20 +544,22 @@ def registered(engine: Engine, job: JobRecord, digest: str, passed: bool, networ
     champion = find_production_model(engine, "locator")
     register_model(
         engine,
-        model_name="locator",
-        model_architecture="triangulation",
-        pytorch_model_location="/store/best_model.pth",
-        sha256=digest * 64,
-        weights_digest=digest * 64,
-        epoch=1,
-        trained_by_job_id=job.id,
-        synthetic_dataset_id=str(job.synthetic_dataset_id),
-        network_name=network_name,
-        network_digest=hashlib.sha256(network_name.encode()).hexdigest(),
-        hyperparameters={},
-        metrics={"test_rmse_m": 150.5, "test_rmse_good_geom_m": 64.5, "test_p50_good_geom_m": 21.0},
-        passed=passed,
-        promotion_reason="Promoted." if passed else "It is worse.",
+        NewModel(
+            model_name="locator",
+            model_architecture="triangulation",
+            pytorch_model_location="/store/best_model.pth",
+            sha256=digest * 64,
+            weights_digest=digest * 64,
+            epoch=1,
+            trained_by_job_id=job.id,
+            synthetic_dataset_id=str(job.synthetic_dataset_id),
+            network_name=network_name,
+            network_digest=hashlib.sha256(network_name.encode()).hexdigest(),
+            hyperparameters={},
+            metrics={"test_rmse_m": 150.5, "test_rmse_good_geom_m": 64.5, "test_p50_good_geom_m": 21.0},
+            passed=passed,
+            promotion_reason="Promoted." if passed else "It is worse.",
+        ),
         champion_id=champion and champion.id,
     )
 

@@ -3,7 +3,6 @@
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import dagster as dg
@@ -15,19 +14,9 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.jobs.continuation import announce_job, requeue_job
 from triangulation_pipeline.jobs.liveness import Heartbeat
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job
-from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import running_job
-
-
-@pytest.fixture
-def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.chdir(home)
-    engine = open_database(read_settings().database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.registry import record_evaluation, register_model
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record
@@ -54,29 +55,33 @@ def job(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobRecord]:
     record(engine, job, 1, val_rmse_m=1234.56)
     register_model(
         engine,
-        model_name="rf-triangulation",
-        model_architecture="triangulation",
-        pytorch_model_location="/store/best_model.pth",
-        sha256="a" * 64,
-        weights_digest="a" * 64,
-        epoch=1,
-        trained_by_job_id=job.id,
-        synthetic_dataset_id=dataset.id,
-        hyperparameters={},
-        metrics=NUMBERS,
-        passed=False,
-        promotion_reason=REASON,
-        **network,
+        NewModel(
+            model_name="rf-triangulation",
+            model_architecture="triangulation",
+            pytorch_model_location="/store/best_model.pth",
+            sha256="a" * 64,
+            weights_digest="a" * 64,
+            epoch=1,
+            trained_by_job_id=job.id,
+            synthetic_dataset_id=dataset.id,
+            hyperparameters={},
+            metrics=NUMBERS,
+            passed=False,
+            promotion_reason=REASON,
+            **network,
+        ),
     )
     record_evaluation(
         engine,
-        training_job_id=job.id,
-        epoch=1,
-        checkpoint_sha256="a" * 64,
-        weights_digest="a" * 64,
-        synthetic_dataset_id=dataset.id,
-        metrics={"headline": NUMBERS, "promoted": False, "promotion_reason": REASON},
-        visualization_paths={},
+        NewEvaluation(
+            training_job_id=job.id,
+            epoch=1,
+            checkpoint_sha256="a" * 64,
+            weights_digest="a" * 64,
+            synthetic_dataset_id=dataset.id,
+            metrics={"headline": NUMBERS, "promoted": False, "promotion_reason": REASON},
+            visualization_paths={},
+        ),
     )
     yield fail_job(engine, job, "database cannot be written: disk full")
     engine.dispose()

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -22,9 +20,9 @@ from triangulation_pipeline.cli.run import progress_on, show_results
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
-from triangulation_pipeline.storage.engine import open_database, writing
-from triangulation_pipeline.storage.registry import record_evaluation, register_model
-from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline.storage.engine import writing
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record, set_row
@@ -45,10 +43,8 @@ RICH = re.compile("\x1b\\[(0|1)m")
 
 
 @pytest.fixture
-def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def engine(engine: Engine) -> Engine:
     """A database in which somebody has written everywhere."""
-    monkeypatch.chdir(home)
-    engine = open_database(read_settings().database_url)
     dataset, _ = write_dataset(
         engine,
         a_spec(),
@@ -67,32 +63,35 @@ def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         origin = {"epoch": 1, "synthetic_dataset_id": dataset.id}
         register_model(
             engine,
-            model_name=HOSTILE,
-            model_architecture=HOSTILE[:50],
-            pytorch_model_location=HOSTILE,
-            sha256=digest,
-            weights_digest=digest,
-            trained_by_job_id=job.id,
-            network_name=HOSTILE[:40],
-            network_digest=HOSTILE[:60],
-            hyperparameters={},
-            metrics={},
-            passed=digest == "a" * 64,
-            promotion_reason=HOSTILE,
-            **origin,
+            NewModel(
+                model_name=HOSTILE,
+                model_architecture=HOSTILE[:50],
+                pytorch_model_location=HOSTILE,
+                sha256=digest,
+                weights_digest=digest,
+                trained_by_job_id=job.id,
+                network_name=HOSTILE[:40],
+                network_digest=HOSTILE[:60],
+                hyperparameters={},
+                metrics={},
+                passed=digest == "a" * 64,
+                promotion_reason=HOSTILE,
+                **origin,
+            ),
         )
         record_evaluation(
             engine,
-            training_job_id=job.id,
-            checkpoint_sha256=digest,
-            weights_digest=digest,
-            metrics={"promoted": False, "promotion_reason": HOSTILE},
-            visualization_paths={},
-            **origin,
+            NewEvaluation(
+                training_job_id=job.id,
+                checkpoint_sha256=digest,
+                weights_digest=digest,
+                metrics={"promoted": False, "promotion_reason": HOSTILE},
+                visualization_paths={},
+                **origin,
+            ),
         )
     fail_job(engine, job, HOSTILE)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def on_a_terminal(*arguments: str) -> str:

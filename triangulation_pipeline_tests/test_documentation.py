@@ -89,7 +89,7 @@ def test_every_block_is_run_by_a_test_or_has_a_reason() -> None:
     used = set()
     for block in [block for page in PAGES for block in blocks(page)]:
         assert block.language, f"{block}: a block must name its language"
-        if block.language == "text":  # drawings, and what a command prints
+        if block.language in {"text", "math"}:  # drawings, what a command prints, and formulas
             continue
         found = [key for key in RUN_BY if key[:2] == (block.page, block.language) and block.content.startswith(key[2])]
         assert len(found) == 1, f"{block}: {found}"
@@ -279,7 +279,7 @@ def test_the_messages_that_the_operator_looks_up_are_the_programs() -> None:
     checked = 0
     for row in rows:
         for quoted in re.findall(r"`([^`]+)`", row):
-            for piece in re.split(r"\.\.\.| [nm]\b", quoted):
+            for piece in re.split(r"\.\.\.|: | [nm]\b", quoted):
                 if len(piece.split()) > 1 and "No space left" not in piece:
                     words = piece.strip(" ,:")
                     # The first word may be a value, as in "paused at epoch".

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,6 @@ from triangulation_pipeline.cli import main
 from triangulation_pipeline.client import Webserver, WebserverError
 from triangulation_pipeline.jobs.continuation import announce_job
 from triangulation_pipeline.jobs.states import fail_job
-from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline.training.config import TrainingConfig
 
@@ -233,14 +230,6 @@ def test_the_sentence_of_a_failure_is_cut_and_printable() -> None:
     assert told is not None
     assert_sentence(told)
     assert told.startswith(r"\x1b]0;title\x07")
-
-
-@pytest.fixture
-def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.chdir(home)
-    engine = open_database(read_settings().database_url)
-    yield engine
-    engine.dispose()
 
 
 COMMANDS = {

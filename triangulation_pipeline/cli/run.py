@@ -29,6 +29,8 @@ from triangulation_pipeline.defs.config import check_whole_run_config, settings_
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
+from triangulation_pipeline.evaluation.estimators import BEST_FIRST
+from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.jobs.continuation import requeue_job
 from triangulation_pipeline.jobs.liveness import WORKER_DIED, listen, why_dead
 from triangulation_pipeline.jobs.states import (
@@ -41,7 +43,8 @@ from triangulation_pipeline.jobs.states import (
     find_job,
     find_job_of_run,
 )
-from triangulation_pipeline.storage.registry import get_evaluation, get_model_of_job
+from triangulation_pipeline.storage.evaluations import get_evaluation
+from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
@@ -264,7 +267,7 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
     """What the final page shows."""
     model = get_model_of_job(storage.engine, run_id)
     newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
-    found = get_evaluation(storage.engine, newest["evaluation_id"]).metrics
+    found = Evaluation.model_validate(get_evaluation(storage.engine, newest["evaluation_id"]).metrics)
     return {
         "model_name": model.model_name,
         "version": model.version,
@@ -275,9 +278,9 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
         "job_id": run_id,
         "dataset_id": model.synthetic_dataset_id,
         "metrics": model.metrics,
-        "test_rows": found["all"]["rows"],
-        "test_rows_good_geom": found["good_geometry"]["rows"],
-        "max_gdop": found["max_gdop"],
+        "test_rows": found.all.rows,
+        "test_rows_good_geom": found.good_geometry.rows,
+        "max_gdop": found.max_gdop,
         "checkpoint": model.pytorch_model_location,
         "sha256": model.sha256,
         "database": storage.engine.url.render_as_string(hide_password=True),
@@ -287,8 +290,6 @@ def _results(storage: Any, run_id: str) -> dict[str, Any]:
 
 def show_results(console: Console, results: Mapping[str, Any]) -> None:
     """The final page."""
-    from triangulation_pipeline.evaluation.estimators import BEST_FIRST
-
     values = results["metrics"]
 
     def cells(*names: str | None) -> list[str]:

@@ -1,5 +1,7 @@
-"""Handing over between assets: what goes from step to step is a reference (ids and digests) in the materialisation's
-metadata, so it is found by lineage: two runs side by side never take each other's dataset or weights.
+"""How assets hand over their results: as references (ids and digests) in the metadata of materialisations.
+
+A step finds the references of its inputs by lineage, so two runs at the same time never take each other's dataset or
+weights.
 """
 
 from collections.abc import Mapping
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from triangulation_pipeline.defs.failures import plain_failures
 from triangulation_pipeline.defs.resources import Storage
@@ -24,13 +26,13 @@ REFERENCE = "reference"
 
 
 class Reference(BaseModel):
-    """Base of what is handed over."""
+    """Base class of the references that assets hand over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NetworkReference(Reference):
-    """A receiver network, whole: it is small."""
+    """A receiver network. It is small, so the reference holds it whole."""
 
     network: ReceiverNetwork
 
@@ -76,8 +78,11 @@ def reference_type(reference: type[Reference]) -> dg.DagsterType:
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
-    """Writes references into metadata and finds them again: in this run (or the one that a re-execution takes its
-    inputs from), else the asset's latest materialisation."""
+    """Writes references into metadata and finds them again.
+
+    It takes the materialisation by this run, or by the run that a re-execution takes its inputs from; else the latest
+    materialisation of the asset.
+    """
 
     storage: Storage
 
@@ -105,17 +110,37 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """A split's rows, and the dataset they are of."""
+    """The rows of a split, and the id of their dataset."""
 
     dataset_id: str
     batch: Samples
 
 
+def same_dataset(**dataset_ids: str | None) -> str:
+    """The id of the dataset that all inputs of a step belong to. Raises ValueError if they belong to several, or to
+    none."""
+    first, *others = dataset_ids.values()
+    if first is None or any(other != first for other in others):
+        told = ", ".join(f"{name} of dataset {dataset_id}" for name, dataset_id in dataset_ids.items())
+        raise ValueError(f"{told.replace(' of', ' is of', 1)}; materialise them in one run")
+    return first
+
+
 class SplitIOManager(ReferenceIOManager):
-    """A split arrives as its rows."""
+    """A split arrives as its rows, which a run reads once.
+
+    It holds the splits that the steps of the run have asked for until the run ends: at most all rows of one dataset,
+    which is what the check of the splits holds at once, and less than the simulation of the dataset takes.
+    """
+
+    _splits: dict[SplitReference, StoredSplit] = PrivateAttr(default_factory=dict)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Frees the rows."""
+        self._splits.clear()
 
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredSplit:
-        """The rows, in index order. A dataset that has gone, or is another one, is a failure of one sentence."""
+        """The rows, in index order. A dataset that is gone, or has changed, is a failure with one sentence."""
         split = SplitReference.model_validate(reference)
         with plain_failures():
             found = get_dataset(self._places.engine, split.dataset_id)
@@ -124,35 +149,38 @@ class SplitIOManager(ReferenceIOManager):
                     f"dataset {split.dataset_id} had the digest {split.sha256} when its {split.split.name} split was "
                     f"materialised, and has {found.sha256} now; materialise the splits again"
                 )
-            return StoredSplit(split.dataset_id, read_samples(self._places.engine, split.dataset_id, split.split))
+            if split not in self._splits:
+                rows = read_samples(self._places.engine, split.dataset_id, split.split)
+                self._splits[split] = StoredSplit(split.dataset_id, rows)
+            return self._splits[split]
 
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint's bytes, their digest verified, and where they lie."""
+    """The bytes of a checkpoint with a verified digest, and the reference to them."""
 
     reference: CheckpointReference
     content: bytes
 
     def read(self) -> "Checkpoint":
-        """The checkpoint. Raises ValueError where the bytes are none."""
+        """The checkpoint. Raises ValueError if the bytes are not one."""
         from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 
 
 class CheckpointIOManager(ReferenceIOManager):
-    """Weights arrive as a checkpoint, its digest verified."""
+    """Weights arrive as the bytes of a checkpoint with a verified digest."""
 
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredCheckpoint:
-        """The weights' bytes. A missing or damaged object is a failure of one sentence."""
+        """The bytes of the weights. A missing or damaged object is a failure with one sentence."""
         found = CheckpointReference.model_validate(reference)
         with plain_failures():
             return StoredCheckpoint(found, read_object(self._places.objects, found.location, found.sha256))
 
 
 def _named(reference: Mapping[str, Any]) -> str:
-    """What a reference names, on one line: of a network, which stands in it whole, the name."""
+    """The values of a reference on one line; a network is given by its name."""
     return ", ".join(
         f"{field} {printable(str(value['name'] if isinstance(value, Mapping) else value))}"
         for field, value in reference.items()
@@ -166,7 +194,7 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
     try:
         run_id = upstream.run_id if upstream is not None else None
     except dg.DagsterInvariantViolationError:
-        # A single step that is executed again, and no run before has come to what it takes.
+        # A single step is executed again, and no earlier run has made its input.
         raise dg.Failure(
             description=f"no run before this one materialised {asset_key.to_user_string()}, which this step needs; "
             "execute that step again too",

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class LocatorInputs:
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def locator_inputs(batch: Samples) -> LocatorInputs:
-    """Tensors (float32, bool) of a batch, in its order."""
-    toa_ns = np.where(batch.toa_present, batch.toa_ns, np.inf)
-    count = batch.toa_present.sum(1)
+def locator_inputs(measurements: Measurements) -> LocatorInputs:
+    """Tensors (float32, bool) of measurements, row by row."""
+    toa_ns = np.where(measurements.toa_present, measurements.toa_ns, np.inf)
+    count = measurements.toa_present.sum(1)
     # Lower median of the present arrival times; rows without any hold zeros.
-    middle = np.sort(toa_ns, axis=1)[np.arange(len(batch)), np.maximum(count - 1, 0) // 2]
-    toa_m = (batch.toa_ns - np.where(count > 0, middle, 0.0)[:, None]) * SPEED_OF_LIGHT_M_PER_NS
-    sigma_m = batch.toa_sigma_ns * SPEED_OF_LIGHT_M_PER_NS
+    middle = np.sort(toa_ns, axis=1)[np.arange(len(measurements)), np.maximum(count - 1, 0) // 2]
+    toa_m = (measurements.toa_ns - np.where(count > 0, middle, 0.0)[:, None]) * SPEED_OF_LIGHT_M_PER_NS
+    sigma_m = measurements.toa_sigma_ns * SPEED_OF_LIGHT_M_PER_NS
     return LocatorInputs(
-        present_BR=torch.from_numpy(batch.signal_present.copy()),
-        snr_db_BR=torch.from_numpy(batch.snr_db.copy()),
-        power_dbm_BR=torch.from_numpy(batch.power_dbm.copy()),
-        toa_present_BR=torch.from_numpy(batch.toa_present.copy()),
-        toa_m_BR=torch.from_numpy(np.where(batch.toa_present, toa_m, 0.0).astype(np.float32)),
-        sigma_m_BR=torch.from_numpy(np.where(batch.toa_present, sigma_m, 1.0).astype(np.float32)),
+        present_BR=torch.from_numpy(measurements.signal_present.copy()),
+        snr_db_BR=torch.from_numpy(measurements.snr_db.copy()),
+        power_dbm_BR=torch.from_numpy(measurements.power_dbm.copy()),
+        toa_present_BR=torch.from_numpy(measurements.toa_present.copy()),
+        toa_m_BR=torch.from_numpy(np.where(measurements.toa_present, toa_m, 0.0).astype(np.float32)),
+        sigma_m_BR=torch.from_numpy(np.where(measurements.toa_present, sigma_m, 1.0).astype(np.float32)),
     )

@@ -2,11 +2,47 @@
 
 import torch
 
-from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.measurements import Measurements
+from triangulation_pipeline.model.checkpoint import Checkpoint
+from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.positions import Positions
 
 CHUNK_ROWS = 8192
+
+
+def locate(checkpoint: Checkpoint, measurements: Measurements) -> Positions:
+    """Where the transmitters are, by the model of a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model. It is for one network, and for transmitters at one altitude.
+    measurements : Measurements
+        n transmissions, with the receivers in the order of the sites of that network.
+
+    Returns
+    -------
+    Positions
+        n positions with the covariances of their errors, in the frame of ``checkpoint.spec.network``.
+
+    Raises
+    ------
+    ValueError
+        If the measurements are of another number of receivers, or of a transmitter at another altitude.
+    """
+    spec = checkpoint.spec
+    if measurements.num_sites != len(spec.network.sites):
+        raise ValueError(
+            f"the model is for the {len(spec.network.sites)} sites of {spec.network.name!r}, the measurements are of "
+            f"{measurements.num_sites} receivers"
+        )
+    if (other := measurements.tx_altitude_m != spec.tx_altitude_m).any():
+        raise ValueError(
+            f"the model is for transmitters at an altitude of {spec.tx_altitude_m:g} m, the measurements have one at "
+            f"{measurements.tx_altitude_m[other][0]:g} m; train a model with this tx_altitude_m"
+        )
+    return predict(checkpoint.locator(), locator_inputs(measurements))
 
 
 @torch.no_grad()

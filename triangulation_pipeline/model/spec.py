@@ -26,7 +26,8 @@ class Architecture(StrEnum):
 
 
 class _Constants(BaseModel):
-    # A default may not change: `weights_digest` and checkpoints of format 1 take it for granted.
+    # Digests of weights leave defaults out, and checkpoints of format 1 are read with them. Before a default changes,
+    # the value that it had must be written down in `checkpoint.py` for both.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

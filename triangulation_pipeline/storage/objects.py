@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,7 +63,6 @@ class StoredObject:
 
     location: str
     sha256: str
-    size_bytes: int
 
 
 class ObjectStore(Protocol):
@@ -83,10 +81,6 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Removes an object; that it is gone already is no error."""
-        ...
-
-    def list_keys(self, prefix: str = "") -> list[str]:
-        """The keys that begin with ``prefix``, sorted."""
         ...
 
     def location(self, key: str) -> str:
@@ -136,7 +130,7 @@ class FolderStore:
                     break
         except OSError as error:
             raise StorageError(f"object {key!r} cannot be stored under {self.root}: {error.strerror}") from None
-        return StoredObject(str(path), hashlib.sha256(data).hexdigest(), len(data))
+        return StoredObject(str(path), hashlib.sha256(data).hexdigest())
 
     def get(self, key: str, sha256: str) -> bytes:
         """See ``ObjectStore``."""
@@ -163,10 +157,6 @@ class FolderStore:
         except OSError as error:
             raise StorageError(f"object {key!r} cannot be deleted under {self.root}: {error.strerror}") from None
 
-    def list_keys(self, prefix: str = "") -> list[str]:
-        """See ``ObjectStore``."""
-        return sorted(key for key in self._keys() if key.startswith(prefix))
-
     def location(self, key: str) -> str:
         """See ``ObjectStore``."""
         return str(self._path(key))
@@ -187,12 +177,6 @@ class FolderStore:
             if path.is_symlink():
                 raise OSError(errno.ELOOP, f"{path} is a symbolic link, and none is followed")
             path = path.parent
-
-    def _keys(self) -> Iterator[str]:
-        for path in self.root.rglob("*"):
-            key = path.relative_to(self.root).as_posix()
-            if is_key(key) and path.is_file() and not path.is_symlink():
-                yield key
 
 
 def make_private(folder: Path) -> None:

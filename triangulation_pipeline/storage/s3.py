@@ -35,15 +35,14 @@ from urllib3.exceptions import HTTPError, NameResolutionError
 
 from triangulation_pipeline.address import Address, by_proxy, parse_address
 from triangulation_pipeline.storage.errors import StorageError
-from triangulation_pipeline.storage.objects import S3Location, StoredObject, checked_data, checked_key, is_key
+from triangulation_pipeline.storage.objects import S3Location, StoredObject, checked_data, checked_key
 from triangulation_pipeline.storage.retry import DEADLINE_S, retry
 from triangulation_pipeline.validation import shown
 
 PART_BYTES = 16 * 2**20
 """Larger objects are sent in parts of this size."""
 
-# What a foreign server sends without end is not read into memory: of an object, and of an answer (a page of a thousand
-# keys is a megabyte).
+# What a foreign server sends without end is not read into memory: of an object, and of an answer.
 MOST_OBJECT_BYTES = 2**31
 MOST_ANSWER_BYTES = 2**24
 
@@ -131,7 +130,7 @@ class S3Store:
                 f"{failed}: sent were {len(data)} bytes of digest {digest}, the server has "
                 f"{found.get('ContentLength')} bytes of digest {confirmed and shown(confirmed)}"
             )
-        return StoredObject(self.location(key), digest, len(data))
+        return StoredObject(self.location(key), digest)
 
     def get(self, key: str, sha256: str) -> bytes:
         """See ``ObjectStore``."""
@@ -171,18 +170,6 @@ class S3Store:
                     raise
 
         self._retry(f"object {key!r} cannot be deleted under {self.root}", remove)
-
-    def list_keys(self, prefix: str = "") -> list[str]:
-        """See ``ObjectStore``. Objects of others, whose names are no keys, are left out."""
-
-        def names() -> list[str]:
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return [item["Key"] for page in pages for item in page.get("Contents", [])]
-
-        found = self._retry(f"objects cannot be listed under {self.root}", names)
-        return sorted(key for key in (name.removeprefix(self._prefix) for name in found) if is_key(key))
 
     def location(self, key: str) -> str:
         """See ``ObjectStore``."""

@@ -57,7 +57,7 @@ OPTIONAL_METRICS = frozenset(name for name, (kind, _) in _METRICS.items() if kin
 
 def position_metrics(distance_m: NDArray[np.floating], nees: NDArray[np.floating]) -> dict[str, Any]:
     """The validation metrics that follow from the position errors (n,), metres, and the NEES (n,) of the rows, by
-    name; None if there are no rows."""
+    name."""
     statistics = distance_statistics(distance_m)
     return {
         "val_rmse_m": statistics["rmse_m"],

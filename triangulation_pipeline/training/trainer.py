@@ -31,6 +31,7 @@ CPU_THREADS = 1
 VALIDATION_ROWS = 8192
 CALIBRATED_COVERAGE = 0.95
 LEAST_CALIBRATION_ROWS = 20
+# Raised with every change of what a state holds, also of the fields of EpochMetrics.
 STATE_FORMAT = "triangulation-training-state/2"
 
 
@@ -258,7 +259,11 @@ class Trainer:
         mine, its = _built_for(self.spec), _built_for(parent.spec)
         for name, value in mine.items():
             if its.get(name) != value:
-                found, wanted = (of[name].name if name == "network" else of[name] for of in (its, mine))
+                found, wanted = its.get(name), value
+                if name == "network":
+                    found, wanted = (
+                        f"{network.name} ({network.digest[:8]})" for network in (parent.spec.network, self.spec.network)
+                    )
                 raise ValueError(
                     f"parent_model_id: that model's {name} is {found!r}, and must be this training's, {wanted!r}"
                 )
@@ -349,7 +354,7 @@ def _built_for(spec: LocatorSpec) -> dict[str, Any]:
     """What a model and the training that begins from it must have in common, by name."""
     common = spec.config.model_dump(mode="json", exclude={"dropout_rate"}) | dict(spec)
     del common["config"]
-    return common
+    return common | {"network": spec.network.digest}
 
 
 def _validation_and_calibration(val: Samples) -> tuple[Samples, Samples]:

@@ -3,8 +3,7 @@
 import numpy as np
 
 from triangulation_pipeline.model.checkpoint import Checkpoint
-from triangulation_pipeline.model.inputs import locator_inputs
-from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.predict import locate
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.metrics import position_metrics
 
@@ -18,7 +17,7 @@ def fault(checkpoint: Checkpoint, val: Samples) -> str | None:
     if bad := checkpoint.non_finite():
         return f"weights are not finite: {', '.join(bad)}"
     rows, frame = val.take(~val.is_calibration), checkpoint.spec.network.frame
-    predicted = predict(checkpoint.locator(), locator_inputs(rows))
+    predicted = locate(checkpoint, rows)
     distance_m = predicted.error_m(frame, rows.tx_altitude_m, rows.tx_lat, rows.tx_lon)
     nees = predicted.nees(rows.tx_en_m(frame))
     if not (np.isfinite(predicted.en_m).all() and np.isfinite(predicted.covariance_m2).all()):

@@ -23,7 +23,7 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
-from triangulation_pipeline.storage.registry import register_model
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 
@@ -289,20 +289,22 @@ def test_first_tick_compares_the_network_with_productions(
     dataset = add_dataset(engine)
     register_model(
         engine,
-        model_name="mine",
-        model_architecture="triangulation",
-        pytorch_model_location="nowhere",
-        sha256="a" * 64,
-        weights_digest="a" * 64,
-        epoch=1,
-        trained_by_job_id=train(engine, dataset),
-        synthetic_dataset_id=dataset.id,
-        network_name=NORTH_WEST_ITALY.name,
-        network_digest=NORTH_WEST_ITALY.digest,
-        hyperparameters={},
-        metrics={},
-        passed=True,
-        promotion_reason="",
+        NewModel(
+            model_name="mine",
+            model_architecture="triangulation",
+            pytorch_model_location="nowhere",
+            sha256="a" * 64,
+            weights_digest="a" * 64,
+            epoch=1,
+            trained_by_job_id=train(engine, dataset),
+            synthetic_dataset_id=dataset.id,
+            network_name=NORTH_WEST_ITALY.name,
+            network_digest=NORTH_WEST_ITALY.digest,
+            hyperparameters={},
+            metrics={},
+            passed=True,
+            promotion_reason="",
+        ),
     )
     write_network(home / "sites.yaml", NORTH_WEST_ITALY)
     assert tick(sensors.network_file_changed, instance, None)[:2] == ([], NORTH_WEST_ITALY.digest)

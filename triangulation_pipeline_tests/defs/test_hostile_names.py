@@ -10,10 +10,10 @@ import pytest
 
 from triangulation_pipeline.defs.metadata import words
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.storage.registry import get_model
 from triangulation_pipeline.storage.views import job_overview, model_overview, read_view
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+from triangulation_pipeline_tests.storage.model_rows import get_model
 
 NETWORK = "A$B$C | <img src=x onerror=alert(1)> `x` ![i](http://x/y.png)"
 JOB = "| a | b |\\|---| <script>alert(1)</script> [click](javascript:alert(1)) $x_1$ :bug:"

@@ -25,10 +25,10 @@ from triangulation_pipeline.physics import simulator
 from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset, list_datasets
-from triangulation_pipeline.storage.registry import get_model, list_models
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 from triangulation_pipeline_tests.defs.test_whole_run import stale
+from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
 
 PACKAGE = ROOT / "triangulation_pipeline"
 
@@ -180,21 +180,20 @@ def test_mixed_datasets_are_told_apart_by_name(whole_run: Run) -> None:
         "materialise them in one run"
     ]
     assert execute(changed, ["trained_model"], instance).failure() == (
-        f"training_split is of dataset {new}, validation_split of dataset {old}; materialise both in one run"
+        f"training_split is of dataset {new}, validation_split of dataset {old}; materialise them in one run"
     )
     assert execute(changed, ["model_evaluation"], instance).failure() == (
-        f"trained_model was trained on dataset {old}, training_split is of dataset {new}, test_split of dataset {old}; "
-        "materialise the splits and trained_model in one run"
+        f"trained_model is of dataset {old}, training_split of dataset {new}, test_split of dataset {old}; "
+        "materialise them in one run"
     )
     assert execute(changed, [*chain, "test_split"], instance).result.success
     # Two splits that fit each other, and a model that was trained on rows that may be among them.
     assert execute(changed, ["model_evaluation"], instance).failure() == (
-        f"trained_model was trained on dataset {old}, training_split is of dataset {new}, test_split of dataset {new}; "
-        "materialise the splits and trained_model in one run"
+        f"trained_model is of dataset {old}, training_split of dataset {new}, test_split of dataset {new}; "
+        "materialise them in one run"
     )
     assert execute(changed, ["registered_model"], instance).failure() == (
-        f"model_evaluation is on dataset {old}, test_split is of dataset {new}; materialise model_evaluation and "
-        "registered_model in one run"
+        f"model_evaluation is of dataset {old}, test_split of dataset {new}; materialise them in one run"
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Engine, update
 
 from triangulation_pipeline.definitions import train_locator_job
+from triangulation_pipeline.defs import io_managers
 from triangulation_pipeline.defs.io_managers import (
     CheckpointIOManager,
     CheckpointReference,
@@ -21,7 +23,8 @@ from triangulation_pipeline.defs.io_managers import (
     SplitReference,
 )
 from triangulation_pipeline.defs.resources import Storage
-from triangulation_pipeline.samples import Split
+from triangulation_pipeline.samples import Samples, Split
+from triangulation_pipeline.storage.datasets import read_samples
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 from triangulation_pipeline_tests.defs.test_automation import add_dataset
@@ -108,6 +111,32 @@ def test_a_split_arrives_as_its_rows_of_its_dataset(storage: Storage, split: Spl
     assert len(arrived.batch) == counts[split]
     assert (arrived.batch.split == split).all()
     assert (np.diff(arrived.batch.sample_index) > 0).all()
+
+
+def test_a_run_reads_each_split_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever steps and checks ask for it; another run reads it again."""
+    read: list[Split] = []
+
+    def counted(engine: Engine, dataset_id: str, split: Split) -> Samples:
+        read.append(split)
+        return read_samples(engine, dataset_id, split)
+
+    monkeypatch.setattr(io_managers, "read_samples", counted)
+    run = execute(settings(synthetic_dataset={"num_samples": 1000}, trained_model={"epochs": 2}))
+    assert run.result.success
+    assert sorted(read) == sorted(Split)
+    assert execute(settings(), ["model_evaluation"], run.instance).result.success
+    assert sorted(read) == sorted([*Split, Split.train, Split.test])
+
+
+def test_the_rows_of_a_run_are_freed_at_its_end(storage: Storage) -> None:
+    dataset = add_dataset(storage.engine)
+    reference = SplitReference(dataset_id=dataset.id, sha256=dataset.sha256, split=Split.val).model_dump(mode="json")
+    splits = SplitIOManager(storage=storage)
+    rows = weakref.ref(splits.resolve(reference, NO_CONTEXT).batch)
+    assert splits.resolve(reference, NO_CONTEXT).batch is rows()
+    splits.teardown_after_execution(NO_CONTEXT)
+    assert rows() is None
 
 
 def test_a_dataset_that_is_another_since_is_refused(storage: Storage) -> None:

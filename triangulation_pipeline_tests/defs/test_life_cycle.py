@@ -31,16 +31,16 @@ from triangulation_pipeline.jobs.states import (
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.registry import (
+    NewModel,
     find_production_model,
     find_referred_model,
-    get_model,
     get_model_of_job,
-    list_models,
     register_model,
 )
 from triangulation_pipeline.storage.tables import JobStatus, Stop, models, training_jobs
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
 
 
 @contextmanager
@@ -333,18 +333,20 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
     champion = find_production_model(engine, "rf-triangulation")
     newer = register_model(
         engine,
-        model_name="rf-triangulation",
-        model_architecture=parent.model_architecture,
-        pytorch_model_location="/nowhere",
-        sha256="f" * 64,
-        weights_digest="f" * 64,
-        epoch=1,
-        trained_by_job_id=parent.trained_by_job_id,
-        synthetic_dataset_id=parent.synthetic_dataset_id,
-        passed=True,
-        promotion_reason="It cannot even be read.",
+        NewModel(
+            model_name="rf-triangulation",
+            model_architecture=parent.model_architecture,
+            pytorch_model_location="/nowhere",
+            sha256="f" * 64,
+            weights_digest="f" * 64,
+            epoch=1,
+            trained_by_job_id=parent.trained_by_job_id,
+            synthetic_dataset_id=parent.synthetic_dataset_id,
+            passed=True,
+            promotion_reason="It cannot even be read.",
+            **same,
+        ),
         champion_id=champion and champion.id,
-        **same,
     ).model
     assert find_referred_model(engine, "rf-triangulation").id == newer.id
     assert resume(run).result.success

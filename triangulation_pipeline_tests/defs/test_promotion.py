@@ -12,10 +12,11 @@ from sqlalchemy import update
 from triangulation_pipeline.defs.assets import model_evaluation, registered_model
 from triangulation_pipeline.evaluation.verdict import PromotionCheck
 from triangulation_pipeline.network import random_network
-from triangulation_pipeline.storage.registry import ModelRecord, get_model, list_models, promote_model
+from triangulation_pipeline.storage.registry import ModelRecord, promote_model
 from triangulation_pipeline.storage.tables import models
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
 
 STEPS = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split", "trained_model"]
 

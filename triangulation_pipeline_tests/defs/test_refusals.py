@@ -13,11 +13,12 @@ from triangulation_pipeline.jobs.states import get_job, list_jobs
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.samples import Split
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples
-from triangulation_pipeline.storage.registry import get_model_of_job, list_models
+from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.verify import fault
 from triangulation_pipeline_tests.conftest import use_s3
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from triangulation_pipeline_tests.postgres import (
     temporary_server,
 )
 from triangulation_pipeline_tests.rclone import NO_RCLONE, S3Server, find_rclone, s3_server
+from triangulation_pipeline_tests.storage.conftest import keys_of
 from triangulation_pipeline_tests.test_cli import small_run, triangulation
 
 pytestmark = pytest.mark.production
@@ -55,8 +56,8 @@ def test_a_run_keeps_its_objects_in_the_bucket(home: Path, s3_endpoint: str, mon
             connection.execute(text("SELECT visualization_paths FROM model_evaluations")).scalar_one()
         )
     named = [*pictures.values(), model.pytorch_model_location, job.state_location]
-    assert {objects.key(str(location)) for location in named} <= set(objects.list_keys())
-    assert len(objects.list_keys(f"checkpoints/{run.run_id}/")) == 5
+    assert {objects.key(str(location)) for location in named} <= set(keys_of(objects))
+    assert len(keys_of(objects, f"checkpoints/{run.run_id}/")) == 5
     assert not (home / ".dagster" / "objects").exists()
 
 

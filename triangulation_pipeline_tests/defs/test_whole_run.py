@@ -31,14 +31,11 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
-from triangulation_pipeline.storage.registry import (
-    EvaluationRecord,
-    get_evaluation,
-    get_model_by_id,
-    get_model_of_job,
-    list_models,
-)
+from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
+from triangulation_pipeline.storage.registry import get_model_by_id, get_model_of_job
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+from triangulation_pipeline_tests.storage.conftest import keys_of
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 SPLITS = {"training_split": Split.train, "validation_split": Split.val, "test_split": Split.test}
 
@@ -133,7 +130,7 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
 
 
 def test_objects_are_the_documented_ones(whole_run: Run) -> None:
-    keys = whole_run.storage.objects.list_keys(f"checkpoints/{whole_run.run_id}/")
+    keys = keys_of(whole_run.storage.objects, f"checkpoints/{whole_run.run_id}/")
     names = [key.removeprefix(f"checkpoints/{whole_run.run_id}/") for key in keys]
     job = get_job(whole_run.engine, whole_run.run_id)
     assert job.state_location is not None
@@ -517,7 +514,7 @@ def test_equal_training_leaves_what_follows_in_sync(whole_run: Run) -> None:
     assert set(stale(whole_run.instance)) == {"model_evaluation", "registered_model"}
     assert execute(settings(), ["registered_model"], whole_run.instance).failure() == (
         f"model_evaluation is of the weights of job {first.run_id}, trained_model is of job {other.run_id} and has "
-        "others; materialise model_evaluation and registered_model in one run"
+        "others; materialise them in one run"
     )
     assert execute(settings(), ["model_evaluation", "registered_model"], whole_run.instance).result.success
     assert stale(whole_run.instance) == {}

@@ -16,8 +16,8 @@ from triangulation_pipeline.model.checkpoint import load, read_checkpoint
 from triangulation_pipeline.storage.datasets import list_datasets, verify_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore
-from triangulation_pipeline.storage.registry import list_models
 from triangulation_pipeline.storage.settings import read_settings
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 COMMAND = [sys.executable, "-m", "triangulation_pipeline.cli"]
 

@@ -12,11 +12,11 @@ import torch
 
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.registry import list_models
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import JobStatus
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.faults.conftest import finish, jobs_of_a_sound_home, kill, worker, write_config
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 pytestmark = pytest.mark.faults
 

@@ -14,7 +14,6 @@ from sqlalchemy.exc import IntegrityError
 
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.storage.engine import open_database, writing
-from triangulation_pipeline.storage.registry import list_models
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.tables import (
     JobStatus,
@@ -24,6 +23,7 @@ from triangulation_pipeline.storage.tables import (
 )
 from triangulation_pipeline_tests.conftest import cannot_run
 from triangulation_pipeline_tests.faults.conftest import finish, jobs_of_a_sound_home, kill, worker, write_config
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 pytestmark = pytest.mark.faults
 

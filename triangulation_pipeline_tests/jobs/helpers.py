@@ -45,7 +45,7 @@ def record(engine: Engine, job: JobRecord, epoch: int, /, **changes: Any) -> str
     rest = {
         "best_epoch": 1,
         "best_val_loss": 0.5,
-        "state": StoredObject(f"/store/{epoch}", f"{epoch}" * 64, 0),
+        "state": StoredObject(f"/store/{epoch}", f"{epoch}" * 64),
     }
     others = {name: changes.pop(name) for name in rest.keys() & changes.keys()}
     return write_epoch(engine, job, metrics(epoch, **changes), **rest | others)

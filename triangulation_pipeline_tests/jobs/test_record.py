@@ -28,6 +28,7 @@ from triangulation_pipeline_tests.jobs.helpers import (
     metrics,
     record,
 )
+from triangulation_pipeline_tests.storage.conftest import keys_of
 
 
 def test_metrics_as_a_table(engine: Engine, make_job: MakeJob) -> None:
@@ -64,7 +65,7 @@ def test_an_epoch_is_recorded_at_its_time_and_of_its_job_alone(engine: Engine, m
         with time_machine.travel(moment, tick=False):
             record(engine, job, 1)
     assert get_job(engine, first.id).state_location == "/store/1"
-    record(engine, second, 1, state=StoredObject("/store/other", "f" * 64, 0))
+    record(engine, second, 1, state=StoredObject("/store/other", "f" * 64))
     assert get_job(engine, first.id).state_location == "/store/1"
     rows = select(training_metrics.c.timestamp).where(training_metrics.c.training_job_id == first.id)
     with engine.connect() as connection:
@@ -93,7 +94,7 @@ def test_the_state_of_an_epoch_is_stored_before_its_row_and_the_one_before_delet
     assert read_state(objects, job) is None
     for epoch in (1, 2):
         record_epoch(engine, objects, job, metrics(epoch), f"state {epoch}".encode(), **best)
-        (key,) = objects.list_keys()
+        (key,) = keys_of(objects)
         assert key.startswith(f"checkpoints/{job.id}/state/{epoch}-")
         assert read_state(objects, get_job(engine, job.id)) == f"state {epoch}".encode()
 
@@ -101,7 +102,7 @@ def test_the_state_of_an_epoch_is_stored_before_its_row_and_the_one_before_delet
     fail_job(engine, job, "broke")
     with pytest.raises(IllegalTransition, match=f"job {job.id} is failed"):
         record_epoch(engine, objects, job, metrics(3), b"state 3", **best)
-    assert len(objects.list_keys()) == 2
+    assert len(keys_of(objects)) == 2
     assert read_state(objects, get_job(engine, job.id)) == read_state(objects, now) == b"state 2"
 
     objects.delete(key)

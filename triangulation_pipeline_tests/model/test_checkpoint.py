@@ -3,7 +3,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model import checkpoint as checkpoint_module
 from triangulation_pipeline.model.checkpoint import (
     FORMAT,
@@ -24,9 +25,9 @@ from triangulation_pipeline.model.checkpoint import (
     write_checkpoint,
 )
 from triangulation_pipeline.model.inputs import locator_inputs
-from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.predict import locate, predict
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec, RegressionConfig, TriangulationConfig
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 
 from .helpers import fresh, poked, samples, spec_for
 
@@ -59,6 +60,22 @@ def test_round_trip(architecture: Architecture) -> None:
     model = poked(fresh(checkpoint.spec))
     assert not back.locator().training
     assert np.array_equal(predict(back.locator(), inputs).en_m, predict(model, inputs).en_m)
+
+
+def test_a_checkpoint_locates_what_its_network_measured_and_refuses_the_rest() -> None:
+    """The truth is not looked at."""
+    checkpoint, batch = some_checkpoint(), samples(50)
+    measured = Measurements(**{field.name: getattr(batch, field.name) for field in fields(Measurements)})
+    found = locate(checkpoint, measured)
+    np.testing.assert_array_equal(found.en_m, predict(checkpoint.locator(), locator_inputs(batch)).en_m)
+    with pytest.raises(
+        ValueError, match="is for the 7 sites of 'north-west-italy', the measurements are of 5 receivers"
+    ):
+        locate(checkpoint, samples(20, network=random_network(5, seed=1)))
+    higher = measured.tx_altitude_m.copy()
+    higher[7] = 9000.0
+    with pytest.raises(ValueError, match="at an altitude of 2 m, the measurements have one at 9000 m; train a model"):
+        locate(checkpoint, replace(measured, tx_altitude_m=higher))
 
 
 @settings(max_examples=30)

@@ -94,6 +94,14 @@ def test_quantities_in_other_units() -> None:
     np.testing.assert_allclose(scenario.tx_power_dbm, (0, 30, 46.9897), atol=1e-4)
 
 
+def test_the_altitude_is_the_height_unless_it_is_given() -> None:
+    assert Scenario(tx_height_m=12).transmitter_altitude_m == 12
+    assert Scenario(tx_height_m=12, tx_altitude_m=-3).transmitter_altitude_m == -3
+    for altitude_m in (-501, 20_001):
+        with pytest.raises(ValidationError, match="tx_altitude_m"):
+            Scenario(tx_altitude_m=altitude_m)
+
+
 def test_the_common_level_varies_by_power_class_and_shadowing() -> None:
     # 40 and 60 dBm, three of four at 60: mean 55, variance (15^2 + 3 * 5^2) / 4 = 75.
     scenario = Scenario(tx_power_w=(10, 1000), tx_power_share=(0.25, 0.75), shadowing_common_db=3)

@@ -317,6 +317,27 @@ def test_arrival_times_are_of_the_transmitters_height() -> None:
         assert np.sqrt(np.mean(error_ns**2) * 7 / 6) == pytest.approx(1, rel=0.02)
 
 
+def test_an_altitude_of_its_own_moves_the_arrival_times_and_no_level() -> None:
+    """Heights over the ground are for the path-loss models, altitudes over the ellipsoid for the ranges."""
+    batch, low = sent(tx_altitude_m=9000.0), sent()
+    assert set(batch.tx_altitude_m) == {9000.0}
+    assert set(low.tx_altitude_m) == {2.0}
+    error_ns = batch.toa_ns - distances_m(batch, 9000.0) / 0.299792458
+    error_ns -= error_ns.mean(1, keepdims=True)
+    assert np.sqrt(np.mean(error_ns**2) * 7 / 6) == pytest.approx(1, rel=0.02)
+    np.testing.assert_allclose(batch.tx_en_m(NORTH_WEST_ITALY.frame), low.tx_en_m(NORTH_WEST_ITALY.frame), atol=1e-3)
+    # Losses by Egli's rule depend on the height over the ground, and on the altitude through the range alone.
+    changed_db = power_change_db(path_loss="plane_earth", tx_altitude_m=2.0) - power_change_db(path_loss="plane_earth")
+    np.testing.assert_array_equal(changed_db, 0)
+
+
+def test_transmissions_are_a_second_apart_from_2000_on() -> None:
+    spec = spec_of(n=CHUNK_SIZE + 50)
+    last = simulate_chunk(spec, 1).batch
+    assert np.datetime64(int(last.time_ns[0]), "ns") == np.datetime64("2000-01-01") + np.timedelta64(CHUNK_SIZE, "s")
+    assert set(np.diff(last.time_ns)) == {10**9}
+
+
 def test_transmissions_begin_at_any_time_of_a_millisecond() -> None:
     batch = sent()
     emission_ns = (batch.toa_ns - distances_m(batch, 2.0) / 0.299792458).mean(1)

@@ -1,11 +1,12 @@
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from scipy.optimize import least_squares, minimize_scalar
 from scipy.stats import exponnorm, norm
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
@@ -549,6 +550,58 @@ def test_another_network_works_as_well() -> None:
     truth = network.frame.enu_m(batch.tx_lat, batch.tx_lon, HEIGHT_M)[:, :2]
     good = batch.gdop < 5
     assert np.median(np.hypot(*(fix.en_m - truth).T)[good]) < 60
+
+
+def test_each_row_is_located_at_its_own_altitude() -> None:
+    """Cars and aircraft in one batch; none has fewer than three arrival times, and some are refused a fix."""
+    altitude_m = {0: 2.0, 1: 10_000.0}
+    cars, aircraft = (
+        simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, Scenario(tx_altitude_m=height_m), 200, seed), 0).batch
+        for seed, height_m in altitude_m.items()
+    )
+    mixed = Samples.concatenate([cars, aircraft]).take(np.random.default_rng(0).permutation(400))
+    geometry = Geometry(NORTH_WEST_ITALY, mixed.tx_altitude_m)
+    truth_en_m = mixed.tx_en_m(NORTH_WEST_ITALY.frame)
+    exact_ns = np.where(mixed.toa_present, geometry.ranges_m(truth_en_m)[0] / 0.299792458, 0.0)
+    exact = replace(mixed, toa_ns=exact_ns)
+    delay = ExcessDelay(0.1, 500.0)
+    for fixes in (
+        gauss_newton(geometry, exact, NO_BIAS, Loss.huber),
+        mixture_maximum_likelihood(geometry, exact, NO_BIAS, delay),
+    ):
+        well = (mixed.gdop < 5) & np.isfinite(fixes.en_m).all(1)
+        assert well.sum() > 200
+        assert np.percentile(np.hypot(*(fixes.en_m - truth_en_m).T)[well], 95) < 1
+        assert fixes.error_m(NORTH_WEST_ITALY.frame, mixed.tx_altitude_m, mixed.tx_lat, mixed.tx_lon)[well].max() < 1e5
+    # At the wrong altitude an aircraft is kilometres off.
+    on_ground = gauss_newton(Geometry(NORTH_WEST_ITALY, 2.0), exact, NO_BIAS, Loss.huber).en_m
+    is_aircraft = (mixed.tx_altitude_m > 5000) & well
+    assert np.median(np.hypot(*(on_ground - truth_en_m).T)[is_aircraft]) > 100
+    # Each part alone has the same fixes, and so do positions by levels.
+    mine = gauss_newton(geometry, mixed, NO_BIAS, Loss.huber).en_m
+    gains_db = np.zeros(7)
+    by_level = level_posterior_mean(NORTH_WEST_ITALY, mixed, Scenario(), gains_db, cells=8).en_m
+    for height_m in altitude_m.values():
+        rows = np.flatnonzero(mixed.tx_altitude_m == height_m)
+        part = mixed.take(rows)
+        alone = gauss_newton(Geometry(NORTH_WEST_ITALY, height_m), part, NO_BIAS, Loss.huber).en_m
+        np.testing.assert_array_equal(mine[rows], alone)
+        alone = level_posterior_mean(NORTH_WEST_ITALY, part, Scenario(), gains_db, cells=8).en_m
+        np.testing.assert_allclose(by_level[rows], alone, atol=0.1)
+
+
+def test_solvers_need_no_truth(default: Samples, bias_ns: np.ndarray) -> None:
+    """What was measured is all they take."""
+    measured = Measurements(**{f.name: getattr(default, f.name)[:50] for f in fields(Measurements)})
+    first = default.take(slice(0, 50))
+    for solve in (
+        lambda rows: gauss_newton(GROUND, rows, bias_ns, Loss.huber),
+        lambda rows: mixture_maximum_likelihood(GROUND, rows, bias_ns, DELAYED),
+        lambda rows: power_weighted_centroid(NORTH_WEST_ITALY, rows),
+        lambda rows: strongest_receiver(NORTH_WEST_ITALY, rows),
+        lambda rows: level_posterior_mean(NORTH_WEST_ITALY, rows, Scenario(), NO_BIAS, cells=8),
+    ):
+        np.testing.assert_array_equal(solve(measured).en_m, solve(first).en_m)
 
 
 def test_a_step_off_the_earth_is_not_taken() -> None:

@@ -25,7 +25,7 @@ from triangulation_pipeline.physics.simulator import FIRST_TIME_NS
 from triangulation_pipeline.samples import Samples, sample_ids
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.engine import open_database
-from triangulation_pipeline.storage.objects import FolderStore, ObjectStore
+from triangulation_pipeline.storage.objects import FolderStore, ObjectStore, is_key
 from triangulation_pipeline.storage.s3 import S3Store, make_client
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.conftest import cannot_run, new_bucket_name, use_s3
@@ -283,3 +283,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(time, "monotonic", lambda: clock.now_s)
     monkeypatch.setattr(time, "sleep", clock.sleep)
     return clock
+
+
+def keys_of(store: ObjectStore, prefix: str = "") -> list[str]:
+    """The keys of the objects in a store that begin with a prefix, sorted."""
+    if isinstance(store, FolderStore):
+        files = (path for path in store.root.rglob("*") if path.is_file() and not path.is_symlink())
+        names = [path.relative_to(store.root).as_posix() for path in files]
+    else:
+        assert isinstance(store, S3Store)
+        pages = store._client.get_paginator("list_objects_v2").paginate(Bucket=store._bucket, Prefix=store._prefix)
+        objects = (item["Key"] for page in pages for item in page.get("Contents", []))
+        names = [name.removeprefix(store._prefix) for name in objects]
+    return sorted(name for name in names if is_key(name) and name.startswith(prefix))

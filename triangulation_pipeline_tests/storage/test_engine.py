@@ -28,8 +28,9 @@ from triangulation_pipeline.storage.engine import (
     writing,
 )
 from triangulation_pipeline.storage.errors import StorageError, quoted
-from triangulation_pipeline.storage.registry import get_model
+from triangulation_pipeline.storage.registry import find_referred_model
 from triangulation_pipeline.storage.tables import metadata, synthetic_datasets
+from triangulation_pipeline_tests.storage.model_rows import get_model
 
 MIGRATIONS = ScriptDirectory(str(Path(migrations.__file__).parent))
 
@@ -272,7 +273,7 @@ def test_what_others_say_is_one_printable_line_in_a_message(database_url: str, e
         open_database(database_url)
     assert str(caught.value).isprintable()
     with pytest.raises(StorageError) as caught:
-        get_model(engine, "\x1b[2J\n" + "long " * 1000)
+        find_referred_model(engine, "\x1b[2J\n" + "long " * 1000)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 

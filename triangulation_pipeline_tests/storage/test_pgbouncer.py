@@ -16,8 +16,9 @@ from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.datasets import list_datasets, read_samples, verify_dataset, write_dataset
 from triangulation_pipeline.storage.engine import open_database, reading, writing
 from triangulation_pipeline.storage.errors import StorageError
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
 from triangulation_pipeline.storage.objects import StoredObject
-from triangulation_pipeline.storage.registry import get_model, record_evaluation, register_model
+from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.tables import metadata
 from triangulation_pipeline.storage.views import VIEWS, model_overview, read_view
 from triangulation_pipeline.training.config import TrainingConfig
@@ -26,6 +27,7 @@ from triangulation_pipeline_tests.conftest import cannot_run
 from triangulation_pipeline_tests.pgbouncer import NO_PGBOUNCER, find_pgbouncer, temporary_pgbouncer
 from triangulation_pipeline_tests.postgres import ROLE, OwnServer
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
+from triangulation_pipeline_tests.storage.model_rows import get_model
 
 pytestmark = pytest.mark.production
 
@@ -101,7 +103,7 @@ def work(engine: Engine) -> str:
                 engine,
                 job,
                 EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
-                StoredObject(f"/state/{epoch}", "e" * 64, 0),
+                StoredObject(f"/state/{epoch}", "e" * 64),
                 best_epoch=1,
                 best_val_loss=1.0,
             )
@@ -111,22 +113,31 @@ def work(engine: Engine) -> str:
     origin = {"synthetic_dataset_id": dataset.id, "epoch": EPOCHS, "metrics": {"test_rmse_m": 1.0}}
     weights = {"weights_digest": "c" * 64}
     record_evaluation(
-        engine, training_job_id=job.id, checkpoint_sha256="c" * 64, visualization_paths={}, **weights, **origin
+        engine,
+        NewEvaluation(
+            training_job_id=job.id,
+            checkpoint_sha256="c" * 64,
+            visualization_paths={},
+            **weights,
+            **origin,
+        ),
     )
     return register_model(
         engine,
-        model_name=f"model of {job.id}",
-        model_architecture="triangulation",
-        pytorch_model_location="/best",
-        sha256="c" * 64,
-        trained_by_job_id=job.id,
-        network_name="n",
-        network_digest="d" * 64,
-        hyperparameters={},
-        passed=True,
-        promotion_reason="",
-        **weights,
-        **origin,
+        NewModel(
+            model_name=f"model of {job.id}",
+            model_architecture="triangulation",
+            pytorch_model_location="/best",
+            sha256="c" * 64,
+            trained_by_job_id=job.id,
+            network_name="n",
+            network_digest="d" * 64,
+            hyperparameters={},
+            passed=True,
+            promotion_reason="",
+            **weights,
+            **origin,
+        ),
     ).model.model_name
 
 

@@ -749,7 +749,7 @@ def train(engine: Engine, dataset: DatasetRecord, epochs: range) -> None:
             engine,
             get_job(engine, dataset.id),
             EpochMetrics(epoch=epoch, **dict.fromkeys(METRIC_COLUMNS, float(epoch))),
-            StoredObject(f"/state/{epoch}", "e" * 64, 0),
+            StoredObject(f"/state/{epoch}", "e" * 64),
             best_epoch=1,
             best_val_loss=1.0,
         )

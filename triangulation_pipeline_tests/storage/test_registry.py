@@ -17,22 +17,25 @@ from sqlalchemy.exc import IntegrityError
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.storage.engine import MOST_TRIES, writing
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
-from triangulation_pipeline.storage.registry import (
+from triangulation_pipeline.storage.evaluations import (
     EvaluationRecord,
+    NewEvaluation,
+    get_evaluation,
+    record_evaluation,
+)
+from triangulation_pipeline.storage.registry import (
     ModelRecord,
+    NewModel,
     find_production_model,
     find_referred_model,
-    get_evaluation,
-    get_model,
     get_model_by_id,
     get_model_of_job,
-    list_models,
     promote_model,
-    record_evaluation,
     register_model,
     rollback_model,
 )
 from triangulation_pipeline.storage.tables import models
+from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
 
 MakeJob = Callable[[], JobRecord]
 
@@ -59,12 +62,13 @@ def register(engine: Engine, job: JobRecord, **changes) -> ModelRecord:
         "promotion_reason": "worse than production",
     } | changes
     values.setdefault("weights_digest", weights_digest(values["trained_by_job_id"], values["sha256"]))
-    if "champion_id" in changes:
-        return register_model(engine, **values).model
+    if "champion_id" in values:
+        champion_id = values.pop("champion_id")
+        return register_model(engine, NewModel(**values), champion_id).model
     for _ in range(100):
         champion = find_production_model(engine, str(values["model_name"]))
         with suppress(ProductionChanged):
-            return register_model(engine, **values | {"champion_id": champion and champion.id}).model
+            return register_model(engine, NewModel(**values), champion and champion.id).model
     raise AssertionError("another version is in production each time")
 
 
@@ -78,7 +82,7 @@ def evaluate(engine: Engine, job: JobRecord, **changes) -> str:
         "visualization_paths": {"error_map": "/store/map.png"},
     } | changes
     values.setdefault("weights_digest", weights_digest(values["training_job_id"], values["checkpoint_sha256"]))
-    return record_evaluation(engine, **values)
+    return record_evaluation(engine, NewEvaluation(**values))
 
 
 EARLIER = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -107,7 +111,7 @@ def test_a_version_has_what_was_registered_and_nothing_else(engine: Engine, make
     }
     ids = ("trained_by_job_id", "synthetic_dataset_id", "parent_model_id")
     with time_machine.travel(EARLIER, tick=False):
-        registration = register_model(engine, **said | {name: said[name].upper() for name in ids})
+        registration = register_model(engine, NewModel(**said | {name: said[name].upper() for name in ids}))
     assert registration.is_new
     assert registration.model == ModelRecord(
         **said,
@@ -134,7 +138,7 @@ def test_a_version_has_what_was_registered_and_nothing_else(engine: Engine, make
         "parent_model_id": None,
     }
     with time_machine.travel(LATER, tick=False):
-        again = register_model(engine, **said | changed)
+        again = register_model(engine, NewModel(**said | changed))
     assert not again.is_new
     assert again.model == replace(registration.model, **changed, promoted=False)
 
@@ -152,12 +156,12 @@ def test_an_evaluation_has_what_was_found_and_nothing_else(engine: Engine, make_
     }
     ids = ("training_job_id", "synthetic_dataset_id")
     with time_machine.travel(EARLIER, tick=False):
-        found = record_evaluation(engine, **said | {name: said[name].upper() for name in ids})
+        found = record_evaluation(engine, NewEvaluation(**said | {name: said[name].upper() for name in ids}))
     first = EvaluationRecord(**said, id=found, model_id=None, evaluated_at=EARLIER)
     assert get_evaluation(engine, found.upper()) == first
     changed = {"epoch": 18, "weights_digest": "d" * 64, "metrics": {}, "visualization_paths": {"scatter": "/s"}}
     with time_machine.travel(LATER, tick=False):
-        assert record_evaluation(engine, **said | changed) == found
+        assert record_evaluation(engine, NewEvaluation(**said | changed)) == found
     assert get_evaluation(engine, found) == replace(first, **changed, evaluated_at=LATER)
 
 
@@ -456,9 +460,9 @@ def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None
     job, unknown = make_job(), str(uuid.uuid4())
     before = register(engine, job)
     with pytest.raises(StorageError, match="there is no model 'finder' in the registry"):
-        get_model(engine, "finder")
+        find_referred_model(engine, "finder")
     with pytest.raises(StorageError, match="there is no model 'locator' version 7"):
-        get_model(engine, "locator", 7)
+        find_referred_model(engine, "locator:7")
     with pytest.raises(StorageError, match=f"there is no model {unknown} in the registry"):
         get_model_by_id(engine, unknown)
     with pytest.raises(StorageError, match=f"there is no evaluation {unknown}"):

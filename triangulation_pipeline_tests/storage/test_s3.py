@@ -47,7 +47,7 @@ from triangulation_pipeline.storage.objects import S3Location
 from triangulation_pipeline.storage.s3 import PART_BYTES, S3Store, make_client
 from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline_tests.conftest import S3_ACCESS_KEY_ID, S3_SECRET, new_bucket_name, use_s3
-from triangulation_pipeline_tests.storage.conftest import Clock
+from triangulation_pipeline_tests.storage.conftest import Clock, keys_of
 
 KEY = "checkpoints/job-1/state/3-abcdef12.pth"
 SECRETS = (S3_ACCESS_KEY_ID, S3_SECRET, "s3cret")
@@ -373,16 +373,6 @@ def test_an_object_that_breaks_off_is_read_again(clock: Clock) -> None:
     assert store.get(KEY, hashlib.sha256(b"data").hexdigest()) == b"data"
 
 
-def test_keys_are_sorted_whatever_the_order_of_a_servers_pages() -> None:
-    class Pages(Stub):
-        def get_paginator(self, _: str) -> SimpleNamespace:
-            pages = [{"Contents": [{"Key": "p/c"}, {"Key": "p/a"}]}, {}, {"Contents": [{"Key": "p/b"}, {"Key": "p/"}]}]
-            return SimpleNamespace(paginate=lambda **asked: pages if asked == wanted else [])
-
-    wanted = {"Bucket": "bucket", "Prefix": "p/x/"}
-    assert S3Store(Pages(ValueError()), "bucket", "p").list_keys("x/") == ["a", "b", "c"]
-
-
 def test_locations_begin_with_the_bucket_and_the_prefix() -> None:
     whole, part = S3Store(Stub(ValueError()), "bucket"), S3Store(Stub(ValueError()), "bucket", "a/prefix")
     assert (whole.root, part.root) == ("s3://bucket", "s3://bucket/a/prefix")
@@ -428,7 +418,7 @@ def test_many_open_a_store_at_once(client: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         for opened in [pool.submit(S3Store(client, name).open) for _ in range(8)]:
             opened.result()
-    assert S3Store(client, name).list_keys() == []
+    assert keys_of(S3Store(client, name)) == []
 
 
 def test_a_bucket_is_made_where_its_client_is(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +479,7 @@ def test_an_upload_that_fails_leaves_the_old_object_and_no_parts(bucket: S3Store
     assert "these credentials may not do that" in refusal(lambda: failing.put(KEY, bytes(PART_BYTES + 1)))
     assert client.list_multipart_uploads(Bucket=place["Bucket"]).get("Uploads", []) == []
     assert bucket.get(KEY, old.sha256) == b"old"
-    assert bucket.list_keys() == [KEY]
+    assert keys_of(bucket) == [KEY]
 
 
 @pytest.mark.parametrize("changed", [{"ContentLength": 1}, {"Metadata": {}}])
@@ -518,25 +508,13 @@ def test_damage_is_found_out(bucket: S3Store, client: Any) -> None:
     assert f"'{KEY}' is damaged: its digest is " in refusal(lambda: bucket.get(KEY, stored.sha256))
 
 
-def test_more_keys_than_a_page_holds_are_listed(bucket: S3Store, s3_endpoint: str) -> None:
-    keys = [f"many/{i}" for i in range(5)]
-    for key in keys:
-        bucket.put(key, b"")
-    client, pages = client_of(s3_endpoint), []
-    client.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: params | {"MaxKeys": 2})
-    client.meta.events.register("after-call.s3.ListObjectsV2", lambda parsed, **_: pages.append(parsed["KeyCount"]))
-    place = name_of(bucket, KEY)["Bucket"]
-    assert S3Store(client, place, "some/prefix").list_keys("many/") == keys
-    assert pages == [2, 2, 1]
-
-
 def test_stores_of_other_prefixes_and_strangers_objects_stay_apart(bucket: S3Store, client: Any) -> None:
     place = name_of(bucket, KEY)["Bucket"]
     neighbour, whole = S3Store(client, place, "some/prefix2"), S3Store(client, place)
     mine, theirs = bucket.put("a", b"mine"), neighbour.put("a", b"theirs")
     client.put_object(Bucket=place, Key="some/prefix/not a key", Body=b"")
-    assert bucket.list_keys() == neighbour.list_keys() == ["a"]
-    assert whole.list_keys() == ["some/prefix/a", "some/prefix2/a"]
+    assert keys_of(bucket) == keys_of(neighbour) == ["a"]
+    assert keys_of(whole) == ["some/prefix/a", "some/prefix2/a"]
     with pytest.raises(ValueError, match="no place in the object store s3://"):
         bucket.key(theirs.location)
     bucket.delete("a")
@@ -574,7 +552,7 @@ def test_a_server_that_comes_back_in_time_is_waited_for(caplog: pytest.LogCaptur
     assert f"http://127.0.0.1:{port} refuses the connection; trying for 20 seconds" in warning
 
 
-@pytest.mark.parametrize("act", ["open", "put", "get", "delete", "list_keys"])
+@pytest.mark.parametrize("act", ["open", "put", "get", "delete"])
 @pytest.mark.production
 def test_a_server_gone_for_good_is_given_up(act: str) -> None:
     port = free_port()
@@ -584,7 +562,6 @@ def test_a_server_gone_for_good_is_given_up(act: str) -> None:
         "put": lambda: store.put(KEY, b"data"),
         "get": lambda: store.get(KEY, "0"),
         "delete": lambda: store.delete(KEY),
-        "list_keys": store.list_keys,
     }
     began = time.monotonic()
     message = refusal(acts[act])
@@ -657,7 +634,7 @@ def test_a_wrong_region_names_its_variable(code: str, tells: str) -> None:
     answer = f"HTTP/1.1 {status} no\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     with says_always(answer) as endpoint:
         store = S3Store(client_of(endpoint), "bucket", deadline_s=0)
-        for act in (store.open, store.list_keys, lambda: store.get(KEY, "0")):
+        for act in (store.open, lambda: store.get(KEY, "0")):
             message = refusal(act)
             assert f"{endpoint} refuses, the region is wrong (AWS_DEFAULT_REGION)" in message
             assert message.endswith("'eu-south-1'") == (tells == "in the body")
@@ -702,7 +679,6 @@ def acts(store: S3Store) -> list[Callable[[], Any]]:
         lambda: store.put(KEY, b"data"),
         lambda: store.get(KEY, "0" * 64),
         lambda: store.delete(KEY),
-        store.list_keys,
     ]
 
 
@@ -727,7 +703,7 @@ def test_a_server_that_redirects_is_one_sentence(status: int, location: str, say
 def test_a_redirection_to_nowhere_is_none_of_S3() -> None:
     for status in (301, 302, 303, 307, 308):
         with says_always(f"HTTP/1.1 {status} Moved\r\nContent-Length: 0\r\n\r\n".encode()) as endpoint:
-            message = refusal(S3Store(client_of(endpoint), "bucket", deadline_s=0).list_keys)
+            message = refusal(S3Store(client_of(endpoint), "bucket", deadline_s=0).open)
         assert message.endswith(f": {endpoint} answers with a redirection (HTTP status {status}), and not as S3 does")
 
 
@@ -776,8 +752,7 @@ def test_an_answer_without_end_is_not_read(head: bytes, monkeypatch: pytest.Monk
     monkeypatch.setattr(s3, "MOST_OBJECT_BYTES", 2**24)
     with says_always(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", over=itertools.repeat(bytes(2**20))) as endpoint:
         store = S3Store(client_of(endpoint), "bucket", deadline_s=0)
-        for act in (store.open, store.list_keys):
-            assert refusal(act).endswith(f"{endpoint} answers without end")
+        assert refusal(store.open).endswith(f"{endpoint} answers without end")
         assert "is larger than any of ours" in refusal(lambda: store.get(KEY, "0" * 64))
 
 
@@ -802,7 +777,7 @@ def test_a_bucket_lost_in_mid_run_is_named(bucket: S3Store, client: Any, s3_endp
     stored = bucket.put(KEY, b"data")
     client.delete_object(**name_of(bucket, KEY))
     client.delete_bucket(Bucket=name)
-    for act in (lambda: bucket.put(KEY, b"data"), lambda: bucket.get(KEY, stored.sha256), bucket.list_keys):
+    for act in (lambda: bucket.put(KEY, b"data"), lambda: bucket.get(KEY, stored.sha256)):
         assert f"there is no bucket '{name}' at {s3_endpoint}" in refusal(act)
 
 

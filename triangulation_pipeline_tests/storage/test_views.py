@@ -16,15 +16,13 @@ from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, list_jobs, request_stop
 from triangulation_pipeline.storage.datasets import DatasetRecord, list_datasets
 from triangulation_pipeline.storage.engine import writing
-from triangulation_pipeline.storage.registry import (
+from triangulation_pipeline.storage.evaluations import (
     EvaluationRecord,
-    ModelRecord,
+    NewEvaluation,
     get_evaluation,
-    list_models,
     record_evaluation,
-    register_model,
-    rollback_model,
 )
+from triangulation_pipeline.storage.registry import ModelRecord, NewModel, register_model, rollback_model
 from triangulation_pipeline.storage.tables import JobStatus, Stop, training_metrics
 from triangulation_pipeline.storage.views import (
     VIEWS,
@@ -37,6 +35,7 @@ from triangulation_pipeline.storage.views import (
 )
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.jobs.helpers import record, set_row
+from triangulation_pipeline_tests.storage.model_rows import list_models
 
 EARLIER = datetime(2026, 11, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 MEASURED = (
@@ -140,31 +139,35 @@ class Filled:
             evaluation_id = self.at(
                 6 + number,
                 record_evaluation,
-                training_job_id=job.id,
-                checkpoint_sha256=f"{number}{file}" * 32,
-                metrics={"headline": measured, "promoted": passed, "promotion_reason": reason},
-                visualization_paths={},
-                **origin | ({} if file == "a" else {"weights_digest": "f" * 64}),
+                NewEvaluation(
+                    training_job_id=job.id,
+                    checkpoint_sha256=f"{number}{file}" * 32,
+                    metrics={"headline": measured, "promoted": passed, "promotion_reason": reason},
+                    visualization_paths={},
+                    **origin | ({} if file == "a" else {"weights_digest": "f" * 64}),
+                ),
             )
             self.evaluations.append(evaluation_id)
         models = list_models(self.engine)
         model = self.at(
             6 + number,
             register_model,
-            model_name="locator",
-            model_architecture=("triangulation", "regression", "triangulation")[number],
-            pytorch_model_location=f"/store/{number}.pth",
-            sha256=f"{number}a" * 32,
-            trained_by_job_id=job.id,
-            network_name="test",
-            network_digest="d" * 64,
-            hyperparameters={},
-            metrics=measured,
-            passed=passed,
-            promotion_reason=reason,
+            NewModel(
+                model_name="locator",
+                model_architecture=("triangulation", "regression", "triangulation")[number],
+                pytorch_model_location=f"/store/{number}.pth",
+                sha256=f"{number}a" * 32,
+                trained_by_job_id=job.id,
+                network_name="test",
+                network_digest="d" * 64,
+                hyperparameters={},
+                metrics=measured,
+                passed=passed,
+                promotion_reason=reason,
+                parent_model_id=models[0].id if models else None,
+                **origin,
+            ),
             champion_id=next((model.id for model in models if model.is_production), None),
-            parent_model_id=models[0].id if models else None,
-            **origin,
         ).model
         assert model.version == number + 1
 

@@ -2,7 +2,7 @@ import itertools
 import math
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -491,6 +491,9 @@ def test_the_scale_lets_the_95_percent_ellipse_cover_as_much_of_the_calibration_
     assert trainer.calibrate() == pytest.approx(expected / claimed, rel=1e-4)
 
 
+OTHER_NETWORK = random_network(7, seed=1)
+
+
 def child_of(parent: Checkpoint, **settings: Any) -> Trainer:
     return trainer_of(parent=parent, **REGRESSION | settings)
 
@@ -523,7 +526,7 @@ def test_fine_tuning_begins_with_the_parents_weights_and_no_scale(parent: Checkp
     [
         ("config", spec_for().config, r"architecture is 'triangulation', and must be this training's, 'regression'"),
         ("config", RegressionConfig(heads=4), "heads is 4, and must be this training's, 2"),
-        ("network", random_network(7, seed=1), f"'{random_network(7, seed=1).name}'.*'{NORTH_WEST_ITALY.name}'"),
+        ("network", OTHER_NETWORK, rf"'{OTHER_NETWORK.name} \(.{{8}}\)'.*'{NORTH_WEST_ITALY.name} \(491d2d57\)'"),
         ("tx_altitude_m", 7.5, "is 7.5, and must be this training's, 2.0"),
         ("area_margin_m", 1234.5, f"is 1234.5, and must be this training's, {DEFAULT.area_margin_m}"),
     ],
@@ -534,6 +537,12 @@ def test_a_parent_of_another_kind_is_refused(parent: Checkpoint, field: str, oth
         child_of(Checkpoint(**vars(parent) | {"spec": spec}))
     assert re.search(words, str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+def test_a_parent_for_a_network_of_another_name_is_taken(parent: Checkpoint) -> None:
+    renamed = parent.spec.network.model_copy(update={"name": "renamed"})
+    spec = parent.spec.model_copy(update={"network": renamed})
+    assert child_of(replace(parent, spec=spec)).spec.network.name == NORTH_WEST_ITALY.name
 
 
 def test_a_parent_with_another_dropout_is_taken(parent: Checkpoint) -> None:

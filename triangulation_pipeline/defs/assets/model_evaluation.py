@@ -3,27 +3,49 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.trained_model import trained_model
 from triangulation_pipeline.defs.automation.conditions import AFTER_TRAINED_MODEL
+from triangulation_pipeline.defs.checks import check_result, check_specs
 from triangulation_pipeline.defs.config import ModelEvaluationConfig
 from triangulation_pipeline.defs.failures import plain_failures
-from triangulation_pipeline.defs.io_managers import EvaluationReference, StoredCheckpoint, StoredSplit, reference_type
+from triangulation_pipeline.defs.io_managers import (
+    CheckpointReference,
+    EvaluationReference,
+    StoredCheckpoint,
+    StoredSplit,
+    reference_type,
+    same_dataset,
+)
 from triangulation_pipeline.defs.metadata import drop_none, picture, plotted, rounded, table
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_tags import network_tag
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.evaluation import EVALUATION_VERSION
-from triangulation_pipeline.evaluation.summary import Evaluation, Subset
-from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, promotion_checks, promotion_verdict
+from triangulation_pipeline.evaluation.summary import Evaluation, Subset, Summary
+from triangulation_pipeline.evaluation.verdict import (
+    EVALUATION_CHECKS,
+    PromotionCheck,
+    promotion_checks,
+    promotion_verdict,
+)
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
+from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import get_dataset
-from triangulation_pipeline.storage.registry import record_evaluation
+from triangulation_pipeline.storage.evaluations import NewEvaluation, record_evaluation
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline.validation import printable
+
+if TYPE_CHECKING:
+    from triangulation_pipeline.evaluation.comparison import Comparison
+    from triangulation_pipeline.model.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +56,8 @@ log = logging.getLogger(__name__)
     blocking=True,
 )
 def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: StoredSplit) -> dg.AssetCheckResult:
-    """The stored weights are those that were trained: right digest, finite, and the reloaded model's validation RMSE is
-    the one recorded with them."""
+    """The stored weights are those that were trained: their digest is right, they are finite, and the reloaded model
+    has the validation errors that are recorded with them."""
     from triangulation_pipeline.training.verify import fault
 
     with plain_failures():
@@ -62,10 +84,7 @@ def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: Store
     code_version=f"evaluation {EVALUATION_VERSION}, locator {LOCATOR_VERSION}, solvers {SOLVERS_VERSION}",
     automation_condition=AFTER_TRAINED_MODEL,
     dagster_type=reference_type(EvaluationReference),
-    check_specs=[
-        dg.AssetCheckSpec(check.name, asset="model_evaluation", description=check.description)
-        for check in EVALUATION_CHECKS
-    ],
+    check_specs=check_specs("model_evaluation", EVALUATION_CHECKS),
 )
 @step
 def model_evaluation(
@@ -76,89 +95,107 @@ def model_evaluation(
     training_split: StoredSplit,
     test_split: StoredSplit,
 ) -> dg.MaterializeResult:
-    """The best epoch on rows it has never seen, beside the Cramér-Rao bound and the classical solvers on the same rows,
-    with the same inputs and site biases. Kept in `model_evaluations`."""
-    from triangulation_pipeline.evaluation.comparison import compare
-    from triangulation_pipeline.evaluation.report import estimator_table, headline
-    from triangulation_pipeline.model.inputs import locator_inputs
-    from triangulation_pipeline.model.predict import predict
-    from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
-    from triangulation_pipeline.plots.style import png
-
-    reference = trained_model.reference
+    """Compares the best epoch with the Cramér-Rao bound and the classical solvers, on the test rows, which the training
+    never used. The solvers get the same inputs and site biases. The result is a row of `model_evaluations`."""
     checkpoint = trained_model.read()
     network = checkpoint.spec.network
     context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
-    trained_on = None if checkpoint.dataset is None else checkpoint.dataset.dataset_id
-    if len({trained_on, training_split.dataset_id, test_split.dataset_id}) > 1:
-        raise ValueError(
-            f"trained_model was trained on dataset {trained_on}, training_split is of dataset "
-            f"{training_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise the "
-            "splits and trained_model in one run"
-        )
-    dataset = get_dataset(storage.engine, test_split.dataset_id)
-    scenario = dataset.spec.scenario
-    predicted = predict(checkpoint.locator(), locator_inputs(test_split.batch))
-    comparison = compare(
-        network,
-        scenario,
-        test_split.batch,
-        training_split.batch,
-        predicted,
-        TrainingConfig.model_validate(checkpoint.config).max_gdop,
+    dataset_id = same_dataset(
+        trained_model=None if checkpoint.dataset is None else checkpoint.dataset.dataset_id,
+        training_split=training_split.dataset_id,
+        test_split=test_split.dataset_id,
     )
+    dataset = get_dataset(storage.engine, dataset_id)
+    comparison = _compared(checkpoint, dataset.spec.scenario, test_split.batch, training_split.batch)
     summary = comparison.summary()
-    numbers = headline(summary)
     checks = promotion_checks(summary, config.max_rmse_m)
-    pictures = {
+    evaluation = _judged(summary, config.max_rmse_m, checks)
+    pictures = _pictures(network, comparison)
+    evaluation_id = _stored(storage, trained_model.reference, checkpoint, dataset.id, evaluation, pictures)
+    log.info("model_evaluation: %s", printable(evaluation.promotion_reason))
+    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
+    return dg.MaterializeResult(
+        value=EvaluationReference(evaluation_id=evaluation_id),
+        metadata=_shown(evaluation_id, summary, evaluation, pictures),
+        data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
+        check_results=[check_result(check) for check in checks],
+    )
+
+
+def _compared(checkpoint: "Checkpoint", scenario: Scenario, test: Samples, train: Samples) -> "Comparison":
+    from triangulation_pipeline.evaluation.comparison import compare
+    from triangulation_pipeline.model.predict import locate
+
+    predicted = locate(checkpoint, test)
+    max_gdop = TrainingConfig.model_validate(checkpoint.config).max_gdop
+    return compare(checkpoint.spec.network, scenario, test, train, predicted, max_gdop)
+
+
+def _judged(summary: Summary, max_rmse_m: float, checks: list[PromotionCheck]) -> Evaluation:
+    from triangulation_pipeline.evaluation.report import headline
+
+    promoted, reason = promotion_verdict(summary, checks)
+    return Evaluation(
+        **dict(summary),
+        headline=headline(summary),
+        max_rmse_m=max_rmse_m,
+        promoted=promoted,
+        promotion_reason=reason,
+    )
+
+
+def _pictures(network: ReceiverNetwork, comparison: "Comparison") -> dict[str, bytes]:
+    """PNG files by name."""
+    from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
+    from triangulation_pipeline.plots.style import png
+
+    return {
         "error_cdf": png(error_cdf(comparison)),
         "calibration_curve": png(calibration_curve(comparison)),
         "error_map": png(error_map(network, comparison)),
     }
-    stored = {
-        name: storage.objects.put(f"evaluations/{reference.job_id}/{reference.sha256[:12]}/{name}.png", content)
-        for name, content in pictures.items()
+
+
+def _stored(
+    storage: Storage,
+    reference: CheckpointReference,
+    checkpoint: "Checkpoint",
+    dataset_id: str,
+    evaluation: Evaluation,
+    pictures: Mapping[str, bytes],
+) -> str:
+    """Stores pictures and numbers; gives the evaluation's id."""
+    folder = f"evaluations/{reference.job_id}/{reference.sha256[:12]}"
+    locations = {
+        name: storage.objects.put(f"{folder}/{name}.png", content).location for name, content in pictures.items()
     }
-    promoted, reason = promotion_verdict(summary, checks)
-    evaluation_id = record_evaluation(
+    return record_evaluation(
         storage.engine,
-        training_job_id=reference.job_id,
-        epoch=checkpoint.epoch,
-        checkpoint_sha256=reference.sha256,
-        weights_digest=checkpoint.weights_digest,
-        synthetic_dataset_id=test_split.dataset_id,
-        metrics=Evaluation(
-            **dict(summary),
-            headline=numbers,
-            max_rmse_m=config.max_rmse_m,
-            promoted=promoted,
-            promotion_reason=reason,
-        ).document(),
-        visualization_paths={name: picture.location for name, picture in stored.items()},
+        NewEvaluation(
+            training_job_id=reference.job_id,
+            epoch=checkpoint.epoch,
+            checkpoint_sha256=reference.sha256,
+            weights_digest=checkpoint.weights_digest,
+            synthetic_dataset_id=dataset_id,
+            metrics=evaluation.document(),
+            visualization_paths=locations,
+        ),
     )
-    log.info("model_evaluation: %s", printable(reason))
-    found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
-    return dg.MaterializeResult(
-        value=EvaluationReference(evaluation_id=evaluation_id),
-        metadata={
-            **{name: picture(content, name.replace("_", " ")) for name, content in pictures.items()},
-            "promoted": promoted,
-            "promotion_reason": reason,
-            "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
-            "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
-            **rounded(drop_none(plotted(numbers))),
-            "evaluation_id": evaluation_id,
-            "summary": dg.MetadataValue.json(summary.document()),
-        },
-        data_version=dg.DataVersion(hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()),
-        check_results=[
-            dg.AssetCheckResult(
-                check_name=check.name,
-                passed=check.passed,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=check.description,
-                metadata=check.numbers,
-            )
-            for check in checks
-        ],
-    )
+
+
+def _shown(
+    evaluation_id: str, summary: Summary, evaluation: Evaluation, pictures: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """The metadata of the materialisation."""
+    from triangulation_pipeline.evaluation.report import estimator_table
+
+    return {
+        **{name: picture(content, name.replace("_", " ")) for name, content in pictures.items()},
+        "promoted": evaluation.promoted,
+        "promotion_reason": evaluation.promotion_reason,
+        "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
+        "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
+        **rounded(drop_none(plotted(evaluation.headline))),
+        "evaluation_id": evaluation_id,
+        "summary": dg.MetadataValue.json(summary.document()),
+    }

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from triangulation_pipeline.defs.io_managers import DatasetReference, SplitReference, StoredSplit
+from triangulation_pipeline.defs.io_managers import DatasetReference, SplitReference, StoredSplit, same_dataset
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, split_fault
@@ -60,12 +60,16 @@ def splits_disjoint_and_complete(
 ) -> dg.AssetCheckResult:
     """No sample is in two splits, and together they are the dataset: every index from 0 on, once."""
     splits = (training_split, validation_split, test_split)
-    found = split_fault([split.batch for split in splits])
-    if len({split.dataset_id for split in splits}) > 1:
-        found = (
-            f"training_split is of dataset {training_split.dataset_id}, validation_split of dataset "
-            f"{validation_split.dataset_id}, test_split of dataset {test_split.dataset_id}; materialise them in one run"
+    try:
+        same_dataset(
+            training_split=training_split.dataset_id,
+            validation_split=validation_split.dataset_id,
+            test_split=test_split.dataset_id,
         )
+    except ValueError as error:
+        found: str | None = str(error)
+    else:
+        found = split_fault([split.batch for split in splits])
     training_rows, validation_rows, test_rows = (len(split.batch) for split in splits)
     count = training_rows + validation_rows + test_rows
     return dg.AssetCheckResult(

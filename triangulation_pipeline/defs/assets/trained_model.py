@@ -12,7 +12,7 @@ import dagster as dg
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.defs.dagster_private import DagsterExecutionInterruptedError
 from triangulation_pipeline.defs.failures import plain_failures
-from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit
+from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredSplit, same_dataset
 from triangulation_pipeline.defs.jobs import TRAINING_POOL
 from triangulation_pipeline.defs.metadata import drop_none, epoch_table, picture
 from triangulation_pipeline.defs.resources import Storage
@@ -186,12 +186,8 @@ def _curves(history: Sequence[EpochMetrics], *limits_m: float | None) -> dg.Mark
 
 
 def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split: StoredSplit) -> DatasetRecord:
-    if training_split.dataset_id != validation_split.dataset_id:
-        raise ValueError(
-            f"training_split is of dataset {training_split.dataset_id}, validation_split of dataset "
-            f"{validation_split.dataset_id}; materialise both in one run"
-        )
-    return get_dataset(storage.engine, training_split.dataset_id)
+    dataset_id = same_dataset(training_split=training_split.dataset_id, validation_split=validation_split.dataset_id)
+    return get_dataset(storage.engine, dataset_id)
 
 
 def _cause(error: BaseException) -> str:
