@@ -1,5 +1,7 @@
-"""Handing over between assets: what goes from step to step is a reference (ids and digests) in the materialisation's
-metadata, so it is found by lineage: two runs side by side never take each other's dataset or weights.
+"""How assets hand over their results: as references (ids and digests) in the metadata of materialisations.
+
+A step finds the references of its inputs by lineage, so two runs at the same time never take each other's dataset or
+weights.
 """
 
 from collections.abc import Mapping
@@ -24,13 +26,13 @@ REFERENCE = "reference"
 
 
 class Reference(BaseModel):
-    """Base of what is handed over."""
+    """Base class of the references that assets hand over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NetworkReference(Reference):
-    """A receiver network, whole: it is small."""
+    """A receiver network. It is small, so the reference holds it whole."""
 
     network: ReceiverNetwork
 
@@ -76,8 +78,11 @@ def reference_type(reference: type[Reference]) -> dg.DagsterType:
 
 
 class ReferenceIOManager(dg.ConfigurableIOManager):
-    """Writes references into metadata and finds them again: in this run (or the one that a re-execution takes its
-    inputs from), else the asset's latest materialisation."""
+    """Writes references into metadata and finds them again.
+
+    It takes the materialisation by this run, or by the run that a re-execution takes its inputs from; else the latest
+    materialisation of the asset.
+    """
 
     storage: Storage
 
@@ -105,7 +110,7 @@ class ReferenceIOManager(dg.ConfigurableIOManager):
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """A split's rows, and the dataset they are of."""
+    """The rows of a split, and the id of their dataset."""
 
     dataset_id: str
     batch: Samples
@@ -152,30 +157,30 @@ class SplitIOManager(ReferenceIOManager):
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint's bytes, their digest verified, and where they lie."""
+    """The bytes of a checkpoint with a verified digest, and the reference to them."""
 
     reference: CheckpointReference
     content: bytes
 
     def read(self) -> "Checkpoint":
-        """The checkpoint. Raises ValueError where the bytes are none."""
+        """The checkpoint. Raises ValueError if the bytes are not one."""
         from triangulation_pipeline.model.checkpoint import read_checkpoint
 
         return read_checkpoint(self.content)
 
 
 class CheckpointIOManager(ReferenceIOManager):
-    """Weights arrive as a checkpoint, its digest verified."""
+    """Weights arrive as the bytes of a checkpoint with a verified digest."""
 
     def resolve(self, reference: Any, context: dg.InputContext) -> StoredCheckpoint:
-        """The weights' bytes. A missing or damaged object is a failure of one sentence."""
+        """The bytes of the weights. A missing or damaged object is a failure with one sentence."""
         found = CheckpointReference.model_validate(reference)
         with plain_failures():
             return StoredCheckpoint(found, read_object(self._places.objects, found.location, found.sha256))
 
 
 def _named(reference: Mapping[str, Any]) -> str:
-    """What a reference names, on one line: of a network, which stands in it whole, the name."""
+    """The values of a reference on one line; a network is given by its name."""
     return ", ".join(
         f"{field} {printable(str(value['name'] if isinstance(value, Mapping) else value))}"
         for field, value in reference.items()
@@ -189,7 +194,7 @@ def _materialization(context: dg.InputContext) -> dg.AssetMaterialization:
     try:
         run_id = upstream.run_id if upstream is not None else None
     except dg.DagsterInvariantViolationError:
-        # A single step that is executed again, and no run before has come to what it takes.
+        # A single step is executed again, and no earlier run has made its input.
         raise dg.Failure(
             description=f"no run before this one materialised {asset_key.to_user_string()}, which this step needs; "
             "execute that step again too",

@@ -27,7 +27,7 @@ def _errors_of(estimator: Estimator) -> tuple[HeadlineNumber, ...]:
     def field(name: str) -> Callable[[SubsetSummary], Value]:
         return lambda part: getattr(part.estimators[estimator.name], name, None)
 
-    name, who = estimator.prefix, f"the estimator {estimator.title}"
+    name, who = estimator.prefix, f'"{estimator.title}"'
     return (
         HeadlineNumber(
             f"{name}_rmse_m",

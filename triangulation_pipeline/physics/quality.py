@@ -4,11 +4,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.simulator import Chunk
 from triangulation_pipeline.samples import Samples, Split
 
 
-def quality_metrics(batch: Samples, chunks: Iterable[Chunk], max_gdop: float = 5.0) -> dict[str, float | int | None]:
+def quality_metrics(
+    batch: Samples, chunks: Iterable[Chunk], max_gdop: float = GOOD_GDOP
+) -> dict[str, float | int | None]:
     """What a simulated dataset is like, in numbers.
 
     Parameters

@@ -5,27 +5,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.plots.maps import draw_map
+from triangulation_pipeline.plots.maps import MapWords, draw_map
 from triangulation_pipeline.plots.style import BLUE, GREEN, ORANGE, blank_figure, say_empty, set_title, tidy
 from triangulation_pipeline.samples import Samples
 
 
 def dataset_map(network: ReceiverNetwork, batch: Samples) -> Figure:
-    """Where a dataset's transmitters stand and how well each can be located at best."""
+    """The places of a dataset's transmitters, and how well each can be located at best."""
     en_m = network.frame.en_m(batch.tx_lat, batch.tx_lon, 0.0)
     return draw_map(
         network,
         en_m,
         batch.crlb_m.astype(np.float64),
-        "How well each place can be located at best",
-        "transmitters",
-        "Cramér-Rao bound (rms position error)",
-        "no bound",
+        MapWords(
+            headline="How well each place can be located at best",
+            places="transmitters",
+            meaning="Cramér-Rao bound (rms position error)",
+            missing="no bound",
+        ),
     )
 
 
 def dataset_histograms(batch: Samples) -> Figure:
-    """SNR of the detections, HDOP and the number of detections of a transmission."""
+    """Distributions of the SNR of a detection, the HDOP and the number of detections of a transmission."""
     figure = blank_figure(3.3)
     snr, dilution, detections = figure.subplots(1, 3)
     figure.suptitle(f"What the receivers hear of {len(batch):,} transmissions", fontsize=11)

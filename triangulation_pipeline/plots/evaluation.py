@@ -8,7 +8,7 @@ from triangulation_pipeline.evaluation.comparison import Comparison
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL, Exists
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.plots.maps import draw_map
+from triangulation_pipeline.plots.maps import MapWords, draw_map
 from triangulation_pipeline.plots.style import (
     BLACK,
     BLUE,
@@ -134,15 +134,17 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
 
 
 def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:
-    """Where the test transmitters stand, and the error of the model on each."""
+    """The places of the test transmitters, and the error of the model on each."""
     return draw_map(
         network,
         comparison.truth_en_m,
         comparison.model_m,
-        "Where the model errs",
-        "test transmitters",
-        "the model's position error",
-        "no position",
+        MapWords(
+            headline="Where the model errs",
+            places="test transmitters",
+            meaning="the model's position error",
+            missing="no position",
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """A map of the receivers and of values at places around them."""
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -16,25 +17,37 @@ from triangulation_pipeline.plots.style import BLACK, DPI, GREY, VERMILION, blan
 
 Float = NDArray[np.float64]
 
-# More points hide each other, and weigh on the picture.
+# More points would hide each other, and make the file large.
 MAX_MAP_POINTS = 4000
-# Longer names of sites are cut, or they would leave no room for the map.
+# Longer names of sites are cut, to leave room for the map.
 MAX_NAME_CHARACTERS = 30
-# Comes with Matplotlib; other fonts are the machine's.
+# This font comes with Matplotlib; the others are those of the machine.
 OWN_FONT = "DejaVu Sans"
 
 
-def draw_map(
-    network: ReceiverNetwork, en_m: Float, value_m: Float, headline: str, what: str, meaning: str, missing: str
-) -> Figure:
+@dataclass(frozen=True)
+class MapWords:
+    """The words of a map."""
+
+    headline: str
+    places: str  # what stands at each place, in the plural
+    meaning: str  # of the values
+    missing: str  # where there is no value
+
+
+def draw_map(network: ReceiverNetwork, en_m: Float, value_m: Float, words: MapWords) -> Figure:
+    """The sites of the network, and values in metres (n,) as colours at the places (n, 2), metres east and north.
+
+    Only the first MAX_MAP_POINTS places are drawn. A place with the value NaN is a cross.
+    """
     figure, axes = blank_axes(5.6)
     shown = slice(0, MAX_MAP_POINTS)
     (east_km, north_km), value_m = en_m[shown].T / 1e3, value_m[shown]
     known = np.isfinite(value_m)
     count = f"{len(value_m):,}" + (f" of {len(en_m):,}" if len(en_m) > len(value_m) else "")
-    set_title(axes, f"{headline}: {count} {what}")
+    set_title(axes, f"{words.headline}: {count} {words.places}")
     if not known.all():
-        axes.scatter(east_km[~known], north_km[~known], s=9, marker="x", lw=0.8, color=GREY, label=missing)
+        axes.scatter(east_km[~known], north_km[~known], s=9, marker="x", lw=0.8, color=GREY, label=words.missing)
     if known.any():
         order = np.argsort(value_m[known])  # the worst on top
         edges = _edges_m(value_m[known])
@@ -50,7 +63,7 @@ def draw_map(
             antialiased=False,
         )
         bar = figure.colorbar(points, ax=axes, shrink=0.9, pad=0.02, ticks=edges)
-        bar.set_label(meaning, fontsize=9)
+        bar.set_label(words.meaning, fontsize=9)
         bar.ax.set_yticklabels([metres(edge) for edge in edges], fontsize=8.5)
         bar.ax.minorticks_off()
     _draw_sites(axes, network)
@@ -68,7 +81,8 @@ def _draw_graticule(axes: Axes, network: ReceiverNetwork) -> None:
     (west_km, east_km), (south_km, north_km) = axes.get_xlim(), axes.get_ylim()
     grid = np.stack(np.meshgrid(np.linspace(west_km, east_km, 121), np.linspace(south_km, north_km, 121)), axis=-1)
     lat, lon = network.frame.geodetic(1e3 * grid, 0.0)
-    # Counted from the middle, so that nothing jumps at the 180th meridian; opposite the middle beyond a pole it must.
+    # Longitudes are counted from the middle of the map, so that they do not jump at the 180th meridian. Beyond a pole,
+    # opposite the middle, they must jump.
     lon_off = (lon - network.frame.lon + 180) % 360 - 180
     lon_off[np.abs(lon_off) > 175] = np.nan
     for value, offset, names in ((lat, 0.0, "NS"), (lon_off, network.frame.lon, "EW")):
@@ -91,13 +105,13 @@ def _draw_graticule(axes: Axes, network: ReceiverNetwork) -> None:
 
 
 def _degrees(value: float, names: str) -> str:
-    """As in 45.25° N; longitudes beyond 180 come from the other side."""
+    """A latitude (``names`` NS) or longitude (EW) as in 45.25° N; longitudes beyond 180 count from the other side."""
     value = round(value if names == "NS" else (value + 180) % 360 - 180, 6)
     return f"{abs(value):g}°" + ("" if value in (0, -180) else f" {names[int(value < 0)]}")
 
 
 def _edges_m(value_m: Float) -> list[float]:
-    """Two to a dozen round borders, that divide the middle 98 % of the values."""
+    """Two to twelve round numbers that divide the middle 98 % of the values."""
     low, high = np.log10(np.maximum(np.quantile(value_m, (0.01, 0.99)), 1e-3))
     steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1.7 else (1, 2, 5) if high - low < 4 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
@@ -107,8 +121,8 @@ def _edges_m(value_m: Float) -> list[float]:
 
 
 def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
-    """Triangles with names: above, or below where a named neighbour is close. A name that no font of this machine can
-    write gives way to the site's number in the network."""
+    """A triangle per site, with its name above, or below if a site with a name is close. If no font of this machine can
+    write a name, the number of the site stands there instead."""
     site_km = network.site_enu_m[:, :2] / 1e3
     names = [
         name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
@@ -144,19 +158,21 @@ def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
 
 
 def _fonts(name: str) -> list[str]:
-    """Families of fonts that together have all characters of a name, Matplotlib's own first; none where the machine
-    lacks one for a character."""
+    """Font families that together have all characters of a name, Matplotlib's own first. Empty if this machine has no
+    font for one of the characters."""
     found = [_font_of(character) for character in sorted(set(name))]
     return [] if None in found else sorted({OWN_FONT, *filter(None, found)}, key=lambda family: family != OWN_FONT)
 
 
 @cache
 def _font_of(character: str) -> str | None:
-    """The family of an upright font of this machine that can draw the character: Matplotlib's own, else Noto's, which
-    are made to go with each other, else the first by name."""
+    """The family of an upright font of this machine that can draw the character; None if there is no such font.
+
+    Matplotlib's own comes first, then those of Noto, which are made to match each other, then the first by name.
+    """
     upright = [entry for entry in fontManager.ttflist if entry.style == "normal"]
     upright.sort(key=lambda entry: (entry.name != OWN_FONT, not entry.name.startswith("Noto Sans"), entry.name))
-    # The last resort is a placeholder for whatever other fonts lack.
+    # The font Last Resort has only placeholders.
     names = (e.name for e in upright if not e.name.startswith("Last Resort") and _draws(e.fname, character))
     return next(names, None)
 
@@ -169,5 +185,5 @@ def _draws(path: str, character: str) -> bool:
         font.set_size(8, DPI)
         font.load_char(ord(character))
     except (OSError, RuntimeError):
-        return False  # one that cannot be read, or of coloured pictures
+        return False  # the font cannot be read, or it consists of coloured pictures
     return True

@@ -32,9 +32,11 @@ GREY = "#8C8C8C"
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file with a palette of 96 colours, a third of the size of full colour; the same
-    for the same data and fonts."""
-    # Names are users' text: a $ in them is a $, and begins no formula.
+    """The figure as the bytes of a PNG file: the same bytes for the same data and fonts.
+
+    It has a palette of 96 colours, which makes the file a third as large as in full colour.
+    """
+    # Names are texts of users: a $ in them does not begin a formula.
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     canvas = FigureCanvasAgg(figure)
@@ -48,19 +50,23 @@ def png(figure: Figure) -> bytes:
 
 
 def blank_figure(height_in: float) -> Figure:
+    """A figure of the common width and this height, inches."""
     return Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
 
 
 def blank_axes(height_in: float) -> tuple[Figure, Axes]:
+    """A figure of this height, inches, with one pair of axes."""
     figure = blank_figure(height_in)
     return figure, figure.subplots()
 
 
 def set_title(axes: Axes, text: str, size: float = 11) -> None:
+    """Puts a title above the axes; ``size`` is in points."""
     axes.set_title(text, fontsize=size)
 
 
 def tidy(axes: Axes) -> None:
+    """Removes the frame at the top and at the right, and sets the sizes of labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8.5)
     axes.xaxis.label.set_fontsize(9)
@@ -68,7 +74,7 @@ def tidy(axes: Axes) -> None:
 
 
 def say_empty(figure: Figure, axes: Axes, text: str) -> Figure:
-    """Says in words that there is nothing to draw."""
+    """Shows a text instead of data, and returns the figure."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -76,11 +82,12 @@ def say_empty(figure: Figure, axes: Axes, text: str) -> Figure:
 
 
 def counted(number: int, noun: str) -> str:
+    """The number with its noun, as in 1 epoch or 1,200 epochs."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def metre_axis(axes: Axes, which: str) -> None:
-    """Ticks of a logarithmic axis in metres and kilometres, instead of powers of ten."""
+    """Labels the ticks of a logarithmic axis, ``x`` or ``y``, in metres and kilometres instead of powers of ten."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(max(high, 1e-9) / max(low, 1e-9))
@@ -90,6 +97,6 @@ def metre_axis(axes: Axes, which: str) -> None:
 
 
 def metres(value_m: float) -> str:
-    """Three digits at most: 8.3 m, 24 m, 1.5 km, 120 km."""
+    """A length with at most three digits: 8.3 m, 24 m, 1.5 km, 120 km."""
     value, unit = (value_m / 1e3, "km") if value_m >= 1e3 else (value_m, "m")
     return f"{value:.0f} {unit}" if value >= 10 or value == round(value) else f"{value:.1f} {unit}"

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Column
 
+from triangulation_pipeline.evaluation.report import HEADLINE
 from triangulation_pipeline.storage.columns import UtcDateTime
 from triangulation_pipeline.storage.views import VIEWS
 
@@ -55,6 +56,17 @@ text in UTC, so that the order of texts is the order of moments. With `--json`, 
 This page is made by `python -m triangulation_pipeline.storage.sql_reference > docs/sql.md`.
 """
 
+_HEADLINE = """\
+## Numbers of an evaluation
+
+The column `metrics` of the table `models` holds these numbers as JSON, with the metrics of the epoch; the column
+`metrics` of `model_evaluations` holds them below `headline`. A number without data is null. A GDOP below the job's
+`max_gdop` is good geometry. The unit 1 stands for a number without a unit.
+
+| on all test rows | on rows with good geometry | unit | meaning |
+|---|---|---|---|
+"""
+
 
 def sql_reference() -> str:
     """The views with their columns, and examples, as Markdown."""
@@ -62,9 +74,17 @@ def sql_reference() -> str:
     for view in VIEWS:
         rows = [f"| `{column.name}` | {_type(column)} | {column.comment} |" for column in view.columns]
         parts.append("\n".join([f"## {view.name}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""]))
+    parts.append(_HEADLINE + "\n".join(_headline_rows()) + "\n")
     parts.append("## Examples\n\nThey run unchanged on both databases.\n")
     parts += [f"{title}:\n\n```sql\n{statement}\n```\n" for title, statement in EXAMPLES.items()]
     return "\n".join(parts)
+
+
+def _headline_rows() -> list[str]:
+    return [
+        f"| `{number.name}` | `{number.good_geometry_name}` | {number.unit} | {number.description} |"
+        for number in HEADLINE
+    ]
 
 
 def _type(column: Column[Any]) -> str:

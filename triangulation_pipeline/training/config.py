@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, Architecture, LocatorSpec
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.validation import refuse_booleans, without_controls
 
@@ -115,7 +116,7 @@ class TrainingConfig(BaseModel):
         "Above 0 to 1e6.",
     )
     max_gdop: float = Field(
-        5.0,
+        GOOD_GDOP,
         gt=0,
         le=1e6,
         description="Samples with a GDOP below this count as good geometry. Errors are also reported for them alone, "

@@ -275,7 +275,7 @@ def test_the_dataset_is_the_one_of_the_settings(whole_run: Run, dataset: Dataset
         "dataset_name": dataset.name,
         "sha256": dataset.sha256,
         "reused": False,
-        "scenario": PRESETS[Preset.default].model_dump(mode="json"),
+        "scenario": PRESETS[Preset.default].model_dump(mode="json", exclude_none=True),
     }
     assert 0 < shown["samples_per_second"] < 10**6
     assert dataset.quality_metrics.items() <= shown.items()

@@ -9,6 +9,9 @@ import pytest
 from triangulation_pipeline.evaluation.comparison import Comparison
 from triangulation_pipeline.evaluation.summary import Summary
 from triangulation_pipeline.evaluation.verdict import (
+    CALIBRATION,
+    LEAST_ROWS,
+    NOT_WORSE_THAN_PRODUCTION,
     PromotionCheck,
     coverage_limits,
     not_worse_than_production,
@@ -244,3 +247,12 @@ def test_both_are_compared_where_both_have_a_fix() -> None:
     nothing = not_worse_than_production(np.full(101, np.nan), champion_m, EVERYWHERE, 1)
     assert (nothing.passed, nothing.numbers) == (False, {})
     assert nothing.description == "there is no test row that both it and version 1 in production locate"
+
+
+def test_the_descriptions_of_the_checks_follow_the_limits() -> None:
+    assert CALIBRATION.description == (
+        "The 95 % ellipse covers 93 to 97 % of the errors on good geometry; both limits are widened by 1.96 standard "
+        "errors of the sample. Fewer than 125 rows are too few to tell, and do not pass."
+    )
+    assert "at most 2 % above" in NOT_WORSE_THAN_PRODUCTION.description
+    assert LEAST_ROWS == 125

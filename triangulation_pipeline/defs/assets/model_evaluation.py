@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
     blocking=True,
 )
 def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: StoredSplit) -> dg.AssetCheckResult:
-    """The stored weights are those that were trained: right digest, finite, and the reloaded model's validation RMSE is
-    the one recorded with them."""
+    """The stored weights are those that were trained: their digest is right, they are finite, and the reloaded model
+    has the validation errors that are recorded with them."""
     from triangulation_pipeline.training.verify import fault
 
     with plain_failures():
@@ -95,8 +95,8 @@ def model_evaluation(
     training_split: StoredSplit,
     test_split: StoredSplit,
 ) -> dg.MaterializeResult:
-    """The best epoch on test rows, which the training never used, beside the Cramér-Rao bound and the classical solvers
-    on the same rows, with the same inputs and site biases. Kept in `model_evaluations`."""
+    """Compares the best epoch with the Cramér-Rao bound and the classical solvers, on the test rows, which the training
+    never used. The solvers get the same inputs and site biases. The result is a row of `model_evaluations`."""
     checkpoint = trained_model.read()
     network = checkpoint.spec.network
     context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))

@@ -1,4 +1,4 @@
-"""The registry."""
+"""The registration of the weights."""
 
 import logging
 from collections.abc import Sequence
@@ -90,9 +90,10 @@ def registered_model(
     model_evaluation: EvaluationReference,
     test_split: StoredSplit,
 ) -> dg.MaterializeResult:
-    """A version in `models`: name, digest and place of the weights, the metrics of exactly that epoch, dataset, job and
-    network; promoted to production or not, and why: it has to pass the evaluation's checks, and to be no worse than the
-    version in production on the same test rows. A version of another network is never replaced by itself."""
+    """Registers the weights as a version in `models`, with the metrics of exactly that epoch, dataset, job and network.
+
+    The version goes into production if it passes the checks of the evaluation and is no worse than the version in
+    production on the same test rows. A version for another network stays in production until somebody replaces it."""
     checkpoint = trained_model.read()
     record = get_evaluation(storage.engine, model_evaluation.evaluation_id)
     _check_origin(record, trained_model.reference, checkpoint, test_split)

@@ -12,6 +12,7 @@ from triangulation_pipeline.defs.metadata import drop_none, picture
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.quality import quality_metrics
 from triangulation_pipeline.physics.simulator import simulate_chunks
@@ -96,7 +97,8 @@ def synthetic_dataset(
                 passed=heard >= LEAST_ACCEPTANCE_RATE and good > 0,
                 severity=dg.AssetCheckSeverity.WARN,
                 description=f"{heard:.1%} of the candidate transmitters are heard by enough receivers (at least "
-                f"{LEAST_ACCEPTANCE_RATE:.0%} expected); {good:.1%} of the samples have GDOP < 5 (some expected)",
+                f"{LEAST_ACCEPTANCE_RATE:.0%} expected); {good:.1%} of the samples have GDOP < {GOOD_GDOP:g} "
+                "(some expected)",
                 metadata={
                     "acceptance_rate": heard,
                     "lowest": LEAST_ACCEPTANCE_RATE,
