@@ -49,8 +49,8 @@ class Storage(dg.ConfigurableResource):
             self.engine.dispose()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Refuses environment variables in the run config. Every step needs this resource, so this comes before any step,
-        and before Dagster makes objects of the steps' settings."""
+        """Refuses environment variables in the run config. As every step needs this resource, this comes before any
+        step, and before Dagster makes objects of the steps' settings."""
         if context.run is not None:
             with plain_failures():
                 refuse_environment(context.run.run_config)

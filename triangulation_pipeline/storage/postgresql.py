@@ -32,7 +32,7 @@ HYPERTABLES = {"synthetic_training_samples": "timestamp", "training_metrics": "t
 CONNECT_TIMEOUT_S = 10
 # The longest statements write one batch of samples, or read one dataset.
 STATEMENT_TIMEOUT_S = 600
-# Longer than any transaction here: a dataset is written in a single one, and a second writer waits.
+# Longer than any transaction here: a dataset is written in one, and a second writer waits.
 LOCK_TIMEOUT_S = 300
 
 # The allowed parameters of the URL: the folder of a socket, and encryption. Everything else is set here.
@@ -228,7 +228,7 @@ def make_hypertables(connection: Connection, *, is_new: bool) -> None:
                 " and ".join(plain),
             )
         return
-    connection.execute(text("SET LOCAL statement_timeout = 0"))  # for the rows that plain tables may hold
+    connection.execute(text("SET LOCAL statement_timeout = 0"))  # as plain tables may hold rows
     for name in plain:
         # Queries are answered by the keys, so there is no further index on the time alone.
         connection.execute(
