@@ -240,6 +240,26 @@ def test_the_page_on_physics_names_every_baseline() -> None:
     assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == {each.name for each in ESTIMATORS} - {MODEL.name}
 
 
+def test_the_table_of_the_page_on_physics_is_the_one_that_is_tested() -> None:
+    """By ``physics/test_simulator.py``, against the simulator."""
+    tested = pytest_parameters(
+        "physics/test_simulator.py", "test_detections_and_bounds_are_those_of_the_reference_table"
+    )
+    section = (ROOT / "docs" / "physics.md").read_text().partition("## Noise and detection")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| \**(\d\.\d)\**[^|]*\|(.*)\|$", section)
+    assert [(float(exponent), *map(float, rest.split("|"))) for exponent, rest in rows] == tested
+
+
+def pytest_parameters(file: str, name: str) -> list[tuple[float, ...]]:
+    """The rows of the parametrization of a test."""
+    tree = ast.parse((ROOT / "triangulation_pipeline_tests" / file).read_text())
+    (test,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    (decorator,) = test.decorator_list
+    assert isinstance(decorator, ast.Call)
+    rows: list[tuple[float, ...]] = ast.literal_eval(decorator.args[1])
+    return rows
+
+
 def test_the_guide_names_files_that_exist() -> None:
     """In the table of what goes where, and in the tree."""
     guide = (ROOT / "CONTRIBUTING.md").read_text()

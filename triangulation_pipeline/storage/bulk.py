@@ -1,4 +1,4 @@
-"""Samples in and out of the database, whole columns at a time: no Python object and no statement a sample."""
+"""Samples in and out of the database, by whole columns: without a Python object or a statement per sample."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ _HEX_PLACES = np.setdiff1d(np.arange(36), _DASHES)
 
 
 def insert_samples(connection: Connection, dataset_id: str, batch: Samples) -> None:
-    """Adds a batch, which must hold at least one sample, to a dataset."""
+    """Adds a batch of at least one sample to a dataset."""
     if connection.dialect.name == "sqlite":
         _insert_into_sqlite(connection, dataset_id, batch)
         return
@@ -40,8 +40,8 @@ def insert_samples(connection: Connection, dataset_id: str, batch: Samples) -> N
 def select_samples(
     connection: Connection, dataset_id: str, altitude_m: float, split: Split | None = None
 ) -> Iterator[Samples]:
-    """Batches of the samples of a dataset (or of one split), whose transmitters stand at one altitude, in order of
-    time; none if there are no rows.
+    """Batches of the samples of a dataset (or of one split), in order of time; no batch if there are no rows. All
+    transmitters get the same altitude.
 
     Raises StorageError if the stored values of a batch cannot be samples.
     """
@@ -55,8 +55,8 @@ def select_samples(
 
 
 def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: Samples) -> None:
-    """Goes to the driver directly, in SQLite's representation of each column type, by which the tables' types would
-    convert value by value.
+    """Passes the values to the driver in SQLite's representation: the types of the tables would convert them one by
+    one.
     """
     values: dict[str, Any] = {
         "dataset_id": [dataset_id] * len(batch),
@@ -93,7 +93,7 @@ def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | No
         stored = dict(zip(names, zip(*rows, strict=True), strict=True))
         yield {
             "id": np.frombuffer(bytes.fromhex("".join(stored["id"]).replace("-", "")), "V16"),
-            # Cut before the Z, which NumPy does not read: its times are UTC.
+            # Without the Z, which NumPy does not read: its times are UTC.
             "time_ns": np.array(stored["timestamp"], "U26").astype("datetime64[ns]").view(np.int64),
             **{name: np.array(stored[name], dtype) for name, dtype in NUMBER_DTYPES.items()},
             **{
@@ -112,6 +112,6 @@ def _uuid_texts(sample_id: NDArray[np.uint8]) -> list[str]:
 
 
 def _row_voids(column: NDArray[Any]) -> NDArray[np.void]:
-    """(n,) each row of (n, r) as one element of so many bytes."""
+    """(n,) each row of (n, r) as one element with the bytes of the row."""
     rows = np.ascontiguousarray(column)
     return rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]
