@@ -17,10 +17,12 @@ import yaml
 from sqlalchemy import Engine, text
 
 from triangulation_pipeline.cli import COMMANDS, load_command
+from triangulation_pipeline.defs.automation.settings import AutomationSettings
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.storage.engine import open_database, reading
+from triangulation_pipeline.storage.settings import Settings
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.test_cli import COMMAND
 
@@ -195,6 +197,22 @@ def test_the_commands_and_their_options_exist() -> None:
                 for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
                     assert option in known or passes_on, f"{page}: {code}"
     assert seen >= {"run", "network", "launch", "watch", "pause", "resume", "cancel", "promote", "rollback", "models"}
+
+
+def test_the_variables_exist() -> None:
+    """Of the environment, wherever a page names one of ours."""
+    files = [
+        path
+        for folder in ("triangulation_pipeline", "triangulation_pipeline_tests", "docker", ".ci")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in {".pyc", ".png", ".md"}
+    ]
+    known = set(re.findall(r"TRIANGULATION_\w+", "\n".join(path.read_text(errors="replace") for path in files)))
+    # Settings of pydantic have their prefix apart.
+    known |= {f"TRIANGULATION_{name.upper()}" for name in (*AutomationSettings.model_fields, *Settings.model_fields)}
+    for page in PAGES:
+        for name in re.findall(r"\bTRIANGULATION_\w+", (ROOT / page).read_text()):
+            assert name in known or page == "CHANGELOG.md", f"{page}: {name}"
 
 
 def slug(title: str) -> str:
