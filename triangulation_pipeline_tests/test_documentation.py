@@ -278,6 +278,20 @@ def pytest_parameters(file: str, name: str) -> list[tuple[float, ...]]:
     return rows
 
 
+@pytest.mark.parametrize("page", ["docs/physics.md", "docs/model.md"])
+def test_the_functions_that_the_pages_name_exist(page: str) -> None:
+    """As `file.function` or `Class.method`."""
+    defined = set()
+    for path in (ROOT / "triangulation_pipeline").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(f"{path.stem}.{node.name}")
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    named = set(re.findall(r"`([A-Za-z_]+\.[a-z_0-9]+)`", (ROOT / page).read_text()))
+    assert {name for name in named if not name.endswith((".py", ".yaml", ".pth", ".md"))} <= defined
+
+
 def test_the_guide_names_files_that_exist() -> None:
     """In the table of what goes where, and in the tree."""
     guide = (ROOT / "CONTRIBUTING.md").read_text()
