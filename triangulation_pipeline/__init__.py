@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from triangulation_pipeline.physics.geometry import Geometry
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
-    from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton
+    from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
+    from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
     from triangulation_pipeline.positions import Positions, distance_statistics
     from triangulation_pipeline.samples import Samples, Split
     from triangulation_pipeline.training.config import TrainingConfig
@@ -37,7 +38,7 @@ _MODULES = {
     "Checkpoint": "model.checkpoint",
     "DatasetSpec": "physics.dataset_spec",
     "Geometry": "physics.geometry",
-    "Loss": "physics.solvers",
+    "Loss": "physics.solvers.gauss_newton",
     "Measurements": "measurements",
     "Positions": "positions",
     "Preset": "physics.scenario",
@@ -48,8 +49,8 @@ _MODULES = {
     "Split": "samples",
     "TrainingConfig": "training.config",
     "distance_statistics": "positions",
-    "fit_site_biases_ns": "physics.solvers",
-    "gauss_newton": "physics.solvers",
+    "fit_site_biases_ns": "physics.solvers.site_biases",
+    "gauss_newton": "physics.solvers.gauss_newton",
     "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
     "read_network": "network_file",

@@ -1,17 +1,17 @@
-"""A gate before Dagster's webserver, which itself asks nobody who they are: it lets in programs and the webserver's own
-pages, by a name of its own, and keeps out what a web page of somebody else sends through a visitor's browser.
+"""A gate before Dagster's webserver, which has no login of its own. The gate lets in programs and the webserver's own
+pages. It keeps out requests that a foreign web page sends through the browser of a visitor.
 
-What comes in is held against four rules:
+A request must satisfy four rules:
 
 - ``Host`` is this machine (localhost, 127.0.0.1, [::1]; any port) or a name in ``TRIANGULATION_WEBSERVER_HOSTS``. A
-  page whose own name was made to point here (DNS rebinding) comes with that name.
-- ``Origin``, where there is one, is that same host and port. Browsers send it with every POST and WebSocket.
-- ``Sec-Fetch-Site``, where there is one, says that no other site's page asks, its sister sub-domains included; a plain
-  link that somebody follows to a page is let through.
-- GraphQL is not asked by GET, which would carry no ``Origin``: a mutation in the address of a picture is enough.
+  page whose own name was made to point here (DNS rebinding) sends that name.
+- ``Origin``, if there is one, is that same host and port. Browsers send it with every POST and WebSocket.
+- ``Sec-Fetch-Site``, if there is one, does not name another site, also no sister sub-domain. Only a plain link that a
+  person follows to a page is let through.
+- GraphQL is not asked by GET, which would carry no ``Origin``: a mutation could be the address of a picture.
 
-Programs (the command line, curl) send neither ``Origin`` nor ``Sec-Fetch-Site`` and come in as before: the gate tells
-pages apart, not people.
+Programs (the command line, curl) send neither ``Origin`` nor ``Sec-Fetch-Site``, and are let in. The gate distinguishes
+pages, not people.
 """
 
 import os
@@ -33,9 +33,9 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def read_hosts() -> frozenset[str]:
-    """The names that the webserver answers to: this machine's, and those of ``TRIANGULATION_WEBSERVER_HOSTS``.
+    """The host names that the webserver answers to: those of this machine, and of ``TRIANGULATION_WEBSERVER_HOSTS``.
 
-    Raises ValueError where that is not a list of host names. The value is not shown.
+    Raises ValueError if that is not a list of host names. The message does not show the value.
     """
     listed = [host.strip().lower() for host in os.environ.get(HOSTS_VARIABLE, "").split(",")]
     for number, host in enumerate(listed, 1):
@@ -48,7 +48,7 @@ def read_hosts() -> frozenset[str]:
 
 
 def gated(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:
-    """The application behind the gate. What is refused never reaches it, and is answered 403 or 405 with a sentence."""
+    """The application behind the gate. A refused request never reaches it; the answer is 403 or 405 with a sentence."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None if scope["type"] == "lifespan" else refused(scope, hosts)
@@ -65,7 +65,7 @@ def gated(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:
 
 
 def refused(scope: Scope, hosts: frozenset[str]) -> tuple[int, str] | None:
-    """Why a request or a WebSocket is refused, as an HTTP status and a sentence; None where it is let in."""
+    """Why a request or a WebSocket is refused, as an HTTP status and a sentence; None if it is let in."""
     headers = Headers(scope=scope)
     named = [host.lower() for host in headers.getlist("host")]
     place = _PLACE.fullmatch(named[0]) if len(named) == 1 else None
@@ -90,7 +90,7 @@ def refused(scope: Scope, hosts: frozenset[str]) -> tuple[int, str] | None:
 
 
 def _is_of(origin: str, place: re.Match[str]) -> bool:
-    """Whether an origin has this host and port. The scheme is left out: a proxy may have taken TLS away."""
+    """Whether an origin has this host and port. The scheme may differ, as a proxy may end TLS."""
     parts = _ORIGIN.fullmatch(origin)
     if parts is None:
         return False

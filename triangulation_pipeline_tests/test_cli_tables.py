@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.run import BOUND_NOTE, show_results
+from triangulation_pipeline.cli.results import BOUND_NOTE, show_results
 from triangulation_pipeline.cli.tables import ago
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord, fail_job

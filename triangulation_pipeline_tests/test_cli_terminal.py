@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine, update
 
-from triangulation_pipeline.cli.run import progress_on, show_results
+from triangulation_pipeline.cli.progress import progress_on
+from triangulation_pipeline.cli.results import show_results
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import fail_job
 from triangulation_pipeline.storage.datasets import write_dataset

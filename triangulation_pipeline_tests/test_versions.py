@@ -18,7 +18,9 @@ from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate_chunks
-from triangulation_pipeline.physics.solvers import SOLVERS_VERSION, Loss, fit_site_biases_ns, gauss_newton
+from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
+from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
 from triangulation_pipeline_tests.model.helpers import DEFAULT, fresh, poked, samples, spec_for

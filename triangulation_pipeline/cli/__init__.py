@@ -19,11 +19,11 @@ COMMANDS = {
     "ui": ("ui", "Start Dagster's pages and daemon."),
     "webserver": ("webserver", "Start the webserver alone."),
     "launch": ("launch", "Launch a run of the whole graph."),
-    "status": ("operate", "Show how jobs stand."),
+    "status": ("operate", "Show the state of jobs."),
     "watch": ("watch", "Follow a job to its end."),
     "pause": ("operate", "Pause a job that trains."),
     "cancel": ("operate", "Cancel a job."),
-    "resume": ("operate", "Go on with a job that stopped."),
+    "resume": ("operate", "Continue a job that stopped."),
     "jobs": ("listing", "List the training jobs, the newest first."),
     "metrics": ("metrics", "List the epochs of a training job."),
     "datasets": ("listing", "List the datasets, the newest first."),
@@ -74,6 +74,6 @@ class _LazyCommands(click.Group):
 def main() -> None:
     """Train, evaluate and register locators of radio transmitters for a network of receivers.
 
-    The exit code is 0 when all went well; 1 when it did not, with the reason in one sentence; 2 for a wrong command
-    line; and 130 after Ctrl-C.
+    The exit code is 0 if all went well, 1 if it did not (the reason is printed in one sentence), 2 if the command line
+    is wrong, and 130 after Ctrl-C.
     """

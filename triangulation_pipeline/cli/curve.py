@@ -1,4 +1,4 @@
-"""A curve drawn in characters: braille, each of which holds two by four points."""
+"""A curve drawn with braille characters, each of which holds two by four points."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,11 @@ _POINTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def curve(values: Mapping[int, float], last: int, width: int, height: int) -> list[str]:
-    """``values`` (positive) by epoch, from epoch 1 at the left to ``last`` at the right, on a logarithmic scale whose
-    ends are written at the left. ``width`` and ``height`` are characters in all."""
+    """The lines of a curve of ``values`` (positive, by epoch), from epoch 1 at the left to epoch ``last`` at the right.
+
+    The scale is logarithmic, and its ends are written at the left. ``width`` and ``height`` of the whole are counted in
+    characters. Without a value there is no line.
+    """
     values = {epoch: value for epoch, value in values.items() if 1 <= epoch <= last}
     if not values:
         return []

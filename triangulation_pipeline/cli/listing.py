@@ -48,8 +48,8 @@ def datasets(as_json: bool) -> None:
 def models(as_json: bool) -> None:
     """List the registered models by name.
 
-    The newest version comes first. Errors are on the test rows of good geometry. What the first column shows,
-    name:version, may stand in a run config as parent_model_id.
+    The newest version comes first. Errors are on the test rows of good geometry. The first column is name:version; a
+    run config may give it as parent_model_id.
     """
     columns: Columns = {
         "model": lambda row: f"{row['model_name']}:{row['version']}",

@@ -16,7 +16,7 @@ from triangulation_pipeline.storage.views import epoch_overview, read_view
 def metrics(job: str, as_json: bool) -> None:
     """List the epochs of a training job.
 
-    Errors are on the validation rows; "good" are those of good geometry.
+    Errors are on the validation rows. The column "good m" is of those with good geometry.
     """
     columns: Columns = {
         "epoch": lambda row: row["epoch"],

@@ -21,15 +21,17 @@ from triangulation_pipeline.network_file import read_network
     "checked",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Say where on earth the sites of a network file are, and what is odd about them.",
+    help="Check a network file: show where on earth its sites are, and warn of what is unusual.",
 )
-@click.option("--random-sites", type=click.IntRange(3, 64), help="Print a random network of so many sites instead.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the random network, 0 if left out.")
-@click.option("--json", "as_json", is_flag=True, help="What --check finds, as JSON on standard output.")
+@click.option(
+    "--random-sites", type=click.IntRange(3, 64), help="Print a random network with this number of sites instead."
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the random network. The default is 0.")
+@click.option("--json", "as_json", is_flag=True, help="Print what --check finds as JSON.")
 def network(checked: Path | None, random_sites: int | None, seed: int | None, as_json: bool) -> None:
     """Print a network file, or check one.
 
-    The default network is printed, to be edited, or a random one.
+    Without an option it prints the default network, as a start for your own file.
     """
     if seed is not None and random_sites is None:
         raise click.UsageError("--seed goes with --random-sites")
@@ -50,7 +52,7 @@ def network(checked: Path | None, random_sites: int | None, seed: int | None, as
 
 
 def _findings(described: ReceiverNetwork) -> dict[str, Any]:
-    """What a person wants to see of a network before anything is trained for it."""
+    """What a person should know of a network before a model is trained for it."""
     place_m = described.site_enu_m
     apart_m = np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
     np.fill_diagonal(apart_m, np.inf)

@@ -30,9 +30,7 @@ from triangulation_pipeline.storage.views import job_overview, read_view
 
 WAIT_POLL_S = 1.0
 
-wait_option = click.option(
-    "--wait", is_flag=True, help="Return when it has stopped, and not as soon as it is asked to."
-)
+wait_option = click.option("--wait", is_flag=True, help="Wait until the job has stopped.")
 
 
 @click.command(epilog=JOB_IS)
@@ -40,9 +38,9 @@ wait_option = click.option(
 @json_option
 @webserver_option
 def status(job: str | None, as_json: bool, webserver: Webserver) -> None:
-    """Show how jobs stand.
+    """Show the state of jobs.
 
-    It shows JOB, or without JOB all jobs that wait or are at work, each beside the status of its run in Dagster.
+    It shows JOB, or without JOB all jobs that wait or train, each with the status of its run in Dagster.
     """
     engine = open_engine()
     webserver.check()
@@ -69,7 +67,7 @@ def status(job: str | None, as_json: bool, webserver: Webserver) -> None:
 def pause(job: str, wait: bool, webserver: Webserver) -> None:
     """Pause a job that trains.
 
-    It stops at its next batch and keeps its state; `triangulation resume` goes on from there.
+    It stops at its next batch and keeps its last epoch; `triangulation resume` continues from there.
     """
     engine = open_engine()
     found = get_job_named(engine, job, webserver.runs_named)
@@ -89,7 +87,7 @@ def pause(job: str, wait: bool, webserver: Webserver) -> None:
 def cancel(job: str, wait: bool, webserver: Webserver) -> None:
     """Cancel a job.
 
-    It stops at its next batch, or at once when it does not train yet. A run that has no job is cancelled as well.
+    It stops at its next batch, or at once if it does not train yet. JOB may also be a run that has no job.
     """
     engine = open_engine()
     found, run = find_named(engine, job, webserver.runs_named)
@@ -101,7 +99,7 @@ def cancel(job: str, wait: bool, webserver: Webserver) -> None:
             _wait_for_run(webserver, run.run_id)
         return
     if found.status not in UNFINISHED and (again := _runs_again(webserver, found)):
-        # Somebody executes it again from Dagster's pages, and it does not train yet.
+        # A person executed its run again from Dagster's pages, and that run does not train yet.
         for run in again:
             webserver.terminate(run.run_id)
             say(f"run {run.run_id} is cancelled")
@@ -111,8 +109,8 @@ def cancel(job: str, wait: bool, webserver: Webserver) -> None:
     if found.status is JobStatus.cancelled:
         say(f"job {found.id} is already cancelled")
     elif request_stop(engine, found.id, Stop.cancel).status is JobStatus.cancelled:
-        # It did not train yet. Its run would be refused when it comes to it, one that executes that run again would
-        # train.
+        # It did not train yet. Its run would be refused at its training; a run that executes that one again would not,
+        # and would train.
         try:
             for run in [*_latest_runs(webserver, found), *_runs_again(webserver, found)]:
                 webserver.terminate(run.run_id)
@@ -132,9 +130,9 @@ def cancel(job: str, wait: bool, webserver: Webserver) -> None:
 @json_option
 @webserver_option
 def resume(job: str, as_json: bool, webserver: Webserver) -> None:
-    """Go on with a job that stopped.
+    """Continue a job that stopped.
 
-    A job that failed, was cancelled or was paused goes on after its last epoch, in a new run.
+    A job that failed, was cancelled or was paused continues after its last epoch, in a new run.
     """
     engine = open_engine()
     found = get_job_named(engine, job, webserver.runs_named)
@@ -153,7 +151,7 @@ def resume(job: str, as_json: bool, webserver: Webserver) -> None:
 
 
 def _latest_runs(webserver: Webserver, job: JobRecord) -> list[Run]:
-    """The run that works on a job, or will, unless it has ended or Dagster knows it no more."""
+    """The newest run of a job, in a list; the list is empty if that run has ended or Dagster no longer knows it."""
     try:
         run = latest_run(webserver, job)
     except RunNotFound:
@@ -162,7 +160,7 @@ def _latest_runs(webserver: Webserver, job: JobRecord) -> list[Run]:
 
 
 def _runs_again(webserver: Webserver, job: JobRecord) -> list[Run]:
-    """The runs that were launched to go on with a job that has ended, and have not come to it."""
+    """The runs that were launched to continue a job that has ended, and have not reached its training yet."""
     return [run for run in webserver.reexecutions(job.run_id or job.id) if not run.is_finished]
 
 
@@ -176,8 +174,10 @@ def _standing(engine: Engine, webserver: Webserver, job: JobRecord) -> dict[str,
 
 
 def _wait(engine: Engine, webserver: Webserver, job: JobRecord, wanted: str) -> None:
-    """Until a job, as it was before it was asked to stop, and its run have ended. Raises ValueError where the job ended
-    otherwise."""
+    """Waits until a job and its run have ended. Raises ValueError if the job did not end in the state ``wanted``.
+
+    ``job`` is the record from before it was asked to stop.
+    """
     while (status := get_job(engine, job.id).status) in UNFINISHED:
         time.sleep(WAIT_POLL_S)
     with suppress(RunNotFound):

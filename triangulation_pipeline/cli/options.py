@@ -41,5 +41,5 @@ def config_option(command: Command) -> Command:
         "--config",
         "config_file",
         type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
-        help="Dagster run config in YAML; what is left out keeps its default.",
+        help="File of Dagster run config in YAML. Settings that it leaves out keep their defaults.",
     )(command)

@@ -13,8 +13,8 @@ from triangulation_pipeline.storage.registry import Promotion, promote_model, ro
 def promote(name: str, version: int) -> None:
     """Put a version into production.
 
-    VERSION of the model NAME takes the place of the version that is in production, also when that is for another
-    network. A version that did not pass its checks is refused.
+    VERSION of the model NAME replaces the version that is in production, even if that one is for another network. A
+    version that did not pass its checks is refused.
     """
     say(_promoted(promote_model(open_engine(), name, version)))
 
@@ -24,7 +24,7 @@ def promote(name: str, version: int) -> None:
 def rollback(name: str) -> None:
     """Put the version before back into production.
 
-    It is the version of the model NAME that was in production before the one that is.
+    It is the version of the model NAME that was in production before the present one.
     """
     say(_promoted(rollback_model(open_engine(), name)))
 

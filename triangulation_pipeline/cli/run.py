@@ -1,36 +1,29 @@
 """``triangulation run``: the whole graph in this process."""
 
-import logging
-import os
 import signal
 import sys
-import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import dagster as dg
-from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from sqlalchemy import Engine
 
 from triangulation_pipeline.cli.home import use_home
 from triangulation_pipeline.cli.instance import open_instance, runs_here
 from triangulation_pipeline.cli.job_argument import JOB_IS, get_job_named
 from triangulation_pipeline.cli.options import config_option, json_option
-from triangulation_pipeline.cli.tables import plain, say, short, show_json
+from triangulation_pipeline.cli.progress import only_console, progress_on
+from triangulation_pipeline.cli.results import results_of, show_results
+from triangulation_pipeline.cli.tables import say, short, show_json
 from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.config import check_whole_run_config, settings_of
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.run_config import read_run_config
 from triangulation_pipeline.defs.run_tags import first_failure, run_tags
-from triangulation_pipeline.evaluation.estimators import BEST_FIRST
-from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.jobs.continuation import requeue_job
 from triangulation_pipeline.jobs.liveness import WORKER_DIED, listen, why_dead
 from triangulation_pipeline.jobs.states import (
@@ -43,30 +36,22 @@ from triangulation_pipeline.jobs.states import (
     find_job,
     find_job_of_run,
 )
-from triangulation_pipeline.storage.evaluations import get_evaluation
-from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.tables import JobStatus
-from triangulation_pipeline.storage.views import evaluation_overview, read_view
-
-BOUND_NOTE = (
-    "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
-    "and can lie above that of a model, which knows the area."
-)
 
 
 @click.command(epilog=JOB_IS)
 @config_option
-@click.option("--resume", "resumed", metavar="JOB", help="Go on with a job that did not finish.")
+@click.option("--resume", "resumed", metavar="JOB", help="Continue a job that did not finish.")
 @json_option
 def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
     """Run the whole graph in this process.
 
     It makes the network, the dataset and its splits, trains and evaluates a model, and registers it. Ctrl-C and SIGTERM
-    stop it with exit code 130; what its epochs left is kept, and --resume goes on from there.
+    stop it with exit code 130; its complete epochs are kept, and --resume continues from there.
     """
     if config_file is not None and resumed is not None:
-        raise click.UsageError("--resume goes on with the job's own settings: leave out --config")
-    # Also where a script has started it with `&`, and interrupts were ignored.
+        raise click.UsageError("--resume continues with the job's own settings: leave out --config")
+    # A process that a script starts with `&` ignores interrupts; this makes it stop too.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     run_config = {} if config_file is None else read_run_config(config_file)
@@ -78,14 +63,14 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         job = None if resumed is None else get_job_named(storage.engine, resumed, runs_here)
         job_id = str(uuid.uuid4()) if job is None else job.id
         try:
-            with _undisturbed(sys.stderr if as_json else sys.stdout) as console:
+            with only_console(sys.stderr if as_json else sys.stdout) as console:
                 if job is None:
                     _materialize(instance, run_config, job_id, console)
                 else:
                     job_id = _resume(instance, storage, job, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_stopped(storage.engine, job_id)) from None
-    results = _results(storage, job_id)
+    results = results_of(storage, job_id)
     if as_json:
         show_json(results)
     else:
@@ -93,33 +78,8 @@ def run(config_file: Path | None, resumed: str | None, as_json: bool) -> None:
         say("In Dagster (`make ui`) it is listed under Runs.")
 
 
-@contextmanager
-def _undisturbed(stream: TextIO) -> Iterator[Console]:
-    """A console on what the stream goes to, while nothing else is written to standard output and error.
-
-    Within a run Dagster points both at its compute logs, where rich would see no terminal, and has child processes copy
-    those to where both pointed before: beside a progress bar, and at Ctrl-C with tracebacks of their own.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = {number: os.dup(number) for number in (1, 2)}
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    with os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors) as file:
-        try:
-            for number in kept:
-                os.dup2(nowhere, number)
-            yield Console(file=file)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, copy in kept.items():
-                os.dup2(copy, number)
-                os.close(copy)
-            os.close(nowhere)
-
-
 def _stopped(engine: Engine, job_id: str) -> str:
-    """What an interrupted run leaves, and how to go on."""
+    """What an interrupted run leaves, and how to continue it."""
     if (job := find_job(engine, job_id)) is None:
         return "stopped before it trained; the same command begins again"
     if job.status in WAITING:
@@ -131,8 +91,9 @@ def _stopped(engine: Engine, job_id: str) -> str:
 
 
 def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], run_id: str, console: Console) -> None:
-    """Runs the whole graph in this process. Raises ValueError with a failed step's sentence, and KeyboardInterrupt."""
-    # Dagster's own lines go to the run's log, as ever; the terminal gets ours.
+    """Runs the whole graph in this process. Raises ValueError with the sentence of a step that fails, and
+    KeyboardInterrupt if it is interrupted."""
+    # Dagster's own lines still go to the log of the run; the terminal shows ours.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with progress_on(console):
         result = train_locator_job().execute_in_process(
@@ -179,11 +140,11 @@ def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, cons
 
 
 def _check_success(result: Any) -> None:
-    """Raises KeyboardInterrupt where the run was interrupted, and ValueError with a failed step's sentence."""
+    """Raises KeyboardInterrupt if the run was interrupted, and ValueError with the sentence of a step that failed."""
     if result.success:
         return
     for event in result.all_events:
-        # To Dagster an interrupt is one more failure.
+        # Dagster treats an interrupt as a failure.
         reason = event.job_failure_data.failure_reason if event.is_job_failure else None
         if reason is not None and reason.value == "UNEXPECTED_TERMINATION":
             raise KeyboardInterrupt
@@ -193,143 +154,3 @@ def _check_success(result: Any) -> None:
 def _failure(result: Any) -> str:
     found = first_failure(result.all_events)
     return f"run {result.run_id} failed" if found is None else found[1]
-
-
-class _ProgressHandler(logging.Handler):
-    """Prints our log lines above the bar and moves the bar with the epochs."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.INFO)
-        self.progress = progress
-        self.task = progress.add_task("working", total=None)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        console = self.progress.console
-        # Where nobody reads it any more, as in `triangulation run | head`, the run goes on.
-        with suppress(OSError, SystemExit), _undivided():
-            console.print(plain(record.getMessage()), soft_wrap=not console.is_terminal)
-        if hasattr(record, "current_epoch") and hasattr(record, "total_epochs"):
-            self.progress.update(
-                self.task, description="training", completed=record.current_epoch, total=record.total_epochs
-            )
-        else:
-            self.progress.update(self.task, description="working", completed=0, total=None)
-
-
-@contextmanager
-def _undivided() -> Iterator[None]:
-    """Interrupts that come meanwhile come at its end: rich shows a line twice whose writing is interrupted."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for arrived in came:
-            signal.raise_signal(arrived)
-
-
-@contextmanager
-def progress_on(console: Console) -> Iterator[None]:
-    """Shows this package's log lines and a bar that moves with the epochs, while it is entered."""
-    logger = logging.getLogger("triangulation_pipeline")
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    # What steps print belongs into the compute logs.
-    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    with bar as progress:
-        handler = _ProgressHandler(progress)
-        level, propagate = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
-
-
-def _results(storage: Any, run_id: str) -> dict[str, Any]:
-    """What the final page shows."""
-    model = get_model_of_job(storage.engine, run_id)
-    newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
-    found = Evaluation.model_validate(get_evaluation(storage.engine, newest["evaluation_id"]).metrics)
-    return {
-        "model_name": model.model_name,
-        "version": model.version,
-        "network": model.network,
-        "network_digest": model.network_digest,
-        "promoted": model.promoted,
-        "promotion_reason": model.promotion_reason,
-        "job_id": run_id,
-        "dataset_id": model.synthetic_dataset_id,
-        "metrics": model.metrics,
-        "test_rows": found.all.rows,
-        "test_rows_good_geom": found.good_geometry.rows,
-        "max_gdop": found.max_gdop,
-        "checkpoint": model.pytorch_model_location,
-        "sha256": model.sha256,
-        "database": storage.engine.url.render_as_string(hide_password=True),
-        "object_store": str(storage.settings.object_store),
-    }
-
-
-def show_results(console: Console, results: Mapping[str, Any]) -> None:
-    """The final page."""
-    values = results["metrics"]
-
-    def cells(*names: str | None) -> list[str]:
-        """Of each number that on all rows and that on those of good geometry; empty where there is none."""
-        both = [None if name is None else f"{name}{subset}_m" for name in names for subset in ("", "_good_geom")]
-        found = [None if name is None else values[name] for name in both]
-        return ["" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}" for value in found]
-
-    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    page.add_column("error, m")
-    for head in ("median", "p95", "RMSE"):
-        page.add_column(f"{head}\nall", justify="right")
-        page.add_column("\ngood", justify="right")
-    oracles = []
-    for estimator in BEST_FIRST:
-        if any(shown := cells(*(f"{estimator.prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
-            page.add_row(estimator.label + ("" if estimator.knows is None else " *"), *shown)
-            oracles += [] if estimator.knows is None else [f"* an oracle, for comparison: it knows {estimator.knows}"]
-    page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
-    rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
-    told = [
-        *oracles,
-        f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
-        f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
-        f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
-        BOUND_NOTE,
-    ]
-    if missing := values["huber_gauss_newton_rows_without_fix"]:
-        of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
-        told.insert(len(oracles) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
-    console.print()
-    console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
-    console.print()
-    console.print(page)
-    console.print()
-    for line in (*told, results["promotion_reason"]):
-        console.print(plain(line), soft_wrap=not console.is_terminal)
-    for label in ("network", "checkpoint", "database", "object_store", "job_id"):
-        console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
-
-
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.1f} %"

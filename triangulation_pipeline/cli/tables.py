@@ -1,7 +1,7 @@
 """Rows and lines on the terminal, and as JSON.
 
-Whatever is printed may come from somebody else: stored names, reasons, a server's messages. It goes through ``say`` or
-``plain``: the terminal gets printable characters only, and rich reads no markup and no emoji codes in them.
+Stored names, reasons and a server's messages may come from other people. They are printed by ``say`` or ``plain``: the
+terminal gets printable characters only, and rich reads no markup and no emoji codes in them.
 """
 
 import json
@@ -19,7 +19,7 @@ from rich.text import Text
 from triangulation_pipeline.validation import printable
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
-# A longer cell is continued on the next line where the terminal is narrow; a shorter one is never broken.
+# If the terminal is narrow, a longer cell continues on the next line. A shorter one is never broken.
 LONGEST_WORD = 12
 
 Row = Mapping[str, Any]
@@ -28,17 +28,17 @@ Columns = Mapping[str, Callable[[Row], Any]]
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """One line on standard output, or standard error."""
+    """Prints one line on standard output, or on standard error."""
     click.echo(printable(text), err=err)
 
 
 def short(full_id: str) -> str:
-    """The beginning of an id, which every command takes for the whole."""
+    """The first characters of an id, which every command accepts instead of the whole."""
     return full_id[:8]
 
 
 def plain(text: str) -> Text:
-    """A text for rich, shown as it is."""
+    """A text that rich shows as it is."""
     return Text(printable(text))
 
 
@@ -48,15 +48,18 @@ def show_rows(
     columns: Columns,
     note: Callable[[Row], str | None] = lambda row: None,
 ) -> None:
-    """All columns as JSON, or as a table what ``columns`` makes of a row by title, as narrow as it can be without
-    cutting anything; under it the sentences of rows that have one, each after what its row begins with."""
+    """Prints rows as JSON, with all their columns, or as a table of ``columns``.
+
+    The table is as narrow as it can be without cutting anything. Under it come the sentences that ``note`` gives, each
+    after the first cell of its row.
+    """
     if as_json:
         show_json(rows)
         return
     if not rows:
         click.echo("none")
         return
-    # The first column names the row, be it only digits.
+    # The first column names the row, even if it consists of digits.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     cells = [[_cell(make(row)) for make in columns.values()] for row in rows]
     for number, title in enumerate(columns):
@@ -68,7 +71,7 @@ def show_rows(
         table.add_row(*map(plain, line))
     console = Console()
     if not sys.stdout.isatty():
-        # A pipe or a file gets whole lines.
+        # In a pipe or a file lines are not broken.
         console.width = console.measure(table, options=console.options.update(max_width=100_000)).maximum
     console.print(table)
     for row, (first, *_) in zip(rows, cells, strict=True):
@@ -77,7 +80,7 @@ def show_rows(
 
 
 def ago(moment: str | None) -> str | None:
-    """How long ago a moment (ISO 8601) was, in one unit; a day that is long past as its date."""
+    """How long ago a moment (ISO 8601) was, in one unit. For 30 days and more it is the date."""
     if moment is None:
         return None
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
@@ -105,7 +108,7 @@ def percent(fraction: float | None) -> str | None:
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on standard output; what is not ASCII in it is escaped."""
+    """Prints one JSON document on standard output. Characters outside ASCII are escaped."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 

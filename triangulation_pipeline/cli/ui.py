@@ -12,7 +12,7 @@ from triangulation_pipeline.ui import run_dev
 def ui(arguments: tuple[str, ...]) -> None:
     """Start Dagster's pages and daemon.
 
-    It is `dagster dev`, with its code server, closed to foreign web pages, and takes the options of that command.
+    It is `dagster dev` with its code server, takes the same options, and is closed to foreign web pages.
     """
     use_home()
     run_dev(arguments)

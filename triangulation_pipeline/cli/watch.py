@@ -31,8 +31,8 @@ CURVE_COLUMNS = 80
 def watch(job: str, webserver: Webserver) -> None:
     """Follow a job to its end.
 
-    It shows the epochs, the curve and, in the end, whether the model was promoted and why. The exit code is 0 when the
-    run succeeds, and 1 with the reason when it does not. Ctrl-C leaves the run alone.
+    It shows the epochs and the curve, and at the end whether the model was promoted and why. The exit code is 0 if the
+    run succeeds, and 1 if it does not, with the reason. Ctrl-C does not stop the run.
     """
     engine = open_engine()
     found, run = find_named(engine, job, webserver.runs_named)
@@ -48,18 +48,20 @@ def latest_run(webserver: Webserver, job: JobRecord) -> Run:
 
 
 def follow(engine: Engine, webserver: Webserver, run_id: str, console: Console) -> None:
-    """Shows a run until it ends, with the epochs of its job from the first on, and then what became of the model.
-    Raises ValueError with the reason where it does not succeed."""
+    """Shows a run until it ends, with all epochs of its job, and then what became of the model.
+
+    Raises ValueError with the reason if the run does not succeed.
+    """
     cursor, failure, job, val_rmse_m = None, None, None, dict[int, float]()
     try:
         console.print(plain(f"run {run_id}"), soft_wrap=True)
         with Live(console=console, refresh_per_second=4) as live:
             while True:
-                # The status first, so that all events of a run that has ended are in what comes next.
+                # The status is asked first: if the run has ended, the events that follow are complete.
                 run, events = webserver.run(run_id), webserver.events(run_id, cursor)
                 cursor, failure = events.cursor, failure or events.failure
                 if job is None and (job := find_job_of_run(engine, run_id)) is not None:
-                    # All epochs so far, also those of runs before this one: each has its row before its event.
+                    # All epochs so far, also those of earlier runs: an epoch has its row before its event.
                     val_rmse_m = {metrics.epoch: metrics.val_rmse_m for metrics in read_history(engine, job.id)}
                 total_epochs = None if job is None else job.total_epochs
                 for epoch in events.epochs:
@@ -83,8 +85,8 @@ def follow(engine: Engine, webserver: Webserver, run_id: str, console: Console) 
 
 
 def verdict(engine: Engine, job_id: str) -> list[str]:
-    """What became of a job's model: its version, its errors, and whether it was promoted and why; nothing where none
-    is registered."""
+    """What became of a job's model: its version, its errors, and whether it was promoted and why. The list is empty if
+    no model is registered."""
     models = read_view(engine, model_overview, job_id=job_id)
     if not models:
         return []
@@ -110,10 +112,10 @@ def _line(epoch: dict[str, float], total_epochs: int | None) -> str:
 
 
 def _page(status: str, val_rmse_m: dict[int, float], total_epochs: int | None, width: int) -> Group:
-    """The progress bar and, under it, the curve."""
+    """The progress bar with the curve under it."""
     done = max(val_rmse_m, default=0)
     bar = Table.grid(padding=(0, 1))
-    # Without an epoch yet the bar only shows that something is going on.
+    # Before the first epoch the bar only shows that the run is working.
     bar.add_row(
         plain(status),
         ProgressBar(total=total_epochs if done else None, completed=done, width=40, pulse=not done),

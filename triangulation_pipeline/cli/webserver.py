@@ -12,7 +12,7 @@ from triangulation_pipeline.webserver import run_webserver
 def webserver(arguments: tuple[str, ...]) -> None:
     """Start the webserver alone.
 
-    It is `dagster-webserver`, closed to foreign web pages, and takes the options of that command.
+    It is `dagster-webserver`, takes the same options, and is closed to foreign web pages.
     """
     use_home()
     run_webserver(arguments)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from triangulation_pipeline.defs.metadata import words
+from triangulation_pipeline.defs.metadata import escape_markdown
 from triangulation_pipeline.evaluation.verdict import CheckSpec, PromotionCheck
 
 
@@ -19,6 +19,6 @@ def check_result(check: PromotionCheck) -> dg.AssetCheckResult:
         check_name=check.name,
         passed=check.passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=words(check.description),
+        description=escape_markdown(check.description),
         metadata=check.numbers,
     )

@@ -1,15 +1,15 @@
-"""Run settings of every step, as Dagster shows and checks them. The fields are declared in the rooms that use them.
+"""The settings of each step, as Dagster shows and checks them. Most fields are declared in the rooms that use them.
 
-Dagster checks names, types and choices at launch, but not ranges, and not what contradicts what: ``check_run_config``
-does, for all steps at once, first thing in every step.
+At launch Dagster checks names, types and choices, but neither ranges nor contradictions. ``check_run_config`` checks
+those, for all steps at once, before the first step of a run.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import dagster as dg
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -37,7 +37,7 @@ NETWORK_FOLDER_VARIABLE = "TRIANGULATION_NETWORK_FOLDER"
 
 
 class StepConfig(dg.Config):
-    """Base of the settings of a step. What Dagster says of a wrong one does not quote it."""
+    """Base of the settings of a step. Dagster's messages about a wrong value do not quote it."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -45,7 +45,7 @@ class StepConfig(dg.Config):
 
 
 class ReceiverNetworkConfig(StepConfig):
-    """Which receivers."""
+    """Which receivers the network has."""
 
     network_file: str | None = Field(
         "",  # the launchpad shows an empty text, and hides null
@@ -55,14 +55,16 @@ class ReceiverNetworkConfig(StepConfig):
     )
 
     def network(self) -> ReceiverNetwork:
-        """The network. Raises ValueError where the file does not describe one, or lies outside the folder that
-        TRIANGULATION_NETWORK_FOLDER allows."""
+        """The network. Raises ValueError if the file does not describe one, or lies outside the folder
+        TRIANGULATION_NETWORK_FOLDER."""
         return read_network(network_path(self.network_file)) if self.network_file else NORTH_WEST_ITALY
 
 
 def network_path(name: str) -> Path:
-    """Where a network file that run config names lies. Raises ValueError where TRIANGULATION_NETWORK_FOLDER is set and
-    the file, links followed, lies outside that folder."""
+    """The path of a network file that run config names.
+
+    Raises ValueError if TRIANGULATION_NETWORK_FOLDER is set and the file lies outside that folder. Links are followed.
+    """
     folder = os.environ.get(NETWORK_FOLDER_VARIABLE, "").strip()
     try:
         allowed = (dagster_home() / expanded(folder)).resolve() if folder else None
@@ -84,7 +86,7 @@ def network_path(name: str) -> Path:
 
 
 def _override(name: str) -> tuple[Any, Any]:
-    """A field of ``Scenario`` with its bounds, made optional; Dagster knows lists, not tuples."""
+    """A field of ``Scenario`` with its bounds, made optional. A tuple becomes a list, as Dagster has no tuples."""
     field = Scenario.model_fields[name]
     annotation: Any = list[float] if name.startswith("tx_power") else field.annotation
     optional: Any = Field(None, description=f"{field.description} Null = the preset's ({field.default} in default).")
@@ -104,7 +106,7 @@ ScenarioOverrides = create_model(
 
 
 class SyntheticDatasetConfig(StepConfig):
-    """Which dataset: simulated from a scenario, or one that exists."""
+    """Which dataset is used: a simulated one, or one that exists."""
 
     preset: Preset = Field(
         Preset.default,
@@ -145,7 +147,7 @@ class SyntheticDatasetConfig(StepConfig):
         return uuid_text("the id of a dataset", value) if value else value
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
-        """The dataset's identity. Raises ValueError where settings contradict each other or the network."""
+        """What identifies the dataset. Raises ValueError if settings contradict each other or the network."""
         overrides = self.scenario.model_dump(exclude_none=True)
         merged = PRESETS[self.preset].model_dump() | overrides
         try:
@@ -160,7 +162,7 @@ class TrainedModelConfig(TrainingConfig, StepConfig):
 
 
 class ModelEvaluationConfig(StepConfig):
-    """What the evaluation asks of a model before it may be promoted."""
+    """What a model must achieve in the evaluation before it may be promoted."""
 
     max_rmse_m: float = Field(
         100.0,
@@ -171,7 +173,7 @@ class ModelEvaluationConfig(StepConfig):
 
 
 class RegisteredModelConfig(StepConfig):
-    """Under which name the model is registered."""
+    """The name that the model is registered under."""
 
     model_name: str = Field(
         "rf-triangulation",
@@ -199,7 +201,8 @@ class RunSettings:
         return self.receiver_network.network()
 
 
-STEP_CONFIGS: dict[str, type[StepConfig]] = {field.name: field.type for field in fields(RunSettings)}  # type: ignore[misc]
+STEP_CONFIGS: dict[str, type[StepConfig]] = get_type_hints(RunSettings)
+"""The class of each step's settings."""
 
 
 def settings_of(run_config: Mapping[str, Any]) -> RunSettings:
@@ -221,10 +224,10 @@ def settings_of(run_config: Mapping[str, Any]) -> RunSettings:
 def check_run_config(
     run_config: Mapping[str, Any], *, makes_network: bool = True, runs_here: bool = True
 ) -> RunSettings:
-    """The settings of a run, checked also for what contradicts what. The dataset's are checked against the network only
-    if the run makes the network, and the device only if the run is on this machine.
+    """The settings of a run, also checked for contradictions.
 
-    Raises ValueError with one sentence naming step, field and value.
+    The settings of the dataset are checked against the network only if the run makes the network, and the device only
+    if the run is on this machine. Raises ValueError with one sentence naming step, field and value.
     """
     settings = settings_of(run_config)
     if makes_network:
@@ -261,8 +264,11 @@ def check_whole_run_config(
 
 
 def refuse_environment(run_config: Mapping[str, Any]) -> None:
-    """Raises ValueError where ``{env: NAME}`` stands in a run config: Dagster would put the variable's value in its
-    place, and show it in messages to everyone. To be called before any object is made of a run config."""
+    """Raises ValueError if a run config contains ``{env: NAME}``.
+
+    Dagster would replace it by the value of that variable, and show the value to everyone in its messages. Call this
+    before any settings object is made from a run config.
+    """
     found: list[tuple[str, Any]] = [("", run_config)]
     while found:
         place, value = found.pop()

@@ -1,4 +1,4 @@
-"""What this package takes from Dagster's private modules, all of it: Dagster exports none of these.
+"""All that this package uses of Dagster's private modules, as Dagster does not export these.
 
 So a new version of Dagster is checked against this file, and against ``ui.py`` and ``webserver.py``, which exchange
 parts of Dagster's programs.
@@ -9,14 +9,14 @@ import dagster as dg
 # The program `dagster dev`.
 from dagster._cli import dev
 
-# What a terminated run raises within a step: a BaseException, which `except Exception` lets pass. The job is marked as
-# cancelled where it is caught.
+# A terminated run raises it within a step. It is a BaseException, so that `except Exception` does not catch it. The job
+# is marked as cancelled where it is caught.
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-# Which runs have not ended. A list of our own would miss a state that a later version adds.
+# The states of runs that have not ended. A list of our own would miss a state that a later version adds.
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-# What a schedule takes as cron. A wrong one would else be found by its decorator, in words that name no variable.
+# Whether a schedule accepts a cron string. Dagster's own message on a wrong one names no variable.
 from dagster._utils.schedules import is_valid_cron_string
 
 __all__ = [

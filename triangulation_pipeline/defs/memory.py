@@ -1,11 +1,11 @@
-"""What a run needs of memory, held against what the machine or the container has left before work begins."""
+"""The memory that a run needs, compared before its work begins with what the machine or the container has left."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-# The peak of a whole run over that of the programs: 0.96 kB a sample of 7 receivers, 71 kB of 64, where the pairs of
-# receivers count when the locator is fitted and evaluated. With some room; benchmarks/memory.py holds it against runs.
-BYTES_A_SAMPLE, BYTES_A_RECEIVER, BYTES_A_PAIR = 200, 70, 18
+# The peak of a whole run above that of the programs, with some room: 0.96 kB per sample of 7 receivers, 71 kB of 64.
+# The pairs of receivers count when the locator is fitted and evaluated. benchmarks/memory.py compares it with runs.
+BYTES_PER_SAMPLE, BYTES_PER_RECEIVER, BYTES_PER_PAIR = 200, 70, 18
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -17,7 +17,7 @@ class _Cgroup(NamedTuple):
     files: str
 
 
-# By what stands between the colons of /proc/self/cgroup: version 2, and version 1.
+# By the text between the colons of /proc/self/cgroup: version 2, and version 1.
 _VERSIONS = {
     "": _Cgroup("", "memory.max", "memory.current", "inactive_file"),
     "memory": _Cgroup("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -25,7 +25,7 @@ _VERSIONS = {
 
 
 def check_memory(num_samples: int, num_sites: int) -> None:
-    """Raises ValueError where a run on so many samples of so many sites needs more memory than is left here."""
+    """Raises ValueError if a run with this many samples and sites needs more memory than is left here."""
     needed, left = needed_bytes(num_samples, num_sites), available_bytes()
     if left is not None and needed > left:
         raise ValueError(
@@ -35,13 +35,13 @@ def check_memory(num_samples: int, num_sites: int) -> None:
 
 
 def needed_bytes(num_samples: int, num_sites: int) -> int:
-    """The peak of a run that simulates, trains and evaluates, without the programs themselves."""
-    return num_samples * (BYTES_A_SAMPLE + BYTES_A_RECEIVER * num_sites + BYTES_A_PAIR * num_sites**2)
+    """The peak memory of a run that simulates, trains and evaluates, without the memory of the programs themselves."""
+    return num_samples * (BYTES_PER_SAMPLE + BYTES_PER_RECEIVER * num_sites + BYTES_PER_PAIR * num_sites**2)
 
 
 def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
-    """What this process can still take without swapping: of the machine, and of every control group (container) that it
-    is in. None where the system does not say (other systems than Linux)."""
+    """The memory that this process can still take without swapping, of the machine and of every control group
+    (container) that it is in. None if the system does not tell (all but Linux)."""
     left = [value for value in (_left_of_machine(proc), *_left_of_cgroups(proc, cgroups)) if value is not None]
     return min(left) if left else None
 
@@ -55,7 +55,7 @@ def _left_of_machine(proc: Path) -> int | None:
 
 
 def _left_of_cgroups(proc: Path, cgroups: Path) -> list[int | None]:
-    """Of each group from this process's own up to the root of what is mounted, in a container its own group."""
+    """Of each control group, from that of this process up to the root of the mount (in a container: its own group)."""
     try:
         lines = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
     except OSError:
@@ -75,8 +75,8 @@ def _left_of_cgroup(folder: Path, version: _Cgroup) -> int | None:
     try:
         limit = int((folder / version.limit).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        # Files that were read can be dropped again.
+        # Memory that caches files can be freed.
         used = int((folder / version.used).read_text()) - int(stat[version.files])
-    except (OSError, KeyError, ValueError):  # also where there is no limit: "max"
+    except (OSError, KeyError, ValueError):  # also if there is no limit: "max"
         return None
     return max(limit - used, 0)

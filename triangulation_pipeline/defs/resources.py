@@ -40,8 +40,7 @@ class Storage(dg.ConfigurableResource):
 
     def open(self) -> None:
         """Opens both now. Raises ValueError and StorageError."""
-        assert self.engine is not None
-        assert self.objects is not None
+        _ = self.engine, self.objects
 
     def close(self) -> None:
         """Closes the database's connections, if the database is open."""
@@ -49,7 +48,8 @@ class Storage(dg.ConfigurableResource):
             self.engine.dispose()
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Before any step, and before Dagster makes objects of the steps' settings: every step needs this resource."""
+        """Refuses environment variables in the run config. As every step needs this resource, this comes before any
+        step, and before Dagster makes objects of the steps' settings."""
         if context.run is not None:
             with plain_failures():
                 refuse_environment(context.run.run_config)

@@ -9,8 +9,10 @@ from triangulation_pipeline.validation import brief
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Dagster run config from YAML. A relative ``network_file`` is first looked for beside it. Raises ValueError with
-    one sentence."""
+    """Dagster run config from a YAML file. A relative ``network_file`` is first looked for beside that file.
+
+    Raises ValueError with one sentence.
+    """
     text = read_text(path)
     try:
         document = parse_yaml(text)
@@ -27,19 +29,19 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 
 def _use_file_beside(path: Path, run_config: dict[str, Any]) -> None:
-    """Names the network file by its absolute path where it lies beside the run config that names it."""
+    """Replaces the name of the network file by its absolute path if it lies beside the file of run config."""
     try:
         config = run_config["ops"]["receiver_network"]["config"]
         beside = path.absolute().parent / config["network_file"]
         is_there = beside.is_file()
     except (KeyError, TypeError, OSError):
-        return  # there is none, or whoever reads it says what is wrong with it
+        return  # no network file is named, or its reader will say what is wrong with it
     if is_there:
         config["network_file"] = str(beside)
 
 
 def config_fault(message: str) -> str:
-    """Dagster's finding without its list of the whole schema, and without the traceback of an unset variable."""
+    """Dagster's message on a wrong setting, without the list of the whole schema and without a traceback."""
     message = " ".join(message[:50_000].split())
     if unset := re.match(r"Post processing at path (\S+) of original value \{'env': '(\w+)'\} failed", message):
         return f"{unset[1]}: the environment variable {unset[2]} is not set"

@@ -1,4 +1,4 @@
-"""Tags by which runs are told apart in Dagster's lists and filters, and the sentence that a failed run ends with."""
+"""Tags that distinguish runs in Dagster's lists and filters, and the sentence that a failed run ends with."""
 
 from collections.abc import Iterable, Set
 
@@ -12,15 +12,15 @@ NETWORK_TAG = "triangulation/network"
 MODEL_NAME_TAG = "triangulation/model_name"
 JOB_NAME_TAG = "triangulation/job_name"
 REASON_TAG = "triangulation/reason"
-"""Why an automatic run was launched."""
+"""The reason why an automatic run was launched."""
 OUTCOME_TAG = "triangulation/outcome"
-"""What Dagster's status does not tell: ``failed``, ``paused`` or ``cancelled``; ``resumed`` in a run that goes on from
-one of those, whose tags it inherits."""
+"""What Dagster's status does not tell: ``failed``, ``paused`` or ``cancelled``; and ``resumed`` in a run that continues
+one of those, as it inherits their tags."""
 OUTCOME_REASON_TAG = "triangulation/outcome_reason"
 
-# Longer sentences than a tag can show are cut; the run's events have them whole.
+# In characters. A longer sentence is cut, as a tag cannot show it; the events of the run have the whole of it.
 LONGEST_REASON = 300
-# A run that is terminated says so by its status.
+# The status of a run already shows that it was terminated.
 _INTERRUPTED = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
@@ -44,25 +44,27 @@ def run_tags(
 
 
 def network_tag(name: str, digest: str) -> dict[str, str]:
-    """The tag of a run for that network."""
+    """The tag of a run for a network."""
     return {NETWORK_TAG: f"{printable(name)} ({digest[:8]})"}
 
 
 def resumed_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """What takes the place of the outcome that a re-execution inherits from the run before it."""
+    """Tags that replace the outcome that a re-execution inherits from the run before it."""
     if OUTCOME_TAG not in run.tags:
         return {}
     return {OUTCOME_TAG: "resumed", OUTCOME_REASON_TAG: f"goes on from run {run.parent_run_id}"}
 
 
 def outcome_tags(outcome: str, told: str) -> dict[str, str]:
-    """How a run ended, and the sentence on it."""
+    """The tags of how a run ended: the outcome, and the sentence of the reason."""
     return {OUTCOME_TAG: outcome, OUTCOME_REASON_TAG: brief(told, LONGEST_REASON)}
 
 
 def first_failure(events: Iterable[dg.DagsterEvent]) -> tuple[str, str] | None:
-    """The outcome and the sentence of a run with these events: the first step or blocking check that failed. None where
-    none did, or the run was terminated."""
+    """The outcome and the sentence of a run with these events: of the first step or blocking check that failed.
+
+    None if none failed, or if the run was terminated.
+    """
     for event in events:
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
@@ -86,7 +88,7 @@ def first_failure(events: Iterable[dg.DagsterEvent]) -> tuple[str, str] | None:
 
 
 def say_outcome(context: dg.InitResourceContext) -> None:
-    """Last thing in a run: why it failed, as a tag and as a line below those on the steps that were not executed."""
+    """Called last in a run: tells why it failed, by a tag and by a log line below those on the skipped steps."""
     run, instance = context.run, context.instance
     if run is None or instance is None or context.log is None:
         return
@@ -97,7 +99,7 @@ def say_outcome(context: dg.InitResourceContext) -> None:
         return
     outcome, told = found
     tags = outcome_tags(outcome, told)
-    # Dagster tears a resource down once for itself, and once for the I/O managers that have it.
+    # Dagster tears down a resource once for itself, and once more for the I/O managers that use it.
     known = instance.get_run_by_id(run.run_id)
     if known is not None and tags.items() <= known.tags.items():
         return

@@ -180,7 +180,7 @@ def compare(
 
     The solvers that use arrival times share the site biases fitted on ``train``. They start from several places;
     ``mixture_ml_from_truth`` starts at the truth and is the oracle: the best that is possible. Without arrival times
-    the oracle is ``level_posterior_mean``, which knows the scenario and the simulator's site gains.
+    the oracle is ``rss_posterior_mean``, which knows the scenario and the simulator's site gains.
 
     Raises ValueError if ``predicted`` (the model's answer) has another number of rows than ``test``, if a batch is of
     another network, or if ``max_gdop`` is not positive.

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.evaluation.summary import CLASSICAL_NAME, MODEL_NAME
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.level import level_posterior_mean
-from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.simulator import site_constants
-from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
+from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
+from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
+from triangulation_pipeline.physics.solvers.rss import rss_posterior_mean
+from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import Samples
 
@@ -107,10 +109,10 @@ def _mixture_ml(problem: Problem, start_en_m: Float | None = None) -> Positions:
     return mixture_maximum_likelihood(problem.geometry, problem.test, problem.site_bias_ns, delay, start_en_m)
 
 
-def _level_posterior_mean(problem: Problem) -> Positions:
+def _rss_posterior_mean(problem: Problem) -> Positions:
     """With the simulator's site gains: to fit them on detected levels alone would bias them."""
     network, scenario = problem.geometry.network, problem.scenario
-    return level_posterior_mean(network, problem.test, scenario, site_constants(network, scenario).gain_offset_db)
+    return rss_posterior_mean(network, problem.test, scenario, site_constants(network, scenario).gain_offset_db)
 
 
 MODEL = Estimator(MODEL_NAME, "model", "blue", lambda problem: problem.predicted, exists=Exists.always, width=2.6)
@@ -133,11 +135,11 @@ MIXTURE_ML_FROM_TRUTH = Estimator(
     knows="the truth",
     line="--",
 )
-LEVEL_POSTERIOR_MEAN = Estimator(
-    "level_posterior_mean",
+RSS_POSTERIOR_MEAN = Estimator(
+    "rss_posterior_mean",
     "posterior mean",
     "green",
-    _level_posterior_mean,
+    _rss_posterior_mean,
     exists=Exists.without_arrival_times,
     knows="the site gains",
     line="--",
@@ -151,7 +153,7 @@ ESTIMATORS = (
     HUBER_GAUSS_NEWTON,
     MIXTURE_ML,
     MIXTURE_ML_FROM_TRUTH,
-    LEVEL_POSTERIOR_MEAN,
+    RSS_POSTERIOR_MEAN,
 )
 # As people see them.
 BEST_FIRST = (MODEL, *reversed(ESTIMATORS[1:]))

@@ -1,4 +1,4 @@
-"""Synthetic datasets: written whole or not at all, read back as the batch they were."""
+"""Synthetic datasets. They are written completely or not at all, and read back as the same samples."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -57,13 +57,13 @@ class DatasetRecord:
 
 
 def find_dataset(engine: Engine, dataset_id: str) -> DatasetRecord | None:
-    """The dataset of that id, which is complete, or None. Raises ValueError where the id is no UUID."""
+    """The dataset with that id, or None; it is always complete. Raises ValueError if the id is not a UUID."""
     with reading(engine) as connection:
         return _find(connection, uuid_text("dataset_id", dataset_id))
 
 
 def get_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
-    """The dataset of that id. Raises StorageError where there is none."""
+    """The dataset with that id. Raises StorageError if there is none."""
     with reading(engine) as connection:
         return _get(connection, uuid_text("dataset_id", dataset_id))
 
@@ -96,13 +96,13 @@ def write_dataset(
 ) -> tuple[DatasetRecord, bool]:
     """Stores a dataset in one transaction, batch by batch; returns its record and whether it was there already.
 
-    A dataset of the spec's id is complete whoever wrote it: it is returned, and ``batches`` is not touched. The same
-    happens if another process is writing it now, after waiting for it. ``batches`` come in index order;
-    ``quality_metrics`` is called once, after the last. Whatever is raised while they are made leaves nothing behind.
+    If there is a dataset with the spec's id, it is complete: it is returned, and ``batches`` is not touched. If another
+    process is writing it now, the same happens after waiting for it. ``batches`` come in index order;
+    ``quality_metrics`` is called once, after the last. An exception in any of them leaves nothing behind.
 
     Raises ValueError for values that no column can hold (NaN outside hdop, gdop and crlb_m; any infinity; a time
-    that is no whole microsecond; an altitude that is not the scenario's), for indices and times that do not rise, and
-    for a dataset without samples; StorageError if another dataset has that name.
+    that is not a whole microsecond; an altitude that is not the scenario's), for indices and times that do not rise,
+    and for a dataset without samples; StorageError if another dataset has that name.
     """
     dataset_id = spec.dataset_id
     row = {
@@ -116,7 +116,7 @@ def write_dataset(
     }
     if (record := find_dataset(engine, dataset_id)) is not None:
         return record, True
-    # The row comes first, as the samples refer to it and as it makes a second writer wait; nobody sees it unfinished.
+    # The row comes first: the samples refer to it, and it makes a second writer wait. Nobody sees it unfinished.
     unfinished = dict.fromkeys(("num_samples", "train_count", "val_count", "test_count"), 0)
     with writing(engine) as connection:
         queue_for_chunks(connection, synthetic_datasets.name)
@@ -149,16 +149,16 @@ def write_dataset(
 
 
 def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) -> Samples:
-    """All samples of a dataset, or of one split, in index order; an empty batch where a split has none.
+    """All samples of a dataset, or of one split, in index order; no rows if the split has none.
 
-    What is stored is believed: ``verify_dataset`` checks it. Raises StorageError where there is no such dataset.
+    The stored samples are not verified; ``verify_dataset`` does that. Raises StorageError if there is no such dataset.
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
-        altitude_m = _get(connection, dataset_id).spec.scenario.transmitter_altitude_m
-        batches = list(select_samples(connection, dataset_id, altitude_m, split))
+        record = _get(connection, dataset_id)
+        batches = list(_stored(connection, record, split))
         if not batches:  # the first batch of all knows how many receivers there are
-            first = next(select_samples(connection, dataset_id, altitude_m), None)
+            first = next(_stored(connection, record), None)
             if first is None:
                 raise StorageError(f"dataset {dataset_id} holds no samples any more")
             batches = [first.take(slice(0, 0))]
@@ -166,21 +166,25 @@ def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) ->
 
 
 def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
-    """The dataset's record, once its stored samples have been found to be those that were written.
+    """The record of a dataset whose stored samples are those that were written.
 
-    Raises StorageError where there is no such dataset, or where the digest over its samples differs from its record.
+    Raises StorageError if there is no such dataset, or if the digest of its samples differs from the recorded one.
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
         record = _get(connection, dataset_id)
-        batches = select_samples(connection, dataset_id, record.spec.scenario.transmitter_altitude_m)
-        sha256 = samples_digest(batches, record.digest_columns)
+        sha256 = samples_digest(_stored(connection, record), record.digest_columns)
     if sha256 != record.sha256:
         raise StorageError(
             f"dataset {dataset_id} ({shown(record.name)}) was changed after it was written: its samples have the "
             f"digest {sha256}, its record says {record.sha256}"
         )
     return record
+
+
+def _stored(connection: Connection, record: DatasetRecord, split: Split | None = None) -> Iterator[Samples]:
+    altitude_m = record.spec.scenario.transmitter_altitude_m
+    return select_samples(connection, record.id, altitude_m, record.digest_columns, split)
 
 
 def _find(connection: Connection, dataset_id: str) -> DatasetRecord | None:
@@ -198,7 +202,7 @@ def _get(connection: Connection, dataset_id: str) -> DatasetRecord:
 def _insert_all(
     connection: Connection, spec: DatasetSpec, batches: Iterable[Samples], counts: np.ndarray
 ) -> Iterator[Samples]:
-    """Passes the batches on, each once it is checked, stored and counted by split."""
+    """Checks and stores each batch, counts it by split, and passes it on."""
     before: Samples | None = None
     for batch in batches:
         if not len(batch):
@@ -239,8 +243,8 @@ def _check(batch: Samples, before: Samples | None, altitude_m: float) -> None:
 
 
 def _as_read_back(batch: Samples) -> Samples:
-    """The batch as any database gives it back, which its digest is of: SQLite keeps no sign of a zero in a number's
-    column, and null is one NaN."""
+    """The batch as every database returns it, of which the digest is taken: SQLite does not keep the sign of a zero,
+    and null becomes one kind of NaN."""
     floats = {name: dtype for name, dtype in SAMPLE_DTYPES.items() if np.dtype(dtype).kind == "f"}
     columns = {name: getattr(batch, name) for name in floats}
     return replace(

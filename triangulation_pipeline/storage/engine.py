@@ -1,4 +1,4 @@
-"""Opening the database, at the newest schema, and the transaction that writes."""
+"""Opening the database at the newest schema, and its transactions."""
 
 import json
 import sqlite3
@@ -25,30 +25,30 @@ from triangulation_pipeline.storage.objects import make_private
 from triangulation_pipeline.storage.retry import DEADLINE_S, retry
 from triangulation_pipeline.validation import shown
 
-# Longer than any transaction here: a dataset of millions of samples is written in a single one.
+# Longer than any transaction here: a dataset of millions of samples is written in one.
 BUSY_TIMEOUT_S = 600.0
-# Each lost race means that somebody else's row went in, each lost connection that the server began anew.
+# A lost race means that the row of another process was written; a lost connection, that the server restarted.
 MOST_TRIES = 10
 
 _Result = TypeVar("_Result")
 
-# Alembic keeps the running migration in a global: one at a time in a process, whatever the database.
+# Alembic keeps the running migration in a global variable, so a process may run only one at a time.
 _migrating = threading.Lock()
 
 
 def parse_url(url: str) -> URL:
-    """A database URL, checked: a SQLite file, or PostgreSQL by psycopg 3.
+    """Checks a database URL: a SQLite file, or PostgreSQL by psycopg 3.
 
-    Raises ValueError with one sentence, free of passwords, for another scheme or driver, a SQLite database in memory, a
-    missing name, parameters that are not supported, or a password that libraries would not find the end of.
+    Raises ValueError for another scheme or driver, a SQLite database in memory, a missing name, parameters that are not
+    supported, or a password whose end libraries would not find. The message is one sentence and shows no password.
     """
     address = None
-    if "://" in url and not url.startswith("sqlite"):  # which has a path, where every character may stand
+    if "://" in url and not url.startswith("sqlite"):  # a path, in which every character is allowed
         try:
             address = parse_address(url)
         except ValueError as error:
             raise ValueError(f"the database URL {error}") from None
-    # After a question mark the library drops without a word what is no parameter, and takes another file or database.
+    # The library silently drops what follows a question mark and is no parameter, and opens another file or database.
     _, mark, parameters = url.partition("?")
     if mark and (url.startswith("sqlite") or not all("=" in part for part in parameters.split("&"))):
         raise ValueError(
@@ -78,15 +78,15 @@ def parse_url(url: str) -> URL:
 
 
 def open_database(url: str) -> Engine:
-    """An engine for the database at ``url``, migrated to the newest schema; a SQLite file is created where missing.
+    """An engine for the database at ``url``, migrated to the newest schema. A missing SQLite file is created.
 
-    Any number of processes may open the same database at once. Raises ValueError for a URL that ``parse_url`` refuses
-    and StorageError for a place that cannot be written or reached, a file that is no database, a role without the
-    rights it needs, or a database made by a newer version of this package.
+    Any number of processes may open the same database at once. Raises ValueError for a URL that ``parse_url`` refuses.
+    Raises StorageError if the database cannot be written or reached, if the file is no database, if the role lacks a
+    right, or if a newer version of this package made the database.
     """
     parsed = parse_url(url)
     arguments = _sqlite_arguments(parsed) if _is_sqlite(parsed) else postgresql.engine_arguments()
-    # Without escape codes, which PostgreSQL takes in a database of UTF-8 alone.
+    # Without escape codes, which PostgreSQL accepts only in a database with the encoding UTF-8.
     serializer = partial(json.dumps, allow_nan=False, ensure_ascii=False)
     engine = create_engine(parsed, json_serializer=serializer, **arguments)
     try:
@@ -108,9 +108,10 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction to read by. Raises StorageError where the database cannot be reached or does not answer.
+    """Context manager: a transaction for reading.
 
-    A server that is away is waited for up to DEADLINE_S.
+    If the server is unreachable, the beginning of the transaction is retried for DEADLINE_S. Raises StorageError if the
+    database cannot be reached or does not answer.
     """
     with _sentences(engine, "read"), _begun(engine, "read") as connection:
         yield connection
@@ -118,13 +119,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that may write: committed at the end, rolled back where anything is raised.
+    """Context manager: a transaction for writing. It is committed at the end, and rolled back if an error is raised.
 
-    On SQLite it takes the write lock at once: a transaction that begins by reading and then writes fails, without
-    waiting, when another one wrote in between. PostgreSQL's writers exclude each other only by the rows they touch; a
-    server that is away before the transaction begins is waited for up to DEADLINE_S.
-    Raises StorageError where the database cannot be written (locked for longer than BUSY_TIMEOUT_S, disk full,
-    read-only, unreachable) and ValueError where a value does not fit its column.
+    On SQLite it takes the write lock at once: a transaction that reads first and writes later would fail, without
+    waiting, if another one writes in between. Writers of PostgreSQL exclude each other only by the rows that they
+    touch. If a server is unreachable, the beginning of the transaction is retried for DEADLINE_S.
+    Raises StorageError if the database cannot be written (locked for longer than BUSY_TIMEOUT_S, disk full, read-only,
+    unreachable), and ValueError if a value does not fit its column.
     """
     commits = False
     try:
@@ -141,11 +142,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result], *, repeatable: bool = False) -> _Result:
-    """What ``write`` returns; tried again where another process took the same unique key first, or where the server
-    undid the transaction: the connection was lost before it could be committed, or two waited for each other.
+    """The result of ``write``, called in a transaction.
 
-    Raises StorageError where that happens MOST_TRIES times on end, or where the connection is lost while it commits,
-    unless ``write`` is ``repeatable``: done twice it leaves what it leaves when done once.
+    It is called again if another process wrote the same unique key first, or if the server undid the transaction (the
+    connection was lost before the commit, or two transactions waited for each other). Raises StorageError after
+    MOST_TRIES such calls. It also raises StorageError if the connection is lost during the commit, unless ``write`` is
+    ``repeatable``: calling it twice has the same effect as calling it once.
     """
     for _ in range(MOST_TRIES):
         try:
@@ -163,11 +165,11 @@ def in_one_transaction(engine: Engine, write: Callable[[Connection], _Result], *
 
 
 class _Undone(StorageError):
-    """The server rolled the transaction back; it may be tried again as it is."""
+    """The server rolled the transaction back. The same transaction may be tried again."""
 
 
 class _Unknown(StorageError):
-    """The connection was lost while the transaction was committed."""
+    """The connection was lost during the commit, so that nobody knows whether it was done."""
 
 
 def _begun(
@@ -177,7 +179,7 @@ def _begun(
     takes_write_lock: bool = False,
     may_pass: Callable[[BaseException | None], bool] = postgresql.may_pass,
 ) -> Connection:
-    """A connection in a transaction; while what ``may_pass`` says of PostgreSQL's error is true it is waited for."""
+    """A connection in a transaction. It is retried while ``may_pass`` says of PostgreSQL's error that it may pass."""
 
     def begin() -> Connection:
         connection = engine.connect().execution_options(takes_write_lock=takes_write_lock)
@@ -209,9 +211,9 @@ def _sentences(engine: Engine, verb: str) -> Iterator[None]:
     except (DataError, psycopg.DataError) as error:
         raise ValueError(f"database {_place(engine.url)} refuses a value: {_cause(engine.url, error)}") from None
     except IntegrityError:
-        raise  # for who knows which key it is
+        raise  # the caller knows which unique key collided
     except DBAPIError as error:
-        # A server that became a standby, a right that was taken away.
+        # For example the server became a standby, or the role lost a right.
         raise StorageError(f"database {_place(engine.url)} cannot be {verb}: {_cause(engine.url, error)}") from None
 
 
@@ -240,7 +242,7 @@ def _sqlite_arguments(url: URL) -> dict[str, Any]:
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin, and commit before DDL, on its own account
+    connection.isolation_level = None  # else the driver would begin transactions, and commit before DDL, by itself
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 
@@ -251,7 +253,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Switches the file to WAL, for good. Of two that do so at once SQLite refuses one without waiting: we wait."""
+    """Switches the file permanently to WAL. If two processes do so at once, SQLite refuses one without waiting, so this
+    function waits."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     raw = engine.raw_connection()
     try:
@@ -272,7 +275,7 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", "triangulation_pipeline.storage:migrations")
     with _migrating:
         script = ScriptDirectory.from_config(config)
-        # A server that is away is not waited for: a wrong place is the likelier cause.
+        # Without retries: if the server is unreachable, a wrong address is the likelier cause.
         with _begun(engine, "opened", may_pass=postgresql.is_taken) as connection:
             if not _is_sqlite(engine.url):
                 postgresql.check_settings(connection)
@@ -280,7 +283,7 @@ def _migrate(engine: Engine) -> None:
             current = MigrationContext.configure(connection).get_current_revision()
             is_newest = current == script.get_current_head()
             if is_newest and (_is_sqlite(engine.url) or not postgresql.waits_for_hypertables(connection)):
-                return  # without the write lock: another process may hold it for long
+                return  # without the write lock, which another process may hold for long
         if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
             raise StorageError(
                 f"database {_place(engine.url)} is at schema revision {shown(current)}, which this version of "

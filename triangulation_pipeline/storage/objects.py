@@ -1,4 +1,4 @@
-"""The object store: immutable bytes by key, verified when read. Here in a folder; in a bucket, see ``s3.py``."""
+"""The object store: immutable bytes by key, verified when they are read. Here in a folder; ``s3.py`` has buckets."""
 
 import errno
 import hashlib
@@ -13,17 +13,17 @@ from typing import Protocol
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import shown
 
-# No part begins with a dot: neither '..' nor the name of a file that is still being written.
+# No part begins with a dot, as '..' and the names of temporary files do.
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
 
 
-# The rules of the strictest servers; dots side by side are no name, and neither is an address in numbers.
+# The rules of the strictest servers. Two dots side by side and a numeric address are refused.
 _BUCKET = re.compile(r"(?!.*\.\.)(?![0-9.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True)
 class S3Location:
-    """A bucket, and the prefix in it below which a store's objects lie ('' for none)."""
+    """A bucket, and the prefix of all objects of a store in it ('' for none)."""
 
     bucket: str
     prefix: str
@@ -33,7 +33,10 @@ class S3Location:
 
 
 def parse_s3_url(url: str) -> S3Location:
-    """The place of ``s3://bucket/prefix``. Raises ValueError, which never quotes the URL: it may hold a secret."""
+    """The bucket and the prefix of ``s3://bucket/prefix``.
+
+    Raises ValueError. Its message does not quote the URL, which may contain a secret.
+    """
     scheme, _, rest = url.partition("://")
     if scheme.lower() != "s3":
         raise ValueError("must be as in s3://bucket/prefix")
@@ -59,36 +62,36 @@ def parse_s3_url(url: str) -> S3Location:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a row keeps of an object: where it is and the SHA-256 of its bytes."""
+    """What a row keeps of an object: its location and the SHA-256 of its bytes."""
 
     location: str
     sha256: str
 
 
 class ObjectStore(Protocol):
-    """Objects by key: names joined by '/', as in ``checkpoints/{job_id}/best_model.pth``.
+    """Objects by key. A key is names joined by '/', as in ``checkpoints/{job_id}/best_model.pth``.
 
-    All methods raise ValueError for a key of another form and StorageError where the store cannot do it.
+    All methods raise ValueError for a key of another form, and StorageError if the store cannot do what was asked.
     """
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        """Stores an object whole, in place of one of the same key, and returns once it is durable."""
+        """Stores a whole object, and returns when it is durable. An object with the same key is replaced."""
         ...
 
     def get(self, key: str, sha256: str) -> bytes:
-        """The object's bytes. Raises StorageError where it is missing or its digest is another one."""
+        """The bytes of an object. Raises StorageError if it is missing or has another digest."""
         ...
 
     def delete(self, key: str) -> None:
-        """Removes an object; that it is gone already is no error."""
+        """Removes an object. It is no error if there is none."""
         ...
 
     def location(self, key: str) -> str:
-        """What a row keeps: a path or a URL."""
+        """The location of a key, as a row keeps it: a path or a URL."""
         ...
 
     def key(self, location: str) -> str:
-        """The key of a location. Raises ValueError for a location outside this store."""
+        """The key of a location. Raises ValueError if the location is outside this store."""
         ...
 
 
@@ -99,16 +102,16 @@ def read_object(objects: ObjectStore, location: str, sha256: str) -> bytes:
 
 
 class FolderStore:
-    """An ``ObjectStore`` in a folder of this machine; a location is an absolute path.
+    """An ``ObjectStore`` in a folder of this machine. A location is an absolute path.
 
-    The folder itself may be a symbolic link; none is followed inside it, for it could lead anywhere.
+    The folder itself may be a symbolic link. Links inside it are not followed, as they could lead anywhere.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        """Atomic and durable: written aside, flushed to disk, renamed."""
+        """Atomic and durable: the object is written to a temporary file, flushed to disk, and renamed."""
         path = self._path(key)
         aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
@@ -123,7 +126,7 @@ class FolderStore:
             except BaseException:
                 aside.unlink(missing_ok=True)
                 raise
-            # A new name, or a new folder's, is durable once the folder that holds it is.
+            # The name of a new file or folder is durable when the folder that contains it is.
             for folder in path.parents:
                 _fsync_folder(folder)
                 if folder == self.root:
@@ -137,7 +140,7 @@ class FolderStore:
         path = self._path(key)
         try:
             self._refuse_links(path)
-            # Not blocking, for what should be a file may be a pipe.
+            # Without blocking, as it may be a pipe instead of a file.
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError(errno.EINVAL, "it is no file")
@@ -172,7 +175,7 @@ class FolderStore:
         return self.root / checked_key(key)
 
     def _refuse_links(self, path: Path) -> None:
-        """Raises OSError where the path, or a folder on the way to it from the root, is a symbolic link."""
+        """Raises OSError if the path, or a folder between the root and it, is a symbolic link."""
         while path != self.root:
             if path.is_symlink():
                 raise OSError(errno.ELOOP, f"{path} is a symbolic link, and none is followed")
@@ -180,9 +183,9 @@ class FolderStore:
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder, and those above it that are missing, for this user alone; one that is there keeps its rights.
+    """Makes a folder, and missing folders above it, for this user only. An existing folder keeps its permissions.
 
-    Raises OSError where it cannot be made.
+    Raises OSError if it cannot be made.
     """
     for path in reversed(folder.parents):
         if not path.exists():
@@ -196,7 +199,7 @@ def is_key(text: str) -> bool:
 
 
 def checked_key(key: str) -> str:
-    """The key itself. Raises ValueError for one of another form."""
+    """The key itself. Raises ValueError if it does not have the form of a key."""
     if not is_key(key):
         raise ValueError(
             f"an object's key must be names of letters, digits and _ . = - joined by '/', "
@@ -206,7 +209,7 @@ def checked_key(key: str) -> str:
 
 
 def checked_data(key: str, data: bytes, sha256: str) -> bytes:
-    """The data itself. Raises StorageError where its digest is another one."""
+    """The data itself. Raises StorageError if it has another digest."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise StorageError(f"object {key!r} is damaged: its digest is {found}, expected is {sha256}")

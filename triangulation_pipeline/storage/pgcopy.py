@@ -1,15 +1,16 @@
-"""Samples through PostgreSQL's binary COPY: one array of bytes a block of rows, no Python loop over values.
+"""Samples through PostgreSQL's binary COPY: one array of bytes per block of rows, without a Python loop over values.
 
-The format (PostgreSQL's manual, COPY, "Binary Format") is big-endian. After a header, each row is its number of fields,
-then each field a length and as many bytes; a null has the length -1 and no bytes; an array is its number of dimensions,
-a flag for nulls, its elements' type, its size, its lowest index, then each element a length and its bytes.
+The format (PostgreSQL's manual, COPY, "Binary Format") is big-endian. After a header, each row consists of its number
+of fields, then for each field a length and that many bytes. A null has the length -1 and no bytes. An array consists of
+its number of dimensions, a flag for nulls, the type of its elements, its size and its lowest index, then for each
+element a length and its bytes.
 
-For a given number of receivers every row is the same record, so one structured dtype describes it. Going in, what
-varies (nulls, the names of the splits) has its full room in the record, and the bytes that a row lacks are cut out by a
-mask: rows keep their order, as grouping them by pattern would not. Coming out, the server turns nulls into NaN.
+For a given number of receivers every row has the same layout, so one structured dtype describes it. When rows are
+written, a value of varying length (a null, the name of a split) has its full length in the dtype, and a mask cuts out
+the bytes that a row does not have; so rows keep their order. When rows are read, the server turns nulls into NaN.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -23,7 +24,7 @@ from sqlalchemy import Connection
 from triangulation_pipeline.measurements import RECEIVER_DTYPES
 from triangulation_pipeline.storage.tables import NUMBER_DTYPES, OPTIONAL_SAMPLE_COLUMNS, synthetic_training_samples
 
-ROWS_A_BLOCK = 512  # a few hundred kilobytes: what is built next to the processor
+ROWS_A_BLOCK = 512  # a few hundred kilobytes, which fit into the cache of the processor
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -37,7 +38,7 @@ _COLUMNS_IN = {
     "split": "S5",
     **RECEIVER_DTYPES,
 }
-_COLUMNS_OUT = {"id": "V16", "timestamp": "<i8", **NUMBER_DTYPES, **RECEIVER_DTYPES}
+_KEYS_OUT = {"id": "V16", "timestamp": "<i8"}
 _TABLE = sql.Identifier(synthetic_training_samples.name)
 
 
@@ -60,15 +61,18 @@ def copy_in(connection: Connection, columns: Mapping[str, NDArray[Any]]) -> None
         copy.write(_TRAILER)
 
 
-def copy_out(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, ``timestamp`` as int64
-    microseconds since 2000-01-01, NUMBER_DTYPES (n,) and RECEIVER_DTYPES (n, r).
+def copy_out(
+    connection: Connection, dataset_id: str, dtypes: Mapping[str, str], split: str | None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, ``timestamp`` (n,) as int64 microseconds since
+    2000-01-01, and the columns of ``dtypes``, some of NUMBER_DTYPES (n,) and RECEIVER_DTYPES (n, r).
 
-    Raises ValueError where a row has another number of receivers than the first, or a null in an array.
+    Raises ValueError if a row has another number of receivers than the first, or a null in an array.
     """
+    columns = {**_KEYS_OUT, **dtypes}
     names = [
         sql.SQL("COALESCE({}, 'NaN')" if name in OPTIONAL_SAMPLE_COLUMNS else "{}").format(sql.Identifier(name))
-        for name in _COLUMNS_OUT
+        for name in columns
     ]
     which = sql.SQL("dataset_id = {}").format(sql.Literal(dataset_id))
     if split is not None:
@@ -78,14 +82,14 @@ def copy_out(connection: Connection, dataset_id: str, split: str | None) -> Iter
     )
     with _cursor(connection) as cursor, cursor.copy(statement) as copy:
         try:
-            yield from _decoded(iter(copy))
-        finally:  # What the reader did not want is read all the same: psycopg's own way, to cancel, can hang for ever.
+            yield from _decoded(columns, iter(copy))
+        finally:  # The rest is read even if it is not wanted: psycopg would cancel, which can hang forever.
             for _ in copy:
                 pass
 
 
-def _decoded(messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of what the server sends: about one message a row, as the protocol has no larger ones."""
+def _decoded(columns: Mapping[str, str], messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks of the rows that the server sends, in about one message per row: the protocol has no larger messages."""
     template = None
     held = bytes(next(messages))[len(_HEADER) :]
     while True:
@@ -95,18 +99,18 @@ def _decoded(messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
         if is_last:
             held = held.removesuffix(_TRAILER)
         if held:
-            template = _template(_COLUMNS_OUT, _receivers_of_first(held)) if template is None else template
+            template = _template(columns, _receivers_of_first(columns, held)) if template is None else template
             n, rest = divmod(len(held), template.itemsize)
             if is_last and rest:
                 raise ValueError("not all rows have equally many receivers")
-            yield _decode(template, np.frombuffer(held, template.dtype, n))
+            yield _decode(columns, template, np.frombuffer(held, template.dtype, n))
             held = held[len(held) - rest :]
         if is_last:
             return
 
 
 def _template(columns: Mapping[str, str], r: int) -> NDArray[np.void]:
-    """(1,) a row of ``columns`` as sent, with r receivers: all lengths and headers filled in, all values zero."""
+    """(1,) a row of ``columns`` as it is sent for r receivers, with all lengths and headers, and zeros as values."""
     parts: list[tuple[Any, ...]] = [("fields", ">i2")]
     for name, dtype in columns.items():
         wire = np.dtype(dtype).newbyteorder(">")
@@ -144,23 +148,23 @@ def _encode(template: NDArray[np.void], columns: Mapping[str, NDArray[Any]]) -> 
     return rows.view(np.uint8).reshape(is_sent.shape)[is_sent]
 
 
-def _decode(template: NDArray[np.void], rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
-    if not _has_frame(template, rows):
+def _decode(columns: Mapping[str, str], template: NDArray[np.void], rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
+    if not _has_frame(columns, template, rows):
         raise ValueError("not all rows have equally many receivers and a value for each")
     return {
         name: (rows[name]["value"] if name in RECEIVER_DTYPES else rows[name]).astype(dtype)
-        for name, dtype in _COLUMNS_OUT.items()
+        for name, dtype in columns.items()
     }
 
 
-def _has_frame(template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
-    """Whether every row has the template's lengths and headers: all of its bytes that are no value's."""
+def _has_frame(columns: Iterable[str], template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
+    """Whether every row has the lengths and headers of the template: all its bytes that do not belong to a value."""
     values_set = template.copy()
-    for name in _COLUMNS_OUT:
+    for name in columns:
         values = values_set[name]["value"] if name in RECEIVER_DTYPES else values_set[name]
         values[...] = np.frombuffer(b"\xff" * values.itemsize, values.dtype)
     is_frame = np.where(template.view(np.uint8) == values_set.view(np.uint8), 0xFF, 0).astype(np.uint8)
-    # Eight rows are a whole number of words whatever the length of one, and words are compared eight times as fast.
+    # Eight rows are a whole number of 8-byte words, whatever the length of a row; words compare eight times as fast.
     even = len(rows) // 8 * 8
     for part, rows_a_line, kind in ((rows[:even], 8, np.dtype(np.uint64)), (rows[even:], 1, np.dtype(np.uint8))):
         expected, mask = (np.tile(line.view(np.uint8), rows_a_line).view(kind) for line in (template, is_frame))
@@ -170,9 +174,10 @@ def _has_frame(template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
     return True
 
 
-def _receivers_of_first(rows: bytes) -> int:
-    """What the first row says, in the header of its first array; all before it has the same place in any row."""
-    place = _offset(_template(_COLUMNS_OUT, 0), f"{next(iter(RECEIVER_DTYPES))} header")
+def _receivers_of_first(columns: Mapping[str, str], rows: bytes) -> int:
+    """The number of receivers in the header of the first array of the first row; its place is the same in any row."""
+    first = next(name for name in columns if name in RECEIVER_DTYPES)
+    place = _offset(_template(columns, 0), f"{first} header")
     receivers = int.from_bytes(rows[place + 12 : place + 16], "big", signed=True)
     if not 0 < receivers < len(rows):
         raise ValueError("the first row has no receivers")
@@ -187,7 +192,7 @@ def _offset(template: NDArray[np.void], name: str) -> int:
 
 @contextmanager
 def _cursor(connection: Connection) -> Iterator[psycopg.Cursor]:
-    """A cursor of the driver itself; a connection that broke is marked so, as SQLAlchemy does for its own."""
+    """A cursor of the driver itself. A broken connection is marked as such, as SQLAlchemy does for its own cursors."""
     driver: psycopg.Connection = connection.connection.driver_connection  # type: ignore[assignment]
     try:
         with driver.cursor() as cursor:

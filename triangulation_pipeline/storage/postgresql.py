@@ -1,16 +1,16 @@
-"""What PostgreSQL needs beside SQL: connections that end, one schema, one migration at a time, hypertables, sentences.
+"""What PostgreSQL needs beside SQL: time limits, one schema, one migration at a time, hypertables, error messages.
 
-A database administrator does once, for a role without any other right::
+An administrator does this once, for a role without any other right::
 
     CREATE DATABASE triangulation;
-    CREATE EXTENSION timescaledb;  -- inside it, where TimescaleDB is installed
-    CREATE SCHEMA triangulation AUTHORIZATION the_role;  -- inside it
+    CREATE EXTENSION timescaledb;  -- in that database, if TimescaleDB is installed
+    CREATE SCHEMA triangulation AUTHORIZATION the_role;  -- in that database
     GRANT CONNECT ON DATABASE triangulation TO the_role;
 
-A role with ``CREATE`` on the database makes the schema itself, but may then also make extensions. Where the extension
-is created later, the next process that opens the database turns the tables into hypertables, with the rows they hold:
-nobody has to remember a step, at most one process does it, and it waits for other users of the table, and makes them
-wait, as any migration does.
+A role with ``CREATE`` on the database makes the schema itself, but may then also make extensions. If the extension is
+created later, the next process that opens the database turns the tables into hypertables, with their rows. So nobody
+has to remember this step. At most one process does it; like any migration it waits for other users of the table, and
+they wait for it.
 """
 
 import logging
@@ -26,22 +26,22 @@ from triangulation_pipeline.validation import shown
 
 DRIVER = "postgresql+psycopg"
 SCHEMA = "triangulation"
-# Of the tables with these names, the column that splits them into chunks of time.
+# The tables that become hypertables, and the column that splits each into chunks of time.
 HYPERTABLES = {"synthetic_training_samples": "timestamp", "training_metrics": "timestamp"}
 
 CONNECT_TIMEOUT_S = 10
-# A statement is at most one batch of samples going in, or one dataset coming out.
+# The longest statements write one batch of samples, or read one dataset.
 STATEMENT_TIMEOUT_S = 600
-# Longer than any transaction here: a dataset is written in a single one, and a second writer waits.
+# Longer than any transaction here: a dataset is written in one, and a second writer waits.
 LOCK_TIMEOUT_S = 300
 
-# What the URL may say beside the place: a socket's folder, and encryption. All else is set here.
+# The allowed parameters of the URL: the folder of a socket, and encryption. Everything else is set here.
 URL_PARAMETERS = frozenset({"host", "sslmode", "sslrootcert", "sslcert", "sslkey"})
 
-# Any number will do, so long as no other program takes the same one in this database.
+# Any number that no other program uses in this database.
 MIGRATION_LOCK = 0x7472_6961_6E67
 
-# What PostgreSQL and PgBouncer say.
+# Messages of PostgreSQL and PgBouncer.
 _NO_LOGIN = r"(password|SASL) authentication failed|no password supplied|no such user"
 _NO_DATABASE = r'database "[^"]*" does not exist|no such database'
 _TAKEN = r"too many (connections|clients)|connection slots are|no more connections allowed|query_wait_timeout"
@@ -50,9 +50,9 @@ _log = logging.getLogger(__name__)
 
 
 def check_url(url: URL, address: Address) -> URL:
-    """The URL with its driver written out; ``address`` is the same, split by our own rule.
+    """The URL with the name of its driver. ``address`` is the same URL, split by our own rule.
 
-    Raises ValueError, free of passwords, for what is not supported.
+    Raises ValueError, without a password in it, for what is not supported.
     """
     if url.drivername not in {"postgresql", DRIVER}:
         raise ValueError(
@@ -75,13 +75,13 @@ def check_url(url: URL, address: Address) -> URL:
 def engine_arguments() -> dict[str, Any]:
     """Arguments of ``create_engine``.
 
-    They hold with a pooler (PgBouncer) in between as well. Settings do not travel with the connection, which a pooler
-    drops or hands to others, but with each transaction (``begin_transaction``). Nothing is prepared under a name, which
-    the next transaction's session would not know. A connection is held as long as its transaction: a role or a pooler
-    may have only few, and an idle one would keep others waiting.
+    They work with a pooler (PgBouncer) in between as well. A pooler drops the settings of a connection or gives the
+    connection to others, so settings are made in each transaction (``begin_transaction``). No statement is prepared
+    under a name, because the session of the next transaction would not know the name. A connection is held only during
+    its transaction: a role or a pooler may have few connections, and an idle one would keep others waiting.
 
-    READ COMMITTED is written out because the writers here rely on it: once a lock is had, the next statement sees what
-    its holder committed.
+    READ COMMITTED is named because the writers here rely on it: after a lock is granted, the next statement sees what
+    its previous holder committed.
     """
     return {
         "poolclass": NullPool,
@@ -89,7 +89,7 @@ def engine_arguments() -> dict[str, Any]:
         "connect_args": {
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "triangulation_pipeline",
-            # Or a database of SQL_ASCII, which asks nobody, would give bytes in place of text.
+            # Without it, a database with the encoding SQL_ASCII would return bytes instead of text.
             "client_encoding": "utf8",
             "prepare_threshold": None,
         },
@@ -97,16 +97,16 @@ def engine_arguments() -> dict[str, Any]:
 
 
 def begin_transaction(connection: Connection) -> None:
-    """To be done first in each transaction, for it alone: the schema, and the timeouts."""
+    """Sets the schema and the timeouts for this transaction; to be called first in each."""
     values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _settings().items())
     connection.exec_driver_sql(f"SELECT {values}")
 
 
 def check_settings(connection: Connection) -> None:
-    """Raises StorageError where the transaction is without what ``begin_transaction`` gave it.
+    """Raises StorageError if the transaction does not have the settings of ``begin_transaction``.
 
-    Then whatever lies between here and the server does not keep a transaction in one session, and tables would be made
-    elsewhere, without a word.
+    In that case something between here and the server does not keep a transaction in one session, and tables would be
+    made in another schema, without an error.
     """
     asked = _settings()
     statement = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
@@ -122,7 +122,7 @@ def check_settings(connection: Connection) -> None:
 
 
 def _settings() -> dict[str, str]:
-    """As ``pg_settings`` shows them: times in milliseconds."""
+    """The settings as ``pg_settings`` shows them, times in milliseconds."""
     return {
         "search_path": SCHEMA,
         "statement_timeout": f"{1000 * STATEMENT_TIMEOUT_S:.0f}",
@@ -131,8 +131,8 @@ def _settings() -> dict[str, str]:
 
 
 def check_readable(connection: Connection) -> None:
-    """Raises StorageError where tables are there that the role may not even read the version of: they would look like
-    none, and be made anew."""
+    """Raises StorageError if there are tables whose version the role may not read: the database would look empty, and
+    the tables would be made again."""
     found = connection.scalar(
         text(
             "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(:schema) "
@@ -146,10 +146,10 @@ def check_readable(connection: Connection) -> None:
 
 
 def begin_migration(connection: Connection, *, is_new: bool) -> None:
-    """Takes the lock of migrations until the transaction ends, then creates the schema where it is missing.
+    """Takes the lock of migrations until the transaction ends, then creates the schema if it is missing.
 
-    Raises StorageError where the role may do neither that nor create and change tables in the schema, and where a new
-    database has an encoding that not every name can be written in.
+    Raises StorageError if the role may neither do that nor create and change tables in the schema, and if a new
+    database has an encoding that cannot represent every name.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     found = connection.execute(
@@ -165,14 +165,14 @@ def begin_migration(connection: Connection, *, is_new: bool) -> None:
             "has_database_privilege(current_database(), 'CREATE'), current_setting('server_encoding')"
         )
     ).one()
-    # One of SQL_ASCII keeps what it is given, which is UTF-8 (see ``engine_arguments``).
+    # A database with SQL_ASCII keeps the bytes that it is given, which are UTF-8 (see ``engine_arguments``).
     if is_new and encoding not in {"UTF8", "SQL_ASCII"}:
         raise StorageError(
             f"database {database} has the encoding {encoding}, which not every name can be written in; an "
             f"administrator creates it with: CREATE DATABASE {database} ENCODING 'UTF8' TEMPLATE template0"
         )
     if found is None:
-        # Asked beforehand: CREATE SCHEMA IF NOT EXISTS needs the right even where there is nothing to create.
+        # Asked first: CREATE SCHEMA IF NOT EXISTS needs the right even if there is nothing to create.
         if not may:
             raise StorageError(
                 f"role '{role}' may not create the schema {SCHEMA!r} in database {database}; an administrator makes "
@@ -189,7 +189,7 @@ def begin_migration(connection: Connection, *, is_new: bool) -> None:
 
 
 def _check_owner(connection: Connection) -> None:
-    """Raises StorageError where a table or view of the schema belongs to a role whose rights this one has not."""
+    """Raises StorageError if a table or view of the schema belongs to a role whose rights this one does not have."""
     owner, role = connection.execute(
         text(
             "SELECT min(quote_ident(pg_get_userbyid(relowner))), quote_ident(current_user) FROM pg_class "
@@ -208,15 +208,16 @@ def _check_owner(connection: Connection) -> None:
 
 
 def waits_for_hypertables(connection: Connection) -> bool:
-    """Whether the extension is there and a table that could be a hypertable is a plain one still."""
+    """Whether the extension is there and a table that could be a hypertable is still a plain one."""
     plain, extension_schema = _plain_tables(connection)
     return bool(plain) and extension_schema is not None
 
 
 def make_hypertables(connection: Connection, *, is_new: bool) -> None:
-    """Turns plain tables into hypertables where the extension is there; where it is not, logs so for new tables.
+    """Turns plain tables into hypertables if the extension is there. If it is not, new tables are logged as plain ones.
 
-    Only what every edition of TimescaleDB has: no compression, no retention. The lock of migrations must be held.
+    It uses only what every edition of TimescaleDB has: no compression, no retention. The lock of migrations must be
+    held.
     """
     plain, extension_schema = _plain_tables(connection)
     if extension_schema is None:
@@ -227,9 +228,9 @@ def make_hypertables(connection: Connection, *, is_new: bool) -> None:
                 " and ".join(plain),
             )
         return
-    connection.execute(text("SET LOCAL statement_timeout = 0"))  # for the rows that plain tables may hold
+    connection.execute(text("SET LOCAL statement_timeout = 0"))  # as plain tables may hold rows
     for name in plain:
-        # The keys begin with what is asked for, so no further index on the time alone.
+        # Queries are answered by the keys, so there is no further index on the time alone.
         connection.execute(
             text(
                 f'SELECT "{extension_schema}".create_hypertable(:table, :column, create_default_indexes => false, '
@@ -240,11 +241,11 @@ def make_hypertables(connection: Connection, *, is_new: bool) -> None:
 
 
 def queue_for_chunks(connection: Connection, referred_to: str) -> None:
-    """To come first in a transaction that writes to a table and then to a hypertable with a foreign key to it; on other
-    databases it does nothing.
+    """Locks a table; to be called first in a transaction that writes to it and then to a hypertable with a foreign key
+    to it. On databases without TimescaleDB it does nothing.
 
-    The first row of a chunk takes this very lock on the table, which two transactions that have written to it would
-    wait for without end.
+    The first row of a chunk takes this same lock. Two transactions that have already written to the table would wait
+    for each other's lock forever.
     """
     if connection.dialect.name == "postgresql" and connection.scalar(
         text("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'")
@@ -253,13 +254,13 @@ def queue_for_chunks(connection: Connection, referred_to: str) -> None:
 
 
 def cause(url: URL, error: psycopg.Error) -> str:
-    """Why it failed, in words, on one line and without the password."""
+    """Why a statement or a connection failed, in words on one line, without the password."""
     text_of = str(error)
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return f"another process held a lock on it for longer than {LOCK_TIMEOUT_S} s"
     if isinstance(error, psycopg.errors.QueryCanceled) and "statement timeout" in text_of:
         return f"a statement took longer than {STATEMENT_TIMEOUT_S} s"
-    # A connection that is not made has no error code, only the server's or the library's words.
+    # A failed connection has no error code, only the words of the server or the library.
     for pattern, words in (
         (_NO_LOGIN, f"wrong user or password for user {shown(url.username)}"),
         (_NO_DATABASE, f"there is no database {shown(url.database)} on this server; create it first"),
@@ -276,7 +277,7 @@ def cause(url: URL, error: psycopg.Error) -> str:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether a connection that could not be made may be made later: all that is not said to be final."""
+    """Whether a failed connection may succeed later: if its message is none of those that are final."""
     final = (
         rf"{_NO_LOGIN}|{_NO_DATABASE}|does not exist|permission denied|pg_hba\.conf|"
         r"server does not support SSL|certificate verify failed"
@@ -285,7 +286,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def is_taken(error: BaseException | None) -> bool:
-    """Whether a connection could not be made because others hold all there may be: some will be free soon."""
+    """Whether a connection failed because all allowed connections are in use: some will be free soon."""
     return isinstance(error, psycopg.OperationalError) and re.search(_TAKEN, str(error)) is not None
 
 
@@ -297,7 +298,7 @@ def place(url: URL) -> str:
 
 
 def _plain_tables(connection: Connection) -> tuple[list[str], str | None]:
-    """Those of HYPERTABLES that are plain tables, and the schema of the extension, None where it is absent."""
+    """Those of HYPERTABLES that are plain tables, and the schema of the extension, None if it is absent."""
     extension_schema = connection.scalar(
         text(
             "SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace "

@@ -1,4 +1,4 @@
-"""The object store in a bucket of anything that speaks S3."""
+"""The object store in a bucket of a server that speaks S3."""
 
 import hashlib
 import io
@@ -42,7 +42,7 @@ from triangulation_pipeline.validation import shown
 PART_BYTES = 16 * 2**20
 """Larger objects are sent in parts of this size."""
 
-# What a foreign server sends without end is not read into memory: of an object, and of an answer.
+# Limits of an object and of any other answer, so that an endless answer of a foreign server does not fill the memory.
 MOST_OBJECT_BYTES = 2**31
 MOST_ANSWER_BYTES = 2**24
 
@@ -53,7 +53,7 @@ _TRANSFER = TransferConfig(
     preferred_transfer_client="classic",
 )
 
-# The server is away, overloaded, or lost an upload's parts in a restart: the next try may succeed.
+# The server is unreachable, overloaded, or lost the parts of an upload in a restart: the next try may succeed.
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "OperationAborted", "NoSuchUpload"}
 _PASSING_ERRORS = (BotoConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 
@@ -79,12 +79,11 @@ _T = TypeVar("_T")
 
 
 class S3Store:
-    """An ``ObjectStore`` in a bucket, below a prefix; a location is ``s3://bucket/prefix/key``.
+    """An ``ObjectStore`` in a bucket, below a prefix. A location is ``s3://bucket/prefix/key``.
 
-    ``client`` is a boto3 S3 client with an endpoint and credentials of its own. While the server cannot be reached, is
-    overloaded or fails, an operation is tried anew, after growing pauses, until ``deadline_s`` have passed (the last
-    try then ends by the client's own timeouts). Nothing that a server or library says about credentials gets into a
-    message.
+    ``client`` is a boto3 S3 client with an endpoint and credentials. While the server is unreachable, overloaded or
+    failing, an operation is retried after growing pauses, until ``deadline_s`` seconds have passed (the last try ends
+    by the client's own timeouts). No message shows what a server or a library says about credentials.
     """
 
     def __init__(self, client: Any, bucket: str, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
@@ -99,19 +98,19 @@ class S3Store:
 
     @property
     def root(self) -> str:
-        """The URL that all locations begin with."""
+        """The URL with which all locations begin."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def open(self) -> None:
-        """Sees that the bucket answers to these credentials; a missing one is made. Raises StorageError."""
-        # Not HEAD: its answers have no body, so that a wrong secret and a forbidden bucket look the same.
+        """Checks that the bucket accepts these credentials. A missing bucket is made. Raises StorageError."""
+        # Not HEAD: its answers have no body, so that a wrong secret would look like a forbidden bucket.
         missing = self._retry(f"object store {self.root} cannot be opened", self._bucket_is_missing)
         if missing:
             self._retry(f"object store {self.root} has no bucket yet, and it cannot be made", self._make_bucket)
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        """Returns once the server has confirmed size and digest. An upload that fails leaves no object: large ones
-        appear when their last part is there, and the parts of a failed one are dropped."""
+        """Returns when the server has confirmed size and digest. A failed upload leaves no object: a large object
+        appears when its last part has arrived, and the parts of a failed upload are dropped."""
         digest = hashlib.sha256(data).hexdigest()
         name = self._name(key)
         failed = f"object {key!r} cannot be stored under {self.root}"
@@ -123,7 +122,7 @@ class S3Store:
             return self._client.head_object(Bucket=self._bucket, Key=name)
 
         found = self._retry(failed, upload)
-        # They are headers, and some servers write headers in capitals.
+        # Metadata are headers, and some servers write headers in capitals.
         confirmed = {name.lower(): value for name, value in found.get("Metadata", {}).items()}.get("sha256")
         if found.get("ContentLength") != len(data) or confirmed != digest:
             raise StorageError(
@@ -165,7 +164,7 @@ class S3Store:
             try:
                 self._client.delete_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
-                # S3 calls this a success, some servers do not.
+                # S3 answers with success here, but some servers do not.
                 if _code(error) != "NoSuchKey":
                     raise
 
@@ -195,31 +194,31 @@ class S3Store:
 
     def _make_bucket(self) -> None:
         region = self._client.meta.region_name
-        # us-east-1 is where buckets are made without a constraint, and the one that may not be written into it.
+        # A bucket in us-east-1 is made without a constraint; S3 refuses this region as one.
         constraint = {} if region in (None, "aws-global", "us-east-1") else {"LocationConstraint": region}
         place = {"CreateBucketConfiguration": constraint} if constraint else {}
         try:
             try:
                 self._client.create_bucket(Bucket=self._bucket, **place)
             except ClientError as error:
-                # A server of one's own may have no regions.
+                # A server that is not AWS may have no regions.
                 if not place or _code(error) != "InvalidLocationConstraint":
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
         except ClientError as error:
-            # Another process was faster; a bucket of somebody else would not have been missing.
+            # Another process was faster. It is not the bucket of another account: that would not have been missing.
             if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
     def _retry(self, failed: str, act: Callable[[], _T]) -> _T:
-        """What ``act`` returns, tried until the deadline; StorageError beginning with ``failed`` where it cannot."""
+        """The result of ``act``, retried until the deadline. Raises StorageError that begins with ``failed``."""
 
         def why(error: Exception) -> str | None:
             if isinstance(error, _Foreign):
                 raise StorageError(f"{failed}: {error}") from None
             if isinstance(error, StorageError):
                 return None
-            if not isinstance(error, ClientError | BotoCoreError):  # whatever its answer made the library stumble over
+            if not isinstance(error, ClientError | BotoCoreError):  # the answer made the library fail in some other way
                 raise StorageError(
                     f"{failed}: {self._address} answers, and not as S3 does ({type(error).__name__})"
                 ) from None
@@ -230,7 +229,7 @@ class S3Store:
         return retry(act, failed, why, self._deadline_s)
 
     def _reason(self, error: ClientError | BotoCoreError) -> str:
-        """The error in a few words of ours: an error's own may quote URLs, keys and signatures."""
+        """The error in words of this package. The error's own words may quote URLs, keys and signatures."""
         server = str(self._address)
         if isinstance(error, ClientError):
             code, status = _code(error), _status(error)
@@ -252,16 +251,16 @@ class S3Store:
 
 
 class _Foreign(StorageError):
-    """A server answers as none of S3 does."""
+    """A server answers as no S3 server does."""
 
 
 def _send(client: Any, server: Address, request: AWSPreparedRequest, **_: Any) -> AWSResponse:
-    """Sends a request as the library does, but reads an answer only so far, and follows no redirection: the library
-    would ask S3 where to turn, and so the same server, without end."""
+    """Sends a request as the library does, but limits the size of the answer and follows no redirection: the library
+    would ask S3 for the new address, and thereby the same server, without end."""
     is_object = request.stream_output
     request.stream_output = True
     response = client._endpoint.http_session.send(request)
-    # AWS itself says so of a bucket in another region, which the library understands.
+    # AWS answers so for a bucket in another region, and the library understands it.
     if response.status_code in (301, 302, 303, 307, 308) and "x-amz-bucket-region" not in response.headers:
         raise _Foreign(_redirection(server, response.status_code, str(response.headers.get("location", ""))))
     if is_object and response.status_code < 300:
@@ -305,11 +304,12 @@ def _broken(error: BotoCoreError, server: str) -> str:
 def make_client() -> Any:
     """A boto3 client by the AWS variables (``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ...) and files.
 
-    With an endpoint of one's own, buckets are addressed by path: ``http://host:9000/bucket``, no name in the DNS.
+    With an endpoint that is not of AWS, buckets are part of the path (``http://host:9000/bucket``), and need no name in
+    the DNS.
     """
-    # The store has a deadline of its own; botocore's part is one quick second try of each request.
+    # The store has its own deadline. botocore only repeats each request once, quickly.
     config = Config(retries={"max_attempts": 1, "mode": "standard"})
-    # A session of its own: the one that boto3 keeps would know variables and files as they were earlier.
+    # A new session: the one that boto3 keeps has read variables and files earlier.
     return boto3.session.Session().client("s3", config=config)
 
 
@@ -321,7 +321,7 @@ def open_s3(place: S3Location) -> S3Store:
     except InvalidRegionError:
         raise StorageError("AWS_DEFAULT_REGION must be the name of a region, as in eu-south-1") from None
     except ValueError:
-        # The library's sentence quotes the address, which may hold a password.
+        # The library's message quotes the address, which may contain a password.
         raise StorageError("AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) must be as in http://host:9000") from None
     except PartialCredentialsError:
         raise StorageError(f"object store {place} cannot be opened: {_NO_CREDENTIALS}") from None
@@ -338,7 +338,7 @@ def _passes(error: ClientError | BotoCoreError) -> bool:
     if isinstance(error, ClientError):
         status = _status(error)
         return status == 429 or (status >= 500 and status != 501) or _code(error) in _PASSING_CODES
-    # Its kinds are the network's. It alone is whatever else a library stumbled over: an answer, or a proxy's address.
+    # The subclasses are errors of the network. The class itself is any other failure, as of a proxy's address.
     return isinstance(error, _PASSING_ERRORS) and type(error) is not HTTPClientError
 
 

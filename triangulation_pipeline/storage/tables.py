@@ -29,7 +29,7 @@ from triangulation_pipeline.training.metrics import METRIC_COLUMNS, OPTIONAL_MET
 
 
 class Stop(StrEnum):
-    """What a running job can be asked for."""
+    """What a running job can be asked to do."""
 
     pause = "pause"
     cancel = "cancel"
@@ -130,7 +130,7 @@ training_jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
-    Column("run_id", UuidText),  # the Dagster run that works on it, or did last; it may name no table's row
+    Column("run_id", UuidText),  # the Dagster run that works on it, or was the last to do so
     Column("stop_requested", String(6)),
     Column("heartbeats", BigInteger, nullable=False, server_default=text("0")),  # rises while its worker is alive
     _one_of("status", list(JobStatus)),
@@ -139,7 +139,7 @@ training_jobs = Table(
     Index(None, "status"),
 )
 
-# A hypertable's keys must hold the time column, so (job, epoch) cannot be unique here: who writes an epoch sees to it.
+# The keys of a hypertable must contain the time column, so (job, epoch) cannot be unique here: the writer ensures it.
 training_metrics = Table(
     "training_metrics",
     metadata,

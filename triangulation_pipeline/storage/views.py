@@ -1,4 +1,4 @@
-"""Views for readers: dashboards, scripts, the command line. Their columns stay when the tables below them move on."""
+"""Views for readers: dashboards, scripts, the command line. Their columns stay when the tables below them change."""
 
 from typing import Any
 
@@ -182,10 +182,10 @@ _ORDER: dict[str, list[ColumnElement[Any]]] = {
 
 
 def read_view(engine: Engine, view: Table, **equal: str) -> list[dict[str, Any]]:
-    """The rows of a view in which each named column has the given value, ready for JSON: moments as ISO 8601 text in
-    UTC. Newest first, epochs and versions in their order.
+    """The rows of a view in which each named column has the given value, ready for JSON: moments are ISO 8601 text in
+    UTC. The newest row comes first; epochs and versions are in their order.
 
-    Raises ValueError for an id that is no UUID and StorageError where the database cannot be read.
+    Raises ValueError for an id that is not a UUID, and StorageError if the database cannot be read.
     """
     equal = {name: uuid_text(name, value) if name.endswith("_id") else value for name, value in equal.items()}
     statement = select(view).where(*(view.c[name] == value for name, value in equal.items()))

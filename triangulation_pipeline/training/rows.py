@@ -13,7 +13,7 @@ from triangulation_pipeline.model.locator import FitData, Locator
 from triangulation_pipeline.model.spec import LocatorSpec
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.samples import Samples
 
 

@@ -21,7 +21,7 @@ from dagster._daemon.auto_run_reexecution import event_log_consumer
 from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.defs.dagster_private import begin_retries_here
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.physics import simulator
+from triangulation_pipeline.physics import dataset_spec
 from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.storage.datasets import get_dataset, list_datasets
@@ -150,7 +150,7 @@ def test_change_of_the_generator_makes_another_dataset_and_all_that_follows(
     whole_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     materialise_what_is_stale(whole_run.instance, defs)
-    monkeypatch.setattr(simulator, "GENERATOR_VERSION", GENERATOR_VERSION + 1)
+    monkeypatch.setattr(dataset_spec, "GENERATOR_VERSION", GENERATOR_VERSION + 1)
     changed = with_code_version(synthetic_dataset=f"generator {GENERATOR_VERSION + 1}")
     assert materialise_what_is_stale(whole_run.instance, changed) == [
         {"synthetic_dataset"},

@@ -18,7 +18,7 @@ from triangulation_pipeline.definitions import train_locator_job
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs import liveness, worker
 from triangulation_pipeline.jobs.continuation import requeue_job
-from triangulation_pipeline.jobs.record import read_metrics, record_epoch
+from triangulation_pipeline.jobs.record import load_checkpoint, read_metrics, record_epoch
 from triangulation_pipeline.jobs.states import (
     JobRecord,
     complete_job,
@@ -28,7 +28,6 @@ from triangulation_pipeline.jobs.states import (
     list_jobs,
     request_stop,
 )
-from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.registry import (
     NewModel,
@@ -72,9 +71,7 @@ def resume(run: Run) -> Run:
 def weights(run: Run, job: JobRecord) -> dict[str, torch.Tensor]:
     """Those of the job's registered model."""
     model = get_model_of_job(run.engine, job.id)
-    return read_checkpoint(
-        run.storage.objects.get(run.storage.objects.key(model.pytorch_model_location), model.sha256)
-    ).weights
+    return load_checkpoint(run.storage.objects, model.pytorch_model_location, model.sha256).weights
 
 
 def timeless(run: Run, job: JobRecord) -> list[dict[str, Any]]:

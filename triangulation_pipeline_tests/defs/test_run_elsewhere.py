@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 from sqlalchemy import make_url, text
 
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import load_checkpoint, read_metrics, read_state
 from triangulation_pipeline.jobs.states import fail_job, get_job, list_jobs
-from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.storage import engine as engine_module
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.s3 import S3Store
@@ -49,7 +48,7 @@ def test_a_run_keeps_its_objects_in_the_bucket(home: Path, s3_endpoint: str, mon
     model, job = get_model_of_job(run.engine, run.run_id), get_job(run.engine, run.run_id)
     assert model.pytorch_model_location == f"{place}/checkpoints/{run.run_id}/best_model.pth"
     assert run.metadata("registered_model")["checkpoint"] == model.pytorch_model_location
-    checkpoint = read_checkpoint(objects.get(objects.key(model.pytorch_model_location), model.sha256))
+    checkpoint = load_checkpoint(objects, model.pytorch_model_location, model.sha256)
     assert checkpoint.epoch == model.epoch
     with run.engine.connect() as connection:
         pictures = json.loads(
@@ -153,7 +152,7 @@ def test_a_run_in_production(servers: Servers, home: Path) -> None:
     run = execute(settings())
     assert run.result.success
     model = get_model_of_job(run.engine, run.run_id)
-    assert run.storage.objects.get(run.storage.objects.key(model.pytorch_model_location), model.sha256)
+    assert load_checkpoint(run.storage.objects, model.pytorch_model_location, model.sha256)
     with run.engine.connect() as connection:
         rows = connection.execute(text("SELECT count(*), count(DISTINCT epoch) FROM training_metrics")).one()
         samples = connection.execute(text("SELECT count(*) FROM synthetic_training_samples")).scalar_one()
@@ -209,7 +208,7 @@ def test_a_server_that_stays_away_ends_the_run_which_can_go_on(
 
     job = get_job(run.engine, run.run_id)
     assert (job.current_epoch, len(read_metrics(run.engine, job.id))) == (2, 2)
-    assert run.storage.objects.get(run.storage.objects.key(str(job.state_location)), str(job.state_sha256))
+    assert read_state(run.storage.objects, job)
     if which == "database":  # It could not be told; a job whose run is dead is marked so later.
         assert job.status is JobStatus.running
         fail_job(run.engine, job, "the run is dead")

@@ -15,22 +15,24 @@ from triangulation_pipeline.evaluation.estimators import (
     ESTIMATORS,
     GAUSS_NEWTON,
     HUBER_GAUSS_NEWTON,
-    LEVEL_POSTERIOR_MEAN,
     MIXTURE_ML,
     MIXTURE_ML_FROM_TRUTH,
     MODEL,
     POWER_WEIGHTED_CENTROID,
+    RSS_POSTERIOR_MEAN,
     Estimator,
 )
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.level import level_posterior_mean
-from triangulation_pipeline.physics.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate, site_constants
-from triangulation_pipeline.physics.solvers import Loss, fit_site_biases_ns, gauss_newton, power_weighted_centroid
+from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
+from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
+from triangulation_pipeline.physics.solvers.rss import rss_posterior_mean
+from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut, some_comparison
@@ -57,7 +59,7 @@ def test_estimators_by_hand(handmade: Comparison) -> None:
     # The third row is left out for all, since one has no fix there.
     assert good["on_common_rows"]["model"]["rmse_m"] == pytest.approx(np.sqrt(700))
     assert good["on_common_rows"]["huber_gauss_newton"]["p50_m"] == 40
-    for name in ("mixture_ml", "level_posterior_mean", "power_weighted_centroid"):
+    for name in ("mixture_ml", "rss_posterior_mean", "power_weighted_centroid"):
         assert good["estimators"][name] is None
         assert good["on_common_rows"][name] is None
 
@@ -257,7 +259,7 @@ def nearly(numbers: dict[str, float | None]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rows", [60, 7, 1, 0])
-@pytest.mark.parametrize("oracle", [MIXTURE_ML_FROM_TRUTH, LEVEL_POSTERIOR_MEAN])
+@pytest.mark.parametrize("oracle", [MIXTURE_ML_FROM_TRUTH, RSS_POSTERIOR_MEAN])
 def test_every_number_of_a_summary_is_what_its_name_says(oracle: Estimator, rows: int) -> None:
     comparison = cut(some_comparison(oracle), slice(60 - rows, 60))
     summary = comparison.summary().document()
@@ -270,7 +272,7 @@ def test_every_number_of_a_summary_is_what_its_name_says(oracle: Estimator, rows
 
 
 def test_every_number_of_a_summary_without_arrival_times_is_what_its_name_says() -> None:
-    whole = some_comparison(LEVEL_POSTERIOR_MEAN)
+    whole = some_comparison(RSS_POSTERIOR_MEAN)
     by_level = replace(whole, distance_m=whole.distance_m | dict.fromkeys(BY_TIME))
     for subset in Subset:
         summary = by_level.summary().document()[subset]
@@ -371,8 +373,8 @@ def test_each_rival_is_the_solver_of_its_name(default_batch: Samples) -> None:
 def test_without_arrival_times_the_ceiling_knows_the_site_gains(by_level: Comparison, rss_batch: Samples) -> None:
     test, scenario = rss_batch.take(rss_batch.split == Split.test), PRESETS[Preset.rss]
     gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
-    en_m = level_posterior_mean(NORTH_WEST_ITALY, test, scenario, gains_db).en_m
-    ceiling_m = by_level.distance_m[LEVEL_POSTERIOR_MEAN]
+    en_m = rss_posterior_mean(NORTH_WEST_ITALY, test, scenario, gains_db).en_m
+    ceiling_m = by_level.distance_m[RSS_POSTERIOR_MEAN]
     assert ceiling_m is not None
     np.testing.assert_allclose(ceiling_m, np.hypot(*(en_m - by_level.truth_en_m).T), rtol=0.01)
     assert np.isnan(by_level.mixture_crlb_m).all()
@@ -384,7 +386,7 @@ def test_default_ranks_the_estimators(by_time: Comparison) -> None:
     p95 = {name: values["p95_m"] for name, values in good["on_common_rows"].items() if values}
     assert p95["mixture_ml_from_truth"] <= 1.02 * p95["mixture_ml"]
     assert p95["mixture_ml"] < p95["huber_gauss_newton"] < p95["gauss_newton"] < p95["power_weighted_centroid"]
-    assert good["estimators"]["level_posterior_mean"] is None
+    assert good["estimators"]["rss_posterior_mean"] is None
     assert summary["ceiling"] == "mixture_ml_from_truth"
     assert good["rows"] > 500
     assert 0.98 * good["rows"] <= good["common_rows"] <= good["rows"]
@@ -410,8 +412,8 @@ def test_levels_alone_have_no_solver_by_time(by_level: Comparison) -> None:
     for name in BY_TIME:
         assert everything["estimators"][name.name] is None
         assert everything["on_common_rows"][name.name] is None
-    assert summary["ceiling"] == "level_posterior_mean"
-    ceiling, centroid = (everything["estimators"][name] for name in ("level_posterior_mean", "power_weighted_centroid"))
+    assert summary["ceiling"] == "rss_posterior_mean"
+    ceiling, centroid = (everything["estimators"][name] for name in ("rss_posterior_mean", "power_weighted_centroid"))
     assert 25_000 < ceiling["rmse_m"] < 0.9 * centroid["rmse_m"]
     assert everything["mixture_crlb_rms_m"] is None
     assert everything["ratios"]["p95_over_huber"] is None
@@ -475,9 +477,9 @@ def test_a_network_of_fewer_than_three_clocks_is_left_with_levels(
     comparison = compare(network, scenario, few, few, Positions(*answer), 5.0)
     found = {name for name, distance_m in comparison.distance_m.items() if distance_m is not None}
     both = {MODEL, POWER_WEIGHTED_CENTROID}
-    assert found == both | (set(BY_TIME) if by_time else {LEVEL_POSTERIOR_MEAN})
+    assert found == both | (set(BY_TIME) if by_time else {RSS_POSTERIOR_MEAN})
     np.testing.assert_array_equal(comparison.num_detections, few.signal_present.sum(1))
-    assert comparison.oracle is (MIXTURE_ML_FROM_TRUTH if by_time else LEVEL_POSTERIOR_MEAN)
+    assert comparison.oracle is (MIXTURE_ML_FROM_TRUTH if by_time else RSS_POSTERIOR_MEAN)
 
 
 def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_clocks(rss_batch: Samples) -> None:
@@ -485,7 +487,7 @@ def test_a_scenario_of_levels_alone_has_no_solver_by_time_in_a_network_with_cloc
     answer = np.zeros((4, 2)), np.broadcast_to(np.eye(2), (4, 2, 2))
     comparison = compare(NORTH_WEST_ITALY, PRESETS[Preset.rss], few, few, Positions(*answer), 5.0)
     assert NORTH_WEST_ITALY.has_timing.sum() >= 3
-    assert comparison.oracle is LEVEL_POSTERIOR_MEAN
+    assert comparison.oracle is RSS_POSTERIOR_MEAN
 
 
 def test_a_model_without_a_number_has_no_fix(default_batch: Samples) -> None:

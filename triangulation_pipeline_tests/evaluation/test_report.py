@@ -14,7 +14,7 @@ SHOWN = {
     "huber_gauss_newton": "huber_gauss_newton",
     "mixture_ml": "mixture_ml",
     "mixture_ml_from_truth": "mixture_ml_from_truth",
-    "level_posterior_mean": "level_posterior_mean",
+    "rss_posterior_mean": "rss_posterior_mean",
 }
 
 
@@ -47,7 +47,7 @@ def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
 
 def test_the_headline_has_no_number_of_an_estimator_that_does_not_exist(handmade: Comparison) -> None:
     numbers = headline(handmade.summary())
-    absent = ("mixture_ml_rmse", "mixture_ml_rows", "level_posterior_mean", "power_weighted_centroid")
+    absent = ("mixture_ml_rmse", "mixture_ml_rows", "rss_posterior_mean", "power_weighted_centroid")
     assert {value for name, value in numbers.items() if name.startswith(absent)} == {None}
     assert numbers["gauss_newton_rows_without_fix"] == 1
     assert numbers["test_rmse_good_geom_m"] != numbers["test_rmse_m"]

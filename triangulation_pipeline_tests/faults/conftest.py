@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from triangulation_pipeline.jobs.record import read_metrics
+from triangulation_pipeline.jobs.record import load_checkpoint, read_metrics, read_state
 from triangulation_pipeline.jobs.states import JobRecord, list_jobs
-from triangulation_pipeline.model.checkpoint import load, read_checkpoint
+from triangulation_pipeline.model.checkpoint import load
 from triangulation_pipeline.storage.datasets import list_datasets, verify_dataset
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.objects import FolderStore
@@ -67,14 +67,13 @@ def jobs_of_a_sound_home() -> list[JobRecord]:
         for dataset in list_datasets(engine):
             verify_dataset(engine, dataset.id)
         for model in list_models(engine):
-            read_checkpoint(objects.get(objects.key(model.pytorch_model_location), model.sha256))
+            load_checkpoint(objects, model.pytorch_model_location, model.sha256)
         jobs = list_jobs(engine)
         for job in jobs:
             assert read_metrics(engine, job.id)["epoch"].tolist() == list(range(1, job.current_epoch + 1))
             assert (job.state_location is None) == (job.current_epoch == 0)
-            if job.state_location is not None:
-                state = load(objects.get(objects.key(job.state_location), str(job.state_sha256)))
-                assert len(state["history"]) == job.current_epoch
+            if (state := read_state(objects, job)) is not None:
+                assert len(load(state)["history"]) == job.current_epoch
         return jobs
     finally:
         engine.dispose()

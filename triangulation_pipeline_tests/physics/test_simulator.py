@@ -188,7 +188,7 @@ def test_equal_specifications_give_the_rows_they_always_gave(sites: int, change:
 def test_detections_and_bounds_are_those_of_the_reference_table(
     exponent: float, three: float, four: float, mean: float, good: float, rms: float, median: float
 ) -> None:
-    """PHYSICS section 2: shares of all transmitters, site gains zero."""
+    """The table in docs/physics.md, "Noise and detection": shares of all transmitters, without gain offsets."""
     scenario = Scenario(path_loss_exponent=exponent, gain_offset_sigma_db=0, site_bias_sigma_ns=0, min_detections=1)
     chunk = simulate_chunk(spec_of(scenario, n=CHUNK_SIZE), 0)
     heard, all_sent = chunk.batch.num_detections, chunk.candidates

@@ -10,31 +10,28 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.level import level_posterior_mean
-from triangulation_pipeline.physics.mixture import (
+from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
+from triangulation_pipeline.physics.simulator import simulate_chunk, site_constants
+from triangulation_pipeline.physics.solvers.descent import (
+    Fix,
+    RobustCost,
+    arrivals,
+    best_descent,
+    huber_cost,
+    linear_cost,
+    make_fix,
+)
+from triangulation_pipeline.physics.solvers.gauss_newton import Loss, covering_points, gauss_newton
+from triangulation_pipeline.physics.solvers.mixture import (
     mixture_crlb_m,
     mixture_information,
     mixture_log_density,
     mixture_maximum_likelihood,
 )
-from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
-from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
-from triangulation_pipeline.physics.simulator import simulate_chunk, site_constants
-from triangulation_pipeline.physics.solvers import (
-    Fix,
-    Loss,
-    RobustCost,
-    arrivals,
-    best_descent,
-    covering_points,
-    fit_site_biases_ns,
-    gauss_newton,
-    huber_cost,
-    linear_cost,
-    make_fix,
-    power_weighted_centroid,
-    strongest_receiver,
-)
+from triangulation_pipeline.physics.solvers.rss import rss_posterior_mean
+from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid, strongest_receiver
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.samples import Samples
 
 HEIGHT_M = 2.0
@@ -448,17 +445,17 @@ def test_level_posterior_is_the_best_by_levels() -> None:
     def rmse_m(en_m: np.ndarray) -> float:
         return float(np.sqrt(np.mean(np.sum((en_m - truth_of(batch)) ** 2, axis=1))))
 
-    fine, coarse = (level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, cells).en_m for cells in (32, 16))
+    fine, coarse = (rss_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, cells).en_m for cells in (32, 16))
     assert rmse_m(fine) == pytest.approx(rmse_m(coarse), rel=0.01)
     assert rmse_m(fine) < 0.85 * rmse_m(power_weighted_centroid(NORTH_WEST_ITALY, batch).en_m)
     # Nothing may beat the posterior mean under its own model: neither wrong gains nor a shrunken answer.
-    assert rmse_m(fine) < rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, -gains_db, 16).en_m)
+    assert rmse_m(fine) < rmse_m(rss_posterior_mean(NORTH_WEST_ITALY, batch, scenario, -gains_db, 16).en_m)
     middle = fine.mean(0)
     assert rmse_m(fine) < min(rmse_m(middle + scale * (fine - middle)) for scale in (0.9, 1.1))
     # Without shadowing but for 0.5 dB, levels do locate.
     quiet = Scenario(features="rss", shadowing_link_db=0.5, shadowing_common_db=0, detection_width_db=0.1)
     batch = simulate_chunk(DatasetSpec(NORTH_WEST_ITALY, quiet, 200, 0), 0).batch
-    assert rmse_m(level_posterior_mean(NORTH_WEST_ITALY, batch, quiet, gains_db, 64).en_m) < 4000
+    assert rmse_m(rss_posterior_mean(NORTH_WEST_ITALY, batch, quiet, gains_db, 64).en_m) < 4000
 
 
 @pytest.mark.parametrize(
@@ -518,7 +515,7 @@ def test_level_posterior_equals_the_integral_written_out(change: dict) -> None:
     floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
     margin_db = median_dbm - (floor_dbm + scenario.detection_threshold_db)[:, None]
     missed = norm.sf(margin_db, scale=np.hypot(scenario.shadowing_link_db, scenario.detection_width_db))
-    got_m = level_posterior_mean(network, batch, scenario, gains_db, cells).en_m
+    got_m = rss_posterior_mean(network, batch, scenario, gains_db, cells).en_m
     for i in range(len(batch)):
         heard = norm.pdf(batch.power_dbm[i, :, None], median_dbm, scenario.shadowing_link_db)
         likelihood = np.where(batch.signal_present[i, :, None], heard, missed).prod(1)
@@ -530,8 +527,8 @@ def test_level_posterior_of_a_row_does_not_depend_on_the_others() -> None:
     scenario = Scenario(features="rss", shadowing_link_db=20.0)  # whose levels are few
     batch = simulated(Preset.rss, 550)
     gains_db = site_constants(NORTH_WEST_ITALY, scenario).gain_offset_db
-    whole_m = level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, 64).en_m
-    some_m = level_posterior_mean(NORTH_WEST_ITALY, batch.take(slice(450, 550)), scenario, gains_db, 64).en_m
+    whole_m = rss_posterior_mean(NORTH_WEST_ITALY, batch, scenario, gains_db, 64).en_m
+    some_m = rss_posterior_mean(NORTH_WEST_ITALY, batch.take(slice(450, 550)), scenario, gains_db, 64).en_m
     np.testing.assert_allclose(whole_m[450:550], some_m, atol=1)
     assert np.isfinite(whole_m).all()
 
@@ -539,7 +536,7 @@ def test_level_posterior_of_a_row_does_not_depend_on_the_others() -> None:
 def test_level_posterior_is_none_where_the_path_loss_covers_no_cell() -> None:
     scenario = Scenario(features="rss", path_loss="hata", frequency_mhz=435.0, rx_height_m=30.0)
     batch = simulated(Preset.rss, 3)
-    assert np.isnan(level_posterior_mean(NORTH_WEST_ITALY, batch, scenario, NO_BIAS).en_m).all()
+    assert np.isnan(rss_posterior_mean(NORTH_WEST_ITALY, batch, scenario, NO_BIAS).en_m).all()
 
 
 def test_another_network_works_as_well() -> None:
@@ -580,13 +577,13 @@ def test_each_row_is_located_at_its_own_altitude() -> None:
     # Each part alone has the same fixes, and so do positions by levels.
     mine = gauss_newton(geometry, mixed, NO_BIAS, Loss.huber).en_m
     gains_db = np.zeros(7)
-    by_level = level_posterior_mean(NORTH_WEST_ITALY, mixed, Scenario(), gains_db, cells=8).en_m
+    by_level = rss_posterior_mean(NORTH_WEST_ITALY, mixed, Scenario(), gains_db, cells=8).en_m
     for height_m in altitude_m.values():
         rows = np.flatnonzero(mixed.tx_altitude_m == height_m)
         part = mixed.take(rows)
         alone = gauss_newton(Geometry(NORTH_WEST_ITALY, height_m), part, NO_BIAS, Loss.huber).en_m
         np.testing.assert_array_equal(mine[rows], alone)
-        alone = level_posterior_mean(NORTH_WEST_ITALY, part, Scenario(), gains_db, cells=8).en_m
+        alone = rss_posterior_mean(NORTH_WEST_ITALY, part, Scenario(), gains_db, cells=8).en_m
         np.testing.assert_allclose(by_level[rows], alone, atol=0.1)
 
 
@@ -599,7 +596,7 @@ def test_solvers_need_no_truth(default: Samples, bias_ns: np.ndarray) -> None:
         lambda rows: mixture_maximum_likelihood(GROUND, rows, bias_ns, DELAYED),
         lambda rows: power_weighted_centroid(NORTH_WEST_ITALY, rows),
         lambda rows: strongest_receiver(NORTH_WEST_ITALY, rows),
-        lambda rows: level_posterior_mean(NORTH_WEST_ITALY, rows, Scenario(), NO_BIAS, cells=8),
+        lambda rows: rss_posterior_mean(NORTH_WEST_ITALY, rows, Scenario(), NO_BIAS, cells=8),
     ):
         np.testing.assert_array_equal(solve(measured).en_m, solve(first).en_m)
 

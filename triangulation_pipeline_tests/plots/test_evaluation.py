@@ -10,11 +10,11 @@ from triangulation_pipeline.evaluation.comparison import Comparison
 from triangulation_pipeline.evaluation.estimators import (
     GAUSS_NEWTON,
     HUBER_GAUSS_NEWTON,
-    LEVEL_POSTERIOR_MEAN,
     MIXTURE_ML,
     MIXTURE_ML_FROM_TRUTH,
     MODEL,
     POWER_WEIGHTED_CENTROID,
+    RSS_POSTERIOR_MEAN,
 )
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY
@@ -44,7 +44,7 @@ NAMES = {
     MIXTURE_ML: "mixture likelihood",
     HUBER_GAUSS_NEWTON: "Huber Gauss-Newton",
     GAUSS_NEWTON: "Gauss-Newton",
-    LEVEL_POSTERIOR_MEAN: "posterior mean, knows the site gains",
+    RSS_POSTERIOR_MEAN: "posterior mean, knows the site gains",
     POWER_WEIGHTED_CENTROID: "power-weighted centroid",
 }
 
@@ -97,7 +97,7 @@ def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) ->
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
     np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
-    by_level = replace(handmade, oracle=LEVEL_POSTERIOR_MEAN)
+    by_level = replace(handmade, oracle=RSS_POSTERIOR_MEAN)
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(by_level).axes[0])
     unbound = replace(handmade, crlb_m=np.full(5, np.nan))
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(unbound).axes[0])

@@ -28,7 +28,7 @@ from triangulation_pipeline.model.spec import Architecture, RegressionConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.solvers import fit_site_biases_ns
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions, coverage, median_of_bounds_m
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training import trainer as trainer_module

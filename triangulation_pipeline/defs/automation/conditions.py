@@ -1,11 +1,11 @@
-"""When a model that was trained by itself, without the rest of the graph, is evaluated and registered."""
+"""When a model is evaluated and registered by itself: after ``trained_model`` was materialised alone."""
 
 import dagster as dg
 
 from triangulation_pipeline.defs.automation.runs import MINIMUM_INTERVAL_S
 from triangulation_pipeline.defs.run_tags import REASON_TAG
 
-# The splits are not looked at: a new dataset alone makes no evaluation of a model that was trained on another.
+# The splits are ignored: a new dataset is no reason to evaluate a model that was trained on another one.
 AFTER_TRAINED_MODEL = (
     dg.AutomationCondition.eager().ignore(dg.AssetSelection.assets("training_split", "test_split"))
     & dg.AutomationCondition.all_deps_blocking_checks_passed()

@@ -27,10 +27,10 @@ def make_periodic_retraining(settings: AutomationSettings) -> dg.ScheduleDefinit
 
 def _retraining(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """One training. The seed of its dataset is the scheduled minute."""
-    # In UTC no minute comes twice.
+    # In UTC no minute occurs twice.
     minute = context.scheduled_execution_time.astimezone(UTC)
     run_key = f"scheduled:{minute.isoformat()}"
-    # If the daemon was killed after it made the run and before it queued it, it asks again, and goes on with that run.
+    # If the daemon is killed after it made the run and before it queued it, it asks again and continues with that run.
     if busy := training_under_way(context.instance, but_for=run_key):
         return dg.SkipReason(busy)
     try:

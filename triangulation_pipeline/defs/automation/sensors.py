@@ -35,8 +35,9 @@ from triangulation_pipeline.validation import printable
     "TRIANGULATION_RUN_CONFIG.",
 )
 def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
-    """One look at the datasets without a training."""
-    # The datasets first: one that a training made is seen only while its run is under way, or has its job.
+    """Looks for a dataset that no run has trained on, and asks for a training on it."""
+    # The datasets are read first. Then a dataset that a training made is only seen while its run is under way, or after
+    # the run has its job.
     untrained = list_untrained_datasets(storage.engine)
     if not context.cursor:
         return dg.SensorResult(
@@ -70,7 +71,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
                 tags=run_tags(settings, network) | {REASON_TAG: f"new dataset {printable(dataset.name)}"},
             )
         ],
-        # Of those with a training since nothing need be remembered: they are no longer asked for.
+        # Datasets that have a training by now need not be remembered: the query no longer gives them.
         cursor=json.dumps(sorted(known | {dataset.id})),
     )
 
@@ -84,7 +85,7 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     "first model of a new network is not promoted by itself.",
 )
 def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult | dg.SkipReason:
-    """One look at the file."""
+    """Compares the network file with the network of the last training, and asks for a training if they differ."""
     try:
         run_config, settings = automatic_run_config(job_of(context))
         name = settings.receiver_network.network_file
@@ -93,7 +94,7 @@ def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) 
                 f"{RUN_CONFIG_VARIABLE} names no network_file of receiver_network: automatic runs train on the default "
                 "network, which does not change"
             )
-        # The time before the content: a file replaced in between has a newer time at most.
+        # The time is read before the content: a file that is replaced in between can only have a newer time.
         modified_ns = network_path(name).stat().st_mtime_ns
         network = settings.receiver_network.network()
     except ValueError as error:
@@ -111,7 +112,7 @@ def network_file_changed(context: dg.SensorEvaluationContext, storage: Storage) 
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                # With its time, as a file may be changed, and changed back.
+                # With the time of the file, as a file may be changed, and changed back.
                 run_key=f"network:{network.digest}:{modified_ns}",
                 run_config=run_config,
                 tags=run_tags(settings, network)

@@ -52,8 +52,10 @@ class AutomationSettings(BaseSettings):
 
 
 def read_automation_settings() -> AutomationSettings:
-    """The settings of this process's environment. Raises ValueError with one sentence naming each variable that is
-    wrong."""
+    """The settings of this process's environment.
+
+    Raises ValueError with one sentence that names each wrong variable.
+    """
     try:
         return AutomationSettings()
     except ValidationError as error:

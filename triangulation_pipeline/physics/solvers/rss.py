@@ -16,7 +16,7 @@ Float = NDArray[np.float64]
 _MAX_BLOCK_VALUES = 2_000_000
 
 
-def level_posterior_mean(
+def rss_posterior_mean(
     network: ReceiverNetwork, measurements: Measurements, scenario: Scenario, gain_offset_db: Float, cells: int = 32
 ) -> Positions:
     """Posterior mean position by received levels and non-detections: the least rms error that levels allow.

@@ -1,11 +1,7 @@
-"""Classical position fixes by arrival times, for many samples at once: the baselines of a learned model.
-
-All take ``Measurements`` and the geometry of their network at the transmitters' altitudes, and give ``Positions``.
-"""
+"""Descent of a cost of arrival-time residuals from several starts, for many rows at once."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +11,17 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information, toa_weight
 from triangulation_pipeline.positions import Positions
-from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]
 
-# (residual_m, weight) -> cost, its derivative by the residual, and a positive bound of its curvature, each (n, r).
+# (residual_m, weight) -> cost, its derivative and a positive stand-in for its curvature by the residual, each (n, r).
 RobustCost = Callable[[Float, Float], tuple[Float, Float, Float]]
 
-# Raised if the solvers answer differently to the same measurements. It is part of assets' code versions: a training
-# begins with the site biases that are fitted here, and an evaluation compares with all solvers.
-SOLVERS_VERSION = 1
 HUBER_THRESHOLD = 1.345  # 95 % efficiency under Gaussian errors (Holland and Welsch 1977)
 ABSURD_DIAGONALS = 3.0
 _COST_TOLERANCE = 1e-7
 _MAX_ITERATIONS = 60
 _MIN_DAMPING, _MAX_DAMPING = 1e-12, 1e8
-
-
-class Loss(StrEnum):
-    """The cost of a residual of x standard deviations: x^2 / 2 (linear), or Huber's, which is linear beyond 1.345."""
-
-    linear = "linear"
-    huber = "huber"
 
 
 @dataclass(frozen=True)
@@ -76,128 +61,6 @@ def huber_cost(residual_m: Float, weight: Float) -> tuple[Float, Float, Float]:
     inside = np.minimum(x, HUBER_THRESHOLD)
     reweighted = weight * shrink
     return inside * (x - 0.5 * inside), reweighted * residual_m, reweighted
-
-
-_COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
-
-
-def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements) -> Positions:
-    """Mean position of the detecting sites, weighted by received power in milliwatts.
-
-    Parameters
-    ----------
-    network : ReceiverNetwork
-        The sites.
-    measurements : Measurements
-        n rows of that network.
-
-    Returns
-    -------
-    Positions
-        n positions without covariances; NaN without a detection.
-    """
-    power_dbm = np.where(measurements.signal_present, measurements.power_dbm.astype(np.float64), -np.inf)
-    strongest_dbm = power_dbm.max(1, keepdims=True)
-    weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
-    total = weight.sum(1, keepdims=True)
-    mean_en_m = weight @ network.site_enu_m[:, :2] / np.where(total > 0, total, 1.0)
-    return Positions.of_points(np.where(total > 0, mean_en_m, np.nan))
-
-
-def strongest_receiver(network: ReceiverNetwork, measurements: Measurements) -> Positions:
-    """Position of the site with the highest level.
-
-    Parameters
-    ----------
-    network : ReceiverNetwork
-        The sites.
-    measurements : Measurements
-        n rows of that network.
-
-    Returns
-    -------
-    Positions
-        n positions without covariances; NaN without a detection.
-    """
-    strongest: NDArray[np.int64] = np.where(measurements.signal_present, measurements.power_dbm, -np.inf).argmax(1)
-    heard = measurements.signal_present.any(axis=1, keepdims=True)
-    return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
-
-
-def fit_site_biases_ns(geometry: Geometry, samples: Samples) -> Float:
-    """Bias of each site's arrival times, from samples with known positions (the training part).
-
-    Huber's location, alternating between one emission time per sample and one bias per site. Only differences are
-    observable, so the mean over the sites with arrival times is zero.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        The network, and the altitude of the transmitters.
-    samples : Samples
-        n rows of that network, with the truth.
-
-    Returns
-    -------
-    ndarray, shape (r,)
-        Bias, ns; 0 for a site without any arrival time.
-    """
-    num_sites = len(geometry.network.sites)
-    data = arrivals(samples, np.zeros(num_sites))
-    heard = data.weight.any(0)
-    en_m = samples.tx_en_m(geometry.network.frame)[data.rows]
-    residual_m = data.range_m - geometry.take(data.rows).ranges_m(en_m)[0]
-    residual_m -= _median_offset(residual_m, data.weight)[:, None]
-    bias_m = np.zeros(num_sites)
-    for _ in range(30):
-        _, slope, reweighted = huber_cost(residual_m, data.weight)
-        step_m = np.where(heard, slope.sum(0) / np.where(heard, reweighted.sum(0), 1.0), 0.0)
-        bias_m += step_m
-        residual_m -= step_m
-        _, slope, reweighted = huber_cost(residual_m, data.weight)
-        residual_m -= (slope.sum(1) / reweighted.sum(1))[:, None]
-    return np.where(heard, bias_m - bias_m[heard].mean() if heard.any() else 0.0, 0.0) / SPEED_OF_LIGHT_M_PER_NS
-
-
-def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: Float, loss: Loss) -> Fix:
-    """Weighted least squares, or Huber's M-estimate, of position and emission time, from several starts.
-
-    Levenberg-Marquardt with the weights ``1 / (c s_i)^2`` of ``toa_sigma_ns``. The starts are the power-weighted
-    centroid, the strongest receiver and nine points that cover the service area. The lowest cost wins, and the earlier
-    start if two are equal (three arrival times may fit two places perfectly).
-
-    Parameters
-    ----------
-    geometry : Geometry
-        The network, and the altitude of the transmitters.
-    measurements : Measurements
-        n rows of that network.
-    site_bias_ns : ndarray, shape (r,)
-        Clock bias of each site, subtracted from its arrival times, ns.
-    loss : Loss
-        ``linear`` or ``huber``.
-
-    Returns
-    -------
-    Fix
-        n positions with covariances and costs. A row is NaN if it has fewer than three arrival times, or if every start
-        ends absurdly far: outside the sites' bounding box by more than three of its diagonals.
-    """
-    data = arrivals(measurements, site_bias_ns)
-    seen, geometry = measurements.take(data.rows), geometry.take(data.rows)
-    # Beside the strongest site, not on it: the range has no gradient there.
-    network = geometry.network
-    starts = [power_weighted_centroid(network, seen).en_m, strongest_receiver(network, seen).en_m + 100.0]
-    starts += [np.broadcast_to(point, starts[0].shape) for point in covering_points(network)]
-    en_m, cost, reweighted = best_descent(geometry, data, _COSTS[loss], starts)
-    return make_fix(geometry, data, len(measurements), en_m, cost, reweighted)
-
-
-def covering_points(network: ReceiverNetwork) -> Float:
-    """(9, 2) middles of a 3 x 3 division of the sites' bounding box, widened by a fifth of its longer side."""
-    box = network.service_area(0.0)
-    longer_m = max(box.east_max_m - box.east_min_m, box.north_max_m - box.north_min_m)
-    return network.service_area(0.2 * longer_m).cell_centres(3)
 
 
 def best_descent(
@@ -241,7 +104,7 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
     active = np.flatnonzero(np.isfinite(start_en_m).all(1))
     geometry = geometry.take(active)
     en, range_m, weight = start_en_m[active], data.range_m[active], data.weight[active]
-    offset = _median_offset(range_m - geometry.ranges_m(en)[0], weight)
+    offset = median_offset_m(range_m - geometry.ranges_m(en)[0], weight)
     state = evaluate(geometry, en, offset, range_m, weight)
     damping = np.full(len(active), 1e-3)
     for iteration in range(_MAX_ITERATIONS):
@@ -282,7 +145,7 @@ def _descend(geometry: Geometry, data: Arrivals, cost_of: RobustCost, start_en_m
     return result
 
 
-def _median_offset(residual_m: Float, weight: Float) -> Float:
+def median_offset_m(residual_m: Float, weight: Float) -> Float:
     """(m,) lower median of the present residuals: excess delays are positive, so the lower one."""
     ordered = np.sort(np.where(weight > 0, residual_m, np.inf), axis=1)
     return np.take_along_axis(ordered, ((weight > 0).sum(1, keepdims=True) - 1) // 2, axis=1)[:, 0]

@@ -15,17 +15,16 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, crlb_m, time_difference_information
 from triangulation_pipeline.physics.scenario import ExcessDelay
-from triangulation_pipeline.physics.solvers import (
+from triangulation_pipeline.physics.solvers.descent import (
     Arrivals,
     Fix,
-    Loss,
     RobustCost,
     arrivals,
     best_descent,
-    gauss_newton,
     linear_cost,
     make_fix,
 )
+from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 
 Float = NDArray[np.float64]
 

@@ -1,0 +1,93 @@
+"""The final page of ``triangulation run``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from triangulation_pipeline.cli.tables import plain
+from triangulation_pipeline.defs.resources import Storage
+from triangulation_pipeline.evaluation.estimators import BEST_FIRST
+from triangulation_pipeline.evaluation.summary import Evaluation
+from triangulation_pipeline.storage.evaluations import get_evaluation
+from triangulation_pipeline.storage.registry import get_model_of_job
+from triangulation_pipeline.storage.views import evaluation_overview, read_view
+
+BOUND_NOTE = (
+    "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
+    "and can lie above that of a model, which knows the area."
+)
+
+
+def results_of(storage: Storage, run_id: str) -> dict[str, Any]:
+    """The values on the final page of a run."""
+    model = get_model_of_job(storage.engine, run_id)
+    newest, *_ = read_view(storage.engine, evaluation_overview, job_id=run_id)
+    found = Evaluation.model_validate(get_evaluation(storage.engine, newest["evaluation_id"]).metrics)
+    return {
+        "model_name": model.model_name,
+        "version": model.version,
+        "network": model.network,
+        "network_digest": model.network_digest,
+        "promoted": model.promoted,
+        "promotion_reason": model.promotion_reason,
+        "job_id": run_id,
+        "dataset_id": model.synthetic_dataset_id,
+        "metrics": model.metrics,
+        "test_rows": found.all.rows,
+        "test_rows_good_geom": found.good_geometry.rows,
+        "max_gdop": found.max_gdop,
+        "checkpoint": model.pytorch_model_location,
+        "sha256": model.sha256,
+        "database": storage.engine.url.render_as_string(hide_password=True),
+        "object_store": str(storage.settings.object_store),
+    }
+
+
+def show_results(console: Console, results: Mapping[str, Any]) -> None:
+    """Prints the final page of a run."""
+    values = results["metrics"]
+
+    def cells(*names: str | None) -> list[str]:
+        """The cells of each number: on all rows, and on those with good geometry. A number that is missing is empty."""
+        both = [None if name is None else f"{name}{subset}_m" for name in names for subset in ("", "_good_geom")]
+        found = [None if name is None else values[name] for name in both]
+        return ["" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}" for value in found]
+
+    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    page.add_column("error, m")
+    for head in ("median", "p95", "RMSE"):
+        page.add_column(f"{head}\nall", justify="right")
+        page.add_column("\ngood", justify="right")
+    oracles = []
+    for estimator in BEST_FIRST:
+        if any(shown := cells(*(f"{estimator.prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
+            page.add_row(estimator.label + ("" if estimator.knows is None else " *"), *shown)
+            oracles += [] if estimator.knows is None else [f"* an oracle, for comparison: it knows {estimator.knows}"]
+    page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
+    rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
+    told = [
+        *oracles,
+        f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
+        f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
+        f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
+        BOUND_NOTE,
+    ]
+    if missing := values["huber_gauss_newton_rows_without_fix"]:
+        of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
+        told.insert(len(oracles) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
+    console.print()
+    console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
+    console.print()
+    console.print(page)
+    console.print()
+    for line in (*told, results["promotion_reason"]):
+        console.print(plain(line), soft_wrap=not console.is_terminal)
+    for label in ("network", "checkpoint", "database", "object_store", "job_id"):
+        console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"
