@@ -89,7 +89,8 @@ def _override(name: str) -> tuple[Any, Any]:
     """A field of ``Scenario`` with its bounds, made optional. A tuple becomes a list, as Dagster has no tuples."""
     field = Scenario.model_fields[name]
     annotation: Any = list[float] if name.startswith("tx_power") else field.annotation
-    optional: Any = Field(None, description=f"{field.description} Null = the preset's ({field.default} in default).")
+    default = "left out" if field.default is None else field.default
+    optional: Any = Field(None, description=f"{field.description} Null = the preset's ({default} in default).")
     if annotation == field.annotation:
         optional.metadata = list(field.metadata)
     return annotation | None, optional
