@@ -18,7 +18,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate_chunks
-from triangulation_pipeline.samples import Samples
+from triangulation_pipeline.samples import DIGEST_COLUMNS, Samples
 from triangulation_pipeline.storage import pgcopy
 from triangulation_pipeline.storage.bulk import insert_samples, select_samples
 from triangulation_pipeline.storage.datasets import read_samples, write_dataset
@@ -86,11 +86,15 @@ def _write(engine: Engine, batches: list[Samples]) -> str:
     return record.id
 
 
+def _select(connection: Connection, dataset_id: str) -> Iterator[Samples]:
+    return select_samples(connection, dataset_id, ALTITUDE_M, DIGEST_COLUMNS)
+
+
 def _against_raw_copy(name: str, engine: Engine, batches: list[Samples]) -> dict[str, str]:
     """In turns, into the same empty dataset and out of it: ours, and a bare COPY of the same bytes."""
     dataset_id = _write(engine, [batches[0].take(slice(0, 1))])
     going_in = [_recorded(engine, partial(insert_samples, dataset_id=dataset_id, batch=batch)) for batch in batches]
-    coming_out = _recorded(engine, lambda connection: list(select_samples(connection, dataset_id, ALTITUDE_M)))
+    coming_out = _recorded(engine, lambda connection: list(_select(connection, dataset_id)))
 
     def write(connection: Connection) -> None:
         for batch in batches:
@@ -103,7 +107,7 @@ def _against_raw_copy(name: str, engine: Engine, batches: list[Samples]) -> dict
                     copy.write(part)
 
     def read(connection: Connection) -> None:
-        if sum(map(len, select_samples(connection, dataset_id, ALTITUDE_M))) != SAMPLES:
+        if sum(map(len, _select(connection, dataset_id))) != SAMPLES:
             raise ArithmeticError("not all samples came back")
 
     def bare_read(connection: Connection) -> None:

@@ -33,7 +33,17 @@ class ServiceArea:
         return float(np.hypot(self.east_max_m - self.east_min_m, self.north_max_m - self.north_min_m))
 
     def contains(self, en_m: Float) -> NDArray[np.bool_]:
-        """(n,) whether each position (n, 2) lies in the rectangle."""
+        """Whether each position lies in the rectangle.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            East and north, metres.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+        """
         east, north = en_m[:, 0], en_m[:, 1]
         return (
             (east >= self.east_min_m)
@@ -43,8 +53,18 @@ class ServiceArea:
         )
 
     def cell_centres(self, cells: int) -> Float:
-        """(cells^2, 2) middles of the cells of a division into ``cells`` by ``cells`` equal cells; east varies
-        fastest."""
+        """Middles of the cells of a regular division.
+
+        Parameters
+        ----------
+        cells : int
+            Cells per side.
+
+        Returns
+        -------
+        ndarray, shape (cells^2, 2)
+            East and north, metres; east varies fastest.
+        """
         middles = (np.arange(cells) + 0.5) / cells
         east, north = np.meshgrid(
             self.east_min_m + middles * (self.east_max_m - self.east_min_m),
@@ -183,7 +203,18 @@ def surface_up_m(
 
 
 def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
-    """Great-circle distance on a sphere of the mean earth radius, metres, between places in degrees."""
+    """Great-circle distance on a sphere of the mean earth radius.
+
+    Parameters
+    ----------
+    lat_a, lon_a, lat_b, lon_b : ndarray, shape (...)
+        The two places, degrees.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Distance, metres.
+    """
     lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     return 2 * MEAN_EARTH_RADIUS_M * np.arcsin(np.sqrt(h))

@@ -71,10 +71,31 @@ class Measurements:
         return self.signal_present.sum(1)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
-        """The rows that a mask, indices or a slice picks."""
+        """The rows that a mask, indices or a slice picks.
+
+        Parameters
+        ----------
+        rows : ndarray of bool, shape (n,), ndarray of int, or slice
+
+        Returns
+        -------
+        Measurements
+            Of the same type: the rows of ``Samples`` are ``Samples``.
+        """
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
     def concatenate(cls, batches: Sequence[Self]) -> Self:
-        """All rows in one object, in the order given."""
+        """All rows in one object.
+
+        Parameters
+        ----------
+        batches : sequence of Measurements
+            Of one network, at least one.
+
+        Returns
+        -------
+        Measurements
+            The rows in the order given, of the type on which this is called.
+        """
         return cls(**{f.name: np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(cls)})

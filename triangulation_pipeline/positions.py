@@ -117,9 +117,21 @@ def rmse_m(distance_m: Float) -> float | None:
 
 
 def median_of_bounds_m(bound_m: Float) -> float | None:
-    """The median error, metres, that an efficient estimator would have on rows with these rms bounds (n,): half of its
-    errors lie below, ``mean(1 - exp(-d^2 / bound^2)) = 1/2`` for circular Gaussian errors. Rows without a bound (NaN)
-    are left out."""
+    """The median error of an efficient estimator on rows with different bounds.
+
+    Half of its errors lie below it: ``mean(1 - exp(-d^2 / bound^2)) = 1/2`` for circular Gaussian errors. For equal
+    bounds it is 0.83 of them.
+
+    Parameters
+    ----------
+    bound_m : ndarray, shape (n,)
+        Bounds of the rms error, metres; rows without a bound (NaN) are left out.
+
+    Returns
+    -------
+    float or None
+        Metres; None if no row has a bound.
+    """
     known = np.asarray(bound_m, np.float64)[np.isfinite(bound_m)]
     if not len(known):
         return None
@@ -134,7 +146,19 @@ def median_of_bounds_m(bound_m: Float) -> float | None:
 
 
 def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
-    """``count``, ``rmse_m``, ``mean_m``, ``p50_m``, ``p68_m``, ``p95_m``, ``p99_m``, ``max_m`` of distances (n,)."""
+    """Statistics of position errors.
+
+    Parameters
+    ----------
+    distance_m : ndarray, shape (n,)
+        Errors, metres.
+
+    Returns
+    -------
+    dict
+        ``count``, ``rmse_m``, ``mean_m``, ``p50_m``, ``p68_m``, ``p95_m``, ``p99_m`` and ``max_m``; all but the count
+        are None if there are no errors.
+    """
     values = (
         [None] * 6
         if not len(distance_m)
@@ -154,5 +178,18 @@ def chi_square_2(probability: float) -> float:
 
 
 def coverage(nees: Float, probability: float) -> float | None:
-    """Share of errors within the ``probability`` ellipse."""
+    """Share of the errors within the error ellipse of a probability.
+
+    Parameters
+    ----------
+    nees : ndarray, shape (n,)
+        Normalised estimation errors squared, as of ``Positions.nees``.
+    probability : float
+        Probability of the ellipse, 0 to 1.
+
+    Returns
+    -------
+    float or None
+        None if there are no errors.
+    """
     return float(np.mean(nees <= chi_square_2(probability))) if len(nees) else None

@@ -82,7 +82,18 @@ class Samples(Measurements):
         )
 
     def tx_en_m(self, frame: LocalFrame) -> NDArray[np.float64]:
-        """(n, 2) east and north of the transmitters in a network's frame, metres."""
+        """True places of the transmitters.
+
+        Parameters
+        ----------
+        frame : LocalFrame
+            The frame of the network.
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+            East and north, metres.
+        """
         return frame.en_m(self.tx_lat, self.tx_lon, self.tx_altitude_m)
 
     @property

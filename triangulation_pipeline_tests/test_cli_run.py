@@ -117,7 +117,7 @@ def test_a_run_is_stopped_before_and_after_its_training(home: Path) -> None:
     (job,) = json.loads(triangulation("jobs", "--json").stdout)
     short = job["job_id"][:8]
     assert told == f"stopped at epoch 4 of 4; `triangulation run --resume {short}` goes on from there"
-    assert signalled("trained_model", "_dataset_of", "SIGINT", "--resume", short) == told
+    assert signalled("trained_model", "get_dataset", "SIGINT", "--resume", short) == told
     (job,) = json.loads(triangulation("jobs", "--json").stdout)
     assert job["status"] == "cancelled"
 

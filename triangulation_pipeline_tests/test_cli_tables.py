@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
-from triangulation_pipeline.cli.results import BOUND_NOTE, show_results
+from triangulation_pipeline.cli.results import BOUND_NOTE, results_of, show_results
 from triangulation_pipeline.cli.tables import ago
+from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.storage.datasets import write_dataset
@@ -23,6 +24,7 @@ from triangulation_pipeline.storage.evaluations import NewEvaluation, record_eva
 from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.training.config import TrainingConfig
+from triangulation_pipeline_tests.evaluation.conftest import some_comparison
 from triangulation_pipeline_tests.jobs.helpers import record
 from triangulation_pipeline_tests.storage.conftest import a_spec, make_batch
 from triangulation_pipeline_tests.terminal import on_a_terminal
@@ -201,3 +203,28 @@ def test_the_results_fit_80_columns() -> None:
     large = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}
     table = [line for line in page(**large) if line not in {BOUND_NOTE}]
     assert max(map(len, table)) <= 80
+
+
+def test_the_results_of_an_older_version_lack_numbers_that_came_later(job: JobRecord) -> None:
+    """Its headline has fewer numbers, and no estimator that is new."""
+    verdict = {"headline": NUMBERS, "max_rmse_m": 100.0, "promoted": False, "promotion_reason": REASON}
+    storage = Storage()
+    record_evaluation(
+        storage.engine,
+        NewEvaluation(
+            training_job_id=job.id,
+            epoch=1,
+            checkpoint_sha256="a" * 64,
+            weights_digest="a" * 64,
+            synthetic_dataset_id=str(job.synthetic_dataset_id),
+            metrics=some_comparison().summary().document() | verdict,
+            visualization_paths={},
+        ),
+    )
+    console = Console(file=io.StringIO(), width=80)
+    show_results(console, results_of(storage, job.id))
+    storage.close()
+    assert isinstance(console.file, io.StringIO)
+    rows = [re.split(r"  +", line.strip()) for line in console.file.getvalue().splitlines()]
+    assert [row for row in rows if row[0] == "model"] == [["model", "21.7", "1,104.9"]]
+    assert not any(row[0].endswith("Gauss-Newton") for row in rows)

@@ -17,10 +17,12 @@ import yaml
 from sqlalchemy import Engine, text
 
 from triangulation_pipeline.cli import COMMANDS, load_command
+from triangulation_pipeline.defs.automation.settings import AutomationSettings
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.storage.engine import open_database, reading
+from triangulation_pipeline.storage.settings import Settings
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.test_cli import COMMAND
 
@@ -197,6 +199,22 @@ def test_the_commands_and_their_options_exist() -> None:
     assert seen >= {"run", "network", "launch", "watch", "pause", "resume", "cancel", "promote", "rollback", "models"}
 
 
+def test_the_variables_exist() -> None:
+    """Of the environment, wherever a page names one of ours."""
+    files = [
+        path
+        for folder in ("triangulation_pipeline", "triangulation_pipeline_tests", "docker", ".ci")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in {".pyc", ".png", ".md"}
+    ]
+    known = set(re.findall(r"TRIANGULATION_\w+", "\n".join(path.read_text(errors="replace") for path in files)))
+    # Settings of pydantic have their prefix apart.
+    known |= {f"TRIANGULATION_{name.upper()}" for name in (*AutomationSettings.model_fields, *Settings.model_fields)}
+    for page in PAGES:
+        for name in re.findall(r"\bTRIANGULATION_\w+", (ROOT / page).read_text()):
+            assert name in known or page == "CHANGELOG.md", f"{page}: {name}"
+
+
 def slug(title: str) -> str:
     """The anchor that GitHub gives a heading."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).strip().lower()
@@ -258,6 +276,20 @@ def pytest_parameters(file: str, name: str) -> list[tuple[float, ...]]:
     assert isinstance(decorator, ast.Call)
     rows: list[tuple[float, ...]] = ast.literal_eval(decorator.args[1])
     return rows
+
+
+@pytest.mark.parametrize("page", ["docs/physics.md", "docs/model.md"])
+def test_the_functions_that_the_pages_name_exist(page: str) -> None:
+    """As `file.function` or `Class.method`."""
+    defined = set()
+    for path in (ROOT / "triangulation_pipeline").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(f"{path.stem}.{node.name}")
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    named = set(re.findall(r"`([A-Za-z_]+\.[a-z_0-9]+)`", (ROOT / page).read_text()))
+    assert {name for name in named if not name.endswith((".py", ".yaml", ".pth", ".md"))} <= defined
 
 
 def test_the_guide_names_files_that_exist() -> None:

@@ -42,7 +42,7 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
 
 def test_another_name_is_none() -> None:
-    with pytest.raises(AttributeError, match="module 'triangulation_pipeline' has no attribute 'locate'"):
-        tp.locate  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'triangulation_pipeline' has no attribute 'plan'"):
+        tp.plan  # noqa: B018
     with pytest.raises(ImportError):
-        from triangulation_pipeline import locate  # noqa: F401
+        from triangulation_pipeline import plan  # noqa: F401

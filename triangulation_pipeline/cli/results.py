@@ -10,6 +10,7 @@ from rich.table import Table
 from triangulation_pipeline.cli.tables import plain
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST
+from triangulation_pipeline.evaluation.report import HEADLINE_NAMES
 from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.storage.evaluations import get_evaluation
 from triangulation_pipeline.storage.registry import get_model_of_job
@@ -35,7 +36,8 @@ def results_of(storage: Storage, run_id: str) -> dict[str, Any]:
         "promotion_reason": model.promotion_reason,
         "job_id": run_id,
         "dataset_id": model.synthetic_dataset_id,
-        "metrics": model.metrics,
+        # What an older version registered lacks numbers that came later.
+        "metrics": {**dict.fromkeys(HEADLINE_NAMES), **model.metrics},
         "test_rows": found.all.rows,
         "test_rows_good_geom": found.good_geometry.rows,
         "max_gdop": found.max_gdop,

@@ -6,10 +6,10 @@ those, for all steps at once, before the first step of a run.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import dagster as dg
 from pydantic import ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -201,7 +201,8 @@ class RunSettings:
         return self.receiver_network.network()
 
 
-STEP_CONFIGS: dict[str, type[StepConfig]] = {field.name: field.type for field in fields(RunSettings)}  # type: ignore[misc]
+STEP_CONFIGS: dict[str, type[StepConfig]] = get_type_hints(RunSettings)
+"""The class of each step's settings."""
 
 
 def settings_of(run_config: Mapping[str, Any]) -> RunSettings:

@@ -40,8 +40,7 @@ class Storage(dg.ConfigurableResource):
 
     def open(self) -> None:
         """Opens both now. Raises ValueError and StorageError."""
-        assert self.engine is not None
-        assert self.objects is not None
+        _ = self.engine, self.objects
 
     def close(self) -> None:
         """Closes the database's connections, if the database is open."""

@@ -133,6 +133,7 @@ HEADLINE = (
         lambda part: part.calibration.nees_p50,
     ),
 )
+HEADLINE_NAMES = (*(number.name for number in HEADLINE), *(number.good_geometry_name for number in HEADLINE))
 
 
 def headline(summary: Summary) -> dict[str, Value]:

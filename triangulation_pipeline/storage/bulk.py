@@ -1,6 +1,6 @@
 """Samples in and out of the database, by whole columns: without a Python object or a statement per sample."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -38,17 +38,22 @@ def insert_samples(connection: Connection, dataset_id: str, batch: Samples) -> N
 
 
 def select_samples(
-    connection: Connection, dataset_id: str, altitude_m: float, split: Split | None = None
+    connection: Connection, dataset_id: str, altitude_m: float, columns: Collection[str], split: Split | None = None
 ) -> Iterator[Samples]:
-    """Batches of the samples of a dataset (or of one split), in order of time; no batch if there are no rows. All
-    transmitters get the same altitude.
+    """Batches of the samples of a dataset (or of one split), in order of time; no batch if there are no rows.
 
-    Raises StorageError if the stored values of a batch cannot be samples.
+    All transmitters get the same altitude. ``columns`` are those that the dataset was written with; a column that did
+    not exist then holds zeros. Raises StorageError if the stored values of a batch cannot be samples.
     """
+    dtypes = NUMBER_DTYPES | RECEIVER_DTYPES
+    stored = {name: dtype for name, dtype in dtypes.items() if name in columns}
     blocks = _select_from_sqlite if connection.dialect.name == "sqlite" else _select_by_copy
     try:
-        for block in blocks(connection, dataset_id, None if split is None else split.name):
+        for block in blocks(connection, dataset_id, stored, None if split is None else split.name):
             ids = block.pop("id").view(np.uint8).reshape(-1, 16)
+            receivers = block["signal_present"].shape[1]
+            for name in dtypes.keys() - stored.keys():
+                block[name] = np.zeros((len(ids), receivers) if name in RECEIVER_DTYPES else len(ids), dtypes[name])
             yield Samples(sample_id=ids, tx_altitude_m=np.full(len(ids), altitude_m), **block)
     except (ValueError, TypeError) as error:
         raise StorageError(f"dataset {dataset_id} holds damaged samples: {quoted(error)}") from None
@@ -76,14 +81,18 @@ def _insert_into_sqlite(connection: Connection, dataset_id: str, batch: Samples)
     connection.exec_driver_sql(statement, list(zip(*in_order, strict=True)))
 
 
-def _select_by_copy(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, Any]]:
-    for block in copy_out(connection, dataset_id, split):
+def _select_by_copy(
+    connection: Connection, dataset_id: str, dtypes: Mapping[str, str], split: str | None
+) -> Iterator[dict[str, Any]]:
+    for block in copy_out(connection, dataset_id, dtypes, split):
         yield block | {"time_ns": block.pop("timestamp") * 1000 + POSTGRESQL_EPOCH_NS}
 
 
-def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, Any]]:
+def _select_from_sqlite(
+    connection: Connection, dataset_id: str, dtypes: Mapping[str, str], split: str | None
+) -> Iterator[dict[str, Any]]:
     columns = synthetic_training_samples.columns
-    names = ["id", "timestamp", *NUMBER_DTYPES, *RECEIVER_DTYPES]
+    names = ["id", "timestamp", *dtypes]
     statement = select(*(columns[name] for name in names)).where(columns.dataset_id == dataset_id)
     if split is not None:
         statement = statement.where(columns.split == split)
@@ -95,10 +104,11 @@ def _select_from_sqlite(connection: Connection, dataset_id: str, split: str | No
             "id": np.frombuffer(bytes.fromhex("".join(stored["id"]).replace("-", "")), "V16"),
             # Without the Z, which NumPy does not read: its times are UTC.
             "time_ns": np.array(stored["timestamp"], "U26").astype("datetime64[ns]").view(np.int64),
-            **{name: np.array(stored[name], dtype) for name, dtype in NUMBER_DTYPES.items()},
             **{
                 name: np.frombuffer(b"".join(stored[name]), dtype).reshape(len(rows), -1)
-                for name, dtype in RECEIVER_DTYPES.items()
+                if name in RECEIVER_DTYPES
+                else np.array(stored[name], dtype)
+                for name, dtype in dtypes.items()
             },
         }
 

@@ -155,10 +155,10 @@ def read_samples(engine: Engine, dataset_id: str, split: Split | None = None) ->
     """
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
-        altitude_m = _get(connection, dataset_id).spec.scenario.transmitter_altitude_m
-        batches = list(select_samples(connection, dataset_id, altitude_m, split))
+        record = _get(connection, dataset_id)
+        batches = list(_stored(connection, record, split))
         if not batches:  # the first batch of all knows how many receivers there are
-            first = next(select_samples(connection, dataset_id, altitude_m), None)
+            first = next(_stored(connection, record), None)
             if first is None:
                 raise StorageError(f"dataset {dataset_id} holds no samples any more")
             batches = [first.take(slice(0, 0))]
@@ -173,14 +173,18 @@ def verify_dataset(engine: Engine, dataset_id: str) -> DatasetRecord:
     dataset_id = uuid_text("dataset_id", dataset_id)
     with reading(engine) as connection:
         record = _get(connection, dataset_id)
-        batches = select_samples(connection, dataset_id, record.spec.scenario.transmitter_altitude_m)
-        sha256 = samples_digest(batches, record.digest_columns)
+        sha256 = samples_digest(_stored(connection, record), record.digest_columns)
     if sha256 != record.sha256:
         raise StorageError(
             f"dataset {dataset_id} ({shown(record.name)}) was changed after it was written: its samples have the "
             f"digest {sha256}, its record says {record.sha256}"
         )
     return record
+
+
+def _stored(connection: Connection, record: DatasetRecord, split: Split | None = None) -> Iterator[Samples]:
+    altitude_m = record.spec.scenario.transmitter_altitude_m
+    return select_samples(connection, record.id, altitude_m, record.digest_columns, split)
 
 
 def _find(connection: Connection, dataset_id: str) -> DatasetRecord | None:

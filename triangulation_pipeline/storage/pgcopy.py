@@ -10,7 +10,7 @@ written, a value of varying length (a null, the name of a split) has its full le
 the bytes that a row does not have; so rows keep their order. When rows are read, the server turns nulls into NaN.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -38,7 +38,7 @@ _COLUMNS_IN = {
     "split": "S5",
     **RECEIVER_DTYPES,
 }
-_COLUMNS_OUT = {"id": "V16", "timestamp": "<i8", **NUMBER_DTYPES, **RECEIVER_DTYPES}
+_KEYS_OUT = {"id": "V16", "timestamp": "<i8"}
 _TABLE = sql.Identifier(synthetic_training_samples.name)
 
 
@@ -61,15 +61,18 @@ def copy_in(connection: Connection, columns: Mapping[str, NDArray[Any]]) -> None
         copy.write(_TRAILER)
 
 
-def copy_out(connection: Connection, dataset_id: str, split: str | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, ``timestamp`` as int64
-    microseconds since 2000-01-01, NUMBER_DTYPES (n,) and RECEIVER_DTYPES (n, r).
+def copy_out(
+    connection: Connection, dataset_id: str, dtypes: Mapping[str, str], split: str | None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks of a dataset's rows in order of time: ``id`` (n,) as V16, ``timestamp`` (n,) as int64 microseconds since
+    2000-01-01, and the columns of ``dtypes``, some of NUMBER_DTYPES (n,) and RECEIVER_DTYPES (n, r).
 
     Raises ValueError if a row has another number of receivers than the first, or a null in an array.
     """
+    columns = {**_KEYS_OUT, **dtypes}
     names = [
         sql.SQL("COALESCE({}, 'NaN')" if name in OPTIONAL_SAMPLE_COLUMNS else "{}").format(sql.Identifier(name))
-        for name in _COLUMNS_OUT
+        for name in columns
     ]
     which = sql.SQL("dataset_id = {}").format(sql.Literal(dataset_id))
     if split is not None:
@@ -79,13 +82,13 @@ def copy_out(connection: Connection, dataset_id: str, split: str | None) -> Iter
     )
     with _cursor(connection) as cursor, cursor.copy(statement) as copy:
         try:
-            yield from _decoded(iter(copy))
+            yield from _decoded(columns, iter(copy))
         finally:  # The rest is read even if it is not wanted: psycopg would cancel, which can hang forever.
             for _ in copy:
                 pass
 
 
-def _decoded(messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+def _decoded(columns: Mapping[str, str], messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
     """Blocks of the rows that the server sends, in about one message per row: the protocol has no larger messages."""
     template = None
     held = bytes(next(messages))[len(_HEADER) :]
@@ -96,11 +99,11 @@ def _decoded(messages: Iterator[Any]) -> Iterator[dict[str, NDArray[Any]]]:
         if is_last:
             held = held.removesuffix(_TRAILER)
         if held:
-            template = _template(_COLUMNS_OUT, _receivers_of_first(held)) if template is None else template
+            template = _template(columns, _receivers_of_first(columns, held)) if template is None else template
             n, rest = divmod(len(held), template.itemsize)
             if is_last and rest:
                 raise ValueError("not all rows have equally many receivers")
-            yield _decode(template, np.frombuffer(held, template.dtype, n))
+            yield _decode(columns, template, np.frombuffer(held, template.dtype, n))
             held = held[len(held) - rest :]
         if is_last:
             return
@@ -145,19 +148,19 @@ def _encode(template: NDArray[np.void], columns: Mapping[str, NDArray[Any]]) -> 
     return rows.view(np.uint8).reshape(is_sent.shape)[is_sent]
 
 
-def _decode(template: NDArray[np.void], rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
-    if not _has_frame(template, rows):
+def _decode(columns: Mapping[str, str], template: NDArray[np.void], rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
+    if not _has_frame(columns, template, rows):
         raise ValueError("not all rows have equally many receivers and a value for each")
     return {
         name: (rows[name]["value"] if name in RECEIVER_DTYPES else rows[name]).astype(dtype)
-        for name, dtype in _COLUMNS_OUT.items()
+        for name, dtype in columns.items()
     }
 
 
-def _has_frame(template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
+def _has_frame(columns: Iterable[str], template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
     """Whether every row has the lengths and headers of the template: all its bytes that do not belong to a value."""
     values_set = template.copy()
-    for name in _COLUMNS_OUT:
+    for name in columns:
         values = values_set[name]["value"] if name in RECEIVER_DTYPES else values_set[name]
         values[...] = np.frombuffer(b"\xff" * values.itemsize, values.dtype)
     is_frame = np.where(template.view(np.uint8) == values_set.view(np.uint8), 0xFF, 0).astype(np.uint8)
@@ -171,9 +174,10 @@ def _has_frame(template: NDArray[np.void], rows: NDArray[np.void]) -> bool:
     return True
 
 
-def _receivers_of_first(rows: bytes) -> int:
+def _receivers_of_first(columns: Mapping[str, str], rows: bytes) -> int:
     """The number of receivers in the header of the first array of the first row; its place is the same in any row."""
-    place = _offset(_template(_COLUMNS_OUT, 0), f"{next(iter(RECEIVER_DTYPES))} header")
+    first = next(name for name in columns if name in RECEIVER_DTYPES)
+    place = _offset(_template(columns, 0), f"{first} header")
     receivers = int.from_bytes(rows[place + 12 : place + 16], "big", signed=True)
     if not 0 < receivers < len(rows):
         raise ValueError("the first row has no receivers")

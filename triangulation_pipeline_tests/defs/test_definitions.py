@@ -97,6 +97,14 @@ def test_every_switch_says_what_it_does() -> None:
         assert description.startswith("Launches "), name
 
 
+def test_the_settings_of_every_step_are_checked_before_the_first_step() -> None:
+    schemas = {
+        node.name: node.definition.config_schema.config_type for node in defs.resolve_job_def("train_locator").nodes
+    }
+    fields = {name: set(schema.fields) for name, schema in schemas.items() if isinstance(schema, dg.Shape)}
+    assert fields == {step: set(model.model_fields) for step, model in STEP_CONFIGS.items()}
+
+
 def test_every_setting_is_described_by_a_whole_sentence() -> None:
     """In the launchpad, in a network file, and in the environment."""
     for model in (*STEP_CONFIGS.values(), ScenarioOverrides, Site, ReceiverNetwork, AutomationSettings, Settings):

@@ -396,15 +396,21 @@ def test_a_changed_row_is_found_out(engine: Engine, make_dataset: MakeDataset, c
         verify_dataset(engine, record.id)
 
 
-def test_a_dataset_is_verified_by_the_columns_its_digest_was_made_of(engine: Engine, make_dataset: MakeDataset) -> None:
-    """As one is that was written before a column was added."""
+def test_a_dataset_of_before_a_column_was_added_is_read_and_verified(engine: Engine, make_dataset: MakeDataset) -> None:
+    """Its rows have nothing in the new column, which a migration adds with an empty default."""
     record = make_dataset()
-    older = [name for name in DIGEST_COLUMNS if name != "snr_db"]
+    older = [name for name in DIGEST_COLUMNS if name not in {"snr_db", "frequency_hz"}]
     sha256 = samples_digest([make_batch(0, 20)], older)
     with writing(engine) as connection:
         its_own = synthetic_datasets.c.id == record.id
         connection.execute(update(synthetic_datasets).where(its_own).values(digest_columns=older, sha256=sha256))
+        connection.execute(update(synthetic_training_samples).values(snr_db=np.zeros(0), frequency_hz=-1))
     assert verify_dataset(engine, record.id).digest_columns == older
+    written = make_batch(0, 20)
+    assert_same(
+        read_samples(engine, record.id),
+        replace(written, snr_db=np.zeros_like(written.snr_db), frequency_hz=np.zeros_like(written.frequency_hz)),
+    )
 
 
 def test_a_description_that_cannot_be_read_is_named(engine: Engine, make_dataset: MakeDataset) -> None:

@@ -24,7 +24,7 @@ from triangulation_pipeline.jobs.liveness import send_heartbeat
 from triangulation_pipeline.jobs.record import read_metrics, write_epoch
 from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.samples import Samples
+from triangulation_pipeline.samples import DIGEST_COLUMNS, Samples
 from triangulation_pipeline.storage import engine as engine_module
 from triangulation_pipeline.storage import postgresql
 from triangulation_pipeline.storage.bulk import select_samples
@@ -681,7 +681,7 @@ def test_rows_stay_in_order_and_in_one_piece(engine: Engine, make_dataset, monke
         heap = connection.scalars(text("SELECT sample_index FROM synthetic_training_samples ORDER BY ctid")).all()
     assert heap == list(range(35))
     with reading(engine) as connection:
-        assert len(next(select_samples(connection, record.id, 2.0))) == 8
+        assert len(next(select_samples(connection, record.id, 2.0, DIGEST_COLUMNS))) == 8
     assert len(read_samples(engine, record.id)) == 35
 
 

@@ -175,7 +175,6 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
 def _not_worse_than_production(
     storage: Storage, candidate: _Candidate, production: ModelRecord | None
 ) -> PromotionCheck:
-
     name, challenger = NOT_WORSE_THAN_PRODUCTION.name, candidate.checkpoint
     if production is None:
         return PromotionCheck(name, True, f"no version of {candidate.model_name} was in production")
@@ -188,8 +187,8 @@ def _not_worse_than_production(
         return PromotionCheck(
             name,
             False,
-            f"version {production.version} in production cannot be compared, as its weights cannot be read "
-            f"({error}; restore them, or roll back)",
+            f"version {production.version} in production cannot be compared ({error}); restore its weights, replace it "
+            "by hand, or roll back",
         )
     good_geometry = candidate.test.gdop < _settings(challenger).max_gdop
     challenger_m = _errors_m(challenger, candidate.test)

@@ -32,7 +32,7 @@ from triangulation_pipeline.jobs.states import (
 )
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
-from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
+from triangulation_pipeline.storage.datasets import get_dataset
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import StoredObject
 from triangulation_pipeline.storage.tables import JobStatus, Stop
@@ -72,7 +72,8 @@ def trained_model(
 
     engine, objects, run = storage.engine, storage.objects, context.run
     settings = TrainingConfig.model_validate(config.model_dump())
-    dataset = _dataset_of(storage, training_split, validation_split)
+    dataset_id = same_dataset(training_split=training_split.dataset_id, validation_split=validation_split.dataset_id)
+    dataset = get_dataset(engine, dataset_id)
     context.instance.add_run_tags(run.run_id, network_tag(dataset.network_name, dataset.network_digest))
     settings = with_parent_id(engine, run, settings)
     parent = parent_checkpoint(engine, objects, settings)
@@ -183,11 +184,6 @@ def _curves(history: Sequence[EpochMetrics], *limits_m: float | None) -> dg.Mark
     from triangulation_pipeline.plots.training import training_curves
 
     return picture(png(training_curves(history, *limits_m)), "training curves")
-
-
-def _dataset_of(storage: Storage, training_split: StoredSplit, validation_split: StoredSplit) -> DatasetRecord:
-    dataset_id = same_dataset(training_split=training_split.dataset_id, validation_split=validation_split.dataset_id)
-    return get_dataset(storage.engine, dataset_id)
 
 
 def _cause(error: BaseException) -> str:
