@@ -28,6 +28,10 @@ Bool = NDArray[np.bool_]
 # Rows are drawn for until their weights are worth so many independent draws, in at most so many rounds.
 LEAST_EFFECTIVE_DRAWS = 200
 _MAX_ROUNDS = 8
+# Places around which the first draws of a row lie, by its arrival times: two leave a hyperbola, three may have two
+# solutions, or a hyperbola in all but name; with as many as the last or more there is one valley, with side valleys.
+_CENTRES = {2: 64, 3: 64, 4: 24, 5: 8}
+MANY_ARRIVAL_TIMES = max(_CENTRES)
 _FIRST_DRAWS, _MAX_DRAWS = 256, 4096
 _BLOCK_VALUES = 400_000
 
@@ -47,19 +51,19 @@ _TAIL = 30.0  # beyond so many sigmas a delayed arrival's density is an exponent
 class Posterior(Positions):
     """Posterior mean and covariance of n rows, and the posterior at the one position that was asked about in each.
 
-    ``log_density`` is that of the position asked about, in nats per square metre; minus infinity outside the service
-    area. ``content`` is the probability of the region whose density is higher than there. ``effective_draws`` says how
-    exact a row is: the relative standard error of a probability is at most one over its square root. It is infinite for
-    a row that was summed over cells. If the model covers no place at all, everything is NaN.
+    ``log_density_at`` is that of the position asked about, in nats per square metre; minus infinity outside the
+    service area. ``content_at`` is the probability of the region whose density is higher than there.
+    ``effective_draws`` says how exact a row is: it is worth so many independent draws, at least 200 but in the hardest
+    rows. It is infinite for a row that was summed over cells. If the model covers no place at all, everything is NaN.
     """
 
-    log_density: Float  # (n,)
-    content: Float  # (n,)
+    log_density_at: Float  # (n,)
+    content_at: Float  # (n,)
     effective_draws: Float  # (n,)
 
     def covers(self, level: float) -> Bool:
         """(n,) whether the position asked about lies in the highest-density region of probability ``level``."""
-        return self.content <= level
+        return self.content_at <= level
 
 
 def exact_posterior(
@@ -106,16 +110,16 @@ def exact_posterior(
     columns |= {"en_m": np.full((n, 2), np.nan), "covariance_m2": np.full((n, 2, 2), np.nan)}
     levels = _Levels.of(geometry.network, scenario, gain_offset_db)
     area = geometry.network.service_area(scenario.area_margin_m)
-    count = measurements.toa_present.sum(1)
-    for rows in (np.flatnonzero(count < 2), np.flatnonzero(count == 2), np.flatnonzero(count > 2)):
-        size = max(1, _BLOCK_VALUES // (cells * cells * 8))
+    count = np.clip(measurements.toa_present.sum(1), 1, MANY_ARRIVAL_TIMES)
+    size = max(1, _BLOCK_VALUES // (cells * cells * 8))
+    for number in np.unique(count):
+        rows = np.flatnonzero(count == number)
         for block in (rows[i : i + size] for i in range(0, len(rows), size)):
             target = _Target.of(geometry, measurements, block, levels, scenario.excess_delay, area, site_bias_ns)
-            found = (
-                _on_grid(target, at_en_m[block], cells)
-                if count[block[0]] < 2
-                else _by_draws(target, at_en_m[block], cells // 2 if count[block[0]] > 2 else cells)
-            )
+            if number == 1:
+                found = _on_grid(target, at_en_m[block], cells)
+            else:
+                found = _by_draws(target, at_en_m[block], cells, _CENTRES[int(number)])
             for name, column in columns.items():
                 column[block] = getattr(found, name)
     return Posterior(**columns)
@@ -217,7 +221,11 @@ class _Target:
         """Some of the rows."""
         arrays = ("power_dbm", "present", "timed", "range_m", "sigma_m", "weight")
         return _Target(
-            self.geometry.take(rows), self.levels, self.delay, self.area, *(getattr(self, name)[rows] for name in arrays)
+            self.geometry.take(rows),
+            self.levels,
+            self.delay,
+            self.area,
+            *(getattr(self, name)[rows] for name in arrays),
         )
 
     def to_timed(self, en_m: Float) -> tuple[Float, Float]:
@@ -237,8 +245,8 @@ class _Target:
         return np.where(inside, found, -np.inf)
 
     def _log_density_of_times(self, residual_m: Float) -> Float:
-        """(b, s): the density of residuals (b, s, k), integrated over the time of emission, up to a constant of the row;
-        minus infinity below e^-700.
+        """(b, s): log density of residuals (b, s, k), integrated over the time of emission, up to a constant of the
+        row; minus infinity below -700.
 
         The density of an arrival error of x standard deviations s with the share p of delays of mean m is
         ``exp(-x^2/2) (1 - p + p s/m sqrt(pi/2) erfcx((s/m - x) / sqrt 2))`` over the Gaussian's constant. The nodes
@@ -328,9 +336,7 @@ class _Proposal:
         # Each component has one stretch of the first coordinate.
         index = (which[None, :, None] > np.cumsum(self.share, axis=1)[:, None, :-1]).sum(-1)
         mean_en_m = np.take_along_axis(self.mean_en_m, index[..., None], 1)
-        ee, nn, en = (
-            np.take_along_axis(self.scale_m2[..., i, j], index, 1) for i, j in ((0, 0), (1, 1), (0, 1))
-        )
+        ee, nn, en = (np.take_along_axis(self.scale_m2[..., i, j], index, 1) for i, j in ((0, 0), (1, 1), (0, 1)))
         distance = np.sqrt(_FREEDOM * ((1 - radius) ** (-2 / _FREEDOM) - 1))
         east, north = distance * np.cos(2 * np.pi * angle), distance * np.sin(2 * np.pi * angle)
         root = np.sqrt(ee)
@@ -357,12 +363,12 @@ def _quasi_random(number: int, begin: int) -> Float:
     return (0.5 + (begin + 1 + np.arange(number)) * root ** -np.arange(1.0, 4.0)[:, None]) % 1
 
 
-def _by_draws(target: _Target, at_en_m: Float, cells: int) -> Posterior:
+def _by_draws(target: _Target, at_en_m: Float, cells: int, centres: int) -> Posterior:
     """By importance sampling: first around the places that a search finds, then around the best draws so far."""
     b = len(at_en_m)
     columns = {field.name: np.full(b, np.nan) for field in fields(Posterior)}
     columns |= {"en_m": np.full((b, 2), np.nan), "covariance_m2": np.full((b, 2, 2), np.nan)}
-    rows, proposal = np.arange(b), _first_proposal(target, cells)
+    rows, proposal = np.arange(b), _first_proposal(target, cells, centres)
     begin, number = 0, _FIRST_DRAWS
     en_m, log_density = np.zeros((b, 0, 2)), np.zeros((b, 0))
     density = np.zeros((b, 0))  # of all draws so far, as if from one mixture
@@ -411,16 +417,12 @@ def _by_draws(target: _Target, at_en_m: Float, cells: int) -> Posterior:
 def _in_parts(target: _Target, en_m: Float) -> Float:
     """``target.log_density`` in parts of rows that fit into the cache."""
     size = max(1, _BLOCK_VALUES // (en_m.shape[1] * 40))
-    parts: Iterator[NDArray[np.int64]] = (
-        np.arange(i, min(i + size, len(en_m))) for i in range(0, len(en_m), size)
-    )
+    parts: Iterator[NDArray[np.int64]] = (np.arange(i, min(i + size, len(en_m))) for i in range(0, len(en_m), size))
     return np.concatenate([target.take(part).log_density(en_m[part]) for part in parts])
 
 
-def _first_proposal(target: _Target, cells: int) -> _Proposal:
+def _first_proposal(target: _Target, cells: int, centres: int) -> _Proposal:
     """Around the places that a robust search finds: the best cells of the area, each refined."""
-    few = (target.weight > 0).sum(1).max() == 2
-    centres = 64 if few else 6
     b = len(target.power_dbm)
     cell_en_m = np.broadcast_to(target.area.cell_centres(cells), (b, cells * cells, 2))
     distance_m, _ = target.geometry.ranges_m(cell_en_m)
