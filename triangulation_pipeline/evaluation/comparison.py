@@ -81,7 +81,7 @@ class Comparison:
     @property
     def has_arrival_times(self) -> bool:
         """Whether the estimators that need arrival times exist."""
-        return self.distance_m[HUBER_GAUSS_NEWTON] is not None
+        return self.distance_m.get(HUBER_GAUSS_NEWTON) is not None
 
     def summary(self) -> Summary:
         """All numbers of the comparison, on all rows and on those with good geometry."""
