@@ -159,10 +159,10 @@ def test_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: St
     assert json.loads(said("status", ids[0].upper(), "--json"))["job_id"] == ids[0]
     ambiguous = refusal("status", "abcd")
     assert ambiguous.startswith("abcd is the beginning of 2 ids (abcd")
-    assert ambiguous.endswith("); give more of it")
+    assert ambiguous.endswith("); give more characters")
     for command in NAMING:
         told = refusal(*command, "fff")
-        assert told == "a job or run is named by its id, or the first 4 characters of it or more, got 'fff'"
+        assert told == "JOB must be the id of a job or run, or the first 4 or more characters of it, got 'fff'"
         assert refusal(*command, "dddd") == "there is no training job and no run 'dddd'"
 
 
@@ -184,7 +184,7 @@ def test_any_run_of_a_job_names_it(engine: Engine, webserver: StandIn, paused: J
     # The database knows the latest itself.
     assert refusal("pause", third[:8]) == f"job {paused.id} is cancelled and cannot become paused"
     told = refusal("pause", second)
-    assert told == f"there is no training job '{second}', and no word of such a run: the webserver is away"
+    assert told == f"there is no training job '{second}', and runs cannot be looked up: the webserver is away"
 
 
 def test_a_run_that_was_launched_elsewhere_to_go_on_with_a_job(
@@ -213,7 +213,7 @@ def test_a_run_of_this_home_names_its_job_without_a_webserver(engine: Engine, we
         ]
     assert said("metrics", runs[0].run_id[:8]) == "none"
     told = refusal("metrics", runs[1].run_id[:8])
-    assert told == f"run {runs[1].run_id} has no training job: it did not come to train, or has not yet"
+    assert told == f"run {runs[1].run_id} has no training job: it has not reached its training"
 
 
 def test_a_run_without_a_job_is_named_by_the_beginning_of_its_id(engine: Engine, webserver: StandIn) -> None:
@@ -419,7 +419,7 @@ def test_what_is_asked_for_already_is_no_fault(engine: Engine, webserver: StandI
 
 
 def test_resume_says_in_which_run(engine: Engine, webserver: StandIn, paused: JobRecord) -> None:
-    told = re.fullmatch(r"job (\w{8}) goes on in run (\w{8})", said("resume", paused.id))
+    told = re.fullmatch(r"job (\w{8}) continues in run (\w{8})", said("resume", paused.id))
     assert told is not None
     assert paused.id.startswith(told[1])
     assert json.loads(said("status", told[2], "--json"))["run_id"].startswith(told[2])
@@ -445,7 +445,7 @@ def test_of_two_that_resume_one_launches(engine: Engine, webserver: StandIn, pau
         return before(run_id)
 
     webserver.run = meanwhile  # type: ignore[method-assign]
-    assert f"job {paused.id} is resumed already, by run " in refusal("resume", paused.id)
+    assert f"job {paused.id} is already resumed by run " in refusal("resume", paused.id)
     assert len(webserver.reexecutions(paused.id)) == 1
 
 

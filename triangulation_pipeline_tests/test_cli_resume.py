@@ -54,7 +54,7 @@ def test_a_job_whose_worker_lives_is_left_to_it(engine: Engine) -> None:
     with Heartbeat(engine, job) as heartbeat:
         told = refusal(job)
         assert not heartbeat.should_stop
-    assert told == f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it"
+    assert told == f"job {job.id} is running and its worker is alive; `triangulation pause {job.id}` stops it"
     now = get_job(engine, job.id)
     assert (now.status, now.run_id, now.error_message) == (JobStatus.running, job.id, None)
     with dg.DagsterInstance.get() as instance:

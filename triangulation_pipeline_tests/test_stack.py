@@ -222,7 +222,7 @@ def test_cancelled_before_it_trains(webserver: Webserver, run_file: Callable[...
     until(lambda: webserver.run(job).status == "STARTED")
     watching.send_signal(signal.SIGINT)
     _, err = watching.communicate(timeout=30)
-    assert (watching.returncode, err) == (130, f"run {job} goes on; `triangulation watch {job}` shows it again\n")
+    assert (watching.returncode, err) == (130, f"run {job} continues; `triangulation watch {job}` shows it again\n")
     assert standing(job) == ("queued", "STARTED")
     assert refusal("pause", job) == f"job {job} is queued and cannot become paused"
     said("cancel", "--wait", job[:8])

@@ -11,7 +11,7 @@ from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.validation import shown
 
 SHORTEST_PREFIX = 4
-JOB_IS = f"JOB is the id of a job or of one of its runs, or the first {SHORTEST_PREFIX} characters of it or more."
+JOB_IS = f"JOB is the id of a job or of one of its runs, or the first {SHORTEST_PREFIX} or more characters of it."
 
 
 def find_named(
@@ -26,8 +26,8 @@ def find_named(
     prefix = name.strip().lower()
     if len(prefix) < SHORTEST_PREFIX:
         raise ValueError(
-            f"a job or run is named by its id, or the first {SHORTEST_PREFIX} characters of it or more, got "
-            f"{shown(name)}"
+            f"JOB must be the id of a job or run, or the first {SHORTEST_PREFIX} or more characters of it, "
+            f"got {shown(name)}"
         )
     jobs = {job.id: job for job in list_jobs(engine)}
     ids = {job.id for job in jobs.values() if any(known.startswith(prefix) for known in (job.id, job.run_id or ""))}
@@ -36,13 +36,15 @@ def find_named(
         try:
             runs = runs_named(prefix)
         except WebserverError as error:
-            raise StorageError(f"there is no training job {shown(name)}, and no word of such a run: {error}") from None
+            raise StorageError(
+                f"there is no training job {shown(name)}, and runs cannot be looked up: {error}"
+            ) from None
         ids = {run.root_run_id if run.root_run_id in jobs else run.run_id for run in runs}
     if not ids:
         raise StorageError(f"there is no training job and no run {shown(name)}")
     if len(ids) > 1:
         some = ", ".join(sorted(ids)[:3])
-        raise ValueError(f"{name} is the beginning of {len(ids)} ids ({some}); give more of it")
+        raise ValueError(f"{name} is the beginning of {len(ids)} ids ({some}); give more characters")
     return jobs.get(ids.pop()), runs[0] if len(runs) == 1 else None
 
 
@@ -51,5 +53,5 @@ def get_job_named(engine: Engine, name: str, runs_named: Callable[[str], list[An
     job, run = find_named(engine, name, runs_named)
     if job is None:
         assert run is not None
-        raise StorageError(f"run {run.run_id} has no training job: it did not come to train, or has not yet")
+        raise StorageError(f"run {run.run_id} has no training job: it has not reached its training")
     return job

@@ -138,16 +138,16 @@ def resume(job: str, as_json: bool, webserver: Webserver) -> None:
     found = get_job_named(engine, job, webserver.runs_named)
     run = webserver.run(found.run_id or found.id)
     if found.status not in RESUMABLE:
-        raise ValueError(f"job {found.id} is {found.status}; one that is failed, cancelled or paused can be resumed")
+        raise ValueError(f"job {found.id} is {found.status}; only a failed, cancelled or paused job can be resumed")
     if not run.is_finished:
         raise ValueError(f"job {found.id} is {found.status}, but its run is still {run.status}; try again")
     if again := _runs_again(webserver, found):
-        raise ValueError(f"job {found.id} is resumed already, by run {again[0].run_id}")
+        raise ValueError(f"job {found.id} is already resumed by run {again[0].run_id}")
     run_id = resume_job(engine, found, lambda: webserver.reexecute(run).run_id)
     if as_json:
         show_json({"job_id": found.id, "run_id": run_id})
     else:
-        say(f"job {short(found.id)} goes on in run {short(run_id)}")
+        say(f"job {short(found.id)} continues in run {short(run_id)}")
 
 
 def _latest_runs(webserver: Webserver, job: JobRecord) -> list[Run]:

@@ -18,8 +18,8 @@ from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
 BOUND_NOTE = (
-    "The bound is of estimators that know nothing beforehand. Its RMSE is ruled by a few rows of the worst geometry, "
-    "and can lie above that of a model, which knows the area."
+    "The bound holds for estimators without prior knowledge. Its RMSE is dominated by a few rows of the worst "
+    "geometry, and can exceed that of a model, which has learned the area."
 )
 
 

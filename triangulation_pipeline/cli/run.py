@@ -123,7 +123,9 @@ def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, cons
     if job.status is JobStatus.running:
         why = why_dead(job, last) or why_dead(job, last, listen(storage.engine, job))
         if why is None:
-            raise ValueError(f"job {job.id} is running, its worker is alive; `triangulation pause {job.id}` stops it")
+            raise ValueError(
+                f"job {job.id} is running and its worker is alive; `triangulation pause {job.id}` stops it"
+            )
         job = fail_job(storage.engine, job, why)
     if not last.is_finished:
         instance.report_run_failed(last, WORKER_DIED)

@@ -74,7 +74,7 @@ def follow(engine: Engine, webserver: Webserver, run_id: str, console: Console) 
         if not console.is_terminal:
             console.line()  # which Live leaves out there
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"run {run_id} goes on; `triangulation watch {run_id}` shows it again") from None
+        raise KeyboardInterrupt(f"run {run_id} continues; `triangulation watch {run_id}` shows it again") from None
     if run.status == "CANCELED":
         raise ValueError(f"run {run_id} was cancelled")
     if run.status != "SUCCESS":

@@ -121,8 +121,9 @@ def same_dataset(**dataset_ids: str | None) -> str:
     none."""
     first, *others = dataset_ids.values()
     if first is None or any(other != first for other in others):
-        told = ", ".join(f"{name} of dataset {dataset_id}" for name, dataset_id in dataset_ids.items())
-        raise ValueError(f"{told.replace(' of', ' is of', 1)}; materialise them in one run")
+        (name, dataset_id), *rest = dataset_ids.items()
+        listed = "".join(f", {name} of dataset {dataset_id}" for name, dataset_id in rest)
+        raise ValueError(f"{name} is of dataset {dataset_id}{listed}; materialise them in one run")
     return first
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from triangulation_pipeline.storage.views import MEASURED
+
 # With more rows the event would be too large.
 EPOCH_TABLE_ROWS = 500
 
@@ -54,19 +56,10 @@ def drop_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-# Dagster draws each number of an asset's events over time, for all runs and networks together. So only numbers that are
-# worth a line from version to version are given as numbers. They are the columns of the SQL views.
-PLOTTED = (
-    "test_rmse_good_geom_m",
-    "test_p50_good_geom_m",
-    "test_p95_good_geom_m",
-    "test_coverage_95_good_geom",
-    "huber_gauss_newton_p95_good_geom_m",
-    "crlb_rms_good_geom_m",
-    "test_rmse_m",
-)
-
-
 def plotted(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
-    """The few numbers of a model's headline that Dagster draws from version to version. The tables have them all."""
-    return {name: numbers[name] for name in PLOTTED}
+    """The few numbers of a model's headline that the SQL views have too. The tables have them all.
+
+    Dagster draws each number of an asset's events over time, for all runs and networks together. So only numbers that
+    are worth a line from version to version are given as numbers.
+    """
+    return {name: numbers[name] for name in MEASURED}

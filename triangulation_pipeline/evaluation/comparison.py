@@ -175,12 +175,7 @@ class Comparison:
 
 
 def compare(
-    network: ReceiverNetwork,
-    scenario: Scenario,
-    test: Samples,
-    train: Samples,
-    predicted: Positions,
-    max_gdop: float,
+    network: ReceiverNetwork, scenario: Scenario, test: Samples, train: Samples, predicted: Positions, max_gdop: float
 ) -> Comparison:
     """Runs every estimator of ``ESTIMATORS`` that exists in the scenario on the test rows.
 
@@ -188,17 +183,32 @@ def compare(
     which knows the scenario and the simulator's constants of the sites: nothing can be better on average. It is
     computed on some of the rows, see ``reference_rows``.
 
-    Raises ValueError if ``predicted`` (the model's answer) has another number of rows than ``test``, if a batch is of
-    another network, or if ``max_gdop`` is not positive.
-    """
-    if len(predicted) != len(test):
-        raise ValueError(f"predicted must have one row per test sample, {len(test)}, it has {len(predicted)}")
-    for name, batch in (("test", test), ("train", train)):
-        if batch.num_sites != len(network.sites):
-            raise ValueError(f"{name} has {batch.num_sites} receivers, the network has {len(network.sites)}")
-    if not max_gdop > 0:
-        raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The r receivers.
+    scenario : Scenario
+        The scenario of the samples.
+    test : Samples
+        n rows of that network, which all estimators locate.
+    train : Samples
+        Other rows of that network, on which site biases are fitted.
+    predicted : Positions
+        The n positions that the model gives for ``test``.
+    max_gdop : float
+        Rows with a lower GDOP have good geometry.
 
+    Returns
+    -------
+    Comparison
+        The errors of all estimators, and what is needed to summarise them.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of rows or of receivers do not fit each other, or ``max_gdop`` is not positive.
+    """
+    _check_inputs(network, test, train, predicted, max_gdop)
     problem = Problem(Geometry(network, test.tx_altitude_m), scenario, test, train, predicted)
     existing = [estimator for estimator in ESTIMATORS if estimator.exists_in(problem)]
     distance_m: dict[Estimator, Float | None] = dict.fromkeys(ESTIMATORS)
@@ -217,6 +227,18 @@ def compare(
         num_detections=test.num_detections,
         good_geometry=test.gdop < max_gdop,
     )
+
+
+def _check_inputs(
+    network: ReceiverNetwork, test: Samples, train: Samples, predicted: Positions, max_gdop: float
+) -> None:
+    if len(predicted) != len(test):
+        raise ValueError(f"predicted must have one row per test sample, {len(test)}, it has {len(predicted)}")
+    for name, samples in (("test", test), ("train", train)):
+        if samples.num_sites != len(network.sites):
+            raise ValueError(f"{name} has {samples.num_sites} receivers, the network has {len(network.sites)}")
+    if not max_gdop > 0:
+        raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
 
 
 def _statistics(distance_m: Float) -> ErrorStatistics:

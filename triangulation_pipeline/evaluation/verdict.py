@@ -12,8 +12,8 @@ from triangulation_pipeline.evaluation.summary import CLASSICAL_NAME, MODEL_NAME
 
 Float = NDArray[np.float64]
 
-# The noise of the sample: on the test split of a default dataset (6,600 rows with good geometry) a p95 has a standard
-# error of about 4 %. Both models meet the same rows, which leaves a part of it between two that are equally good.
+# The noise of the sample: on the test split of a default dataset (6,600 rows with good geometry) the standard error of
+# a p95 is about 4 %. Both models meet the same rows, so two models that are equally good differ by a part of it.
 MOST_P95_OVER_PRODUCTION = 1.02
 # The fraction of all possible errors that the 95 % ellipse may cover; ``coverage_limits`` judge that of a sample.
 LEAST_COVERAGE_95, MOST_COVERAGE_95 = 0.93, 0.97
@@ -110,19 +110,19 @@ def _accuracy(rmse_m: float | None, limit_m: float, rows: int) -> PromotionCheck
 
 def _calibration(covered: float | None, rows: int) -> PromotionCheck:
     assert covered is not None  # of one row or more
-    told = f"the 95 % ellipse covers {100 * covered:.1f} %"
+    found = f"the 95 % ellipse covers {100 * covered:.1f} %"
     numbers: dict[str, float] = {"coverage_95": covered, "rows": rows}
     limits = coverage_limits(rows)
     if limits is None:
         return PromotionCheck(
-            CALIBRATION.name, False, f"{told}, of too few rows to tell whether that is right", numbers
+            CALIBRATION.name, False, f"{found}, of too few rows to tell whether that is right", numbers
         )
     low, high = limits
     calibrated = low <= covered <= high
     return PromotionCheck(
         CALIBRATION.name,
         calibrated,
-        f"{told} ({'within' if calibrated else 'not within'} {100 * low:.1f} to {100 * high:.1f} %)",
+        f"{found} ({'within' if calibrated else 'not within'} {100 * low:.1f} to {100 * high:.1f} %)",
         {**numbers, "lowest": low, "highest": high},
     )
 
@@ -179,8 +179,8 @@ def promotion_verdict(summary: Summary, checks: list[PromotionCheck]) -> tuple[b
     """Whether the model is promoted, and the reason: the checks that failed, else those that passed, in one sentence,
     and the distance to the exact posterior in another."""
     failed = list(dict.fromkeys(check.description for check in checks if not check.passed))
-    told = failed or [check.description for check in checks]
-    joined = ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else told[0]
+    reasons = failed or [check.description for check in checks]
+    joined = ", ".join(reasons[:-1]) + " and " + reasons[-1] if len(reasons) > 1 else reasons[0]
     rows = summary.good_geometry.rows
     where = f" on {rows:,} test rows with GDOP < {summary.max_gdop:g}" if rows else ""
     return not failed, f"{'Not promoted' if failed else 'Promoted'}:{where} {joined}.{_distance_to_the_limit(summary)}"

@@ -54,6 +54,9 @@ def _measured() -> list[Column[Any]]:
     ]
 
 
+# Names of the numbers of an evaluation that the views show; ``evaluation.report.HEADLINE`` has them all.
+MEASURED = tuple(column.name for column in _measured())
+
 dataset_overview = Table(
     "dataset_overview",
     _views,

@@ -123,7 +123,7 @@ def after_epoch(number: int, act: Callable[[], None]) -> Iterator[None]:
                 done.append(record)
                 act()
 
-    logger, watch = logging.getLogger("triangulation_pipeline.defs.assets.trained_model"), Watch()
+    logger, watch = logging.getLogger("triangulation_pipeline.jobs.worker"), Watch()
     logger.addHandler(watch)
     try:
         yield

@@ -396,11 +396,8 @@ def test_each_rival_is_the_solver_of_its_name(default_batch: Samples) -> None:
 def test_the_reference_is_the_exact_posterior(
     preset: Preset, default_batch: Samples, rss_batch: Samples, by_time: Comparison, by_level: Comparison
 ) -> None:
-    comparison, batch, scenario = (
-        (by_time, default_batch, PRESETS[preset])
-        if preset is Preset.default
-        else (by_level, rss_batch, PRESETS[preset])
-    )
+    scenario = PRESETS[preset]
+    comparison, batch = (by_time, default_batch) if preset is Preset.default else (by_level, rss_batch)
     test = batch.take(batch.split == Split.test)
     constants = site_constants(NORTH_WEST_ITALY, scenario)
     found = exact_posterior(

@@ -51,7 +51,7 @@ def posterior(
 def written_out(
     network: ReceiverNetwork, scenario: Scenario, batch: Samples, row: int, en_m: np.ndarray, altitude_m: float
 ) -> np.ndarray:
-    """(k,) the unnormalised posterior at places (k, 2), by plain sums over the time of emission and the common level."""
+    """(k,) the unnormalised posterior at places (k, 2), by plain sums over the emission time and the common level."""
     constants = site_constants(network, scenario)
     distance_m = Geometry(network, altitude_m).ranges_m(en_m)[0]
     by_time = np.ones(len(en_m))

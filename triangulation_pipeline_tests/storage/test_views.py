@@ -11,9 +11,11 @@ import pytest
 import time_machine
 from sqlalchemy import Engine, Table, inspect, update
 
+from triangulation_pipeline.evaluation.report import HEADLINE_NAMES
 from triangulation_pipeline.jobs.continuation import announce_job
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import JobRecord, complete_job, fail_job, get_job, list_jobs, request_stop
+from triangulation_pipeline.storage import views
 from triangulation_pipeline.storage.datasets import DatasetRecord, list_datasets
 from triangulation_pipeline.storage.engine import writing
 from triangulation_pipeline.storage.evaluations import (
@@ -175,6 +177,10 @@ class Filled:
 @pytest.fixture
 def filled(engine: Engine, make_job: Callable[[], JobRecord]) -> Filled:
     return Filled(engine, make_job)
+
+
+def test_the_numbers_of_an_evaluation_are_those_of_its_headline() -> None:
+    assert set(MEASURED) == set(views.MEASURED) <= set(HEADLINE_NAMES)
 
 
 def test_the_views_have_the_documented_columns(engine: Engine) -> None:

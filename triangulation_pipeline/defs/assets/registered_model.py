@@ -149,9 +149,9 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         checks.append(not_worse)
     else:
         # Nothing was compared, so nothing speaks against a promotion by hand; the registry makes none by itself.
-        told = f"version {champion.version} in production is for another network, {champion.network}"
-        not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, told)
-    passed, reason = promotion_verdict(evaluation, checks)
+        reason = f"version {champion.version} in production is for another network, {champion.network}"
+        not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, reason)
+    passed, verdict = promotion_verdict(evaluation, checks)
     new = NewModel(
         model_name=candidate.model_name,
         model_architecture=checkpoint.spec.architecture.value,
@@ -166,7 +166,7 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         hyperparameters=checkpoint.config,
         metrics={**checkpoint.metrics, **evaluation.headline},
         passed=passed,
-        promotion_reason=reason,
+        promotion_reason=verdict,
         parent_model_id=_settings(checkpoint).parent_model_id,
     )
     return not_worse, register_model(storage.engine, new, None if champion is None else champion.id)
