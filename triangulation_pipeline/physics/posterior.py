@@ -235,14 +235,19 @@ class _Target:
         return np.take_along_axis(distance_m, timed, -1), np.take_along_axis(gradient, timed[..., None], -2)
 
     def log_density(self, en_m: Float) -> Float:
-        """(b, s) at positions (b, s, 2)."""
-        distance_m, _ = self.geometry.ranges_m(en_m)
+        """(b, s) at positions (b, s, 2), wherever they are; minus infinity outside the service area."""
+        inside_en_m = self.clip(en_m)
+        distance_m, _ = self.geometry.ranges_m(inside_en_m)
         found = self.levels.log_likelihood(distance_m, self.power_dbm, self.present)
         if (self.weight > 0).sum(1).max() > 1:
             timed_m = np.take_along_axis(distance_m, self.timed[:, None], -1)
             found = found + self._log_density_of_times(self.range_m[:, None] - timed_m)
-        inside = self.area.contains(en_m.reshape(-1, 2)).reshape(en_m.shape[:-1])
-        return np.where(inside, found, -np.inf)
+        return np.where((inside_en_m == en_m).all(-1), found, -np.inf)
+
+    def clip(self, en_m: Float) -> Float:
+        """Positions (..., 2), moved to the border of the service area if they are outside."""
+        area = self.area
+        return np.clip(en_m, (area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m))
 
     def _log_density_of_times(self, residual_m: Float) -> Float:
         """(b, s): log density of residuals (b, s, k), integrated over the time of emission, up to a constant of the
@@ -438,8 +443,7 @@ def _first_proposal(target: _Target, cells: int, centres: int) -> _Proposal:
         residual_m, weight = _centred(target, target.range_m[:, None] - distance_m, scale_m)
         step_m = _step_m(gradient, residual_m, weight, cell_m)
         step_m *= np.minimum(1.0, cell_m / np.maximum(np.hypot(step_m[..., 0], step_m[..., 1]), 1e-9))[..., None]
-        low = (target.area.east_min_m, target.area.north_min_m)
-        en_m = np.clip(en_m + step_m, low, (target.area.east_max_m, target.area.north_max_m))
+        en_m = target.clip(en_m + step_m)
     kernel = _kernel_m2(target, en_m)
     log_mass = target.log_density(en_m) + 0.5 * np.log(np.linalg.det(kernel))
     # Half of the logarithm: the search may have stopped beside a peak.
@@ -457,7 +461,7 @@ def _next_proposal(target: _Target, en_m: Float, weight: Float, kernels: int) ->
     total = np.cumsum(weight, axis=1)
     marks = (np.arange(kernels) + 0.5) / kernels * total[:, -1:]
     picked = np.minimum((total[:, None, :] < marks[..., None]).sum(-1), en_m.shape[1] - 1)
-    centre_en_m = np.take_along_axis(en_m, picked[..., None], 1)
+    centre_en_m = target.clip(np.take_along_axis(en_m, picked[..., None], 1))
     spread = np.resize(_KERNEL_SPREADS, kernels)[:, None, None]
     share = np.full(picked.shape, 1 / kernels)
     return _Proposal(centre_en_m, _kernel_m2(target, centre_en_m) * spread**2, share)

@@ -103,7 +103,7 @@ def some_comparison() -> Comparison:
         distance_m={estimator: some(10.0 * (i + 1), i) for i, estimator in enumerate(ESTIMATORS, start=1)},
         nees=np.concatenate([some(2.0, 4)[:52], 0.9999 * edges, 1.0001 * edges]),
         predicted_rms_m=np.round(some(30.0, 3)),  # with ties
-        reference=Reference(some(8.0, 13), -some(9.0, 7), rng.random(60), -some(11.0, 8)),
+        reference=Reference(some(8.0, 16), -some(9.0, 7), rng.random(60), -some(11.0, 8)),
         crlb_m=some(7.0, 5),
         mixture_crlb_m=some(9.0, 6),
         num_detections=rng.integers(2, 8, 60),
