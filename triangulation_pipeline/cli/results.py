@@ -10,7 +10,7 @@ from rich.table import Table
 from triangulation_pipeline.cli.tables import plain
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST
-from triangulation_pipeline.evaluation.reference import KNOWS, LABEL
+from triangulation_pipeline.evaluation.reference import LABEL
 from triangulation_pipeline.evaluation.report import HEADLINE_NAMES
 from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.storage.evaluations import get_evaluation
@@ -97,12 +97,15 @@ def _limit(values: Mapping[str, Any]) -> list[str]:
     rows, good_rows = values["exact_posterior_rows"], values["exact_posterior_rows_good_geom"]
     if not rows:
         return []
-    excess, nats = (values[f"test_{name}_posterior"] for name in ("rmse_above", "nats_below"))
-    good_excess, good_nats = (values[f"test_{name}_posterior_good_geom"] for name in ("rmse_above", "nats_below"))
-    good = "" if not good_rows else f" (good: {100 * good_excess:+.1f} % and {-good_nats:+.2f} nats)"
+    apart = [
+        f"RMSE {100 * excess:+,.1f} %, log density {-nats:+.2f} nats"
+        for subset in ("", "_good_geom")
+        if (excess := values[f"test_rmse_above_posterior{subset}"]) is not None
+        and (nats := values[f"test_nats_below_posterior{subset}"]) is not None
+    ]
     return [
-        f"* the limit, for comparison, on {rows:,} of the rows ({good_rows:,} good): it knows {KNOWS}",
-        f"there the model has {100 * excess:+.1f} % in RMSE and {-nats:+.2f} nats in log density{good}",
+        f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated",
+        *([f"the model on those rows: {' (good: '.join(apart)}{')' * (len(apart) - 1)}"] if apart else []),
     ]
 
 

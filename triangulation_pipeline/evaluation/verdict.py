@@ -189,11 +189,13 @@ def promotion_verdict(summary: Summary, checks: list[PromotionCheck]) -> tuple[b
 def _distance_to_the_limit(summary: Summary) -> str:
     """How far the model is from the exact posterior, on rows with good geometry or else on all, as a sentence after
     another; empty if that is not known."""
-    found = (summary.good_geometry if summary.good_geometry.rows else summary.all).exact_posterior
+    part = summary.good_geometry if summary.good_geometry.rows else summary.all
+    found = part.exact_posterior
     if found is None or found.rmse_excess is None or found.nats_below is None:
         return ""
     above, below = ("above" if found.rmse_excess >= 0 else "below", "below" if found.nats_below >= 0 else "above")
     return (
-        f" On {found.rows:,} of these rows its RMSE is {abs(100 * found.rmse_excess):.1f} % {above} that of the exact "
-        f"posterior, the limit, and its log density {abs(found.nats_below):.2f} nats {below}."
+        f" On {'' if found.rows == part.rows else f'{found.rows:,} of '}these rows its RMSE is "
+        f"{abs(100 * found.rmse_excess):,.1f} % {above} that of the exact posterior, the limit, and its log density "
+        f"{abs(found.nats_below):.2f} nats {below}."
     )

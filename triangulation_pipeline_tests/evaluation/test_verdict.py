@@ -219,8 +219,8 @@ def test_on_real_comparisons(by_time: Comparison, by_level: Comparison) -> None:
     promoted, reason = verdict(by_level.summary().document(), 100.0)
     assert not promoted
     assert reason.startswith(
-        f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times). On {rows:,} of these "
-        "rows its RMSE is "
+        f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times). On these rows its "
+        "RMSE is "
     )
 
 
