@@ -13,7 +13,7 @@ from triangulation_pipeline.positions import coverage, distance_statistics
 from triangulation_pipeline.samples import Samples
 
 LABEL = "exact posterior"
-# About 220 rows are integrated per second: this many add 5 s to an evaluation.
+# About 250 rows are integrated per second: this many add 4 s to an evaluation.
 REFERENCE_ROWS = 1000
 LEVELS = {"coverage_50": 0.5, "coverage_68": 0.683, "coverage_90": 0.9, "coverage_95": 0.95}
 

@@ -33,7 +33,7 @@ _MAX_ROUNDS = 8
 _CENTRES = {2: 64, 3: 64, 4: 24, 5: 8}
 MANY_ARRIVAL_TIMES = max(_CENTRES)
 _FIRST_DRAWS, _MAX_DRAWS = 256, 4096
-_BLOCK_VALUES = 400_000
+_BLOCK_VALUES = 100_000
 
 _FREEDOM = 4.0  # of the proposals; their densities need no transcendental function
 _START_SPREADS, _START_SHARES = (1.3, 4.0, 12.0), (0.5, 0.3, 0.2)
@@ -339,7 +339,7 @@ class _Proposal:
         """(b, number, 2) positions, by the points ``begin`` and following of a quasi-random sequence."""
         which, radius, angle = _quasi_random(number, begin)
         # Each component has one stretch of the first coordinate.
-        index = (which[None, :, None] > np.cumsum(self.share, axis=1)[:, None, :-1]).sum(-1)
+        index = np.stack([np.searchsorted(ends[:-1], which) for ends in np.cumsum(self.share, axis=1)])
         mean_en_m = np.take_along_axis(self.mean_en_m, index[..., None], 1)
         ee, nn, en = (np.take_along_axis(self.scale_m2[..., i, j], index, 1) for i, j in ((0, 0), (1, 1), (0, 1)))
         distance = np.sqrt(_FREEDOM * ((1 - radius) ** (-2 / _FREEDOM) - 1))
@@ -460,7 +460,7 @@ def _next_proposal(target: _Target, en_m: Float, weight: Float, kernels: int) ->
     """Around ``kernels`` of the draws, picked by their weights."""
     total = np.cumsum(weight, axis=1)
     marks = (np.arange(kernels) + 0.5) / kernels * total[:, -1:]
-    picked = np.minimum((total[:, None, :] < marks[..., None]).sum(-1), en_m.shape[1] - 1)
+    picked = np.stack([np.searchsorted(ends[:-1], mark) for ends, mark in zip(total, marks, strict=True)])
     centre_en_m = target.clip(np.take_along_axis(en_m, picked[..., None], 1))
     spread = np.resize(_KERNEL_SPREADS, kernels)[:, None, None]
     share = np.full(picked.shape, 1 / kernels)
