@@ -99,6 +99,28 @@ class Positions:
             scaled = e * e * nn - e * n * (en + ne) + n * n * ee
             return np.where(definite, scaled / np.where(definite, determinant, 1.0), np.nan)
 
+    def log_density(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm of the Gaussian density with these covariances.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            Places, east and north, metres.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Nats per square metre; NaN if the covariance is not positive definite.
+        """
+        return -0.5 * self.nees(en_m) - self._log_volume()
+
+    def _log_volume(self) -> NDArray[np.float64]:
+        """(n,) logarithm of ``2 pi sqrt(det S)``; NaN if the determinant is not positive."""
+        (ee, en), (ne, nn) = self.covariance_m2.transpose(1, 2, 0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            determinant = ee * nn - en * ne
+            return np.log(2 * np.pi) + 0.5 * np.log(np.where(determinant > 0, determinant, np.nan))
+
     def rms_m(self) -> NDArray[np.float64]:
         """The rms error that the covariances claim.
 
@@ -109,6 +131,38 @@ class Positions:
         """
         trace = np.trace(self.covariance_m2, axis1=1, axis2=2)
         return np.sqrt(np.where(trace > 0, trace, np.nan))
+
+
+@dataclass(frozen=True)
+class StudentPositions(Positions):
+    """Positions with densities that are bivariate Student's t; ``covariance_m2`` holds their scale matrices.
+
+    With infinitely many degrees of freedom a density is Gaussian. Raises ValueError if an array has another shape.
+    """
+
+    freedom: NDArray[np.float64]  # (n,) degrees of freedom
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.freedom.shape != (len(self),):
+            raise ValueError(f"freedom must have the shape {(len(self),)}, it has {self.freedom.shape}")
+
+    def log_density(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm of the density.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            Places, east and north, metres.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Nats per square metre; NaN if the scale matrix is not positive definite.
+        """
+        finite = np.where(np.isfinite(self.freedom), self.freedom, 1.0)
+        student = -(finite + 2) / 2 * np.log1p(self.nees(en_m) / finite) - self._log_volume()
+        return np.where(np.isfinite(self.freedom), student, super().log_density(en_m))
 
 
 def rmse_m(distance_m: Float) -> float | None:

@@ -30,5 +30,8 @@ def test_beats_the_classical_solver_and_knows_how_well() -> None:
     assert model["max_m"] < 5_000
     assert model["p95_m"] <= 0.75 * huber["p95_m"]
     assert 0.93 <= good["calibration"]["coverage_95"] <= 0.97
-    assert model["p50_m"] <= 1.1 * good["estimators"]["mixture_ml_from_truth"]["p50_m"]
+    limit = good["exact_posterior"]
+    assert limit["rows"] > 800
+    assert limit["model"]["p50_m"] <= 1.1 * limit["posterior"]["p50_m"]
+    assert 0 < limit["nats_below"] < 0.5
     assert np.isfinite(good["crlb_rms_m"])

@@ -198,6 +198,26 @@ def test_the_results_compare_medians_with_medians_and_say_how_many_rows() -> Non
     assert missing == "without a Gauss-Newton fix: 12 of all, 3 of the good ones"
 
 
+def test_the_results_tell_the_distance_to_the_exact_posterior() -> None:
+    lines = page(
+        exact_posterior_rows=1000,
+        exact_posterior_rows_good_geom=873,
+        exact_posterior_p50_m=25.6,
+        test_rmse_above_posterior=0.8887,
+        test_rmse_above_posterior_good_geom=-0.0044,
+        test_nats_below_posterior=0.2826,
+        test_nats_below_posterior_good_geom=-0.01,
+    )
+    assert "* the limit, on 1,000 of the rows (873 good): it knows how they were simulated" in lines
+    apart = "the model on those rows: RMSE +88.9 %, log density -0.28 nats (good: RMSE -0.4 %, log density +0.01 nats)"
+    assert apart in lines
+    assert any(line.startswith("exact posterior * ") for line in lines)
+    # An older version did not compute it.
+    assert not any("limit" in line or "exact" in line for line in page())
+    by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, test_rmse_above_posterior_good_geom=None)
+    assert "the model on those rows: RMSE +100.0 %, log density -1.00 nats" in by_level
+
+
 def test_the_results_fit_80_columns() -> None:
     names = ("power_weighted_centroid_p50", "test_p95", "crlb_rms", "test_rmse", "test_p50")
     large = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}

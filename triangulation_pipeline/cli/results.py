@@ -10,6 +10,7 @@ from rich.table import Table
 from triangulation_pipeline.cli.tables import plain
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST
+from triangulation_pipeline.evaluation.reference import LABEL
 from triangulation_pipeline.evaluation.report import HEADLINE_NAMES
 from triangulation_pipeline.evaluation.summary import Evaluation
 from triangulation_pipeline.storage.evaluations import get_evaluation
@@ -63,15 +64,15 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     for head in ("median", "p95", "RMSE"):
         page.add_column(f"{head}\nall", justify="right")
         page.add_column("\ngood", justify="right")
-    oracles = []
-    for estimator in BEST_FIRST:
-        if any(shown := cells(*(f"{estimator.prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
-            page.add_row(estimator.label + ("" if estimator.knows is None else " *"), *shown)
-            oracles += [] if estimator.knows is None else [f"* an oracle, for comparison: it knows {estimator.knows}"]
+    named = [(estimator.label, estimator.prefix) for estimator in BEST_FIRST]
+    for label, prefix in (*named[:1], (f"{LABEL} *", "exact_posterior"), *named[1:]):
+        if any(shown := cells(*(f"{prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
+            page.add_row(label, *shown)
+    limit = _limit(values)
     page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
     rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
     told = [
-        *oracles,
+        *limit,
         f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
         f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
         f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
@@ -79,7 +80,7 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     ]
     if missing := values["huber_gauss_newton_rows_without_fix"]:
         of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
-        told.insert(len(oracles) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
+        told.insert(len(limit) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
     console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
     console.print()
@@ -89,6 +90,23 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
         console.print(plain(line), soft_wrap=not console.is_terminal)
     for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _limit(values: Mapping[str, Any]) -> list[str]:
+    """What the exact posterior is, and how far the model is from it; nothing if it was not computed."""
+    rows, good_rows = values["exact_posterior_rows"], values["exact_posterior_rows_good_geom"]
+    if not rows:
+        return []
+    apart = [
+        f"RMSE {100 * excess:+,.1f} %, log density {-nats:+.2f} nats"
+        for subset in ("", "_good_geom")
+        if (excess := values[f"test_rmse_above_posterior{subset}"]) is not None
+        and (nats := values[f"test_nats_below_posterior{subset}"]) is not None
+    ]
+    return [
+        f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated",
+        *([f"the model on those rows: {' (good: '.join(apart)}{')' * (len(apart) - 1)}"] if apart else []),
+    ]
 
 
 def _share(value: float | None) -> str:

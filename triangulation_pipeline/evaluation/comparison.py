@@ -13,6 +13,7 @@ from triangulation_pipeline.evaluation.estimators import (
     Float,
     Problem,
 )
+from triangulation_pipeline.evaluation.reference import Reference, reference
 from triangulation_pipeline.evaluation.summary import (
     Bounds,
     Calibration,
@@ -51,11 +52,11 @@ class Comparison:
     """
 
     max_gdop: float
-    oracle: Estimator  # the best that is possible here
     truth_en_m: Float  # (n, 2)
     distance_m: dict[Estimator, Float | None]  # (n,) each, haversine
     nees: Float  # (n,)
     predicted_rms_m: Float  # (n,) sqrt of the trace of the model's covariance
+    reference: Reference  # the exact posterior, on some of the rows
     crlb_m: Float  # (n,) Gaussian, levels and arrival times
     mixture_crlb_m: Float  # (n,) with delayed paths, arrival times alone
     num_detections: NDArray[np.int64]  # (n,)
@@ -77,11 +78,15 @@ class Comparison:
         assert distance is not None
         return distance
 
+    @property
+    def has_arrival_times(self) -> bool:
+        """Whether the estimators that need arrival times exist."""
+        return self.distance_m.get(HUBER_GAUSS_NEWTON) is not None
+
     def summary(self) -> Summary:
         """All numbers of the comparison, on all rows and on those with good geometry."""
         return Summary(
             max_gdop=self.max_gdop,
-            oracle=self.oracle.name,
             nees_expected=NEES_EXPECTED,
             all=self._subset_summary(Subset.all),
             good_geometry=self._subset_summary(Subset.good_geometry),
@@ -99,7 +104,8 @@ class Comparison:
             common_rows=int(common.sum()),
             on_common_rows=on_common,
             **dict(self._bounds(rows)),
-            ratios=_ratios(on_common, self._bounds(common), self.oracle),
+            ratios=_ratios(on_common, self._bounds(common)),
+            exact_posterior=self.reference.summary(rows, self.model_m, self.nees),
             calibration=self._calibration(rows),
             by_predicted_rms=self._by_predicted_rms(rows),
             by_detections=[
@@ -173,9 +179,9 @@ def compare(
 ) -> Comparison:
     """Runs every estimator of ``ESTIMATORS`` that exists in the scenario on the test rows.
 
-    The solvers that use arrival times share the site biases fitted on ``train``. They start from several places;
-    ``mixture_ml_from_truth`` starts at the truth and is the oracle: the best that is possible. Without arrival times
-    the oracle is ``rss_posterior_mean``, which knows the scenario and the simulator's site gains.
+    The solvers that use arrival times share the site biases fitted on ``train``. The reference is the exact posterior,
+    which knows the scenario and the simulator's constants of the sites: nothing can be better on average. It is
+    computed on some of the rows, see ``reference_rows``.
 
     Parameters
     ----------
@@ -209,14 +215,13 @@ def compare(
     for estimator in existing:
         positions = estimator.locate(problem)
         distance_m[estimator] = positions.error_m(network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
-    (oracle,) = (estimator for estimator in existing if estimator.knows is not None)
     return Comparison(
         max_gdop=max_gdop,
-        oracle=oracle,
         truth_en_m=problem.truth_en_m,
         distance_m=distance_m,
         nees=predicted.nees(problem.truth_en_m),
         predicted_rms_m=predicted.rms_m(),
+        reference=reference(problem),
         crlb_m=test.crlb_m.astype(np.float64),
         mixture_crlb_m=problem.mixture_crlb_m(),
         num_detections=test.num_detections,
@@ -249,18 +254,15 @@ def _errors(distance_m: Float | None, rows: Rows) -> EstimatorErrors | None:
     return EstimatorErrors(**distance_statistics(distance_m[found]), rows_without_fix=missing)
 
 
-def _ratios(on_common: dict[str, ErrorStatistics | None], bounds: Bounds, oracle: Estimator) -> Ratios:
+def _ratios(on_common: dict[str, ErrorStatistics | None], bounds: Bounds) -> Ratios:
     """The model divided by what it is compared with, all on the same rows."""
     nothing = _statistics(np.zeros(0))
-    model, best, huber = (on_common[e.name] or nothing for e in (MODEL, oracle, HUBER_GAUSS_NEWTON))
+    model, huber = (on_common[e.name] or nothing for e in (MODEL, HUBER_GAUSS_NEWTON))
     return Ratios(
         p50_over_crlb_p50=_over(model.p50_m, bounds.crlb_p50_m),
         rmse_over_crlb_rms=_over(model.rmse_m, bounds.crlb_rms_m),
         p50_over_mixture_crlb_p50=_over(model.p50_m, bounds.mixture_crlb_p50_m),
         rmse_over_mixture_crlb_rms=_over(model.rmse_m, bounds.mixture_crlb_rms_m),
-        p50_over_oracle=_over(model.p50_m, best.p50_m),
-        p95_over_oracle=_over(model.p95_m, best.p95_m),
-        rmse_over_oracle=_over(model.rmse_m, best.rmse_m),
         p50_over_huber=_over(model.p50_m, huber.p50_m),
         p95_over_huber=_over(model.p95_m, huber.p95_m),
         rmse_over_huber=_over(model.rmse_m, huber.rmse_m),

@@ -1,11 +1,10 @@
-"""The estimators that an evaluation compares: the model, the classical baselines and the oracles.
+"""The estimators that an evaluation compares: the model and the classical baselines.
 
 A new baseline is one more entry of ``ESTIMATORS``: pictures, tables, headline and command line read that list.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -14,10 +13,8 @@ from numpy.typing import NDArray
 from triangulation_pipeline.evaluation.summary import CLASSICAL_NAME, MODEL_NAME
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import Features, Scenario
-from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
-from triangulation_pipeline.physics.solvers.rss import rss_posterior_mean
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
 from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions
@@ -58,102 +55,61 @@ class Problem:
         return mixture_crlb_m(self.geometry, self.truth_en_m, self.test, self.scenario.excess_delay)
 
 
-class Exists(StrEnum):
-    """In which scenarios an estimator exists."""
-
-    always = "always"
-    with_arrival_times = "with_arrival_times"
-    without_arrival_times = "without_arrival_times"
-
-
 @dataclass(frozen=True)
 class Estimator:
     """One way to locate the samples of a problem, and how people see it.
 
-    ``name`` is the key of its numbers in stored evaluations. ``knows`` says what an oracle is given that no receiver
-    measures; it is None for an estimator that can be used. ``colour`` is a name in ``plots.style.PALETTE``, ``line`` a
-    line style of Matplotlib. Pictures are not scaled to an estimator that ``is_crude``.
+    ``name`` is the key of its numbers in stored evaluations. ``colour`` is a name in ``plots.style.PALETTE``. Pictures
+    are not scaled to an estimator that ``is_crude``.
     """
 
     name: str
     label: str
     colour: str
     locate: Callable[[Problem], Positions]
-    exists: Exists = Exists.with_arrival_times
-    knows: str | None = None
-    line: str = "-"
+    needs_arrival_times: bool = True
     width: float = 1.6
     is_crude: bool = False
 
     def exists_in(self, problem: Problem) -> bool:
         """Whether it exists in the problem's scenario."""
-        return self.exists is Exists.always or problem.has_arrival_times == (self.exists is Exists.with_arrival_times)
+        return problem.has_arrival_times or not self.needs_arrival_times
 
     @property
     def prefix(self) -> str:
         """The beginning of the names of its numbers in the headline of an evaluation."""
         return "test" if self.name == MODEL_NAME else self.name
 
-    @property
-    def title(self) -> str:
-        """The label, with what an oracle knows."""
-        return self.label if self.knows is None else f"{self.label}, knows {self.knows}"
-
 
 def _least_squares(loss: Loss) -> Callable[[Problem], Positions]:
     return lambda problem: gauss_newton(problem.geometry, problem.test, problem.site_bias_ns, loss)
 
 
-def _mixture_ml(problem: Problem, start_en_m: Float | None = None) -> Positions:
+def _mixture_ml(problem: Problem) -> Positions:
     delay = problem.scenario.excess_delay
-    return mixture_maximum_likelihood(problem.geometry, problem.test, problem.site_bias_ns, delay, start_en_m)
+    return mixture_maximum_likelihood(problem.geometry, problem.test, problem.site_bias_ns, delay)
 
 
-def _rss_posterior_mean(problem: Problem) -> Positions:
-    """With the simulator's site gains: to fit them on detected levels alone would bias them."""
-    network, scenario = problem.geometry.network, problem.scenario
-    return rss_posterior_mean(network, problem.test, scenario, site_constants(network, scenario).gain_offset_db)
-
-
-MODEL = Estimator(MODEL_NAME, "model", "blue", lambda problem: problem.predicted, exists=Exists.always, width=2.6)
+MODEL = Estimator(MODEL_NAME, "model", "blue", lambda problem: problem.predicted, False, width=2.6)
 POWER_WEIGHTED_CENTROID = Estimator(
     "power_weighted_centroid",
     "power-weighted centroid",
     "purple",
     lambda problem: power_weighted_centroid(problem.geometry.network, problem.test),
-    exists=Exists.always,
+    needs_arrival_times=False,
     is_crude=True,
 )
 GAUSS_NEWTON = Estimator("gauss_newton", "Gauss-Newton", "vermilion", _least_squares(Loss.linear))
 HUBER_GAUSS_NEWTON = Estimator(CLASSICAL_NAME, "Huber Gauss-Newton", "orange", _least_squares(Loss.huber))
 MIXTURE_ML = Estimator("mixture_ml", "mixture likelihood", "green", _mixture_ml, width=1.4)
-MIXTURE_ML_FROM_TRUTH = Estimator(
-    "mixture_ml_from_truth",
-    "mixture likelihood",
-    "green",
-    lambda problem: _mixture_ml(problem, problem.truth_en_m),
-    knows="the truth",
-    line="--",
-)
-RSS_POSTERIOR_MEAN = Estimator(
-    "rss_posterior_mean",
-    "posterior mean",
-    "green",
-    _rss_posterior_mean,
-    exists=Exists.without_arrival_times,
-    knows="the site gains",
-    line="--",
-)
 
-# The model, then the baselines from the simplest to the best. Each scenario has one oracle.
+# The model, then the baselines from the simplest to the best.
 ESTIMATORS = (
     MODEL,
     POWER_WEIGHTED_CENTROID,
     GAUSS_NEWTON,
     HUBER_GAUSS_NEWTON,
     MIXTURE_ML,
-    MIXTURE_ML_FROM_TRUTH,
-    RSS_POSTERIOR_MEAN,
 )
 # As people see them.
 BEST_FIRST = (MODEL, *reversed(ESTIMATORS[1:]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL, Estimator
-from triangulation_pipeline.evaluation.summary import Subset, SubsetSummary, Summary
+from triangulation_pipeline.evaluation.summary import PosteriorSummary, Subset, SubsetSummary, Summary
 
 Value = float | int | None
 
@@ -27,7 +27,7 @@ def _errors_of(estimator: Estimator) -> tuple[HeadlineNumber, ...]:
     def field(name: str) -> Callable[[SubsetSummary], Value]:
         return lambda part: getattr(part.estimators[estimator.name], name, None)
 
-    name, who = estimator.prefix, f'"{estimator.title}"'
+    name, who = estimator.prefix, f'"{estimator.label}"'
     return (
         HeadlineNumber(
             f"{name}_rmse_m",
@@ -60,6 +60,11 @@ def _errors_of(estimator: Estimator) -> tuple[HeadlineNumber, ...]:
     )
 
 
+def _posterior(part: SubsetSummary, value: Callable[[PosteriorSummary], Value]) -> Value:
+    """A number of the comparison with the exact posterior; None in an evaluation of an older version."""
+    return None if part.exact_posterior is None else value(part.exact_posterior)
+
+
 HEADLINE = (
     HeadlineNumber(
         "test_rmse_m",
@@ -90,6 +95,50 @@ HEADLINE = (
         lambda part: part.model.rows_without_fix,
     ),
     *(number for estimator in ESTIMATORS if estimator is not MODEL for number in _errors_of(estimator)),
+    HeadlineNumber(
+        "exact_posterior_rows",
+        "exact_posterior_rows_good_geom",
+        "rows",
+        "Number of rows on which the exact posterior was computed and compared with the model.",
+        lambda part: _posterior(part, lambda found: found.rows),
+    ),
+    HeadlineNumber(
+        "exact_posterior_rmse_m",
+        "exact_posterior_rmse_good_geom_m",
+        "m",
+        "RMSE of the exact posterior's mean, on its rows: the least RMSE of any estimator.",
+        lambda part: _posterior(part, lambda found: found.posterior.rmse_m),
+    ),
+    HeadlineNumber(
+        "exact_posterior_p50_m",
+        "exact_posterior_p50_good_geom_m",
+        "m",
+        "Median error of the exact posterior's mean, on its rows.",
+        lambda part: _posterior(part, lambda found: found.posterior.p50_m),
+    ),
+    HeadlineNumber(
+        "exact_posterior_p95_m",
+        "exact_posterior_p95_good_geom_m",
+        "m",
+        "95th percentile of the error of the exact posterior's mean, on its rows.",
+        lambda part: _posterior(part, lambda found: found.posterior.p95_m),
+    ),
+    HeadlineNumber(
+        "test_rmse_above_posterior",
+        "test_rmse_above_posterior_good_geom",
+        "1",
+        "Fraction by which the RMSE of the model is above that of the exact posterior's mean, on the same rows; 0.01 "
+        "is 1 %.",
+        lambda part: _posterior(part, lambda found: found.rmse_excess),
+    ),
+    HeadlineNumber(
+        "test_nats_below_posterior",
+        "test_nats_below_posterior_good_geom",
+        "1",
+        "Nats by which the log density of the model at the truth is below that of the exact posterior, on average over "
+        "the same rows.",
+        lambda part: _posterior(part, lambda found: found.nats_below),
+    ),
     HeadlineNumber(
         "crlb_rms_m",
         "crlb_rms_good_geom_m",
@@ -147,3 +196,13 @@ def estimator_table(summary: Summary, subset: Subset) -> list[dict[str, Any]]:
     """One row per estimator available in this scenario: its errors on the samples it could locate."""
     estimators = summary.subset(subset).estimators
     return [{"estimator": name, **dict(errors)} for name, errors in estimators.items() if errors is not None]
+
+
+def posterior_table(summary: Summary) -> list[dict[str, Any]]:
+    """The exact posterior and the model on the same rows, of all and of those with good geometry: one row each."""
+    return [
+        {"test rows": subset.value.replace("_", " "), "density": name, **dict(errors)}
+        for subset in Subset
+        if (found := summary.subset(subset).exact_posterior) is not None
+        for name, errors in (("exact posterior", found.posterior), ("model", found.model))
+    ]

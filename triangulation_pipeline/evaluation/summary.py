@@ -54,18 +54,41 @@ class Bounds(_Part):
 
 
 class Ratios(_Part):
-    """Errors of the model over bounds, and over those of the oracle and of Huber Gauss-Newton, on the same rows."""
+    """Errors of the model over bounds, and over those of Huber Gauss-Newton, on the same rows."""
 
     p50_over_crlb_p50: float | None
     rmse_over_crlb_rms: float | None
     p50_over_mixture_crlb_p50: float | None
     rmse_over_mixture_crlb_rms: float | None
-    p50_over_oracle: float | None = Field(alias="p50_over_ceiling")
-    p95_over_oracle: float | None = Field(alias="p95_over_ceiling")
-    rmse_over_oracle: float | None = Field(alias="rmse_over_ceiling")
     p50_over_huber: float | None
     p95_over_huber: float | None
     rmse_over_huber: float | None
+
+
+class ScoredErrors(ErrorStatistics):
+    """Errors of positions, the mean of the logarithm of the predicted density at the truth, nats per m^2, and the
+    fractions of the truths within the predicted regions."""
+
+    log_density: float | None
+    coverage_50: float | None
+    coverage_68: float | None
+    coverage_90: float | None
+    coverage_95: float | None
+
+
+class PosteriorSummary(_Part):
+    """The exact posterior and the model on the same rows, a part of the subset.
+
+    The regions of the posterior are those of highest density, the model's are its ellipses. ``rmse_excess`` is the
+    fraction by which the model's RMSE is above the posterior mean's, ``nats_below`` the mean difference of the log
+    densities. The least that an estimator can have of either, over all possible rows, is 0.
+    """
+
+    rows: int
+    posterior: ScoredErrors
+    model: ScoredErrors
+    rmse_excess: float | None
+    nats_below: float | None
 
 
 class Calibration(_Part):
@@ -118,7 +141,8 @@ class SubsetSummary(_Part):
 
     ``estimators`` holds each estimator's errors on the rows that it located, ``on_common_rows`` its errors on the rows
     that all estimators located; both hold None for an estimator that does not exist in the scenario. ``ratios`` is over
-    those common rows, all else over all rows of the subset.
+    those common rows, all else over all rows of the subset. ``exact_posterior`` is None in an evaluation that an older
+    version stored.
     """
 
     rows: int
@@ -130,6 +154,7 @@ class SubsetSummary(_Part):
     mixture_crlb_rms_m: float | None
     mixture_crlb_p50_m: float | None
     ratios: Ratios
+    exact_posterior: PosteriorSummary | None = None
     calibration: Calibration
     by_predicted_rms: list[PredictedRmsBin]
     by_detections: list[DetectionsBin]
@@ -144,10 +169,9 @@ class SubsetSummary(_Part):
 
 
 class Summary(_Part):
-    """All numbers of an evaluation; ``oracle`` names the best estimator that is possible in the scenario."""
+    """All numbers of an evaluation."""
 
     max_gdop: float
-    oracle: str = Field(alias="ceiling")
     nees_expected: dict[str, float]
     all: SubsetSummary
     good_geometry: SubsetSummary

@@ -176,10 +176,26 @@ def not_worse_than_production(
 
 
 def promotion_verdict(summary: Summary, checks: list[PromotionCheck]) -> tuple[bool, str]:
-    """Whether the model is promoted, and the reason in one sentence: the checks that failed, else those that passed."""
+    """Whether the model is promoted, and the reason: the checks that failed, else those that passed, in one sentence,
+    and the distance to the exact posterior in another."""
     failed = list(dict.fromkeys(check.description for check in checks if not check.passed))
     reasons = failed or [check.description for check in checks]
     joined = ", ".join(reasons[:-1]) + " and " + reasons[-1] if len(reasons) > 1 else reasons[0]
     rows = summary.good_geometry.rows
     where = f" on {rows:,} test rows with GDOP < {summary.max_gdop:g}" if rows else ""
-    return not failed, f"{'Not promoted' if failed else 'Promoted'}:{where} {joined}."
+    return not failed, f"{'Not promoted' if failed else 'Promoted'}:{where} {joined}.{_distance_to_the_limit(summary)}"
+
+
+def _distance_to_the_limit(summary: Summary) -> str:
+    """How far the model is from the exact posterior, on rows with good geometry or else on all, as a sentence after
+    another; empty if that is not known."""
+    part = summary.good_geometry if summary.good_geometry.rows else summary.all
+    found = part.exact_posterior
+    if found is None or found.rmse_excess is None or found.nats_below is None:
+        return ""
+    above, below = ("above" if found.rmse_excess >= 0 else "below", "below" if found.nats_below >= 0 else "above")
+    return (
+        f" On {'' if found.rows == part.rows else f'{found.rows:,} of '}these rows its RMSE is "
+        f"{abs(100 * found.rmse_excess):,.1f} % {above} that of the exact posterior, the limit, and its log density "
+        f"{abs(found.nats_below):.2f} nats {below}."
+    )

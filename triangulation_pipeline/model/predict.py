@@ -1,12 +1,14 @@
 """Positions and covariances of many rows, without gradients."""
 
+import numpy as np
 import torch
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.locator import Locator
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.model.losses import STUDENT_T_FREEDOM
+from triangulation_pipeline.positions import Positions, StudentPositions
 
 CHUNK_ROWS = 8192
 
@@ -47,7 +49,8 @@ def locate(checkpoint: Checkpoint, measurements: Measurements) -> Positions:
 
 @torch.no_grad()
 def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | None = None) -> Positions:
-    """The model's answer in evaluation mode; ``initial_m_B2`` saves the search for the initial fix if it is known."""
+    """The model's answer in evaluation mode; ``initial_m_B2`` saves the search for the initial fix if it is known. The
+    densities are those that the loss trains: Student's t for solved rows, Gaussian for regressed ones."""
     model.eval()
     initial_m_B2 = model.initial_fix(inputs) if initial_m_B2 is None else initial_m_B2
     parts = [
@@ -55,4 +58,9 @@ def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | 
         for i in range(0, max(len(inputs), 1), CHUNK_ROWS)
     ]
     tril = torch.cat([part.scale_tril_m_B22 for part in parts]).double()
-    return Positions(torch.cat([part.en_m_B2 for part in parts]).double().cpu().numpy(), (tril @ tril.mT).cpu().numpy())
+    solved = torch.cat([part.solved_B for part in parts]).cpu().numpy()
+    return StudentPositions(
+        torch.cat([part.en_m_B2 for part in parts]).double().cpu().numpy(),
+        (tril @ tril.mT).cpu().numpy(),
+        np.where(solved, STUDENT_T_FREEDOM, np.inf),
+    )

@@ -5,13 +5,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from triangulation_pipeline.evaluation.comparison import Comparison
-from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL, Exists
+from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL
+from triangulation_pipeline.evaluation.reference import LABEL
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.plots.maps import MapWords, draw_map
 from triangulation_pipeline.plots.style import (
     BLACK,
     BLUE,
+    GREEN,
     GREY,
     PALETTE,
     blank_axes,
@@ -29,9 +31,10 @@ from triangulation_pipeline.positions import chi_square_2
 def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
     """Fraction of the test rows with an error below x metres, per estimator, on the rows that all estimators located.
 
-    The curve of the bound is that of an efficient estimator under Gaussian noise with circular errors,
-    ``1 - exp(-d^2 / b^2)`` for a row of bound b: the bound itself is an rms, and the median of an error may lie below
-    it. The curve is left out without arrival times, because an estimator that knows the area is better than that bound.
+    The exact posterior, which is the limit, stands on those of these rows that it was computed on. The curve of the
+    bound is that of an efficient estimator under Gaussian noise with circular errors, ``1 - exp(-d^2 / b^2)`` for a row
+    of bound b: the bound itself is an rms, and the median of an error may lie below it. The curve is left out without
+    arrival times, because an estimator that knows the area is better than that bound.
     """
     figure, axes = blank_axes(4.6)
     rows = comparison.common_rows(subset)
@@ -52,15 +55,26 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
             axes.step(
                 np.insert(distance_m, 0, distance_m[0]),
                 fraction,
-                estimator.line,
                 where="post",
                 color=PALETTE[estimator.colour],
                 lw=estimator.width,
-                label=f"{estimator.title} ({metres(p50)} / {metres(p95)}{off})",
+                label=f"{estimator.label} ({metres(p50)} / {metres(p95)}{off})",
                 zorder=3 if estimator is MODEL else 2,
             )
+    limit_m = np.sort(comparison.reference.distance_m[comparison.reference.rows & rows])
+    if len(limit_m):
+        p50, p95 = np.quantile(limit_m, (0.5, 0.95))
+        axes.step(
+            np.insert(limit_m, 0, limit_m[0]),
+            np.arange(len(limit_m) + 1) / len(limit_m),
+            "--",
+            where="post",
+            color=GREEN,
+            lw=1.6,
+            label=f"{LABEL}, {len(limit_m):,} of the rows ({metres(p50)} / {metres(p95)})",
+        )
     bound_m = comparison.crlb_m[rows & np.isfinite(comparison.crlb_m)]
-    if comparison.oracle.exists is Exists.with_arrival_times and len(bound_m):
+    if comparison.has_arrival_times and len(bound_m):
         x = np.geomspace(0.8 * low, high, 200)
         ideal = np.array([np.mean(-np.expm1(-((d / bound_m) ** 2))) for d in x])
         axes.plot(x, ideal, ":", color=BLACK, lw=1.6, label="Gaussian Cramér-Rao bound")
@@ -88,8 +102,9 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
 
 
 def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
-    """Observed against nominal coverage of the model's error ellipses, and their difference, with the band in which
-    95 % of perfectly calibrated models would lie (normal approximation of the binomial)."""
+    """Observed against nominal coverage of the model's error ellipses, beside that of the exact posterior's regions;
+    and the difference of the ellipses, with the band in which 95 % of perfectly calibrated models would lie (normal
+    approximation of the binomial)."""
     figure = blank_figure(3.9)
     whole, difference = figure.subplots(1, 2)
     nees = comparison.nees[comparison.rows(subset)]
@@ -109,6 +124,10 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
     )
     whole.plot([0, 1], [0, 1], "--", color=BLACK, lw=1, label="perfect")
     whole.plot(nominal, observed, color=BLUE, lw=2.2, label="model")
+    content = comparison.reference.content[comparison.reference.rows & comparison.rows(subset)]
+    if len(content):
+        covered = [np.mean(content <= level) for level in nominal]
+        whole.plot(nominal, covered, "--", color=GREEN, lw=1.2, label=f"{LABEL}, {len(content):,} rows")
     whole.set_ylabel("observed coverage")
     whole.set_xlim(0, 1)
     whole.set_ylim(0, 1)

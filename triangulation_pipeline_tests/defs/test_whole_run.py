@@ -18,7 +18,7 @@ from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.evaluation.comparison import compare
-from triangulation_pipeline.evaluation.report import estimator_table
+from triangulation_pipeline.evaluation.report import estimator_table, posterior_table
 from triangulation_pipeline.evaluation.summary import Subset, Summary
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.jobs.record import read_metrics
@@ -361,6 +361,9 @@ def test_the_evaluation_is_shown_as_it_is_stored(whole_run: Run, evaluation: Eva
     for subset, name in ((Subset.good_geometry, "estimators_good_geometry"), (Subset.all, "estimators_all")):
         rows = estimator_table(Summary.model_validate(metrics), subset)
         assert shown[name] == [{key: five_digits(value) for key, value in row.items()} for row in rows]
+    rows = posterior_table(Summary.model_validate(metrics))
+    assert shown["exact_posterior"] == [{key: five_digits(value) for key, value in row.items()} for row in rows]
+    assert {row["test rows"] for row in rows} == {"all", "good geometry"}
     assert shown["test_rmse_m"] == five_digits(metrics["headline"]["test_rmse_m"])
     assert shown["test_rmse_m"] == five_digits(metrics["all"]["estimators"]["model"]["rmse_m"])
 

@@ -9,10 +9,10 @@ from triangulation_pipeline.evaluation.estimators import (
     ESTIMATORS,
     GAUSS_NEWTON,
     HUBER_GAUSS_NEWTON,
-    MIXTURE_ML_FROM_TRUTH,
     MODEL,
     Estimator,
 )
+from triangulation_pipeline.evaluation.reference import Reference
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
@@ -66,15 +66,19 @@ def handmade() -> Comparison:
         MODEL: model,
         GAUSS_NEWTON: np.array([30.0, 50.0, np.nan, 90.0, 5.0]),
         HUBER_GAUSS_NEWTON: 2 * model,
-        MIXTURE_ML_FROM_TRUTH: model / 2,
     }
     return Comparison(
         max_gdop=5.0,
-        oracle=MIXTURE_ML_FROM_TRUTH,
         truth_en_m=np.arange(10.0).reshape(5, 2) * 1e4,
         distance_m=distance,
         nees=np.array([0.5, 1.0, 3.0, 7.0, np.nan]),
         predicted_rms_m=np.array([40.0, 10.0, 20.0, 30.0, 50.0]),
+        reference=Reference(
+            distance_m=np.array([8.0, 16.0, np.nan, 32.0, 500.0]),
+            log_density=np.array([-8.0, -9.0, np.nan, -10.0, -15.0]),
+            content=np.array([0.3, 0.6, np.nan, 0.92, 0.99]),
+            model_log_density=np.array([-8.5, -9.25, np.nan, -11.0, -20.0]),
+        ),
         crlb_m=np.array([10.0, 20.0, 30.0, 40.0, np.nan]),
         mixture_crlb_m=np.array([20.0, 40.0, 60.0, 80.0, np.nan]),
         num_detections=np.array([7, 7, 6, 6, 3]),
@@ -82,7 +86,7 @@ def handmade() -> Comparison:
     )
 
 
-def some_comparison(oracle: Estimator = MIXTURE_ML_FROM_TRUTH) -> Comparison:
+def some_comparison() -> Comparison:
     """Sixty random rows on which all estimators differ; each lacks some fixes, and some rows lack a bound, an ellipse
     or a predicted error. Some lie just inside and just outside of each ellipse that is counted."""
     rng = np.random.default_rng(7)
@@ -95,11 +99,11 @@ def some_comparison(oracle: Estimator = MIXTURE_ML_FROM_TRUTH) -> Comparison:
 
     return Comparison(
         max_gdop=4.5,
-        oracle=oracle,
         truth_en_m=rng.normal(0, 50e3, (60, 2)),
         distance_m={estimator: some(10.0 * (i + 1), i) for i, estimator in enumerate(ESTIMATORS, start=1)},
         nees=np.concatenate([some(2.0, 4)[:52], 0.9999 * edges, 1.0001 * edges]),
         predicted_rms_m=np.round(some(30.0, 3)),  # with ties
+        reference=Reference(some(8.0, 16), -some(9.0, 7), rng.random(60), -some(11.0, 8)),
         crlb_m=some(7.0, 5),
         mixture_crlb_m=some(9.0, 6),
         num_detections=rng.integers(2, 8, 60),
@@ -113,5 +117,6 @@ def cut(comparison: Comparison, rows: slice) -> Comparison:
     return replace(
         comparison,
         distance_m={name: None if d is None else d[rows] for name, d in comparison.distance_m.items()},
+        reference=Reference(**{name: column[rows] for name, column in vars(comparison.reference).items()}),
         **{name: getattr(comparison, name)[rows] for name in per_row},
     )

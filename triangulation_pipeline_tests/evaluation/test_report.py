@@ -1,9 +1,18 @@
 import json
 
+import pytest
+
 from triangulation_pipeline.evaluation.comparison import Comparison
-from triangulation_pipeline.evaluation.estimators import GAUSS_NEWTON, HUBER_GAUSS_NEWTON, MIXTURE_ML_FROM_TRUTH, MODEL
-from triangulation_pipeline.evaluation.report import HEADLINE, HEADLINE_NAMES, estimator_table, headline
+from triangulation_pipeline.evaluation.estimators import GAUSS_NEWTON, HUBER_GAUSS_NEWTON, MODEL
+from triangulation_pipeline.evaluation.report import (
+    HEADLINE,
+    HEADLINE_NAMES,
+    estimator_table,
+    headline,
+    posterior_table,
+)
 from triangulation_pipeline.evaluation.summary import Evaluation, Subset
+from triangulation_pipeline.evaluation.verdict import promotion_checks, promotion_verdict
 
 from .conftest import some_comparison
 
@@ -13,8 +22,6 @@ SHOWN = {
     "gauss_newton": "gauss_newton",
     "huber_gauss_newton": "huber_gauss_newton",
     "mixture_ml": "mixture_ml",
-    "mixture_ml_from_truth": "mixture_ml_from_truth",
-    "rss_posterior_mean": "rss_posterior_mean",
 }
 
 
@@ -31,7 +38,14 @@ def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
                 f"{prefix}_p95{suffix}_m": statistics["p95_m"],
                 f"{prefix}_rows_without_fix{suffix}": statistics["rows_without_fix"],
             }
+        limit = part["exact_posterior"]
         expected |= {
+            f"exact_posterior_rows{suffix}": limit["rows"],
+            f"exact_posterior_rmse{suffix}_m": limit["posterior"]["rmse_m"],
+            f"exact_posterior_p50{suffix}_m": limit["posterior"]["p50_m"],
+            f"exact_posterior_p95{suffix}_m": limit["posterior"]["p95_m"],
+            f"test_rmse_above_posterior{suffix}": limit["rmse_excess"],
+            f"test_nats_below_posterior{suffix}": limit["nats_below"],
             f"crlb_rms{suffix}_m": part["crlb_rms_m"],
             f"crlb_p50{suffix}_m": part["crlb_p50_m"],
             f"mixture_crlb_rms{suffix}_m": part["mixture_crlb_rms_m"],
@@ -47,7 +61,7 @@ def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
 
 def test_the_headline_has_no_number_of_an_estimator_that_does_not_exist(handmade: Comparison) -> None:
     numbers = headline(handmade.summary())
-    absent = ("mixture_ml_rmse", "mixture_ml_rows", "rss_posterior_mean", "power_weighted_centroid")
+    absent = ("mixture_ml_rmse", "mixture_ml_rows", "power_weighted_centroid")
     assert {value for name, value in numbers.items() if name.startswith(absent)} == {None}
     assert numbers["gauss_newton_rows_without_fix"] == 1
     assert numbers["test_rmse_good_geom_m"] != numbers["test_rmse_m"]
@@ -61,7 +75,6 @@ def test_the_table_has_a_row_for_each_estimator_that_exists(handmade: Comparison
             MODEL.name,
             GAUSS_NEWTON.name,
             HUBER_GAUSS_NEWTON.name,
-            MIXTURE_ML_FROM_TRUTH.name,
         ]
         for row in table:
             assert row == {"estimator": row["estimator"], **summary.document()[subset]["estimators"][row["estimator"]]}
@@ -76,11 +89,43 @@ def test_a_number_of_the_headline_has_a_unit_and_a_sentence(handmade: Comparison
 
 
 def test_an_evaluation_is_read_back_as_it_was_stored(handmade: Comparison) -> None:
-    """Also one of an older version, whose headline has other numbers."""
     summary = handmade.summary()
     verdict = {"headline": {"test_rmse_m": 1.5}, "max_rmse_m": 100.0, "promoted": False, "promotion_reason": "no"}
     document = json.loads(json.dumps(summary.document() | verdict))
     found = Evaluation.model_validate(document)
     assert found.document() == document
-    assert (found.headline, found.oracle) == ({"test_rmse_m": 1.5}, "mixture_ml_from_truth")
+    assert found.headline == {"test_rmse_m": 1.5}
     assert found.subset(Subset.good_geometry) == summary.good_geometry
+
+
+def test_an_evaluation_of_an_older_version_is_read(handmade: Comparison) -> None:
+    """It compared with another limit."""
+    document = json.loads(json.dumps(handmade.summary().document()))
+    verdict = {"headline": {"test_rmse_m": 1.5}, "max_rmse_m": 100.0, "promoted": False, "promotion_reason": "no"}
+    for part in (document["all"], document["good_geometry"]):
+        del part["exact_posterior"]
+        part["estimators"]["mixture_ml_from_truth"] = part["estimators"]["model"]
+        part["on_common_rows"]["mixture_ml_from_truth"] = part["on_common_rows"]["model"]
+        part["ratios"] |= {f"{name}_over_ceiling": 2.0 for name in ("p50", "p95", "rmse")}
+    found = Evaluation.model_validate(document | verdict | {"ceiling": "mixture_ml_from_truth"})
+    assert found.good_geometry.exact_posterior is None
+    assert found.good_geometry.model.count == 4
+    assert {value for name, value in headline(found).items() if "posterior" in name} == {None}
+    assert posterior_table(found) == []
+    checks = promotion_checks(found, 100.0)
+    assert [check.passed for check in checks] == [True, False, True]
+    assert "exact posterior" not in promotion_verdict(found, checks)[1]
+
+
+def test_the_table_of_the_limit_has_both_on_both_subsets(handmade: Comparison) -> None:
+    summary = handmade.summary()
+    table = posterior_table(summary)
+    assert [(row["test rows"], row["density"], row["count"]) for row in table] == [
+        ("all", "exact posterior", 4),
+        ("all", "model", 4),
+        ("good geometry", "exact posterior", 3),
+        ("good geometry", "model", 3),
+    ]
+    assert (table[2]["p50_m"], table[3]["p50_m"]) == (16, 20)
+    assert (table[2]["log_density"], table[3]["log_density"]) == (-9, pytest.approx(-28.75 / 3))
+    assert table[2]["coverage_68"] == pytest.approx(2 / 3)

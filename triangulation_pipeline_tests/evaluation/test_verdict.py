@@ -49,6 +49,7 @@ def summary() -> Document:
     good["on_common_rows"]["model"] |= {"p95_m": 111.9}
     good["on_common_rows"]["huber_gauss_newton"] |= {"p95_m": 162.1}
     good["calibration"] |= {"coverage_95": 0.9391}
+    document["all"]["exact_posterior"] = good["exact_posterior"] = None
     return document
 
 
@@ -58,6 +59,25 @@ def test_promoted(summary: Document) -> None:
         "Promoted: on 1,200 test rows with GDOP < 5 the RMSE of 68.0 m is within 100.0 m, the 95 % ellipse covers "
         "93.9 % (within 91.6 to 98.0 %) and the p95 of 111.9 m is below Huber Gauss-Newton's 162.1 m.",
     )
+
+
+@pytest.mark.parametrize(
+    ("excess", "nats", "told"),
+    [
+        (0.0312, 0.254, "3.1 % above that of the exact posterior, the limit, and its log density 0.25 nats below."),
+        (-0.004, -0.01, "0.4 % below that of the exact posterior, the limit, and its log density 0.01 nats above."),
+    ],
+)
+def test_the_distance_to_the_exact_posterior_is_told(summary: Document, excess: float, nats: float, told: str) -> None:
+    plain = verdict(summary, 100.0)[1]
+    limit = some_comparison().summary().document()["all"]["exact_posterior"]
+    found = limit | {"rows": 880, "rmse_excess": excess, "nats_below": nats}
+    summary["good_geometry"]["exact_posterior"] = found
+    assert verdict(summary, 100.0) == (True, f"{plain} On 880 of these rows its RMSE is {told}")
+    # Without a row of good geometry it is told of all.
+    summary["good_geometry"] |= {"rows": 0, "exact_posterior": None}
+    summary["all"]["exact_posterior"] = found
+    assert verdict(summary, 100.0)[1].endswith(f"On 880 of these rows its RMSE is {told}")
 
 
 def test_limits_are_inclusive(summary: Document) -> None:
@@ -196,9 +216,11 @@ def test_on_real_comparisons(by_time: Comparison, by_level: Comparison) -> None:
     promoted, reason = verdict(json.loads(json.dumps(by_time.summary().document())), 100.0)
     assert promoted, reason
     rows = len(by_level.nees)
-    assert verdict(by_level.summary().document(), 100.0) == (
-        False,
-        f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times).",
+    promoted, reason = verdict(by_level.summary().document(), 100.0)
+    assert not promoted
+    assert reason.startswith(
+        f"Not promoted: none of the {rows:,} test rows has GDOP < 5 (there are no arrival times). On these rows its "
+        "RMSE is "
     )
 
 

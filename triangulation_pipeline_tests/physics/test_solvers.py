@@ -10,6 +10,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.posterior import exact_posterior
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
 from triangulation_pipeline.physics.simulator import simulate_chunk, site_constants
@@ -29,9 +30,9 @@ from triangulation_pipeline.physics.solvers.mixture import (
     mixture_log_density,
     mixture_maximum_likelihood,
 )
-from triangulation_pipeline.physics.solvers.rss import rss_posterior_mean
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid, strongest_receiver
 from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
+from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import Samples
 
 HEIGHT_M = 2.0
@@ -435,6 +436,15 @@ def test_the_centroid_is_weighted_by_power_in_milliwatts() -> None:
         atol=0.05,
     )
     np.testing.assert_array_equal(strongest_receiver(NORTH_WEST_ITALY, batch).en_m, [first, second, first, third])
+
+
+def rss_posterior_mean(
+    network: ReceiverNetwork, measurements: Measurements, scenario: Scenario, gains_db: np.ndarray, cells: int = 32
+) -> Positions:
+    """The exact posterior without the arrival times."""
+    deaf = replace(measurements, toa_present=np.zeros_like(measurements.toa_present))
+    geometry, nowhere_m = Geometry(network, measurements.tx_altitude_m), np.zeros((len(deaf), 2))
+    return exact_posterior(geometry, deaf, scenario, np.zeros(len(network.sites)), gains_db, nowhere_m, cells)
 
 
 def test_level_posterior_is_the_best_by_levels() -> None:

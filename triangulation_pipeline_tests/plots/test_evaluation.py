@@ -11,10 +11,8 @@ from triangulation_pipeline.evaluation.estimators import (
     GAUSS_NEWTON,
     HUBER_GAUSS_NEWTON,
     MIXTURE_ML,
-    MIXTURE_ML_FROM_TRUTH,
     MODEL,
     POWER_WEIGHTED_CENTROID,
-    RSS_POSTERIOR_MEAN,
 )
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import NORTH_WEST_ITALY
@@ -30,21 +28,19 @@ def test_error_cdf(by_time: Comparison, by_level: Comparison) -> None:
     words = drawn(error_cdf(by_time))
     rows = int(by_time.common_rows(Subset.good_geometry).sum())
     assert f"{rows:,} test rows with GDOP < 5" in words
-    for label in ("model (", "Huber Gauss-Newton (", "likelihood, knows the truth (", "Cramér-Rao", "off scale"):
+    for label in ("model (", "Huber Gauss-Newton (", "exact posterior, ", "Cramér-Rao", "off scale"):
         assert label in words
     words = drawn(error_cdf(by_level, Subset.all))
-    assert "posterior mean" in words
+    assert "exact posterior" in words
     assert "Gauss-Newton" not in words
     assert "Cramér-Rao" not in words
 
 
 NAMES = {
     MODEL: "model",
-    MIXTURE_ML_FROM_TRUTH: "mixture likelihood, knows the truth",
     MIXTURE_ML: "mixture likelihood",
     HUBER_GAUSS_NEWTON: "Huber Gauss-Newton",
     GAUSS_NEWTON: "Gauss-Newton",
-    RSS_POSTERIOR_MEAN: "posterior mean, knows the site gains",
     POWER_WEIGHTED_CENTROID: "power-weighted centroid",
 }
 
@@ -56,7 +52,12 @@ def test_error_cdf_curves_are_the_distances(subset: Subset) -> None:
     rows = comparison.common_rows(subset)
     assert 10 < rows.sum() < len(rows)
     found = {label.partition(" (")[0]: points for label, points in curves(axes).items()}
-    assert found.keys() == {*NAMES.values(), "Gaussian Cramér-Rao bound"}
+    limit_m = comparison.reference.distance_m[comparison.reference.rows & rows]
+    assert 5 < len(limit_m) < rows.sum()
+    limit = f"exact posterior, {len(limit_m)} of the rows"
+    assert found.keys() == {*NAMES.values(), limit, "Gaussian Cramér-Rao bound"}
+    np.testing.assert_allclose(found[limit][0][1:], np.sort(limit_m))
+    np.testing.assert_allclose(found[limit][1], np.arange(len(limit_m) + 1) / len(limit_m))
     for name, distance_m in comparison.distance_m.items():
         assert distance_m is not None
         x, y = found[NAMES[name]]
@@ -71,7 +72,7 @@ def test_error_cdf_names_the_median_and_the_95th_percentile(handmade: Comparison
     axes = error_cdf(handmade).axes[0]
     assert curves(axes).keys() == {
         "model (20 m / 38 m)",
-        "mixture likelihood, knows the truth (10 m / 19 m)",
+        "exact posterior, 3 of the rows (16 m / 30 m)",
         "Huber Gauss-Newton (40 m / 76 m)",
         "Gauss-Newton (50 m / 86 m)",
         "Gaussian Cramér-Rao bound",
@@ -79,11 +80,11 @@ def test_error_cdf_names_the_median_and_the_95th_percentile(handmade: Comparison
     assert axes.get_title() == "How far off each estimator is: 3 test rows with GDOP < 5"
     assert error_cdf(handmade, Subset.all).axes[0].get_title() == "How far off each estimator is: 4 test rows"
     # From a little below the least of the good ones to twice their largest.
-    assert axes.get_xlim() == pytest.approx((0.8 * 5.1, 2 * 89.2), rel=1e-3)
+    assert axes.get_xlim() == pytest.approx((0.8 * 10.2, 2 * 89.2), rel=1e-3)
 
 
 def test_error_cdf_begins_at_half_a_metre_at_the_least(handmade: Comparison) -> None:
-    for shrunk, least_m in ((10, 0.51), (1000, 0.5)):
+    for shrunk, least_m in ((10, 1.02), (1000, 0.5)):
         distance_m = {name: None if d is None else d / shrunk for name, d in handmade.distance_m.items()}
         low, _ = error_cdf(replace(handmade, distance_m=distance_m)).axes[0].get_xlim()
         assert low == pytest.approx(0.8 * least_m, rel=1e-3)
@@ -97,7 +98,7 @@ def test_error_cdf_shows_what_the_bound_leaves_possible(handmade: Comparison) ->
     bounds_m = [10.0, 20.0, 40.0]
     np.testing.assert_allclose(y, np.mean([1 - np.exp(-((x / bound) ** 2)) for bound in bounds_m], axis=0))
     np.testing.assert_allclose(np.diff(np.log(x)), np.log(x[-1] / x[0]) / 199)  # smooth on an axis of decades
-    by_level = replace(handmade, oracle=RSS_POSTERIOR_MEAN)
+    by_level = replace(handmade, distance_m=handmade.distance_m | {HUBER_GAUSS_NEWTON: None})
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(by_level).axes[0])
     unbound = replace(handmade, crlb_m=np.full(5, np.nan))
     assert "Gaussian Cramér-Rao bound" not in curves(error_cdf(unbound).axes[0])
@@ -116,6 +117,9 @@ def test_calibration_curve(subset: Subset) -> None:
     # A row without an ellipse lies outside of every one.
     np.testing.assert_allclose(observed, [np.mean(nees <= chi2(2).ppf(share)) for share in nominal])
     np.testing.assert_array_equal(curves(whole)["perfect"], ([0, 1], [0, 1]))
+    content = comparison.reference.content[comparison.reference.rows & comparison.rows(subset)]
+    _, limit = curves(whole)[f"exact posterior, {len(content)} rows"]
+    np.testing.assert_allclose(limit, [np.mean(content <= share) for share in nominal])
     line, dot = difference.lines[1:]
     np.testing.assert_allclose(line.get_xdata(), nominal)
     np.testing.assert_allclose(line.get_ydata(), 100 * (observed - nominal))

@@ -95,8 +95,9 @@ def model_evaluation(
     training_split: StoredSplit,
     test_split: StoredSplit,
 ) -> dg.MaterializeResult:
-    """Compares the best epoch with the Cramér-Rao bound and the classical solvers, on the test rows, which the training
-    never used. The solvers get the same inputs and site biases. The result is a row of `model_evaluations`."""
+    """Compares the best epoch with the exact posterior, the Cramér-Rao bound and the classical solvers, on the test
+    rows, which the training never used. The solvers get the same inputs and site biases; the exact posterior, the
+    limit, knows how the rows were simulated. The result is a row of `model_evaluations`."""
     checkpoint = trained_model.read()
     network = checkpoint.spec.network
     context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
@@ -187,7 +188,7 @@ def _shown(
     evaluation_id: str, summary: Summary, evaluation: Evaluation, pictures: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """The metadata of the materialisation."""
-    from triangulation_pipeline.evaluation.report import estimator_table
+    from triangulation_pipeline.evaluation.report import estimator_table, posterior_table
 
     return {
         **{name: picture(content, name.replace("_", " ")) for name, content in pictures.items()},
@@ -195,6 +196,7 @@ def _shown(
         "promotion_reason": evaluation.promotion_reason,
         "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
         "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
+        "exact_posterior": table([rounded(row) for row in posterior_table(summary)]),
         **rounded(drop_none(plotted(evaluation.headline))),
         "evaluation_id": evaluation_id,
         "summary": dg.MetadataValue.json(summary.document()),

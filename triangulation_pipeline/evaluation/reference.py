@@ -1,0 +1,94 @@
+"""The exact posterior beside the model on the same rows: how far the model is from what is possible."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triangulation_pipeline.evaluation.estimators import Float, Problem
+from triangulation_pipeline.evaluation.summary import PosteriorSummary, ScoredErrors
+from triangulation_pipeline.physics.posterior import exact_posterior
+from triangulation_pipeline.physics.simulator import site_constants
+from triangulation_pipeline.positions import coverage, distance_statistics
+from triangulation_pipeline.samples import Samples
+
+LABEL = "exact posterior"
+# About 250 rows are integrated per second: this many add 4 s to an evaluation.
+REFERENCE_ROWS = 1000
+LEVELS = {"coverage_50": 0.5, "coverage_68": 0.683, "coverage_90": 0.9, "coverage_95": 0.95}
+
+Rows = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The exact posterior on some of the n test rows, and the model's density there. NaN on all other rows."""
+
+    distance_m: Float  # (n,) of the posterior mean from the truth
+    log_density: Float  # (n,) of the posterior at the truth, nats per m^2
+    content: Float  # (n,) probability of the region that is denser than the truth
+    model_log_density: Float  # (n,) of the model at the truth, nats per m^2
+
+    @property
+    def rows(self) -> Rows:
+        """(n,) on which both have a density."""
+        return np.isfinite(self.log_density) & np.isfinite(self.distance_m) & np.isfinite(self.model_log_density)
+
+    def summary(self, rows: Rows, model_m: Float, nees: Float) -> PosteriorSummary:
+        """Both on those of the ``rows`` (n,) on which the model, with errors ``model_m`` and ``nees`` (n,), located."""
+        rows = rows & self.rows & np.isfinite(model_m)
+        content, mine = self.content[rows], nees[rows]
+        posterior = _scored(
+            self.distance_m[rows],
+            self.log_density[rows],
+            {name: float(np.mean(content <= level)) if len(content) else None for name, level in LEVELS.items()},
+        )
+        model = _scored(
+            model_m[rows], self.model_log_density[rows], {name: coverage(mine, level) for name, level in LEVELS.items()}
+        )
+        apart = self.log_density[rows] - self.model_log_density[rows]
+        return PosteriorSummary(
+            rows=int(rows.sum()),
+            posterior=posterior,
+            model=model,
+            rmse_excess=model.rmse_m / posterior.rmse_m - 1 if posterior.rmse_m and model.rmse_m is not None else None,
+            nats_below=float(np.mean(apart)) if len(apart) else None,
+        )
+
+
+def reference(problem: Problem) -> Reference:
+    """The exact posterior on ``reference_rows`` of a problem, with the simulator's own constants of the sites."""
+    network, test = problem.geometry.network, problem.test
+    rows = reference_rows(test)
+    constants = site_constants(network, problem.scenario)
+    some = test.take(rows)
+    posterior = exact_posterior(
+        problem.geometry.take(rows),
+        some,
+        problem.scenario,
+        constants.toa_bias_ns,
+        constants.gain_offset_db,
+        problem.truth_en_m[rows],
+    )
+    columns = {
+        "distance_m": posterior.error_m(network.frame, some.tx_altitude_m, some.tx_lat, some.tx_lon),
+        "log_density": posterior.log_density_at,
+        "content": posterior.content_at,
+        "model_log_density": problem.predicted.log_density(problem.truth_en_m)[rows],
+    }
+    whole = {name: np.full(len(test), np.nan) for name in columns}
+    for name, column in columns.items():
+        whole[name][rows] = column
+    return Reference(**whole)
+
+
+def reference_rows(test: Samples) -> NDArray[np.int64]:
+    """The rows of the ``REFERENCE_ROWS`` samples whose ids are least by their last six bytes, which are the middle of a
+    hash: the same samples in any order, and mostly the same when a dataset grows."""
+    tail = test.sample_id[:, 10:].astype(np.int64) @ (256 ** np.arange(5, -1, -1, dtype=np.int64))
+    return np.sort(np.argsort(tail, kind="stable")[:REFERENCE_ROWS])
+
+
+def _scored(distance_m: Float, log_density: Float, covered: dict[str, float | None]) -> ScoredErrors:
+    mean = float(np.mean(log_density)) if len(log_density) else None
+    return ScoredErrors(**distance_statistics(distance_m), log_density=mean, **covered)
