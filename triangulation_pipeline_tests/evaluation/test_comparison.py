@@ -417,7 +417,7 @@ def test_the_reference_is_the_exact_posterior(
 
 def test_the_reference_rows_are_chosen_by_their_ids(default_batch: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same samples in any order, and of a part of them those that are left."""
-    monkeypatch.setattr(triangulation_pipeline.evaluation.reference, "REFERENCE_ROWS", 100)
+    monkeypatch.setattr(triangulation_pipeline.evaluation.reference, "REFERENCE_LINKS", 100 * 7)
     rows = reference_rows(default_batch)
     assert (np.diff(rows) > 0).all()
     assert len(rows) == 100
@@ -431,7 +431,7 @@ def test_the_reference_rows_are_chosen_by_their_ids(default_batch: Samples, monk
     # Other rows have no reference.
     answer = Positions(np.zeros((120, 2)), np.broadcast_to(np.eye(2), (120, 2, 2)))
     some = default_batch.take(slice(0, 120))
-    monkeypatch.setattr(triangulation_pipeline.evaluation.reference, "REFERENCE_ROWS", 7)
+    monkeypatch.setattr(triangulation_pipeline.evaluation.reference, "REFERENCE_LINKS", 7 * 7)
     found = compare(NORTH_WEST_ITALY, PRESETS[Preset.default], some, default_batch, answer, 5.0)
     np.testing.assert_array_equal(np.flatnonzero(found.reference.rows), reference_rows(some))
 
