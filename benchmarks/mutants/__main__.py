@@ -27,7 +27,7 @@ LEAST_SHARE = 0.85
 WORKERS = 2
 TIMEOUT_FACTOR, LEAST_TIMEOUT_S = 5, 60
 MOST_CPU_S = 3600
-PYTEST = "-m pytest -x -q -n0 -p no:cacheprovider -m 'not production and not stack and not faults and not ui'"
+PYTEST = "-m pytest -x -q -n0 -p no:cacheprovider -m 'not production and not stack and not ui'"
 
 # The code of a room, and the tests that have to see its faults; the rooms with the longest tests are last.
 ROOMS = {

@@ -41,6 +41,8 @@ from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
 from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
 
+pytestmark = pytest.mark.faults
+
 
 @contextmanager
 def when_epochs_are_done(engine: Engine, run_id: str, epochs: int, act: Callable[[], object]) -> Iterator[None]:

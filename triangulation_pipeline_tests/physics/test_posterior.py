@@ -58,14 +58,14 @@ def written_out(
     if (timed := batch.toa_present[row]).any():
         late_ns = (batch.toa_ns[row] - constants.toa_bias_ns - distance_m / SPEED_OF_LIGHT_M_PER_NS)[:, timed]
         sigma_ns = batch.toa_sigma_ns[row, timed].astype(float)
-        emitted_ns = np.linspace(late_ns.min() - 40_000, late_ns.max() + 12_000, 600)
+        emitted_ns = np.linspace(late_ns.min() - 40_000, late_ns.max() + 12_000, 300)
         error_ns = late_ns[..., None] - emitted_ns
         p, mean_ns = scenario.nlos_probability, scenario.nlos_mean_ns
         shape = (mean_ns / sigma_ns)[:, None]
         density = (1 - p) * norm.pdf(error_ns, scale=sigma_ns[:, None])
         density += p * exponnorm.pdf(error_ns, shape, scale=sigma_ns[:, None])
         by_time = np.trapezoid(density.prod(1), emitted_ns)
-    level_dbm = np.linspace(-20, 60, 400)
+    level_dbm = np.linspace(-20, 60, 160)
     prior = sum(
         share * norm.pdf(level_dbm, power_dbm, scenario.shadowing_common_db)
         for share, power_dbm in zip(scenario.tx_power_share, scenario.tx_power_dbm, strict=True)
@@ -86,7 +86,7 @@ def test_equals_the_integral_written_out(clocks: int) -> None:
         site.model_copy(update={"timing": Timing.gps if i < clocks else Timing.none})
         for i, site in enumerate(TINY.sites)
     )
-    network, cells = ReceiverNetwork(name="tiny", sites=sites), 60
+    network, cells = ReceiverNetwork(name="tiny", sites=sites), 50
     parts = [
         simulate(DatasetSpec(network, TINY_SCENARIO.model_copy(update={"tx_altitude_m": height_m}), 8, seed))
         for seed, height_m in enumerate((0.0, 2000.0))
