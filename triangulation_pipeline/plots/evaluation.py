@@ -1,11 +1,14 @@
 """Pictures of an evaluation."""
 
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from triangulation_pipeline.evaluation.comparison import Comparison
-from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL
+from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL, Float
 from triangulation_pipeline.evaluation.reference import LABEL
 from triangulation_pipeline.evaluation.summary import Subset
 from triangulation_pipeline.network import ReceiverNetwork
@@ -42,37 +45,25 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
     if not rows.any():
         return say_empty(figure, axes, f"no test row{_where(comparison, subset)} with a fix by every estimator")
     shown = {estimator: np.sort(d[rows]) for estimator, d in comparison.distance_m.items() if d is not None}
-    fraction = np.arange(rows.sum() + 1) / rows.sum()
     # By arrival times the serious ones are a thousand times better than a crude one.
     serious = [d for estimator, d in shown.items() if not estimator.is_crude]
     low = max(0.5, min(float(np.quantile(d, 0.01)) for d in serious))
     high = 2 * max(low, *(float(np.quantile(d, 0.99)) for d in serious))
     for estimator in BEST_FIRST:
         if estimator in shown:
-            distance_m = shown[estimator]
-            p50, p95 = np.quantile(distance_m, (0.5, 0.95))
-            off = ", off scale" if p50 > high else ""
-            axes.step(
-                np.insert(distance_m, 0, distance_m[0]),
-                fraction,
-                where="post",
+            off = ", off scale" if np.median(shown[estimator]) > high else ""
+            _draw_errors(
+                axes,
+                shown[estimator],
+                estimator.label,
+                off,
                 color=PALETTE[estimator.colour],
                 lw=estimator.width,
-                label=f"{estimator.label} ({metres(p50)} / {metres(p95)}{off})",
                 zorder=3 if estimator is MODEL else 2,
             )
     limit_m = np.sort(comparison.reference.distance_m[comparison.reference.rows & rows])
     if len(limit_m):
-        p50, p95 = np.quantile(limit_m, (0.5, 0.95))
-        axes.step(
-            np.insert(limit_m, 0, limit_m[0]),
-            np.arange(len(limit_m) + 1) / len(limit_m),
-            "--",
-            where="post",
-            color=GREEN,
-            lw=1.6,
-            label=f"{LABEL}, {len(limit_m):,} of the rows ({metres(p50)} / {metres(p95)})",
-        )
+        _draw_errors(axes, limit_m, f"{LABEL}, {len(limit_m):,} of the rows", color=GREEN, lw=1.6, ls="--")
     bound_m = comparison.crlb_m[rows & np.isfinite(comparison.crlb_m)]
     if comparison.has_arrival_times and len(bound_m):
         x = np.geomspace(0.8 * low, high, 200)
@@ -99,6 +90,14 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
         handlelength=1.6,
     )
     return figure
+
+
+def _draw_errors(axes: Axes, distance_m: Float, label: str, off: str = "", **style: Any) -> None:
+    """The distribution of sorted errors as steps, with its median and 95th percentile in the legend."""
+    p50, p95 = np.quantile(distance_m, (0.5, 0.95))
+    fraction = np.arange(len(distance_m) + 1) / len(distance_m)
+    label = f"{label} ({metres(p50)} / {metres(p95)}{off})"
+    axes.step(np.insert(distance_m, 0, distance_m[0]), fraction, where="post", label=label, **style)
 
 
 def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
