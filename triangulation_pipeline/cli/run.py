@@ -109,7 +109,7 @@ def _materialize(instance: dg.DagsterInstance, run_config: Mapping[str, Any], ru
 def _resume(instance: dg.DagsterInstance, storage: Storage, job: JobRecord, console: Console) -> str:
     """Continues in this process what the job's last run did not finish; gives the job's id.
 
-    Raises ValueError if the job is at work, if its run is not known here or has succeeded, and with the sentence of a
+    Raises ValueError if the job is running, if its run is not known here or has succeeded, and with the sentence of a
     step that fails; StorageError if the job cannot be resumed; and KeyboardInterrupt.
     """
     last = instance.get_run_by_id(job.run_id or job.id)

@@ -19,7 +19,7 @@ LONGEST_SENTENCE = 1000
 def plain_failures() -> Iterator[None]:
     """Turns wrong input, a diverged training, storage faults and too little memory into failures of one sentence.
 
-    Each failure tells where in this package the error was raised, for whoever looks for a fault of the program. Raises
+    Each failure tells where in this package the error was raised, for those who look for a fault of the program. Raises
     ``dagster.Failure`` for ValueError, ArithmeticError, PipelineError and MemoryError; other errors pass.
     """
     try:

@@ -15,6 +15,7 @@ from triangulation_pipeline.evaluation.estimators import (
 )
 from triangulation_pipeline.evaluation.reference import Reference, reference
 from triangulation_pipeline.evaluation.summary import (
+    COVERAGE_LEVELS,
     Bounds,
     Calibration,
     DetectionsBin,
@@ -131,10 +132,7 @@ class Comparison:
         known = nees[np.isfinite(nees)]
         kept = known[known <= np.quantile(known, TRIMMED_AT)] if len(known) else known
         return Calibration(
-            coverage_50=coverage(nees, 0.5),
-            coverage_68=coverage(nees, 0.683),
-            coverage_90=coverage(nees, 0.9),
-            coverage_95=coverage(nees, 0.95),
+            **{name: coverage(nees, level) for name, level in COVERAGE_LEVELS.items()},
             nees_p50=_median(known),
             nees_mean=_mean(known),
             nees_trimmed_mean=_mean(kept),

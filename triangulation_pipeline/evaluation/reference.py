@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triangulation_pipeline.evaluation.estimators import Float, Problem
-from triangulation_pipeline.evaluation.summary import PosteriorSummary, ScoredErrors
+from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, PosteriorSummary, ScoredErrors
 from triangulation_pipeline.physics.posterior import exact_posterior
 from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.positions import coverage, distance_statistics
@@ -16,7 +16,6 @@ LABEL = "exact posterior"
 # Receivers times rows. About 250 rows of 7 receivers are integrated per second, and fewer of more receivers: this many
 # add about 4 s to an evaluation.
 REFERENCE_LINKS = 7000
-LEVELS = {"coverage_50": 0.5, "coverage_68": 0.683, "coverage_90": 0.9, "coverage_95": 0.95}
 
 Rows = NDArray[np.bool_]
 
@@ -39,13 +38,14 @@ class Reference:
         """Both on those of the ``rows`` (n,) on which the model, with errors ``model_m`` and ``nees`` (n,), located."""
         rows = rows & self.rows & np.isfinite(model_m)
         content, mine = self.content[rows], nees[rows]
+        levels = COVERAGE_LEVELS.items()
         posterior = _scored(
             self.distance_m[rows],
             self.log_density[rows],
-            {name: float(np.mean(content <= level)) if len(content) else None for name, level in LEVELS.items()},
+            {name: float(np.mean(content <= level)) if len(content) else None for name, level in levels},
         )
         model = _scored(
-            model_m[rows], self.model_log_density[rows], {name: coverage(mine, level) for name, level in LEVELS.items()}
+            model_m[rows], self.model_log_density[rows], {name: coverage(mine, level) for name, level in levels}
         )
         apart = self.log_density[rows] - self.model_log_density[rows]
         return PosteriorSummary(

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 # Names of the two estimators that a verdict is about; ``estimators.ESTIMATORS`` has them all.
 MODEL_NAME = "model"
 CLASSICAL_NAME = "huber_gauss_newton"
+# Probabilities of the regions whose coverage is stored, by the name of its field.
+COVERAGE_LEVELS = {"coverage_50": 0.5, "coverage_68": 0.683, "coverage_90": 0.9, "coverage_95": 0.95}
 
 
 class Subset(StrEnum):

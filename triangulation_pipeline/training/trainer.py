@@ -40,7 +40,7 @@ class TrainingDiverged(ArithmeticError):
 
 
 class TrainingStopped(Exception):
-    """Raised if a stop was requested. The epoch at work is lost; those before it are complete."""
+    """Raised if a stop was requested. The epoch in progress is lost; those before it are complete."""
 
 
 def train(

@@ -31,7 +31,7 @@ class AutomationSettings(BaseSettings):
 
     @field_validator("run_config")
     @classmethod
-    def _is_seen_from_home(cls, value: Path | None) -> Path | None:
+    def _is_resolved_against_home(cls, value: Path | None) -> Path | None:
         return None if value is None else dagster_home() / expanded(value)
 
     @field_validator("retrain_cron")
