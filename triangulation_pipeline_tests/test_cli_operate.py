@@ -8,6 +8,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -346,7 +347,8 @@ def test_ctrl_c_while_it_waits(engine: Engine, webserver: StandIn, monkeypatch: 
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("triangulation_pipeline.cli.operate.time.sleep", interrupted)
+    # The module's own name, not the clock of the process: servers of other threads sleep too.
+    monkeypatch.setattr("triangulation_pipeline.cli.operate.time", SimpleNamespace(sleep=interrupted))
     done = triangulation("pause", "--wait", job.id)
     assert (done.exit_code, done.stderr) == (130, "stopped\n")
     assert send_heartbeat(engine, job) is Stop.pause
