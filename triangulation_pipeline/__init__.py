@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
+    from triangulation_pipeline.model.universal import load_model
     from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -51,6 +52,7 @@ _MODULES = {
     "distance_statistics": "positions",
     "fit_site_biases_ns": "physics.solvers.site_biases",
     "gauss_newton": "physics.solvers.gauss_newton",
+    "load_model": "model.universal",
     "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
     "read_network": "network_file",
@@ -78,6 +80,7 @@ __all__ = [
     "distance_statistics",
     "fit_site_biases_ns",
     "gauss_newton",
+    "load_model",
     "locate",
     "read_checkpoint",
     "read_network",

@@ -18,6 +18,10 @@ from triangulation_pipeline.network import ReceiverNetwork
 LOCATOR_VERSION = 1
 
 
+# The name of the weights that come with the package.
+UNIVERSAL = "universal"
+
+
 class Architecture(StrEnum):
     """The architectures, by the names of their files."""
 
