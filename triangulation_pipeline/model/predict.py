@@ -8,12 +8,12 @@ from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.losses import STUDENT_T_FREEDOM
-from triangulation_pipeline.positions import Positions, StudentPositions
+from triangulation_pipeline.positions import MixturePositions
 
 CHUNK_ROWS = 8192
 
 
-def locate(checkpoint: Checkpoint, measurements: Measurements) -> Positions:
+def locate(checkpoint: Checkpoint, measurements: Measurements) -> MixturePositions:
     """Where the transmitters are, by the model of a checkpoint.
 
     Parameters
@@ -48,7 +48,7 @@ def locate(checkpoint: Checkpoint, measurements: Measurements) -> Positions:
 
 
 @torch.no_grad()
-def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | None = None) -> Positions:
+def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | None = None) -> MixturePositions:
     """The model's answer in evaluation mode; ``initial_m_B2`` saves the search for the initial fix if it is known. The
     densities are those that the loss trains: Student's t for solved rows, Gaussian for regressed ones."""
     model.eval()
@@ -59,8 +59,10 @@ def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | 
     ]
     tril = torch.cat([part.scale_tril_m_B22 for part in parts]).double()
     solved = torch.cat([part.solved_B for part in parts]).cpu().numpy()
-    return StudentPositions(
-        torch.cat([part.en_m_B2 for part in parts]).double().cpu().numpy(),
-        (tril @ tril.mT).cpu().numpy(),
-        np.where(solved, STUDENT_T_FREEDOM, np.inf),
+    freedom = np.where(solved, STUDENT_T_FREEDOM, np.inf)
+    return MixturePositions.of_components(
+        np.zeros((len(solved), 1)),
+        torch.cat([part.en_m_B2 for part in parts]).double().cpu().numpy()[:, None],
+        (tril @ tril.mT).cpu().numpy()[:, None],
+        freedom[:, None],
     )
