@@ -229,7 +229,12 @@ class MixturePositions(Positions):
             The rows in the order given.
         """
         width = max(part.log_weight.shape[1] for part in parts)
-        absent = {"log_weight": -np.inf, "component_en_m": 0.0, "scale_m2": np.eye(2), "freedom": np.inf}
+        absent: dict[str, Any] = {
+            "log_weight": -np.inf,
+            "component_en_m": 0.0,
+            "scale_m2": np.eye(2),
+            "freedom": np.inf,
+        }
 
         def widened(part: Self, name: str) -> NDArray[np.float64]:
             values: NDArray[np.float64] = getattr(part, name)
