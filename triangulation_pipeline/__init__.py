@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
-    from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
     from triangulation_pipeline.positions import Positions, distance_statistics
     from triangulation_pipeline.samples import Samples, Split
     from triangulation_pipeline.training.config import TrainingConfig
@@ -45,12 +45,13 @@ _MODULES = {
     "Preset": "physics.scenario",
     "ReceiverNetwork": "network",
     "Samples": "samples",
+    "SiteCalibration": "calibration",
     "Scenario": "physics.scenario",
     "Site": "network",
     "Split": "samples",
     "TrainingConfig": "training.config",
     "distance_statistics": "positions",
-    "fit_site_biases_ns": "physics.solvers.site_biases",
+    "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
     "load_model": "model.universal",
     "locate": "model.predict",
@@ -74,11 +75,12 @@ __all__ = [
     "Samples",
     "Scenario",
     "Site",
+    "SiteCalibration",
     "Split",
     "TrainingConfig",
     "__version__",
     "distance_statistics",
-    "fit_site_biases_ns",
+    "estimate_calibration",
     "gauss_newton",
     "load_model",
     "locate",

@@ -53,7 +53,7 @@ class Checkpoint:
         network, scenario = self.spec.network, self.spec.scenario
         decides = {
             "locator_version": LOCATOR_VERSION,
-            "constants": self.spec.config.model_dump(mode="json", exclude={"dropout_rate"}),
+            "constants": self.spec.config.model_dump(mode="json"),
             "network_digest": None if network is None else network.digest,
             "scenario": None if scenario is None else scenario.model_dump(mode="json", exclude_none=True),
         }

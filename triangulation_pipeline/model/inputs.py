@@ -1,57 +1,76 @@
-"""From a batch of samples to the tensors that a locator takes. Shapes: B batch, R receivers."""
+"""The rows that a locator takes: what the receivers that hear a transmission measured, and where to begin.
 
+Shapes: B batch, W the receivers that hear a row, K hypotheses, F features. Rows that fewer receivers hear are padded.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+# Beyond it no transmitter on earth can be, so that absurd arrival times stay finite in float32.
+FARTHEST_M = 2e7
+# Numbers that describe a hypothesis beside its place, see ``start``.
+HYPOTHESIS_FEATURES = 9
 
 
 @dataclass(frozen=True)
 class LocatorInputs:
-    """What a network measures of n transmissions, and nothing of the truth.
+    """n transmissions, each by the receivers that hear it, and the hypotheses of their places. Nothing of the truth,
+    and nothing that names a site: the receivers of a row may stand in any order, and rows of different networks may
+    stand side by side.
 
-    ``toa_m_BR`` is the arrival time as a distance, less its median over the row's receivers: the emission time is
-    unknown, and small numbers keep their digits in float32. Frequency offsets are left out: those of a static emitter
-    tell nothing of its position.
+    ``Locator.prepare`` makes it. Numbers are float32. Positions are in the frame of each row's own network.
     """
 
-    present_BR: Tensor  # bool
-    snr_db_BR: Tensor
-    power_dbm_BR: Tensor
-    toa_present_BR: Tensor  # bool
-    toa_m_BR: Tensor
-    sigma_m_BR: Tensor
+    site_m_B3W: Tensor  # east, north, up
+    hears_BW: Tensor  # bool; false in the padding
+    timed_BW: Tensor  # bool; whether there is an arrival time
+    toa_m_BW: Tensor  # arrival time as a range, less the median of the row; 0 if there is none
+    sigma_m_BW: Tensor  # its standard deviation; 1 if there is none
+    level_BKW: Tensor  # level less what the hypothesis expects, in standard deviations of a link; 0 in the padding
+    level_slope_B: Tensor  # derivative of the expected level by the logarithm of the range, in the same unit
+    altitude_m_B: Tensor  # of the transmitter over the ellipsoid
+    surface_B5: Tensor  # ``LocalFrame.surface_coefficients``
+    delay_probability_B: Tensor  # of a path without line of sight
+    delay_mean_m_B: Tensor
+    alive_BK: Tensor  # bool; the first hypothesis always is, the others if they are distinct and likely enough
+    hypothesis_m_BK2: Tensor
+    spread_m_BK3: Tensor  # Cholesky factor of its covariance: first, cross, second
+    hypothesis_features_BKF: Tensor
 
     def __len__(self) -> int:
-        return len(self.present_BR)
+        return len(self.hears_BW)
+
+    @property
+    def num_hearing_B(self) -> Tensor:
+        """(B,) int64, how many receivers hear each row."""
+        return self.hears_BW.sum(1)
 
     def take(self, rows: Tensor | slice) -> Self:
-        """The rows picked by indices or a slice."""
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        """The rows that a mask, indices or a slice picks."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """All tensors on a device."""
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def narrowed(self, width: int) -> Self:
+        """The same rows with ``width`` places for receivers: at least as many as hear any of them."""
+        return type(self)(**{f.name: _widened(getattr(self, f.name), width, f.name) for f in fields(self)})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """All rows in one object, padded to the widest part."""
+        width = max(part.hears_BW.shape[1] for part in parts)
+        wide = [part.narrowed(width) for part in parts]
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in wide]) for f in fields(cls)})
 
 
-def locator_inputs(measurements: Measurements) -> LocatorInputs:
-    """Tensors (float32, bool) of measurements, row by row."""
-    toa_ns = np.where(measurements.toa_present, measurements.toa_ns, np.inf)
-    count = measurements.toa_present.sum(1)
-    # Lower median of the present arrival times; rows without any hold zeros.
-    middle = np.sort(toa_ns, axis=1)[np.arange(len(measurements)), np.maximum(count - 1, 0) // 2]
-    toa_m = (measurements.toa_ns - np.where(count > 0, middle, 0.0)[:, None]) * SPEED_OF_LIGHT_M_PER_NS
-    sigma_m = measurements.toa_sigma_ns * SPEED_OF_LIGHT_M_PER_NS
-    return LocatorInputs(
-        present_BR=torch.from_numpy(measurements.signal_present.copy()),
-        snr_db_BR=torch.from_numpy(measurements.snr_db.copy()),
-        power_dbm_BR=torch.from_numpy(measurements.power_dbm.copy()),
-        toa_present_BR=torch.from_numpy(measurements.toa_present.copy()),
-        toa_m_BR=torch.from_numpy(np.where(measurements.toa_present, toa_m, 0.0).astype(np.float32)),
-        sigma_m_BR=torch.from_numpy(np.where(measurements.toa_present, sigma_m, 1.0).astype(np.float32)),
-    )
+def _widened(values: Tensor, width: int, name: str) -> Tensor:
+    """With ``width`` places for receivers, if they are the last axis of the field."""
+    if not name.endswith("W"):
+        return values
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]), value=1.0 if name == "sigma_m_BW" else 0.0)

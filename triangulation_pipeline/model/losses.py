@@ -5,38 +5,33 @@ import math
 import torch
 from torch import Tensor
 
-from triangulation_pipeline.model.locator import Located
+from triangulation_pipeline.model.locator import Mixture
 
-SOLVED_SCALE_M = 30.0
-REGRESSED_SCALE_M = 30e3
-STUDENT_T_FREEDOM = 4.0
-NLL_WEIGHT = 0.5
+DISTANCE_WEIGHT = 0.2
+FARTHEST_BOUNDS = 300.0
 
 
-def locator_loss(located: Located, target_m_B2: Tensor) -> Tensor:
-    """The loss of each row, (B,): a position error plus the negative log-likelihood of the position.
+def locator_loss(mixture: Mixture, target_m_B2: Tensor) -> Tensor:
+    """The loss of each row, (B,), nats: minus the log density of the true position, plus a share of a robust distance.
 
-    Solved rows: a robust distance, ``sqrt(1 + d^2 / s^2) - 1``, averaged over the rounds, and the likelihood of
-    Student's t with 4 degrees of freedom, which has heavier tails than the Gaussian: non-line-of-sight rows must not
-    inflate the covariances of all rows. Regressed rows: squared error and the Gaussian itself, whose optimum is the
-    posterior mean.
+    The distance ``sqrt(1 + d^2 / s^2) - 1`` is that of the hypothesis nearest to the truth, in units of the bound that
+    the row's information allows there. In any other unit a few rows of bad geometry decide the gradient. Beyond 300
+    bounds it is constant.
     """
-    solved = located.solved_B
-    error = (torch.stack(located.rounds_m_B2) - target_m_B2) / SOLVED_SCALE_M
-    robust = (error.square().sum(-1).add(1).sqrt() - 1).mean(0)
-    squared = ((located.en_m_B2 - target_m_B2) / REGRESSED_SCALE_M).square().sum(-1)
-    nees = normalised_error_squared(located, target_m_B2)
-    diagonal = located.scale_tril_m_B22.diagonal(dim1=-2, dim2=-1)
-    log_volume = diagonal.log().sum(-1) + math.log(2 * math.pi)
-    student = (STUDENT_T_FREEDOM + 2) / 2 * (nees / STUDENT_T_FREEDOM).log1p()
-    position = torch.where(solved, robust, squared)
-    return position + NLL_WEIGHT * (log_volume + torch.where(solved, student, nees / 2))
+    offset_m_BK2 = mixture.fix_m_BK2 - target_m_B2[:, None]
+    squared_BK = offset_m_BK2.square().sum(-1) / mixture.bound_m_BK.square()
+    robust_BK = ((squared_BK + 1).sqrt() - 1).masked_fill(mixture.bound_m_BK.isinf(), FARTHEST_BOUNDS)
+    nearest_B = robust_BK.clamp_max(FARTHEST_BOUNDS).amin(1)
+    return DISTANCE_WEIGHT * nearest_B - log_density(mixture, target_m_B2)
 
 
-def normalised_error_squared(located: Located, target_m_B2: Tensor) -> Tensor:
-    """NEES, (B,): the squared error in units of the predicted covariance; its mean is 2 if that is right."""
-    error = target_m_B2 - located.en_m_B2
-    tril = located.scale_tril_m_B22
-    first = error[:, 0] / tril[:, 0, 0]
-    second = (error[:, 1] - tril[:, 1, 0] * first) / tril[:, 1, 1]
-    return first.square() + second.square()
+def log_density(mixture: Mixture, en_m_B2: Tensor) -> Tensor:
+    """Logarithm of the posterior density at positions (B, 2), in nats per square metre, (B,)."""
+    first, cross, second = mixture.scale_tril_m_BC3.unbind(-1)
+    offset_m = en_m_B2[:, None] - mixture.mean_m_BC2
+    x = offset_m[..., 0] / first
+    y = (offset_m[..., 1] - cross * x) / second
+    freedom = mixture.freedom_BC
+    student = -(freedom + 2) / 2 * torch.log1p((x * x + y * y) / freedom)
+    volume = first.log() + second.log() + math.log(2 * math.pi)
+    return torch.logsumexp(mixture.log_weight_BC + student - volume, dim=1)

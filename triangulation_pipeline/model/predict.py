@@ -1,66 +1,102 @@
-"""Positions and covariances of many rows, without gradients."""
+"""Posteriors of many rows, without gradients."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
-from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.locator import Locator
-from triangulation_pipeline.model.losses import STUDENT_T_FREEDOM
-from triangulation_pipeline.positions import Positions, StudentPositions
+from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.locator import Locator, Mixture
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.positions import MixturePositions
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 4096
 
 
-def locate(checkpoint: Checkpoint, measurements: Measurements) -> Positions:
+def locate(
+    checkpoint: Checkpoint,
+    measurements: Measurements,
+    layout: Layout | None = None,
+    calibration: SiteCalibration | None = None,
+) -> MixturePositions:
     """Where the transmitters are, by the model of a checkpoint.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        The model. It is for one network, and for transmitters at one altitude.
+        The model. It serves any network.
     measurements : Measurements
-        n transmissions, with the receivers in the order of the sites of that network.
+        n transmissions as they were measured, with the receivers in the order of the sites of the network.
+    layout : Layout, optional
+        The network that measured them, and the scenario that holds there. By default those that the model was trained
+        for.
+    calibration : SiteCalibration, optional
+        What is known of the sites; it is taken off the measurements first. By default what the network file says.
 
     Returns
     -------
-    Positions
-        n positions with the covariances of their errors, in the frame of ``checkpoint.spec.network``.
+    MixturePositions
+        n posteriors, in the frame of the network.
 
     Raises
     ------
     ValueError
-        If the measurements are of another number of receivers, or of a transmitter at another altitude.
+        If no layout is given and the model was trained on random layouts, or if the measurements are of another number
+        of receivers.
     """
-    spec = checkpoint.spec
-    if measurements.num_sites != len(spec.network.sites):
+    layout = checkpoint.spec.layout if layout is None else layout
+    if layout is None:
+        raise ValueError("the model was trained on random layouts: give locate the layout that measured the rows")
+    sites = len(layout.network.sites)
+    if measurements.num_sites != sites:
         raise ValueError(
-            f"the model is for the {len(spec.network.sites)} sites of {spec.network.name!r}, the measurements are of "
+            f"the network {layout.network.name!r} has {sites} sites, the measurements are of "
             f"{measurements.num_sites} receivers"
         )
-    if (other := measurements.tx_altitude_m != spec.tx_altitude_m).any():
-        raise ValueError(
-            f"the model is for transmitters at an altitude of {spec.tx_altitude_m:g} m, the measurements have one at "
-            f"{measurements.tx_altitude_m[other][0]:g} m; train a model with this tx_altitude_m"
-        )
-    return predict(checkpoint.locator(), locator_inputs(measurements))
+    calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
+    return predict(checkpoint.locator(), layout, calibration.apply(measurements))
+
+
+def predict(model: Locator, layout: Layout, measurements: Measurements) -> MixturePositions:
+    """The model's answer for calibrated measurements of a layout, in evaluation mode."""
+    return predicted(model, model.prepare(layout, measurements))
 
 
 @torch.no_grad()
-def predict(model: Locator, inputs: LocatorInputs, initial_m_B2: torch.Tensor | None = None) -> Positions:
-    """The model's answer in evaluation mode; ``initial_m_B2`` saves the search for the initial fix if it is known. The
-    densities are those that the loss trains: Student's t for solved rows, Gaussian for regressed ones."""
+def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
+    """The model's answer for prepared rows, in evaluation mode."""
     model.eval()
-    initial_m_B2 = model.initial_fix(inputs) if initial_m_B2 is None else initial_m_B2
-    parts = [
-        model(inputs.take(slice(i, i + CHUNK_ROWS)), initial_m_B2[i : i + CHUNK_ROWS])
-        for i in range(0, max(len(inputs), 1), CHUNK_ROWS)
-    ]
-    tril = torch.cat([part.scale_tril_m_B22 for part in parts]).double()
-    solved = torch.cat([part.solved_B for part in parts]).cpu().numpy()
-    return StudentPositions(
-        torch.cat([part.en_m_B2 for part in parts]).double().cpu().numpy(),
-        (tril @ tril.mT).cpu().numpy(),
-        np.where(solved, STUDENT_T_FREEDOM, np.inf),
+    device = next(model.parameters()).device
+    order = torch.argsort(inputs.num_hearing_B, stable=True)
+    parts = []
+    for rows in order.split(CHUNK_ROWS) if len(order) else [order]:
+        part = inputs.take(rows)
+        width = max(1, int(part.num_hearing_B.max())) if len(rows) else 1
+        parts.append(model(part.narrowed(width).to(device)))
+    return positions_of(parts, order)
+
+
+def positions_of(mixtures: Sequence[Mixture], order: torch.Tensor) -> MixturePositions:
+    """The posteriors of all rows of the mixtures, as positions in double precision. The first row is put in the place
+    ``order[0]``, and so on."""
+    widest = max(mixture.log_weight_BC.shape[1] for mixture in mixtures)
+    back = torch.argsort(order)
+
+    def column(name: str, padding: float) -> np.ndarray:
+        values = [getattr(mixture, name).double().cpu() for mixture in mixtures]
+        padded = [
+            torch.cat([v, v.new_full((len(v), widest - v.shape[1], *v.shape[2:]), padding)], dim=1) for v in values
+        ]
+        return torch.cat(padded)[back].numpy()
+
+    first, cross, second = np.moveaxis(column("scale_tril_m_BC3", 1.0), -1, 0)
+    scale_m2 = np.stack([first**2, first * cross, first * cross, cross**2 + second**2], -1)
+    return MixturePositions.of_components(
+        column("log_weight_BC", -np.inf),
+        column("mean_m_BC2", 0.0),
+        scale_m2.reshape(*first.shape, 2, 2),
+        column("freedom_BC", 4.0),
     )

@@ -11,11 +11,13 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import Scenario
 
 # Raised with every change of the arithmetic that leads from weights, constants and inputs to a prediction. It is part
 # of the digest of weights, so that equal digests predict the same, and of the code versions of assets. A checkpoint of
 # another version is not read.
-LOCATOR_VERSION = 1
+LOCATOR_VERSION = 2
 
 
 # The name of the weights that come with the package.
@@ -30,26 +32,41 @@ class Architecture(StrEnum):
 
 
 class _Constants(BaseModel):
-    # Digests of weights leave defaults out, and checkpoints of format 1 are read with them. Before a default changes,
-    # the value that it had must be written down in `checkpoint.py` for both.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class StartConfig(_Constants):
+    """The constants of the hypotheses that a locator begins from, ``start.prepared``."""
+
+    hypotheses: int = Field(3, ge=1, le=16, description="Hypotheses that are kept of each row, at most.")
+    cells_per_side: int = Field(8, ge=3, le=64, description="The service area is searched in this number squared.")
+    posterior_cells_per_side: int = Field(
+        16, ge=3, le=64, description="The same where the posterior is summed over cells: too few arrival times."
+    )
+    candidates: int = Field(9, ge=1, le=64, description="Minima of the search that are refined.")
+    refinement_scales: tuple[float, ...] = Field(
+        (0.4, 0.12, 0.04, 0.012, 0.004, 0.0),
+        max_length=100,
+        description="Cauchy scale of each refinement step, in sides of a cell; it is added in quadrature to sigma.",
+    )
+    delay_steps: int = Field(3, ge=0, le=100, description="Further steps that heed that delayed paths are late only.")
+    doubt_sigmas: float = Field(
+        2.5, ge=0, description="Beyond such a residual the row is solved again without each of its receivers."
+    )
+    same_distance: float = Field(
+        6.0, gt=0, description="Squared distance of two places, by either's covariance, below which they are one."
+    )
+    least_log_share: float = Field(
+        -12.0, lt=0, description="Logarithm of the posterior relative to the best, below which a place is dropped."
+    )
+
+
 class EncoderConfig(_Constants):
-    """The constants that all architectures share: those of the encoder, the attention block and the regressing head."""
+    """The constants that all architectures share: those of the start, the encoder and the attention block."""
 
     embedding: int = Field(32, ge=1, le=1024, description="Numbers in the token of a receiver; a multiple of heads.")
     heads: int = Field(2, ge=1, le=1024, description="Heads of the attention block.")
-    range_scale_m: float = Field(
-        30e3, gt=0, description="Distances and arrival times enter the encoder in units of this, m."
-    )
-    dropout_rate: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Share of activations dropped in the encoder and the attention block while training; predictions "
-        "do not depend on it.",
-    )
+    start: StartConfig = Field(StartConfig(), description="The constants of the hypotheses.")
 
     @model_validator(mode="after")
     def _heads_share_the_embedding(self) -> Self:
@@ -58,47 +75,18 @@ class EncoderConfig(_Constants):
         return self
 
 
-class StartConfig(_Constants):
-    """The constants of the first position of a solver, ``start.RobustStart``."""
-
-    cells_per_side: int = Field(16, ge=1, le=128, description="The service area is searched in this number squared.")
-    candidates: int = Field(6, ge=1, description="Cells of the lowest cost that are refined.")
-    search_scale_m: float = Field(3000.0, gt=0, description="Cauchy scale of residuals in the search over cells, m.")
-    refinement_scales_m: tuple[float, ...] = Field(
-        (1000.0, 300.0, 100.0, 30.0, 0.0, 0.0),
-        max_length=100,
-        description="Cauchy scale of each refinement step, from the size of a cell down to the noise, m; it is added "
-        "in quadrature to sigma.",
-    )
-    damping: float = Field(1e-3, ge=0, description="Damping of a refinement step, in units of the mean information.")
-    longest_step_m: float = Field(20e3, gt=0, description="A refinement step goes no further than this, m.")
-    margin_m: float = Field(10e3, ge=0, description="A refined position stays within this of the service area, m.")
-
-    @model_validator(mode="after")
-    def _candidates_are_cells(self) -> Self:
-        if self.candidates > self.cells_per_side**2:
-            raise ValueError(f"candidates ({self.candidates}) must be at most cells_per_side squared")
-        return self
-
-
 class TriangulationConfig(EncoderConfig):
     """The constants of ``architectures.triangulation``."""
 
-    summary: ClassVar[str] = "a least-squares solver inside the neural network"
+    summary: ClassVar[str] = "a least-squares solver inside the neural network, with several hypotheses"
 
     architecture: Literal[Architecture.triangulation] = Architecture.triangulation
-    rounds: int = Field(2, ge=1, le=16, description="Learned Gauss-Newton steps, each with weights of its own.")
-    damping: float = Field(1e-3, ge=0, description="Damping of a learned step, in units of the mean information.")
-    longest_step_m: float = Field(2000.0, gt=0, description="A learned step goes no further than this, m.")
-    residual_scales_m: tuple[float, ...] = Field(
-        (50.0, 300.0, 2000.0, 20_000.0),
-        max_length=100,
-        description="Each gives a feature, tanh(residual / scale) of the arrival time, m.",
+    components: int = Field(2, ge=1, le=8, description="Components of the posterior for each hypothesis.")
+    alternatives: bool = Field(
+        True, description="One more component for each receiver, as if its arrival time were judged the other way."
     )
-    residual_scales_sigma: tuple[float, ...] = Field(
-        (1.0, 3.0, 10.0), max_length=100, description="The same for residuals in units of their sigma."
-    )
-    start: StartConfig = Field(StartConfig(), description="The constants of the first position.")
+    damping: float = Field(1e-3, ge=0, description="Damping of the learned step, in units of the mean information.")
+    longest_step: float = Field(10.0, gt=0, description="The learned step goes no further, in bounds of the row.")
 
 
 class RegressionConfig(EncoderConfig):
@@ -116,17 +104,27 @@ ARCHITECTURE_CHOICES = " or ".join(
 
 
 class LocatorSpec(BaseModel):
-    """All it takes to build a locator before its weights are known: its constants, and the network, the altitude of the
-    transmitters over the ellipsoid and the margin of the service area (metres) that it is for."""
+    """All it takes to build a locator before its weights are known: its constants; and the network and the scenario
+    that it was trained for, or neither if it was trained on random layouts. It serves any network either way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: Annotated[ArchitectureConfig, Field(discriminator="architecture")]
-    network: ReceiverNetwork
-    tx_altitude_m: float
-    area_margin_m: float
+    network: ReceiverNetwork | None = None
+    scenario: Scenario | None = None
+
+    @model_validator(mode="after")
+    def _network_and_scenario_go_together(self) -> Self:
+        if (self.network is None) is not (self.scenario is None):
+            raise ValueError("network and scenario must both be given, or both be left out for random layouts")
+        return self
 
     @property
     def architecture(self) -> Architecture:
         """The architecture by its name."""
         return self.config.architecture
+
+    @property
+    def layout(self) -> Layout | None:
+        """Network and scenario, or None if the locator was trained on random layouts."""
+        return None if self.network is None or self.scenario is None else Layout(self.network, self.scenario)

@@ -75,13 +75,6 @@ class TrainingConfig(BaseModel):
         le=1,
         description="Weight decay of AdamW: in each step, every weight shrinks by learning rate times this. 0 to 1.",
     )
-    dropout_rate: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Share of the activations that are set to zero at random during the training, against "
-        "overfitting. 0 = none. 0 to 0.9.",
-    )
     lr_scheduler: Scheduler = Field(
         Scheduler.cosine,
         description="Shape of the learning rate over the steps after the warm-up: cosine (falls to 1 % of the peak) or "
@@ -149,8 +142,8 @@ class TrainingConfig(BaseModel):
         0,
         ge=0,
         le=2**63 - 1,
-        description="Random seed of the initial weights, of dropout and of the order of the samples; on one machine "
-        "the same seed gives the same model. 0 or more.",
+        description="Random seed of the initial weights and of the order of the samples; on one machine the same seed "
+        "gives the same model. 0 or more.",
     )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)
@@ -173,7 +166,7 @@ class TrainingConfig(BaseModel):
     def locator_spec(self, dataset: DatasetSpec) -> LocatorSpec:
         """The locator to be trained on a dataset with these settings, with the default constants of its architecture.
         It is for the dataset's network and scenario; for any, if the dataset is of random networks."""
-        config = {"architecture": self.model_architecture, "dropout_rate": self.dropout_rate}
         network = dataset.network
         scenario = None if network is None else dataset.scenario
+        config = {"architecture": self.model_architecture}
         return LocatorSpec.model_validate({"config": config, "network": network, "scenario": scenario})

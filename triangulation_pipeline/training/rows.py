@@ -68,12 +68,12 @@ class PreparedRows:
         inputs = self.inputs.take(rows)
         return inputs.narrowed(int(inputs.num_hearing_B.max())), self.target_m_B2[rows]
 
-    def error_m(self, en_m_B2: Tensor) -> NDArray[np.float64]:
-        """Distance (n,) of a position of each row from the true place, metres on a sphere of the mean earth radius."""
-        found = en_m_B2.double().cpu().numpy()
+    def error_m(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Distance (n,) of a position (n, 2) of each row from the true place, metres, on a sphere of the mean earth
+        radius."""
         return np.concatenate(
             [
-                Positions.of_points(found[rows]).error_m(
+                Positions.of_points(en_m[rows]).error_m(
                     layout.network.frame, self.tx_altitude_m[rows], self.tx_lat[rows], self.tx_lon[rows]
                 )
                 for layout, rows in self.layouts

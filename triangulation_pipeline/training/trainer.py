@@ -262,7 +262,7 @@ class Trainer:
             rows = part.to(self.device)
             inputs, target_m_B2 = self.train.batch(rows)
             mixture = self.model(inputs)
-            loss = locator_loss(mixture, target_m_B2, inputs).mean()
+            loss = locator_loss(mixture, target_m_B2).mean()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
@@ -288,7 +288,7 @@ class Trainer:
             )
         return {
             "train_loss": train_loss,
-            "train_rmse_m": rmse_m(self.train.error_m(found_m)),
+            "train_rmse_m": rmse_m(self.train.error_m(found_m.double().cpu().numpy())),
             "learning_rate": learning_rate,
             "gradient_norm": gradient_norm,
         }
@@ -327,7 +327,7 @@ class Trainer:
 def _check_parent(spec: LocatorSpec, parent: LocatorSpec) -> None:
     """Raises ValueError if a training cannot begin with the weights of a parent. On which networks that was trained
     does not matter."""
-    mine, its = (each.config.model_dump(mode="json", exclude={"dropout_rate"}) for each in (spec, parent))
+    mine, its = (each.config.model_dump(mode="json") for each in (spec, parent))
     for name, value in mine.items():
         if its.get(name) != value:
             raise ValueError(

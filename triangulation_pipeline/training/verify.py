@@ -28,11 +28,7 @@ def fault(checkpoint: Checkpoint, dataset: DatasetSpec, val: Samples) -> str | N
         )
     for name in VALIDATION_METRICS:
         value, claimed = found[name], checkpoint.metrics[name]
-        same = (
-            value == claimed
-            if None in (value, claimed)
-            else np.isclose(value, claimed, rtol=RELATIVE_TOLERANCE, atol=0)
-        )
-        if not same:
+        known = value is not None and claimed is not None
+        if not (np.isclose(value, claimed, rtol=RELATIVE_TOLERANCE, atol=0) if known else value is claimed):
             return f"{name} of epoch {checkpoint.epoch} is recorded as {claimed}, the reloaded model gives {value}"
     return None
