@@ -13,9 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
+    from triangulation_pipeline.model.universal import load_model
     from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
-    from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
     from triangulation_pipeline.positions import Positions, distance_statistics
     from triangulation_pipeline.samples import Samples, Split
     from triangulation_pipeline.training.config import TrainingConfig
@@ -44,13 +45,15 @@ _MODULES = {
     "Preset": "physics.scenario",
     "ReceiverNetwork": "network",
     "Samples": "samples",
+    "SiteCalibration": "calibration",
     "Scenario": "physics.scenario",
     "Site": "network",
     "Split": "samples",
     "TrainingConfig": "training.config",
     "distance_statistics": "positions",
-    "fit_site_biases_ns": "physics.solvers.site_biases",
+    "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
+    "load_model": "model.universal",
     "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
     "read_network": "network_file",
@@ -72,12 +75,14 @@ __all__ = [
     "Samples",
     "Scenario",
     "Site",
+    "SiteCalibration",
     "Split",
     "TrainingConfig",
     "__version__",
     "distance_statistics",
-    "fit_site_biases_ns",
+    "estimate_calibration",
     "gauss_newton",
+    "load_model",
     "locate",
     "read_checkpoint",
     "read_network",

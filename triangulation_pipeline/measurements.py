@@ -1,7 +1,7 @@
 """What receivers reported of transmissions, and nothing of the truth: the columns that locators take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -83,6 +83,21 @@ class Measurements:
             Of the same type: the rows of ``Samples`` are ``Samples``.
         """
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def of_sites(self, sites: int) -> Self:
+        """The same rows with the first receivers alone. Rows of random layouts are as wide as the widest layout.
+
+        Parameters
+        ----------
+        sites : int
+            How many receivers are kept.
+
+        Returns
+        -------
+        Measurements
+            Of the same type.
+        """
+        return replace(self, **{name: getattr(self, name)[:, :sites] for name in RECEIVER_DTYPES})
 
     @classmethod
     def concatenate(cls, batches: Sequence[Self]) -> Self:

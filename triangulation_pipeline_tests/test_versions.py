@@ -8,6 +8,7 @@ import platform
 
 import numpy as np
 import pytest
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
 from triangulation_pipeline.model.inputs import locator_inputs
@@ -20,7 +21,6 @@ from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.simulator import simulate_chunks
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
 from triangulation_pipeline_tests.model.helpers import DEFAULT, fresh, poked, samples, spec_for

@@ -16,7 +16,6 @@ from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import Samples
 
@@ -42,11 +41,6 @@ class Problem:
     def truth_en_m(self) -> Float:
         """(n, 2) true positions, east and north."""
         return self.test.tx_en_m(self.geometry.network.frame)
-
-    @cached_property
-    def site_bias_ns(self) -> Float:
-        """(r,) arrival-time bias of each site, fitted on ``train``."""
-        return fit_site_biases_ns(Geometry(self.geometry.network, self.train.tx_altitude_m), self.train)
 
     def mixture_crlb_m(self) -> Float:
         """(n,) Cramér-Rao bound with delayed paths, by arrival times alone; NaN if there are none."""
@@ -82,12 +76,12 @@ class Estimator:
 
 
 def _least_squares(loss: Loss) -> Callable[[Problem], Positions]:
-    return lambda problem: gauss_newton(problem.geometry, problem.test, problem.site_bias_ns, loss)
+    return lambda problem: gauss_newton(problem.geometry, problem.test, loss)
 
 
 def _mixture_ml(problem: Problem) -> Positions:
     delay = problem.scenario.excess_delay
-    return mixture_maximum_likelihood(problem.geometry, problem.test, problem.site_bias_ns, delay)
+    return mixture_maximum_likelihood(problem.geometry, problem.test, delay)
 
 
 MODEL = Estimator(MODEL_NAME, "model", "blue", lambda problem: problem.predicted, False, width=2.6)

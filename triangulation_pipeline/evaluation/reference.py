@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.evaluation.estimators import Float, Problem
 from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, PosteriorSummary, ScoredErrors
 from triangulation_pipeline.physics.posterior import exact_posterior
-from triangulation_pipeline.physics.simulator import site_constants
 from triangulation_pipeline.positions import coverage, distance_statistics
 from triangulation_pipeline.samples import Samples
 
@@ -58,17 +58,14 @@ class Reference:
 
 
 def reference(problem: Problem) -> Reference:
-    """The exact posterior on ``reference_rows`` of a problem, with the simulator's own constants of the sites."""
+    """The exact posterior on ``reference_rows`` of a problem."""
     network, test = problem.geometry.network, problem.test
     rows = reference_rows(test)
-    constants = site_constants(network, problem.scenario)
     some = test.take(rows)
     posterior = exact_posterior(
         problem.geometry.take(rows),
-        some,
+        SiteCalibration.of_network(network).apply(some),
         problem.scenario,
-        constants.toa_bias_ns,
-        constants.gain_offset_db,
         problem.truth_en_m[rows],
     )
     columns = {

@@ -22,6 +22,7 @@ from triangulation_pipeline.jobs.states import (
     insert_job,
     job_or_none,
 )
+from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.storage.columns import now
 from triangulation_pipeline.storage.engine import in_one_transaction, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
@@ -109,12 +110,12 @@ def earlier_job(engine: Engine, run: Run) -> JobRecord | None:
 
 
 def with_parent_id(engine: Engine, run: Run, config: TrainingConfig) -> TrainingConfig:
-    """The config with the id of the model that its ``parent_model_id`` refers to. If the run continues a job, it is
-    the model that the job began from: a name may refer to a newer version by now.
+    """The config with the id of the registered model that its ``parent_model_id`` refers to. If the run continues a
+    job, it is the model that the job began from: a name may refer to a newer version by now.
 
     Raises StorageError if there is no such model.
     """
-    if config.parent_model_id is None:
+    if config.parent_model_id in (None, UNIVERSAL):
         return config
     earlier = earlier_job(engine, run)
     is_begun = earlier is not None and earlier.started_at is not None

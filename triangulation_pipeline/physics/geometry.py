@@ -153,7 +153,7 @@ def signal_strength_information(
     slope_db : ndarray, shape (n, r)
         ``path_loss_slope_db`` at these ranges, dB.
     link_sigma_db : float
-        Standard deviation of the shadowing of a link, dB.
+        Standard deviation of the level of a single link, dB.
     common_variance_db2 : float
         Variance of the common level, dB squared.
 

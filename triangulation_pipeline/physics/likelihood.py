@@ -8,10 +8,9 @@ from scipy.special import erfcx, log_ndtr, ndtr
 
 from triangulation_pipeline.frame import ServiceArea
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.propagation import distance_range_km, path_loss_function
 from triangulation_pipeline.physics.scenario import ExcessDelay, Scenario
 
 Float = NDArray[np.float64]
@@ -29,39 +28,32 @@ class Levels:
     """What a scenario says of levels and detections."""
 
     scenario: Scenario
-    offset_db: Float  # (r,) gains of antennas and site
-    threshold_dbm: Float  # (r,) level that is detected half of the time
     node_dbm: Float  # (q,) of the common level
     log_prior: Float  # (q,)
 
     @classmethod
-    def of(cls, network: ReceiverNetwork, scenario: Scenario, gain_offset_db: Float) -> "Levels":
-        """Those of a network whose sites have these gain offsets (r,)."""
-        floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
-        node_dbm, log_prior = _common_level(scenario, scenario.shadowing_link_db / np.sqrt(len(network.sites)))
-        return cls(
-            scenario,
-            scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi + gain_offset_db,
-            floor_dbm + scenario.detection_threshold_db,
-            node_dbm,
-            log_prior,
-        )
+    def of(cls, scenario: Scenario, sites: int) -> "Levels":
+        """Those of a network with so many sites."""
+        node_dbm, log_prior = _common_level(scenario, scenario.link_level_sigma_db / np.sqrt(sites))
+        return cls(scenario, node_dbm, log_prior)
 
     def log_likelihood(self, distance_m: Float, power_dbm: Float, present: Bool) -> Float:
-        """(b, s) of levels (b, r) for distances (b, s, r), up to a constant of the row; minus infinity if the path-loss
-        model does not cover a distance."""
+        """(b, s) of calibrated levels (b, r) for distances (b, s, r), up to a constant of the row; minus infinity if
+        the path-loss model does not cover a distance. A receiver that detected nothing has its noise floor as level."""
         distance_km = distance_m / 1e3
-        median_db = self.offset_db - path_loss_function(self.scenario)(distance_km)
+        antennas_db = self.scenario.tx_antenna_gain_dbi + self.scenario.rx_antenna_gain_dbi
+        median_db = antennas_db - path_loss_function(self.scenario)(distance_km)
         heard = present[:, None]
         common_dbm = np.where(heard, power_dbm[:, None] - median_db, 0.0)  # the common level by each link alone
         squares, total = (common_dbm * common_dbm).sum(-1), common_dbm.sum(-1)
         node = self.node_dbm
         squares = squares[..., None] - 2 * total[..., None] * node + present.sum(1)[:, None, None] * node * node
-        log_joint = self.log_prior - 0.5 * squares / self.scenario.shadowing_link_db**2
-        width_db = np.hypot(self.scenario.shadowing_link_db, self.scenario.detection_width_db)
+        log_joint = self.log_prior - 0.5 * squares / self.scenario.link_level_sigma_db**2
+        width_db = np.hypot(self.scenario.link_level_sigma_db, self.scenario.detection_width_db)
         for site in np.flatnonzero(~present.all(0)):
             rows = np.flatnonzero(~present[:, site])
-            margin_db = median_db[rows, :, site, None] + node - self.threshold_dbm[site]
+            threshold_dbm = power_dbm[rows, site, None, None] + self.scenario.detection_threshold_db
+            margin_db = median_db[rows, :, site, None] + node - threshold_dbm
             log_joint[rows] += log_ndtr(-margin_db / width_db)
         low_km, high_km = distance_range_km(self.scenario.path_loss)
         covered = ((distance_km >= low_km) & (distance_km <= high_km)).all(-1)
@@ -93,13 +85,12 @@ class Target:
         levels: Levels,
         delay: ExcessDelay,
         area: ServiceArea,
-        site_bias_ns: Float,
     ) -> "Target":
-        """Those of some ``rows`` (b,) of measurements, with the clock biases of the sites (r,)."""
+        """Those of some ``rows`` (b,) of calibrated measurements."""
         seen = measurements.take(rows)
         timed = np.argsort(~seen.toa_present, axis=1, kind="stable")[:, : max(1, int(seen.toa_present.sum(1).max()))]
         is_timed = np.take_along_axis(seen.toa_present, timed, 1)
-        range_m = SPEED_OF_LIGHT_M_PER_NS * np.take_along_axis(seen.toa_ns - site_bias_ns, timed, 1)
+        range_m = SPEED_OF_LIGHT_M_PER_NS * np.take_along_axis(seen.toa_ns, timed, 1)
         sigma_m = SPEED_OF_LIGHT_M_PER_NS * np.take_along_axis(seen.toa_sigma_ns.astype(np.float64), timed, 1)
         # Small numbers: the time of emission is unknown anyway.
         range_m = np.where(is_timed, range_m - range_m[:, :1], 0.0)

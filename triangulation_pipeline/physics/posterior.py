@@ -61,8 +61,6 @@ def exact_posterior(
     geometry: Geometry,
     measurements: Measurements,
     scenario: Scenario,
-    site_bias_ns: Float,
-    gain_offset_db: Float,
     at_en_m: Float,
     cells: int = 32,
 ) -> Posterior:
@@ -71,21 +69,17 @@ def exact_posterior(
 
     The prior is uniform over the service area. The time of emission has a flat prior and is integrated out by the
     trapezoidal rule. The level that is common to a transmission (power class and common shadowing) is summed over a
-    fine grid, the shadowing of each link is Gaussian, and a non-detection counts with its probability. Knife edges are
-    not modelled.
+    fine grid, the shadowing and the residual gain of each link are Gaussian, and a non-detection counts with its
+    probability. Knife edges are not modelled.
 
     Parameters
     ----------
     geometry : Geometry
         The network, and the altitude of the transmitters.
     measurements : Measurements
-        n rows of that network.
+        n rows of that network, calibrated.
     scenario : Scenario
         The noise and propagation that produced them.
-    site_bias_ns : ndarray, shape (r,)
-        Clock bias of each site, ns.
-    gain_offset_db : ndarray, shape (r,)
-        Gain offset of each site, dB.
     at_en_m : ndarray, shape (n, 2)
         The position in each row at which density and content are asked, metres. The other answers do not depend on it.
     cells : int
@@ -99,14 +93,14 @@ def exact_posterior(
     n = len(measurements)
     columns = {field.name: np.full(n, np.nan) for field in fields(Posterior)}
     columns |= {"en_m": np.full((n, 2), np.nan), "covariance_m2": np.full((n, 2, 2), np.nan)}
-    levels = Levels.of(geometry.network, scenario, gain_offset_db)
+    levels = Levels.of(scenario, measurements.num_sites)
     area = geometry.network.service_area(scenario.area_margin_m)
     count = np.clip(measurements.toa_present.sum(1), 1, MANY_ARRIVAL_TIMES)
     size = max(1, _BLOCK_VALUES // (cells * cells * 8))
     for number in np.unique(count):
         rows = np.flatnonzero(count == number)
         for block in (rows[i : i + size] for i in range(0, len(rows), size)):
-            target = Target.of(geometry, measurements, block, levels, scenario.excess_delay, area, site_bias_ns)
+            target = Target.of(geometry, measurements, block, levels, scenario.excess_delay, area)
             if number == 1:
                 found = _on_grid(target, at_en_m[block], cells)
             else:

@@ -180,11 +180,11 @@ class Scenario(BaseModel):
         "rural or quiet_rural.",
     )
     gain_offset_sigma_db: float = Field(
-        2.0,
+        1.0,
         ge=0,
         le=20,
-        description="Each site has an unknown constant gain offset, Gaussian with this standard deviation, 0 to 20 "
-        "dB. A site whose gain_offset_db is given in the network file has that one instead.",
+        description="Calibration leaves a Gaussian error of each site's gain with this standard deviation, 0 to 20 dB. "
+        "It is drawn anew for each transmission.",
     )
     detection_threshold_db: float = Field(
         6.0, ge=-20, le=40, description="A receiver detects half of the signals that have this SNR, -20 to 40 dB."
@@ -214,8 +214,8 @@ class Scenario(BaseModel):
         0.1,
         ge=0,
         le=100,
-        description="The oscillator of each site has a constant frequency error, Gaussian with this standard "
-        "deviation, 0 to 100 ppm.",
+        description="The oscillator of each receiver has a Gaussian frequency error with this standard deviation, 0 to "
+        "100 ppm. It is drawn anew for each transmission.",
     )
     clock_sigma_ns: float = Field(
         50.0,
@@ -225,11 +225,12 @@ class Scenario(BaseModel):
         "ns. Used only with features: rss_tdoa.",
     )
     site_bias_sigma_ns: float = Field(
-        30.0,
+        10.0,
         ge=0,
         le=100_000,
-        description="The clock of each site has a constant bias, Gaussian with this standard deviation, 0 to 100000 "
-        "ns. Used only with features: rss_tdoa.",
+        description="Calibration leaves a Gaussian error of each site's clock bias with this standard deviation, 0 to "
+        "100000 ns. It is drawn anew for each transmission, and is a part of toa_sigma_ns. Used only with features: "
+        "rss_tdoa.",
     )
     nlos_probability: float = Field(
         0.10,
@@ -283,6 +284,11 @@ class Scenario(BaseModel):
     def tx_power_dbm(self) -> tuple[float, ...]:
         """Transmit power of each class, dBm."""
         return tuple(30 + 10 * float(np.log10(power)) for power in self.tx_power_w)
+
+    @property
+    def link_level_sigma_db(self) -> float:
+        """Standard deviation of the level of a single link: its shadowing, and the residual gain of the site, dB."""
+        return float(np.hypot(self.shadowing_link_db, self.gain_offset_sigma_db))
 
     @property
     def common_level_variance_db2(self) -> float:

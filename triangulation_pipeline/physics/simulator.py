@@ -3,16 +3,15 @@
 Chunks are independent of each other, so they may be made in any order and in any process.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, DatasetSpec
+from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.geometry import (
     Geometry,
     crlb_m,
@@ -21,6 +20,7 @@ from triangulation_pipeline.physics.geometry import (
     time_difference_information,
     toa_weight,
 )
+from triangulation_pipeline.physics.layout import Layout, Layouts
 from triangulation_pipeline.physics.propagation import (
     distance_range_km,
     knife_edge_loss_db,
@@ -35,18 +35,9 @@ from triangulation_pipeline.samples import Samples, sample_ids
 
 Float = NDArray[np.float64]
 
-_MAX_CANDIDATES = 64 * CHUNK_SIZE
+_MAX_CANDIDATES = 64  # per sample
 _EMISSION_WINDOW_NS = 1e6
 FIRST_TIME_NS = 946_684_800 * 10**9  # the beginning of 2000: simulated transmissions are one second apart
-
-
-@dataclass(frozen=True)
-class SiteConstants:
-    """What is fixed for each site whatever the dataset, (r,): gain, clock bias, oscillator error."""
-
-    gain_offset_db: NDArray[np.float64]
-    toa_bias_ns: NDArray[np.float64]
-    frequency_error_ppm: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -59,50 +50,13 @@ class Chunk:
     rejected_path_loss_range: int
 
 
-def site_constants(network: ReceiverNetwork, scenario: Scenario) -> SiteConstants:
-    """Gain, clock bias and oscillator error of each site.
-
-    The draws are keyed by the network's digest and the site's name: they belong to the site, and not to a dataset. A
-    measured ``gain_offset_db`` of the network file replaces its draw.
-
-    Parameters
-    ----------
-    network : ReceiverNetwork
-        The sites.
-    scenario : Scenario
-        The standard deviations of the draws.
-
-    Returns
-    -------
-    SiteConstants
-        Three arrays of shape (r,): gain offset in dB, clock bias in ns, frequency error in ppm.
-    """
-    standard = np.array(
-        [
-            np.random.Generator(
-                np.random.Philox(
-                    key=np.frombuffer(hashlib.sha256(f"{network.digest}/{site.name}".encode()).digest()[:16], "<u8")
-                )
-            ).standard_normal(3)
-            for site in network.sites
-        ]
-    )
-    drawn_db = standard[:, 0] * scenario.gain_offset_sigma_db
-    measured_db = np.array([np.nan if s.gain_offset_db is None else s.gain_offset_db for s in network.sites])
-    return SiteConstants(
-        gain_offset_db=np.where(np.isnan(measured_db), drawn_db, measured_db),
-        toa_bias_ns=standard[:, 1] * scenario.site_bias_sigma_ns,
-        frequency_error_ppm=standard[:, 2] * scenario.rx_frequency_error_ppm,
-    )
-
-
 def simulate(spec: DatasetSpec) -> Samples:
     """Simulates a whole dataset.
 
     Parameters
     ----------
     spec : DatasetSpec
-        Network, scenario, number of samples and seed. Equal specs give identical samples.
+        Network or random layouts, scenario, number of samples and seed. Equal specs give identical samples.
 
     Returns
     -------
@@ -123,7 +77,7 @@ def simulate_chunks(spec: DatasetSpec, chunks: Iterable[int] | None = None) -> I
     Parameters
     ----------
     spec : DatasetSpec
-        Network, scenario, number of samples and seed.
+        Network or random layouts, scenario, number of samples and seed.
     chunks : iterable of int, optional
         Indices of the wanted chunks, in any order; by default all, in the order of their indices.
 
@@ -148,7 +102,7 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
     Parameters
     ----------
     spec : DatasetSpec
-        Network, scenario, number of samples and seed.
+        Network or random layouts, scenario, number of samples and seed.
     chunk : int
         Index of the chunk, 0 to ``spec.num_chunks - 1``.
 
@@ -162,18 +116,32 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
     ValueError
         If the chunk needs more than 64 candidates per sample.
     """
-    rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, chunk], np.uint64)))
-    rows = min(CHUNK_SIZE, spec.num_samples - chunk * CHUNK_SIZE)
+    begin, end = chunk * CHUNK_SIZE, min((chunk + 1) * CHUNK_SIZE, spec.num_samples)
+    size = ROWS_PER_LAYOUT if spec.layouts is Layouts.random else CHUNK_SIZE
+    pieces = [_piece(spec, first // size, size, min(size, end - first)) for first in range(begin, end, size)]
+    return Chunk(
+        Samples.concatenate([piece.batch for piece in pieces]),
+        candidates=sum(piece.candidates for piece in pieces),
+        rejected_few_detections=sum(piece.rejected_few_detections for piece in pieces),
+        rejected_path_loss_range=sum(piece.rejected_path_loss_range for piece in pieces),
+    )
+
+
+def _piece(spec: DatasetSpec, number: int, size: int, rows: int) -> Chunk:
+    """The first ``rows`` of the samples from ``number * size`` to ``(number + 1) * size``, which one layout hears."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, number], np.uint64)))
+    index = np.arange(number * size, number * size + rows, dtype=np.int64)
+    layout = spec.layout(int(spec.layout_number(index)[0]))
     parts: list[dict[str, NDArray]] = []
     accepted = drawn = few_before = range_before = 0
     few = out_of_range = np.zeros(0, np.int64)
     candidates = np.zeros(0, np.int64)
-    while accepted < CHUNK_SIZE:
-        if drawn >= _MAX_CANDIDATES:
-            raise ValueError(_too_few(spec.scenario, accepted, drawn, few_before, range_before))
+    while accepted < size:
+        if drawn >= _MAX_CANDIDATES * size:
+            raise ValueError(_too_few(layout.scenario, accepted, drawn, few_before, range_before))
         rate = accepted / drawn if drawn else 1.0
-        size = int(min((CHUNK_SIZE - accepted) / max(rate, 1 / 16) * 1.05 + 64, 4 * CHUNK_SIZE))
-        columns, enough, in_range = _draw(rng, size, spec)
+        wanted = int(min((size - accepted) / max(rate, 1 / 16) * 1.05 + 64, 4 * size))
+        columns, enough, in_range = _draw(rng, wanted, layout)
         good = enough & in_range
         parts.append({name: column[good] for name, column in columns.items()})
         few = np.append(few, few_before + np.cumsum(in_range & ~enough)[good])
@@ -182,11 +150,10 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
         few_before += int((in_range & ~enough).sum())
         range_before += int((~in_range).sum())
         accepted += int(good.sum())
-        drawn += size
+        drawn += wanted
     columns = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
-    index = np.arange(chunk * CHUNK_SIZE, chunk * CHUNK_SIZE + rows, dtype=np.int64)
     return Chunk(
-        _samples(spec, index, columns),
+        _samples(spec, layout, index, columns),
         candidates=int(candidates[rows - 1]),
         rejected_few_detections=int(few[rows - 1]),
         rejected_path_loss_range=int(out_of_range[rows - 1]),
@@ -206,10 +173,12 @@ def _too_few(scenario: Scenario, accepted: int, drawn: int, few: int, out_of_ran
     )
 
 
-def _samples(spec: DatasetSpec, index: NDArray[np.int64], columns: dict[str, NDArray]) -> Samples:
+def _samples(spec: DatasetSpec, layout: Layout, index: NDArray[np.int64], columns: dict[str, NDArray]) -> Samples:
     """What was drawn, with what follows from the place in the dataset and from the scenario."""
-    altitude_m = spec.scenario.transmitter_altitude_m
-    lat, lon = spec.network.frame.geodetic(columns.pop("en_m"), altitude_m)
+    altitude_m = layout.scenario.transmitter_altitude_m
+    lat, lon = layout.network.frame.geodetic(columns.pop("en_m"), altitude_m)
+    empty = spec.num_sites - len(layout.network.sites)
+    columns |= {name: np.pad(columns[name], ((0, 0), (0, empty))) for name in RECEIVER_DTYPES}
     return Samples(
         sample_id=sample_ids(spec.sample_namespace, index.tolist()),
         sample_index=index,
@@ -217,17 +186,16 @@ def _samples(spec: DatasetSpec, index: NDArray[np.int64], columns: dict[str, NDA
         tx_lat=lat,
         tx_lon=lon,
         tx_altitude_m=np.full(len(index), altitude_m),
-        frequency_hz=np.full(len(index), spec.scenario.frequency_hz, np.int64),
+        frequency_hz=np.full(len(index), layout.scenario.frequency_hz, np.int64),
         **columns,
     )
 
 
 def _draw(
-    rng: np.random.Generator, size: int, spec: DatasetSpec
+    rng: np.random.Generator, size: int, layout: Layout
 ) -> tuple[dict[str, NDArray], NDArray[np.bool_], NDArray[np.bool_]]:
     """``size`` candidates: their columns, which are heard by enough receivers, which the path-loss model covers."""
-    network, scenario = spec.network, spec.scenario
-    constants = site_constants(network, scenario)
+    network, scenario = layout.network, layout.scenario
     area = network.service_area(scenario.area_margin_m)
 
     en_m = rng.uniform((area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m), (size, 2))
@@ -238,16 +206,18 @@ def _draw(
     in_range = np.all((distance_m >= low_km * 1e3) & (distance_m <= high_km * 1e3), axis=1)
 
     # The order of the draws is part of the generator's version.
-    power_dbm = _received_power_dbm(rng, scenario, tx_power_dbm, distance_m, constants)
+    gain_db = np.array([site.gain_offset_db or 0.0 for site in network.sites])
+    power_dbm = _received_power_dbm(rng, scenario, tx_power_dbm, distance_m) + gain_db
     floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
     snr_db = power_dbm - floor_dbm
     width_db = scenario.detection_width_db * rng.standard_normal(distance_m.shape)
     present = snr_db + width_db > scenario.detection_threshold_db
     tx_error_ppm = scenario.tx_frequency_error_ppm * rng.standard_normal(size)
-    offset_hz = scenario.frequency_mhz * (tx_error_ppm[:, None] - constants.frequency_error_ppm)
+    rx_error_ppm = scenario.rx_frequency_error_ppm * rng.standard_normal(distance_m.shape)
+    offset_hz = scenario.frequency_mhz * (tx_error_ppm[:, None] - rx_error_ppm)
     timed = present & network.has_timing & (scenario.features is Features.rss_tdoa)
     sigma_ns = toa_sigma_ns(scenario, snr_db)
-    toa_ns = _arrival_ns(rng, scenario, distance_m, sigma_ns, constants)
+    toa_ns = _arrival_ns(rng, scenario, distance_m, sigma_ns)
     columns: dict[str, NDArray] = {
         "en_m": en_m,
         "tx_power_dbm": tx_power_dbm.astype(np.float32),
@@ -263,10 +233,8 @@ def _draw(
     return columns, np.greater_equal(present.sum(1), scenario.min_detections), in_range
 
 
-def _received_power_dbm(
-    rng: np.random.Generator, scenario: Scenario, tx_power_dbm: Float, distance_m: Float, constants: SiteConstants
-) -> Float:
-    """(n, r) power at each receiver: path loss, obstacles, common and link shadowing, antenna gains, site gains."""
+def _received_power_dbm(rng: np.random.Generator, scenario: Scenario, tx_power_dbm: Float, distance_m: Float) -> Float:
+    """(n, r) power at each receiver: path loss, obstacles, common and link shadowing, antenna gains, residual gains."""
     n, links = len(distance_m), distance_m.shape
     loss_db = path_loss_function(scenario)(distance_m / 1e3)
     if scenario.knife_edge_probability > 0:
@@ -278,20 +246,16 @@ def _received_power_dbm(
         level_db[:, None]
         + (scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi)
         - loss_db
-        + scenario.shadowing_link_db * rng.standard_normal(links)
-        + constants.gain_offset_db
+        + scenario.link_level_sigma_db * rng.standard_normal(links)
     )
 
 
-def _arrival_ns(
-    rng: np.random.Generator, scenario: Scenario, distance_m: Float, sigma_ns: Float, constants: SiteConstants
-) -> Float:
-    """(n, r) arrival times: emission, flight, clock bias, noise, and the excess delay of some links."""
+def _arrival_ns(rng: np.random.Generator, scenario: Scenario, distance_m: Float, sigma_ns: Float) -> Float:
+    """(n, r) arrival times: emission, flight, noise with the residual bias, and the excess delay of some links."""
     n, links = len(distance_m), distance_m.shape
     toa_ns = (
         rng.uniform(0, _EMISSION_WINDOW_NS, n)[:, None]
         + distance_m / SPEED_OF_LIGHT_M_PER_NS
-        + constants.toa_bias_ns
         + sigma_ns * rng.standard_normal(links)
     )
     if scenario.nlos_probability > 0:
@@ -316,7 +280,7 @@ def _bounds(
         distance_m,
         present,
         path_loss_slope_db(scenario, distance_m / 1e3),
-        scenario.shadowing_link_db,
+        scenario.link_level_sigma_db,
         scenario.common_level_variance_db2,
     )
     return {

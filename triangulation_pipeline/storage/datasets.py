@@ -109,8 +109,8 @@ def write_dataset(
         "id": dataset_id,
         "name": name,
         "config": checked_json("config", spec.description()),
-        "network_name": spec.network.name,
-        "network_digest": spec.network.digest,
+        "network_name": spec.network_name,
+        "network_digest": spec.network_digest,
         "digest_columns": list(DIGEST_COLUMNS),
         "created_at": now(),
     }

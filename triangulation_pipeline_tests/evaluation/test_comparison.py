@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import chi2
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 
 import triangulation_pipeline.evaluation.reference
 from triangulation_pipeline.evaluation.comparison import Comparison, compare
@@ -31,7 +32,6 @@ from triangulation_pipeline.physics.simulator import simulate, site_constants
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions, StudentPositions
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline_tests.evaluation.conftest import SIGMA_M, cut, some_comparison

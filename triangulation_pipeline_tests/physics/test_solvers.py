@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares, minimize_scalar
 from scipy.stats import exponnorm, norm
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
@@ -31,7 +32,6 @@ from triangulation_pipeline.physics.solvers.mixture import (
     mixture_maximum_likelihood,
 )
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid, strongest_receiver
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions
 from triangulation_pipeline.samples import Samples
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2
+from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.model.checkpoint import (
@@ -28,7 +29,6 @@ from triangulation_pipeline.model.spec import Architecture, RegressionConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 from triangulation_pipeline.positions import Positions, coverage, median_of_bounds_m
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training import trainer as trainer_module

@@ -40,11 +40,11 @@ class Arrivals:
     weight: Float  # (m, r), 1 / m^2, zero without an arrival time
 
 
-def arrivals(measurements: Measurements, site_bias_ns: Float) -> Arrivals:
-    """The usable arrival times of measurements, freed of the sites' biases (r,)."""
+def arrivals(measurements: Measurements) -> Arrivals:
+    """The usable arrival times of measurements."""
     rows = np.flatnonzero(measurements.toa_present.sum(1) >= LEAST_ARRIVAL_TIMES)
     present = measurements.toa_present[rows]
-    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * (measurements.toa_ns[rows] - site_bias_ns), 0.0)
+    range_m = np.where(present, SPEED_OF_LIGHT_M_PER_NS * measurements.toa_ns[rows], 0.0)
     return Arrivals(rows, range_m, toa_weight(present, measurements.toa_sigma_ns[rows]))
 
 

@@ -32,7 +32,7 @@ class Loss(StrEnum):
 _COSTS: dict[Loss, RobustCost] = {Loss.linear: linear_cost, Loss.huber: huber_cost}
 
 
-def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: Float, loss: Loss) -> Fix:
+def gauss_newton(geometry: Geometry, measurements: Measurements, loss: Loss) -> Fix:
     """Weighted least squares, or Huber's M-estimate, of position and emission time, from several starts.
 
     Levenberg-Marquardt with the weights ``1 / (c s_i)^2`` of ``toa_sigma_ns``. The starts are the power-weighted
@@ -44,9 +44,7 @@ def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: F
     geometry : Geometry
         The network, and the altitude of the transmitters.
     measurements : Measurements
-        n rows of that network.
-    site_bias_ns : ndarray, shape (r,)
-        Clock bias of each site, subtracted from its arrival times, ns.
+        n rows of that network, calibrated.
     loss : Loss
         ``linear`` or ``huber``.
 
@@ -56,7 +54,7 @@ def gauss_newton(geometry: Geometry, measurements: Measurements, site_bias_ns: F
         n positions with covariances and costs. A row is NaN if it has fewer than three arrival times, or if every start
         ends absurdly far: outside the sites' bounding box by more than three of its diagonals.
     """
-    data = arrivals(measurements, site_bias_ns)
+    data = arrivals(measurements)
     seen, geometry = measurements.take(data.rows), geometry.take(data.rows)
     # Beside the strongest site, not on it: the range has no gradient there.
     network = geometry.network

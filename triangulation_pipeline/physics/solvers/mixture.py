@@ -85,7 +85,6 @@ def _mixture_cost(delay: ExcessDelay) -> RobustCost:
 def mixture_maximum_likelihood(
     geometry: Geometry,
     measurements: Measurements,
-    site_bias_ns: Float,
     delay: ExcessDelay,
     start_en_m: Float | None = None,
 ) -> Fix:
@@ -99,9 +98,7 @@ def mixture_maximum_likelihood(
     geometry : Geometry
         The network, and the altitude of the transmitters.
     measurements : Measurements
-        n rows of that network.
-    site_bias_ns : ndarray, shape (r,)
-        Clock bias of each site, subtracted from its arrival times, ns.
+        n rows of that network, calibrated.
     delay : ExcessDelay
         Share of the delayed paths, and their mean delay.
     start_en_m : ndarray, shape (n, 2), optional
@@ -113,10 +110,10 @@ def mixture_maximum_likelihood(
         n positions with covariances and costs; NaN with fewer than three arrival times. The covariance is the inverse
         Fisher information, so it does not depend on the residuals of the row.
     """
-    data = arrivals(measurements, site_bias_ns)
+    data = arrivals(measurements)
     of_rows = geometry.take(data.rows)
     if start_en_m is None:
-        huber = gauss_newton(geometry, measurements, site_bias_ns, Loss.huber).en_m[data.rows]
+        huber = gauss_newton(geometry, measurements, Loss.huber).en_m[data.rows]
         starts = [huber, *_leave_one_out(of_rows, data, huber)]
     else:
         starts = [start_en_m[data.rows]]

@@ -1,0 +1,123 @@
+"""A network together with the scenario that holds there; and random ones, for datasets over many networks."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from triangulation_pipeline.network import ReceiverNetwork, Timing, random_network
+from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.scenario import Scenario
+
+FEWEST_SITES, MOST_SITES = 4, 15
+DRAWN_PARAMETERS = (
+    "area_margin_km",
+    "clock_sigma_ns",
+    "nlos_mean_ns",
+    "nlos_probability",
+    "path_loss_exponent",
+    "shadowing_link_db",
+)
+"""Parameters of the scenario that each random layout has a value of its own for."""
+
+_MARGIN_SHARE = 0.13  # of the extent: 20 km around the 150 km of north-west Italy
+_LEAST_COVERED_SHARE = 0.25
+_MAX_DRAWS = 1000
+
+
+class Layouts(StrEnum):
+    """The networks of a dataset: the run's own one, or many random ones."""
+
+    own = "own"
+    random = "random"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A network, and the scenario that holds there."""
+
+    network: ReceiverNetwork
+    scenario: Scenario
+
+
+def random_layout(scenario: Scenario, seed: int, number: int) -> Layout:
+    """A random network, and a scenario whose ``DRAWN_PARAMETERS`` are random too.
+
+    There are 4 to 15 sites in a square with a side of 20 to 400 km (log-uniform) between 60 degrees south and north. In
+    three of ten layouts a fifth of the sites, but for four, have no timing. Drawn are the clock's noise (20 to 1000 ns,
+    log-uniform), the share of delayed paths (0 to 0.3, and none in every tenth layout) and their mean delay (100 to
+    2000 ns, log-uniform), the path-loss exponent (2.8 to 4.2) and the shadowing of links (3 to 8 dB). The margin of the
+    area is 0.13 of the side. A layout is drawn again if its sites cover less than a quarter of the area.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        All other parameters.
+    seed, number : int
+        The same two give the same layout of a scenario.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    ValueError
+        If none of 1000 layouts covers a quarter of its area.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(number,))))
+    for _ in range(_MAX_DRAWS):
+        layout = _draw(rng, scenario, f"layout-{number}")
+        if _covered_share(layout) >= _LEAST_COVERED_SHARE:
+            return layout
+    raise ValueError(
+        f"the scenario rejects too many transmitters: none of {_MAX_DRAWS} random layouts covers a quarter of its "
+        "area; lower min_detections or raise tx_power_w"
+    )
+
+
+def _draw(rng: np.random.Generator, scenario: Scenario, name: str) -> Layout:
+    def log_uniform(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    extent_km = log_uniform(20, 400)
+    sites = int(rng.integers(max(FEWEST_SITES, scenario.min_detections), MOST_SITES + 1))
+    network = random_network(
+        sites,
+        int(rng.integers(2**31)),
+        lat=float(rng.uniform(-60, 60)),
+        lon=float(rng.uniform(-180, 180)),
+        extent_km=extent_km,
+    )
+    without_timing = rng.random(sites) < 0.2
+    if rng.random() >= 0.3 or sites - without_timing.sum() < FEWEST_SITES:
+        without_timing[:] = False
+    named = tuple(
+        site.model_copy(update={"timing": Timing.none}) if untimed else site
+        for site, untimed in zip(network.sites, without_timing, strict=True)
+    )
+    drawn = {
+        "area_margin_km": _MARGIN_SHARE * extent_km,
+        "clock_sigma_ns": log_uniform(20, 1000),
+        "nlos_probability": 0.0 if rng.random() < 0.1 else float(rng.uniform(0, 0.3)),
+        "nlos_mean_ns": log_uniform(100, 2000),
+        "path_loss_exponent": float(rng.uniform(2.8, 4.2)),
+        "shadowing_link_db": float(rng.uniform(3, 8)),
+    }
+    # Copies are not validated again: that would take longer than the drawing.
+    return Layout(network.model_copy(update={"name": name, "sites": named}), scenario.model_copy(update=drawn))
+
+
+def _covered_share(layout: Layout) -> float:
+    """The share of the area in which ``min_detections`` sites hear a transmitter of mean power, without shadowing."""
+    network, scenario = layout.network, layout.scenario
+    cell_en_m = network.service_area(scenario.area_margin_m).cell_centres(8)
+    distance_km = Geometry(network, scenario.transmitter_altitude_m).ranges_m(cell_en_m)[0] / 1e3
+    mean_dbm = float(np.array(scenario.tx_power_share) @ np.array(scenario.tx_power_dbm))
+    level_dbm = mean_dbm + scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
+    level_dbm = level_dbm - path_loss_function(scenario)(distance_km)
+    snr_db = level_dbm - noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
+    hears = (snr_db > scenario.detection_threshold_db).sum(1) >= scenario.min_detections
+    low_km, high_km = distance_range_km(scenario.path_loss)
+    return float(np.mean(hears & ((distance_km >= low_km) & (distance_km <= high_km)).all(1)))
