@@ -146,7 +146,7 @@ class Triangulation(Locator):
             longest_m = (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None]
             move_m = within(move_m, longest_m)
         possible = (view.timed_MW > 0) & view.solved_M[:, None]
-        logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, _MASKED)
+        logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, -torch.inf)
         mean_m = fix_m[:, None] + move_m * raw[..., 1].clamp(-2, 2).exp()[..., None]
         wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * tril_m[:, None]
         return logit, mean_m, wider, freedom(raw[..., 3])
