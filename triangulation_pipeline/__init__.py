@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
+    from triangulation_pipeline.model.universal import load_model
     from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -52,6 +53,7 @@ _MODULES = {
     "distance_statistics": "positions",
     "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
+    "load_model": "model.universal",
     "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
     "read_network": "network_file",
@@ -80,6 +82,7 @@ __all__ = [
     "distance_statistics",
     "estimate_calibration",
     "gauss_newton",
+    "load_model",
     "locate",
     "read_checkpoint",
     "read_network",

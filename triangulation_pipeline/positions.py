@@ -4,9 +4,9 @@ Errors are metres on a sphere of the mean earth radius. Statistics are over samp
 subset they are None.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 from triangulation_pipeline.frame import LocalFrame, haversine_m
 
 Float = NDArray[np.floating]
+# The elements (1, 1), (2, 1) and (2, 2) of lower triangular matrices that turn scale matrices into the unit matrix.
+Whitening = tuple[Any, Any, Any]
+
+# Components farther apart than so many standard deviations of both are separate solutions, which have a name if they
+# are at least so probable.
+SEPARATE_SIGMAS = 4.0
+LEAST_ALTERNATIVE = 0.01
+# Draws from each mixture, and the weight of the components, all together, that get none.
+DRAWS = 400
+_NEGLIGIBLE = 1e-3
+_BLOCK_ROWS = 64
+_UPHILL_STEPS = 30
+# So many degrees of freedom are a Gaussian, to all digits.
+_GAUSSIAN_FREEDOM = 1e12
 
 
 @dataclass(frozen=True)
@@ -99,28 +113,6 @@ class Positions:
             scaled = e * e * nn - e * n * (en + ne) + n * n * ee
             return np.where(definite, scaled / np.where(definite, determinant, 1.0), np.nan)
 
-    def log_density(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Logarithm of the Gaussian density with these covariances.
-
-        Parameters
-        ----------
-        en_m : ndarray, shape (n, 2)
-            Places, east and north, metres.
-
-        Returns
-        -------
-        ndarray, shape (n,)
-            Nats per square metre; NaN if the covariance is not positive definite.
-        """
-        return -0.5 * self.nees(en_m) - self._log_volume()
-
-    def _log_volume(self) -> NDArray[np.float64]:
-        """(n,) logarithm of ``2 pi sqrt(det S)``; NaN if the determinant is not positive."""
-        (ee, en), (ne, nn) = self.covariance_m2.transpose(1, 2, 0)
-        with np.errstate(invalid="ignore", over="ignore"):
-            determinant = ee * nn - en * ne
-            return np.log(2 * np.pi) + 0.5 * np.log(np.where(determinant > 0, determinant, np.nan))
-
     def rms_m(self) -> NDArray[np.float64]:
         """The rms error that the covariances claim.
 
@@ -134,18 +126,142 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class StudentPositions(Positions):
-    """Positions with densities that are bivariate Student's t; ``covariance_m2`` holds their scale matrices.
+class Alternatives:
+    """The separate solutions of n rows, at most s in a row, the most probable first.
 
-    With infinitely many degrees of freedom a density is Gaussian. Raises ValueError if an array has another shape.
+    Where a row has fewer, the probability is 0 and the rest is NaN.
     """
 
-    freedom: NDArray[np.float64]  # (n,) degrees of freedom
+    probability: NDArray[np.float64]  # (n, s)
+    en_m: NDArray[np.float64]  # (n, s, 2) mean of each solution, east and north
+    covariance_m2: NDArray[np.float64]  # (n, s, 2, 2) of each solution
+
+
+@dataclass(frozen=True)
+class MixturePositions(Positions):
+    """n posteriors, each a mixture of at most k bivariate Student's t; ``of_components`` makes them.
+
+    ``en_m`` and ``covariance_m2`` are the mean and the covariance of the whole mixture. A component whose log weight is
+    minus infinity does not exist: it stands as a Gaussian of 1 m at the origin. With infinitely many degrees of freedom
+    a t is a Gaussian. A row without components has no position: everything it is asked for is NaN. Raises ValueError if
+    an array has another shape, or if a component has not more than two degrees of freedom.
+
+    The region of a probability is the smallest that holds it, that of highest density. It may have several parts.
+    """
+
+    log_weight: NDArray[np.float64]  # (n, k) logarithms of weights that sum to 1
+    component_en_m: NDArray[np.float64]  # (n, k, 2) centres, east and north
+    scale_m2: NDArray[np.float64]  # (n, k, 2, 2) scale matrices
+    freedom: NDArray[np.float64]  # (n, k) degrees of freedom
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.freedom.shape != (len(self),):
-            raise ValueError(f"freedom must have the shape {(len(self),)}, it has {self.freedom.shape}")
+        shape = self.log_weight.shape
+        if self.log_weight.ndim != 2 or shape[0] != len(self):
+            raise ValueError(f"log_weight must have the shape ({len(self)}, k), it has {shape}")
+        for name, inner in (("component_en_m", (2,)), ("scale_m2", (2, 2)), ("freedom", ())):
+            found = getattr(self, name).shape
+            if found != shape + inner:
+                raise ValueError(f"{name} must have the shape {shape + inner}, it has {found}")
+        least = np.min(self.freedom, where=self.log_weight > -np.inf, initial=np.inf)
+        if not least > 2:
+            raise ValueError(f"freedom must be above 2, the least is {least:g}")
+
+    @classmethod
+    def of_components(
+        cls,
+        log_weight: NDArray[np.float64],
+        component_en_m: NDArray[np.float64],
+        scale_m2: NDArray[np.float64],
+        freedom: NDArray[np.float64],
+    ) -> Self:
+        """The posteriors that have these components.
+
+        Parameters
+        ----------
+        log_weight : ndarray, shape (n, k)
+            Logarithms of the weights, up to a constant of the row; minus infinity for a component that does not exist.
+        component_en_m : ndarray, shape (n, k, 2)
+            Centres, east and north, metres.
+        scale_m2 : ndarray, shape (n, k, 2, 2)
+            Scale matrices, square metres.
+        freedom : ndarray, shape (n, k)
+            Degrees of freedom, above 2.
+
+        Returns
+        -------
+        MixturePositions
+            n rows. One of which a component is no number, or has a scale matrix that is not positive definite, is a row
+            without a position.
+
+        Raises
+        ------
+        ValueError
+            As the class does.
+        """
+        log_total = _log_sum(log_weight)
+        ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
+        with np.errstate(invalid="ignore", over="ignore"):
+            sound = np.isfinite(component_en_m).all(-1) & (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
+        exists = log_weight > -np.inf
+        located = np.isfinite(log_total) & (sound | ~exists).all(1)
+        exists &= located[:, None]
+        log_weight = np.where(exists, log_weight - np.where(located, log_total, 0.0)[:, None], -np.inf)
+        component_en_m = np.where(exists[..., None], component_en_m, 0.0)
+        scale_m2 = np.where(exists[..., None, None], scale_m2, np.eye(2))
+        freedom = np.where(exists, freedom, np.inf)
+        inside_m2 = _covariances_m2(scale_m2, freedom)
+        en_m, covariance_m2 = _moments(np.exp(log_weight), component_en_m, inside_m2)
+        return cls(en_m, covariance_m2, log_weight, component_en_m, scale_m2, freedom)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """All rows in one object.
+
+        Parameters
+        ----------
+        parts : sequence of MixturePositions
+            At least one. Their numbers of components may differ.
+
+        Returns
+        -------
+        MixturePositions
+            The rows in the order given.
+        """
+        width = max(part.log_weight.shape[1] for part in parts)
+        absent: dict[str, Any] = {
+            "log_weight": -np.inf,
+            "component_en_m": 0.0,
+            "scale_m2": np.eye(2),
+            "freedom": np.inf,
+        }
+
+        def widened(part: Self, name: str) -> NDArray[np.float64]:
+            values: NDArray[np.float64] = getattr(part, name)
+            if name not in absent:
+                return values
+            missing = np.broadcast_to(absent[name], (len(values), width - values.shape[1], *values.shape[2:]))
+            return np.concatenate([values, missing], axis=1)
+
+        return cls(**{f.name: np.concatenate([widened(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
+        """The rows that a mask, indices or a slice picks.
+
+        Parameters
+        ----------
+        rows : ndarray of bool, shape (n,), ndarray of int, or slice
+
+        Returns
+        -------
+        MixturePositions
+        """
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @property
+    def exists(self) -> NDArray[np.bool_]:
+        """(n, k) which components exist."""
+        return self.log_weight > -np.inf
 
     def log_density(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Logarithm of the density.
@@ -158,11 +274,183 @@ class StudentPositions(Positions):
         Returns
         -------
         ndarray, shape (n,)
-            Nats per square metre; NaN if the scale matrix is not positive definite.
+            Nats per square metre; NaN in a row without a position.
         """
-        finite = np.where(np.isfinite(self.freedom), self.freedom, 1.0)
-        student = -(finite + 2) / 2 * np.log1p(self.nees(en_m) / finite) - self._log_volume()
-        return np.where(np.isfinite(self.freedom), student, super().log_density(en_m))
+        log_parts, _ = self._at(en_m)
+        return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
+
+    def mode_en_m(self) -> NDArray[np.float64]:
+        """The place of the highest density: uphill from the densest centre, by expectation maximisation.
+
+        Returns
+        -------
+        ndarray, shape (n, 2)
+            East and north, metres; NaN in a row without a position.
+        """
+        centres = np.moveaxis(self.component_en_m, 1, 0)
+        densest = np.argmax(
+            [np.where(e, self.log_density(c), -np.inf) for e, c in zip(self.exists.T, centres, strict=True)], axis=0
+        )
+        en_m = self.component_en_m[np.arange(len(self)), densest]
+        precision = _inverses(self.scale_m2)
+        for _ in range(_UPHILL_STEPS):
+            log_parts, squared = self._at(en_m)
+            share = np.where(self.exists, np.exp(log_parts - _log_sum(log_parts)[:, None]), 0.0)
+            pull = (share * (1 + 2 / self.freedom) / (1 + squared / self.freedom))[..., None, None] * precision
+            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, self.component_en_m)
+        return np.where(self.exists.any(1, keepdims=True), en_m, np.nan)
+
+    def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability of the region that is denser than a place: the least region that reaches the place.
+
+        If the densities are right, the contents at the truths are uniform between 0 and 1. It is counted among fixed
+        quasi-random draws from the mixture, so its error is some thousandths, and a row has the same content among any
+        others.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            Places, east and north, metres.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            0 at the mode to 1; NaN in a row without a position, or where the place is NaN.
+        """
+        log_density = self.log_density(en_m)
+        content = np.full(len(self), np.nan)
+        for rows, at_draws, log_peak in self._draws():
+            here = np.exp(log_density[rows] - log_peak)
+            content[rows] = np.where(np.isnan(here), np.nan, (at_draws > here[:, None]).mean(1))
+        return content
+
+    def covers(self, en_m: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
+        """Whether places lie within the region of a probability.
+
+        Parameters
+        ----------
+        en_m : ndarray, shape (n, 2)
+            Places, east and north, metres.
+        level : float
+            Probability of the region, 0 to 1.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+            False in a row without a position.
+        """
+        return self.content_at(en_m) <= level
+
+    def region_area_m2(self, level: float) -> NDArray[np.float64]:
+        """Area of the region of a probability, by the same draws as ``content_at``.
+
+        Parameters
+        ----------
+        level : float
+            Probability of the region, above 0 and below 1.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Square metres, all parts together; NaN in a row without a position.
+        """
+        area_m2 = np.full(len(self), np.nan)
+        for rows, at_draws, log_peak in self._draws():
+            ordered = -np.sort(-at_draws.astype(np.float64), axis=1)[:, : max(1, round(level * DRAWS))]
+            area_m2[rows] = (1 / ordered).sum(1) / DRAWS * np.exp(-log_peak)
+        return area_m2
+
+    def alternatives(self) -> Alternatives:
+        """The separate solutions: components within a few standard deviations of each other are one.
+
+        From the heaviest component on, each one that is left takes in all that lie within ``SEPARATE_SIGMAS`` of it,
+        by the sum of both covariances. What has a probability below ``LEAST_ALTERNATIVE`` is left out.
+
+        Returns
+        -------
+        Alternatives
+            The solutions of each row, the most probable first.
+        """
+        weight = np.exp(self.log_weight)
+        inside_m2 = _covariances_m2(self.scale_m2, self.freedom)
+        left = self.exists.copy()
+        found = []
+        while left.any():
+            core = np.where(left, weight, -1.0).argmax(1)
+            rows = np.arange(len(self))
+            apart_m = self.component_en_m - self.component_en_m[rows, core][:, None]
+            both = _inverses(inside_m2 + inside_m2[rows, core][:, None])
+            near = np.einsum("nki,nkij,nkj->nk", apart_m, both, apart_m) <= SEPARATE_SIGMAS**2
+            near[rows, core] = True
+            part = np.where(left & near, weight, 0.0)
+            left &= ~near
+            found.append((part.sum(1), *_moments(part, self.component_en_m, inside_m2)))
+        if not found:
+            found.append((np.zeros(len(self)), np.full((len(self), 2), np.nan), np.full((len(self), 2, 2), np.nan)))
+        probability, en_m, covariance_m2 = (np.stack(part, axis=1) for part in zip(*found, strict=True))
+        probability = np.where(probability >= LEAST_ALTERNATIVE, probability, 0.0)
+        order = np.argsort(-probability, axis=1, kind="stable")[
+            :, : max(1, int((probability > 0).sum(1).max(initial=0)))
+        ]
+        probability = np.take_along_axis(probability, order, 1)
+        named = probability > 0
+        return Alternatives(
+            probability,
+            np.where(named[..., None], np.take_along_axis(en_m, order[..., None], 1), np.nan),
+            np.where(named[..., None, None], np.take_along_axis(covariance_m2, order[..., None, None], 1), np.nan),
+        )
+
+    def _at(self, en_m: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n, k) the logarithm of each component's part of the density at the places (n, 2), and its squared distance
+        from there in units of its scale matrix; minus infinity if it does not exist."""
+        return _log_parts(self.log_weight, en_m[:, None] - self.component_en_m, _whitening(self.scale_m2), self.freedom)
+
+    def _draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]]:
+        """The densities at ``DRAWS`` draws from each mixture, in blocks of b rows that have a position: which rows,
+        (b, DRAWS) the densities in units of a density near the highest, and (b,) the logarithm of that.
+
+        The components that together have less than ``_NEGLIGIBLE`` are left out.
+        """
+        weight = np.exp(self.log_weight)
+        order = np.argsort(-weight, axis=1, kind="stable")
+        before = np.cumsum(np.take_along_axis(weight, order, 1), axis=1) - np.take_along_axis(weight, order, 1)
+        kept = ((before < 1 - _NEGLIGIBLE) & np.take_along_axis(self.exists, order, 1)).sum(1)
+        located = np.flatnonzero(kept)
+        by_count = located[np.argsort(kept[located], kind="stable")]
+        uniform, which, angle = _quasi_random(DRAWS)
+        radius_squared = -2 * np.log1p(-uniform)  # of a Gaussian
+        circle = np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=-1)
+        for rows in (by_count[i : i + _BLOCK_ROWS] for i in range(0, len(by_count), _BLOCK_ROWS)):
+            picked = order[rows, : kept[rows].max()]
+            log_weight, freedom, scale_m2 = (
+                values[rows[:, None], picked] for values in (self.log_weight, self.freedom, self.scale_m2)
+            )
+            centre_m = self.component_en_m[rows[:, None], picked]
+            centre_m = centre_m - centre_m[:, :1]  # small numbers, for the sake of the precision
+            whitening = _whitening(scale_m2)
+            ends = np.cumsum(np.exp(log_weight), axis=1)
+            index = (which >= (ends / ends[:, -1:])[:, :-1, None]).sum(1)
+            of_draw = np.take_along_axis(freedom, index, 1)
+            with np.errstate(invalid="ignore"):
+                stretched = of_draw * np.expm1(radius_squared / of_draw)
+            radius = np.sqrt(np.where(np.isinf(of_draw), radius_squared, stretched))
+            unit = radius[..., None] * circle
+            a, b, c = (np.take_along_axis(values, index, 1) for values in whitening)
+            north = (unit[..., 1] - b * unit[..., 0] / a) / c
+            draw_m = np.take_along_axis(centre_m, index[..., None], 1) + np.stack([unit[..., 0] / a, north], axis=-1)
+            log_peak = np.max(log_weight + np.log(whitening[0] * whitening[2]) - np.log(2 * np.pi), axis=1)
+            at_draws = np.zeros(draw_m.shape[:2], np.float32)
+            draw_m = draw_m.astype(np.float32)
+            for k in range(picked.shape[1]):
+                one = (slice(None), slice(k, k + 1))
+                log_part, _ = _log_parts(
+                    (log_weight[one] - log_peak[:, None]).astype(np.float32),
+                    draw_m - centre_m[one].astype(np.float32),
+                    tuple(values[one].astype(np.float32) for values in whitening),
+                    freedom[one].astype(np.float32),
+                )
+                at_draws += np.exp(log_part)
+            yield rows, at_draws, log_peak
 
 
 def rmse_m(distance_m: Float) -> float | None:
@@ -228,22 +516,78 @@ def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
 
 def chi_square_2(probability: float) -> float:
     """The NEES below which a share ``probability`` of two-dimensional Gaussian errors lies: -2 ln(1 - p)."""
-    return -2 * math.log1p(-probability)
+    return float(-2 * np.log1p(-probability))
 
 
-def coverage(nees: Float, probability: float) -> float | None:
-    """Share of the errors within the error ellipse of a probability.
+def coverage(content: Float, level: float) -> float | None:
+    """Share of the truths within the regions of a probability.
 
     Parameters
     ----------
-    nees : ndarray, shape (n,)
-        Normalised estimation errors squared, as of ``Positions.nees``.
-    probability : float
-        Probability of the ellipse, 0 to 1.
+    content : ndarray, shape (n,)
+        Content at the truths, as of ``MixturePositions.content_at``; NaN counts as outside.
+    level : float
+        Probability of the regions, 0 to 1.
 
     Returns
     -------
     float or None
-        None if there are no errors.
+        None if there are no truths.
     """
-    return float(np.mean(nees <= chi_square_2(probability))) if len(nees) else None
+    return float(np.mean(content <= level)) if len(content) else None
+
+
+def _quasi_random(number: int) -> NDArray[np.float64]:
+    """(3, number) points: even steps, and beside them the additive recurrence with powers of the root of x^3 = x + 1
+    (Roberts 2018)."""
+    index, root = np.arange(number) + 0.5, 1.324717957244746
+    return np.stack([index / number, index / root % 1, index / root**2 % 1])
+
+
+def _whitening(scale_m2: NDArray[np.float64]) -> Whitening:
+    """The inverse of the Cholesky factor of scale matrices (..., 2, 2)."""
+    ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
+    first = np.sqrt(ee)
+    second = np.sqrt(nn - en * en / ee)
+    return 1 / first, -en / (ee * second), 1 / second
+
+
+def _log_parts(log_weight: Any, apart_m: Any, whitening: Whitening, freedom: Any) -> tuple[Any, Any]:
+    """The logarithm of weighted t densities (...) at distances ``apart_m`` (..., 2) from their centres, and the squared
+    distances in units of the scale matrices. In the precision of the arguments."""
+    a, b, c = whitening
+    squared = (a * apart_m[..., 0]) ** 2 + (b * apart_m[..., 0] + c * apart_m[..., 1]) ** 2
+    finite = np.minimum(freedom, _GAUSSIAN_FREEDOM)
+    log_peak = log_weight + np.log(a * c) - np.log(np.float32(2 * np.pi))
+    return log_peak - (finite / 2 + 1) * np.log1p(squared / finite), squared
+
+
+def _log_sum(log_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log sum exp over the last axis; minus infinity of nothing."""
+    peak = np.maximum(log_values.max(-1, initial=-np.inf), -1e300)
+    with np.errstate(divide="ignore"):
+        return peak + np.log(np.exp(log_values - peak[..., None]).sum(-1))
+
+
+def _covariances_m2(scale_m2: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, k, 2, 2) covariances of Student's t."""
+    return scale_m2 / (1 - 2 / freedom)[..., None, None]
+
+
+def _inverses(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverses of symmetric matrices (..., 2, 2)."""
+    ee, nn, en = matrix[..., 0, 0], matrix[..., 1, 1], matrix[..., 0, 1]
+    rows = np.stack([np.stack([nn, -en], axis=-1), np.stack([-en, ee], axis=-1)], axis=-2)
+    return rows / (ee * nn - en * en)[..., None, None]
+
+
+def _moments(
+    weight: NDArray[np.float64], en_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean (n, 2) and covariance (n, 2, 2) of mixtures with weights (n, k); NaN if all weights are 0."""
+    with np.errstate(invalid="ignore"):
+        share = weight / weight.sum(1, keepdims=True)
+    mean_m = np.einsum("nk,nki->ni", share, en_m)
+    apart_m = en_m - mean_m[:, None]
+    between_m2 = np.einsum("nk,nki,nkj->nij", share, apart_m, apart_m)
+    return mean_m, np.einsum("nk,nkij->nij", share, covariance_m2) + between_m2

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,15 +77,30 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
         ("ops: {trained_model: {config: 7}}", "trained_model"),
     ],
 )
-def test_bad_run_files_are_refused_in_one_sentence(home: Path, content: str, sentence: str) -> None:
+def test_bad_run_files_are_refused_in_one_sentence(
+    home: Path, content: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: the graph is loaded once for all of them."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     (home / "run.yaml").write_text(content)
+    done = CliRunner().invoke(main, ["run", "--config", str(home / "run.yaml")])
+    assert done.exit_code == 1
+    assert_one_sentence(done.stderr, sentence)
+
+
+def assert_one_sentence(stderr: str, sentence: str) -> None:
+    assert stderr.startswith("Error: ")
+    assert sentence in stderr
+    assert "Traceback" not in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert len(stderr) < 400
+
+
+def test_a_bad_run_file_is_refused_by_the_process_too(home: Path) -> None:
+    (home / "run.yaml").write_text("opps: {}")
     done = triangulation("run", "--config", str(home / "run.yaml"))
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: ")
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert len(done.stderr) < 400
+    assert_one_sentence(done.stderr, 'Received unexpected config entry "opps"')
 
 
 def test_bad_environment_is_refused_in_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

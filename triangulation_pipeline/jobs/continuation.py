@@ -109,17 +109,17 @@ def earlier_job(engine: Engine, run: Run) -> JobRecord | None:
 
 
 def with_parent_id(engine: Engine, run: Run, config: TrainingConfig) -> TrainingConfig:
-    """The config with the id of the model that its ``parent_model_id`` refers to. If the run continues a job, it is
-    the model that the job began from: a name may refer to a newer version by now.
+    """The config with the id of the registered model that its ``parent_model_id`` refers to. If the run continues a
+    job, it is the model that the job began from: a name may refer to a newer version by now.
 
     Raises StorageError if there is no such model.
     """
-    if config.parent_model_id is None:
+    if config.registered_parent is None:
         return config
     earlier = earlier_job(engine, run)
     is_begun = earlier is not None and earlier.started_at is not None
     known_id = earlier.config.get("parent_model_id") if earlier is not None and is_begun else None
-    model = find_referred_model(engine, config.parent_model_id, known_id)
+    model = find_referred_model(engine, config.registered_parent, known_id)
     return config.model_copy(update={"parent_model_id": model.id})
 
 

@@ -8,6 +8,8 @@ from sqlalchemy import Engine
 from triangulation_pipeline.jobs.record import job_folder, load_checkpoint, read_state, record_epoch
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, write_checkpoint
+from triangulation_pipeline.model.spec import UNIVERSAL
+from triangulation_pipeline.model.universal import load_model
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord
 from triangulation_pipeline.storage.objects import ObjectStore, StoredObject
@@ -21,10 +23,12 @@ log = logging.getLogger(__name__)
 
 def parent_checkpoint(engine: Engine, objects: ObjectStore, config: TrainingConfig) -> Checkpoint | None:
     """The checkpoint of the model that the training begins from, None if it begins from random weights. The config
-    names the model by its id. Raises StorageError and ValueError if the checkpoint cannot be read."""
-    if config.parent_model_id is None:
+    names a registered model by its id. Raises StorageError and ValueError if the checkpoint cannot be read."""
+    if config.parent_model_id == UNIVERSAL:
+        return load_model(UNIVERSAL)
+    if config.registered_parent is None:
         return None
-    model = get_model_by_id(engine, config.parent_model_id)
+    model = get_model_by_id(engine, config.registered_parent)
     return load_checkpoint(objects, model.pytorch_model_location, model.sha256)
 
 
@@ -39,9 +43,9 @@ def restored_trainer(
 ) -> Trainer:
     """The trainer of a job, in the state that its last epoch left, if there was one. Raises what ``Trainer`` and its
     ``restore`` raise, and StorageError if the state cannot be read."""
-    spec = config.locator_spec(dataset.spec.network, dataset.spec.scenario)
-    origin = DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
-    trainer = Trainer(spec, config, training, validation, origin, parent)
+    reference = DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
+    spec = config.locator_spec(dataset.spec)
+    trainer = Trainer(spec, config, dataset.spec, training, validation, reference, parent)
     if (state := read_state(objects, job)) is not None:
         trainer.restore(state)
         log.info("trained_model: job %s goes on after epoch %d", job.id, trainer.epoch)
@@ -82,11 +86,10 @@ def train(
 
 
 def publish(objects: ObjectStore, job: JobRecord, trainer: Trainer) -> dict[str, StoredObject]:
-    """Stores the last weights, and the best weights with calibrated covariances."""
-    best, last = trainer.finish()
+    """Stores the weights of the last epoch and of the best one."""
     return {
-        "final_model": _put(objects, job, "final_model", last),
-        "best_model": _put(objects, job, "best_model", best),
+        "final_model": _put(objects, job, "final_model", trainer.last_checkpoint()),
+        "best_model": _put(objects, job, "best_model", trainer.best_checkpoint()),
     }
 
 

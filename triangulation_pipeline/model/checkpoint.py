@@ -16,9 +16,9 @@ from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
 from triangulation_pipeline.validation import brief, one_sentence, shown
 
-FORMAT = "triangulation-checkpoint/2"
-# Of locators of version 1, whose constants were those of the code: the defaults of the configs.
-FORMAT_1 = "triangulation-checkpoint/1"
+FORMAT = "triangulation-checkpoint/3"
+# Of locators of version 1, which learned the clock bias and the gain of each site.
+FORMER_FORMATS = ("triangulation-checkpoint/1", "triangulation-checkpoint/2")
 
 
 class DatasetReference(BaseModel):
@@ -47,23 +47,15 @@ class Checkpoint:
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of all that decides the predictions of the model, and of nothing else: its weights, what it is built
-        for, its constants and the version of its arithmetic. Two equal trainings have the same, though their files
-        differ in the seconds that each epoch took.
-
-        Constants that have their default value are left out, and the altitude has the name of format 1, so that the
-        digests of the models that were registered before format 2 are still right.
-        """
-        constants = self.spec.config.model_dump(
-            mode="json", exclude={"architecture", "dropout_rate"}, exclude_defaults=True
-        )
+        """SHA-256 of all that decides the predictions of the model, and of nothing else: its weights, the layout that
+        it was trained on, its constants and the version of its arithmetic. Two equal trainings have the same, though
+        their files differ in the seconds that each epoch took."""
+        network, scenario = self.spec.network, self.spec.scenario
         decides = {
             "locator_version": LOCATOR_VERSION,
-            "architecture": self.spec.architecture,
-            "tx_height_m": self.spec.tx_altitude_m,
-            "area_margin_m": self.spec.area_margin_m,
-            "network_digest": self.spec.network.digest,
-            **({"constants": constants} if constants else {}),
+            "constants": self.spec.config.model_dump(mode="json"),
+            "network_digest": None if network is None else network.digest,
+            "scenario": None if scenario is None else scenario.model_dump(mode="json", exclude_none=True),
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
         for name, tensor in sorted(self.weights.items()):
@@ -100,18 +92,21 @@ def write_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 
 def read_checkpoint(content: bytes) -> Checkpoint:
-    """A checkpoint from bytes, of this format or of the one before it.
+    """A checkpoint from bytes.
 
-    Raises ValueError with one sentence if they are not one, or if its locator is of another version than the code's,
-    which would predict otherwise from the same weights.
+    Raises ValueError with one sentence if they are not one, if they are of a former format, or if its locator is of
+    another version than the code's, which would predict otherwise from the same weights.
     """
     document = load(content)
     found = document.pop("format", None)
-    if found not in (FORMAT, FORMAT_1):
-        raise ValueError(f"checkpoint format must be {FORMAT!r} or {FORMAT_1!r}, this is {shown(found)}")
+    if found in FORMER_FORMATS:
+        raise ValueError(
+            f"checkpoint has the format {found!r} of a locator that knows only the sites it was trained on, and this "
+            "program does not compute that any more: train the model again"
+        )
+    if found != FORMAT:
+        raise ValueError(f"checkpoint format must be {FORMAT!r}, this is {shown(found)}")
     try:
-        if found == FORMAT_1:
-            document = _converted(document)
         _check_version(document.pop("locator_version"))
         spec, dataset = LocatorSpec.model_validate(document.pop("spec")), document.pop("dataset")
         reference = None if dataset is None else DatasetReference.model_validate(dataset)
@@ -122,17 +117,6 @@ def read_checkpoint(content: bytes) -> Checkpoint:
         raise ValueError(f"checkpoint is incomplete: {brief(str(error), 200)}") from None
     _check_shapes(checkpoint)
     return checkpoint
-
-
-def _converted(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of format 1 as one of format 2. Raises KeyError or TypeError if it is not complete."""
-    spec, dataset = dict(**document["spec"]), dict(**document["dataset"])
-    spec["tx_altitude_m"] = spec.pop("tx_height_m")
-    spec["config"] = {name: spec.pop(name) for name in ("architecture", "dropout_rate")}
-    dataset["dataset_id"] = dataset.pop("id")
-    converted = document | {"locator_version": 1, "spec": spec, "dataset": dataset}
-    del converted["code_version"]
-    return converted
 
 
 def _check_version(found: object) -> None:

@@ -24,6 +24,11 @@ class Mixture:
     fix_m_BK2: Tensor  # where each hypothesis has been moved to
     bound_m_BK: Tensor  # rms error that the row's information allows there, without gradient; infinite if there is none
 
+    @property
+    def en_m_B2(self) -> Tensor:
+        """The mean."""
+        return (self.log_weight_BC.exp()[..., None] * self.mean_m_BC2).sum(1)
+
 
 class Locator(nn.Module, ABC):
     """A model that gives the posterior of a transmitter's position, for any network.

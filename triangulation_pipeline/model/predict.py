@@ -1,5 +1,7 @@
 """Posteriors of many rows, without gradients."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs
-from triangulation_pipeline.model.locator import Locator
+from triangulation_pipeline.model.locator import Locator, Mixture
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.positions import MixturePositions
 
@@ -74,11 +76,17 @@ def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
         part = inputs.take(rows)
         width = max(1, int(part.num_hearing_B.max())) if len(rows) else 1
         parts.append(model(part.narrowed(width).to(device)))
-    widest = max(part.log_weight_BC.shape[1] for part in parts)
+    return positions_of(parts, order)
+
+
+def positions_of(mixtures: Sequence[Mixture], order: torch.Tensor) -> MixturePositions:
+    """The posteriors of all rows of the mixtures, as positions in double precision. The first row is put in the place
+    ``order[0]``, and so on."""
+    widest = max(mixture.log_weight_BC.shape[1] for mixture in mixtures)
     back = torch.argsort(order)
 
     def column(name: str, padding: float) -> np.ndarray:
-        values = [getattr(part, name).double().cpu() for part in parts]
+        values = [getattr(mixture, name).double().cpu() for mixture in mixtures]
         padded = [
             torch.cat([v, v.new_full((len(v), widest - v.shape[1], *v.shape[2:]), padding)], dim=1) for v in values
         ]

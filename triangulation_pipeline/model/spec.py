@@ -20,6 +20,10 @@ from triangulation_pipeline.physics.scenario import Scenario
 LOCATOR_VERSION = 2
 
 
+# The name of the weights that come with the package.
+UNIVERSAL = "universal"
+
+
 class Architecture(StrEnum):
     """The architectures, by the names of their files."""
 

@@ -6,18 +6,17 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, Architecture, LocatorSpec
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, UNIVERSAL, Architecture, LocatorSpec
 from triangulation_pipeline.physics.constants import GOOD_GDOP
-from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.validation import refuse_booleans, without_controls
 
 # The name of a model, which may look like an id, with or without a version.
 MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(:[1-9][0-9]{0,8})?")
 
-# Raised with every change of the code that trains other weights with equal settings and rows: losses, steps, stopping,
-# calibration. It is part of the code versions of assets, and of saved states.
-TRAINING_VERSION = 1
+# Raised with every change that trains other weights with equal settings and rows: of losses, steps and stopping, and of
+# the universal weights. It is part of the code versions of assets, and of saved states.
+TRAINING_VERSION = 2
 
 
 class Scheduler(StrEnum):
@@ -75,13 +74,6 @@ class TrainingConfig(BaseModel):
         ge=0,
         le=1,
         description="Weight decay of AdamW: in each step, every weight shrinks by learning rate times this. 0 to 1.",
-    )
-    dropout_rate: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Share of the activations that are set to zero at random during the training, against "
-        "overfitting. 0 = none. 0 to 0.9.",
     )
     lr_scheduler: Scheduler = Field(
         Scheduler.cosine,
@@ -150,8 +142,8 @@ class TrainingConfig(BaseModel):
         0,
         ge=0,
         le=2**63 - 1,
-        description="Random seed of the initial weights, of dropout and of the order of the samples; on one machine "
-        "the same seed gives the same model. 0 or more.",
+        description="Random seed of the initial weights and of the order of the samples; on one machine the same seed "
+        "gives the same model. 0 or more.",
     )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)
@@ -171,14 +163,15 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
         return self
 
-    def locator_spec(self, network: ReceiverNetwork, scenario: Scenario) -> LocatorSpec:
-        """The locator to be trained with these settings, with the default constants of its architecture."""
-        config = {"architecture": self.model_architecture, "dropout_rate": self.dropout_rate}
-        return LocatorSpec.model_validate(
-            {
-                "config": config,
-                "network": network,
-                "tx_altitude_m": scenario.transmitter_altitude_m,
-                "area_margin_m": scenario.area_margin_m,
-            }
-        )
+    @property
+    def registered_parent(self) -> str | None:
+        """What refers to the registered model whose weights the training begins with; None if there is none."""
+        return None if self.parent_model_id == UNIVERSAL else self.parent_model_id
+
+    def locator_spec(self, dataset: DatasetSpec) -> LocatorSpec:
+        """The locator to be trained on a dataset with these settings, with the default constants of its architecture.
+        It is for the dataset's network and scenario; for any, if the dataset is of random networks."""
+        network = dataset.network
+        scenario = None if network is None else dataset.scenario
+        config = {"architecture": self.model_architecture}
+        return LocatorSpec.model_validate({"config": config, "network": network, "scenario": scenario})
