@@ -35,7 +35,7 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_verdict,
 )
 from triangulation_pipeline.jobs.record import load_checkpoint, read_history
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, UNIVERSAL
+from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
@@ -152,7 +152,6 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         reason = f"version {champion.version} in production is for another network, {champion.network}"
         not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, reason)
     passed, verdict = promotion_verdict(evaluation, checks)
-    parent_id = _settings(checkpoint).parent_model_id
     new = NewModel(
         model_name=candidate.model_name,
         model_architecture=checkpoint.spec.architecture.value,
@@ -168,7 +167,7 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         metrics={**checkpoint.metrics, **evaluation.headline},
         passed=passed,
         promotion_reason=verdict,
-        parent_model_id=None if parent_id == UNIVERSAL else parent_id,
+        parent_model_id=_settings(checkpoint).registered_parent,
     )
     return not_worse, register_model(storage.engine, new, None if champion is None else champion.id)
 
