@@ -53,5 +53,5 @@ def _check_run(context: dg.AssetExecutionContext, storage: Storage) -> None:
     tags = run_tags(settings, selection=run.asset_selection) | resumed_tags(run)
     context.instance.add_run_tags(run.run_id, tags)
     storage.open()
-    if settings.trained_model.parent_model_id is not None:
-        find_referred_model(storage.engine, settings.trained_model.parent_model_id)
+    if (parent := settings.trained_model.registered_parent) is not None:
+        find_referred_model(storage.engine, parent)

@@ -22,7 +22,6 @@ from triangulation_pipeline.jobs.states import (
     insert_job,
     job_or_none,
 )
-from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.storage.columns import now
 from triangulation_pipeline.storage.engine import in_one_transaction, writing
 from triangulation_pipeline.storage.errors import IllegalTransition, StorageError
@@ -115,12 +114,12 @@ def with_parent_id(engine: Engine, run: Run, config: TrainingConfig) -> Training
 
     Raises StorageError if there is no such model.
     """
-    if config.parent_model_id in (None, UNIVERSAL):
+    if config.registered_parent is None:
         return config
     earlier = earlier_job(engine, run)
     is_begun = earlier is not None and earlier.started_at is not None
     known_id = earlier.config.get("parent_model_id") if earlier is not None and is_begun else None
-    model = find_referred_model(engine, config.parent_model_id, known_id)
+    model = find_referred_model(engine, config.registered_parent, known_id)
     return config.model_copy(update={"parent_model_id": model.id})
 
 

@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 def parent_checkpoint(engine: Engine, objects: ObjectStore, config: TrainingConfig) -> Checkpoint | None:
     """The checkpoint of the model that the training begins from, None if it begins from random weights. The config
     names a registered model by its id. Raises StorageError and ValueError if the checkpoint cannot be read."""
-    if config.parent_model_id is None:
-        return None
     if config.parent_model_id == UNIVERSAL:
         return load_model(UNIVERSAL)
-    model = get_model_by_id(engine, config.parent_model_id)
+    if config.registered_parent is None:
+        return None
+    model = get_model_by_id(engine, config.registered_parent)
     return load_checkpoint(objects, model.pytorch_model_location, model.sha256)
 
 

@@ -1,95 +1,165 @@
-"""What the architectures share: receivers as tokens, attention between them, pooling.
+"""What the architectures share: what each receiver says at a hypothesis as a token, attention between them, pooling.
 
-Shapes: B batch, R receivers, D embedding, F features.
+All features are in units of the row's own information, so that networks of any size and noise look alike. Shapes: M
+hypotheses (of any rows), W receivers, D embedding, F features.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from triangulation_pipeline.model.geometry import Ellipse, mean, ranges_m, robust_residual
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.spec import EncoderConfig
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
-# SNR, power, heard or not, timed or not, sigma.
-MEASURED_FEATURES = 5
+TOKEN_FEATURES = 25
+NOISE_FEATURES = 2
+# Delays are at least so likely to a locator, whatever the scenario says.
+LEAST_DELAYED = 2e-3
+_MASKED = -1e9
+
+
+@dataclass(frozen=True)
+class View:
+    """What the receivers of each row say at a hypothesis of its place, without gradient."""
+
+    timed_MW: Tensor  # 0 or 1
+    solved_M: Tensor  # bool: enough arrival times for a position
+    sigma_m_MW: Tensor
+    residual_m_MW: Tensor
+    robust_weight_MW: Tensor
+    grad_e_MW: Tensor
+    grad_n_MW: Tensor
+    leverage_MW: Tensor
+    features_MWF: Tensor
+    noise_MF: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, inputs: LocatorInputs, which_M: Tensor) -> "View":
+        """That of rows, at the hypothesis of each that ``which_M`` picks."""
+        row = torch.arange(len(inputs), device=which_M.device)
+        place_m, spread_m = inputs.hypothesis_m_BK2[row, which_M], inputs.spread_m_BK3[row, which_M]
+        timed, hears = inputs.timed_BW.float(), inputs.hears_BW.float()
+        sigma_m, variance_m2 = inputs.sigma_m_BW, inputs.sigma_m_BW.square()
+        range_m, grad_e, grad_n = ranges_m(
+            place_m, inputs.site_m_B3W, inputs.surface_B5.unbind(-1), inputs.altitude_m_B
+        )
+        residual_m, weight = robust_residual(inputs.toa_m_BW - range_m, variance_m2, timed)
+        residual_m = residual_m * timed
+        number = timed.sum(-1, keepdim=True)
+
+        ellipse = Ellipse.of_spread(spread_m)
+        to_east, to_across = ellipse.east2.rsqrt()[:, None], ellipse.across2.rsqrt()[:, None]
+
+        def whitened(scale: Tensor, scale_weight: Tensor) -> tuple[Tensor, Tensor]:
+            """Gradients in units of the ellipse, less their mean."""
+            east, north = grad_e * scale, grad_n * scale
+            east, north = east - mean(east, scale_weight), north - mean(north, scale_weight)
+            return east * to_east, (north - ellipse.k[:, None] * east) * to_across
+
+        root = weight.sqrt()
+        by_east, by_across = (v * root for v in whitened(torch.ones_like(root), weight))
+        by_level = whitened(inputs.level_slope_B[:, None] / range_m * hears, hears)
+        of_time = root * weight.sum(-1, keepdim=True).clamp_min(1e-20).rsqrt()
+        leverage = (by_east.square() + by_across.square() + of_time.square()).clamp_max(1.0)
+        spare = 1.03 - leverage
+        x = residual_m / sigma_m
+        deleted = x / spare
+
+        # The typical sigma of the row: its harmonic mean.
+        usual_m = ((timed / variance_m2).sum(-1, keepdim=True) / number.clamp_min(1)).clamp_min(1e-12).rsqrt()
+        log_sigma = (sigma_m / usual_m).log() * timed
+        delay_m = inputs.delay_mean_m_B[:, None]
+        noise = torch.cat(
+            [
+                torch.logit(inputs.delay_probability_B.clamp(LEAST_DELAYED, 1 - LEAST_DELAYED))[:, None] / 2,
+                (usual_m / delay_m).log() / 2 * (number > 0),
+            ],
+            dim=-1,
+        )
+        level = inputs.level_BKW[row, which_M]
+        log_range = (range_m.log() - mean(range_m.log(), hears)) * hears
+        features = [
+            torch.tanh(x),
+            torch.tanh(x / 3),
+            torch.tanh(x / 10),
+            torch.tanh(x / 40),
+            _signed_log(x) / 4,
+            torch.tanh(deleted / 3),
+            _signed_log(deleted) / 4,
+            torch.tanh(deleted * spare.sqrt() / 3),
+            torch.tanh(residual_m / delay_m),
+            by_east,
+            by_across,
+            of_time,
+            leverage,
+            weight * variance_m2,
+            log_sigma,
+            torch.tanh(level / 2),
+            *(torch.tanh(v) for v in by_level),
+            hears,
+            timed,
+            log_range,
+            (number.clamp_min(0.5).log() - 1.9).expand_as(x),
+            (number >= LEAST_ARRIVAL_TIMES).float().expand_as(x),
+            noise[:, :1].expand_as(x),
+            noise[:, 1:].expand_as(x),
+        ]
+        return cls(
+            timed_MW=timed,
+            solved_M=number[:, 0] >= LEAST_ARRIVAL_TIMES,
+            sigma_m_MW=sigma_m,
+            residual_m_MW=residual_m,
+            robust_weight_MW=weight,
+            grad_e_MW=grad_e,
+            grad_n_MW=grad_n,
+            leverage_MW=leverage,
+            # Stacked along the first axis, where each is one plain copy: many times faster than along the last.
+            features_MWF=torch.stack(features).permute(1, 2, 0),
+            noise_MF=noise,
+        )
 
 
 class ReceiverEncoder(nn.Module):
-    """What each receiver measured, and which site it is, as a token; scaled by constants fitted on training rows."""
-
-    level_mean: Tensor
-    level_std: Tensor
-
-    def __init__(self, receivers: int, features: int, config: EncoderConfig) -> None:
-        super().__init__()
-        self.site_RD = nn.Parameter(torch.randn(receivers, config.embedding) * 0.1)
-        self.embed = nn.Linear(features + MEASURED_FEATURES, config.embedding)
-        self.mlp = nn.Sequential(
-            nn.GELU(), nn.Dropout(config.dropout_rate), nn.Linear(config.embedding, config.embedding)
-        )
-        self.register_buffer("level_mean", torch.zeros(2))
-        self.register_buffer("level_std", torch.ones(2))
-
-    @torch.no_grad()
-    def fit(self, inputs: LocatorInputs) -> None:
-        """Scaling of SNR and power, from the rows' detecting receivers."""
-        levels = torch.stack([inputs.snr_db_BR, inputs.power_dbm_BR], -1)[inputs.present_BR]
-        self.level_mean.copy_(levels.mean(0))
-        self.level_std.copy_(levels.std(0).clamp_min(1e-3))
-
-    def forward(self, inputs: LocatorInputs, features: Sequence[Tensor]) -> Tensor:
-        """Tokens (B, R, D) from the measurements and further features, each (B, R)."""
-        timed = inputs.toa_present_BR.to(inputs.sigma_m_BR.dtype)
-        measured_FBR = torch.stack(
-            [
-                (inputs.snr_db_BR - self.level_mean[0]) / self.level_std[0],
-                (inputs.power_dbm_BR - self.level_mean[1]) / self.level_std[1],
-                inputs.present_BR.to(timed.dtype),
-                timed,
-                (inputs.sigma_m_BR.log() - 3) * timed,
-                *features,
-            ]
-        )
-        # Stacked along the first axis, where each feature is one plain copy: many times faster than along the last.
-        return self.mlp(self.embed(measured_FBR.permute(1, 2, 0)) + self.site_RD)
-
-
-class ReceiverAttention(nn.Module):
-    """One pre-norm transformer block over the receivers; masked receivers are not attended to."""
+    """Tokens of the receivers, each aware of the others: a plain layer and one pre-norm attention block."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         width = config.embedding
         self.heads = config.heads
+        self.embed = nn.Sequential(nn.Linear(TOKEN_FEATURES, width), nn.GELU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.feed = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(config.dropout_rate),
-            nn.Linear(2 * width, width),
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, tokens_BRD: Tensor, key_BR: Tensor) -> Tensor:
-        """Tokens (B, R, D), with keys where ``key_BR`` is true: at least one per row."""
-        batch, receivers, width = tokens_BRD.shape
+    def forward(self, features_MWF: Tensor, hears_MW: Tensor) -> Tensor:
+        """Tokens (M, W, D); what does not hear is not attended to."""
+        tokens = self.embed(features_MWF)
+        batch, receivers, width = tokens.shape
         query, key, value = (
-            self.project(self.norm(tokens_BRD))
+            self.project(self.norm(tokens))
             .view(batch, receivers, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=key_BR[:, None, None, :])
-        mixed = mixed.transpose(1, 2).reshape(batch, receivers, width)
-        tokens_BRD = tokens_BRD + self.out(mixed)
-        return tokens_BRD + self.feed(tokens_BRD)
+        mask = torch.zeros_like(hears_MW, dtype=tokens.dtype).masked_fill(~hears_MW, _MASKED)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(batch, receivers, width))
+        return tokens + self.feed(tokens)
 
 
-def pooled(tokens_BRD: Tensor, key_BR: Tensor) -> Tensor:
-    """Mean and maximum over the receivers in ``key_BR``, (B, 2 D); zeros if there is none."""
-    mask = key_BR[..., None].to(tokens_BRD.dtype)
-    mean = (tokens_BRD * mask).sum(1) / mask.sum(1).clamp_min(1)
-    maximum = tokens_BRD.masked_fill(~key_BR[..., None], -1e9).amax(1)
-    return torch.cat([mean, torch.where(key_BR.any(1, keepdim=True), maximum, torch.zeros_like(maximum))], dim=-1)
+def pooled(tokens_MWD: Tensor, hears_MW: Tensor) -> Tensor:
+    """Mean and maximum over the receivers that hear, (M, 2 D); zeros if none does."""
+    mask = hears_MW[..., None].to(tokens_MWD.dtype)
+    mean_MD = (tokens_MWD * mask).sum(1) / mask.sum(1).clamp_min(1)
+    maximum = tokens_MWD.masked_fill(~hears_MW[..., None], _MASKED).amax(1)
+    return torch.cat([mean_MD, torch.where(hears_MW.any(1, keepdim=True), maximum, torch.zeros_like(maximum))], dim=-1)
+
+
+def _signed_log(x: Tensor) -> Tensor:
+    return x.sign() * x.abs().log1p()

@@ -1,58 +1,119 @@
-"""Slant ranges and Gauss-Newton steps on tensors. Shapes: B batch, R receivers; positions are (east, north), metres."""
+"""Slant ranges, emission times and Gauss-Newton steps on tensors.
+
+Shapes: any leading axes, then W receivers. Positions are (east, north), metres.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from triangulation_pipeline.frame import surface_up_m
-from triangulation_pipeline.network import ReceiverNetwork
+
+# Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
+LEAST_INFORMATION = 1e-7
+FARTHEST_INFORMATION = 1e-14  # 1 / m^2
 
 
-class SiteGeometry(nn.Module):
-    """The places of the receivers, as a buffer, and the ranges to them from the surface at ``altitude_m``."""
+def ranges_m(en_m: Tensor, site_m: Tensor, surface: Any, altitude_m: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Ranges (..., W) and their gradients by east (..., W) and north (..., W).
 
-    site_enu_m_R3: Tensor
-
-    def __init__(self, network: ReceiverNetwork, altitude_m: float) -> None:
-        super().__init__()
-        self.register_buffer("site_enu_m_R3", torch.tensor(network.site_enu_m, dtype=torch.float32), persistent=False)
-        self.surface_coefficients = network.frame.surface_coefficients
-        self.altitude_m = altitude_m
-
-    def ranges_m(self, en_m_B2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ranges (..., R) and their gradients by east (..., R) and north (..., R) at positions (..., 2)."""
-        up_m, (slope_e, slope_n) = surface_up_m(en_m_B2, self.surface_coefficients, self.altitude_m)
-        de = en_m_B2[..., 0, None] - self.site_enu_m_R3[:, 0]
-        dn = en_m_B2[..., 1, None] - self.site_enu_m_R3[:, 1]
-        du = up_m[..., None] - self.site_enu_m_R3[:, 2]
-        inverse = torch.rsqrt(de * de + dn * dn + du * du)
-        return (
-            1.0 / inverse,
-            (de + du * slope_e[..., None]) * inverse,
-            (dn + du * slope_n[..., None]) * inverse,
-        )
-
-
-def centred(values_BR: Tensor, weight_BR: Tensor) -> Tensor:
-    """Values less their weighted mean over receivers, which eliminates the unknown emission time."""
-    return values_BR - (weight_BR * values_BR).sum(-1, keepdim=True) / weight_BR.sum(-1, keepdim=True).clamp_min(1e-12)
+    Parameters
+    ----------
+    en_m : Tensor, shape (..., 2)
+        Positions on the surface at an altitude, metres.
+    site_m : Tensor, shape (..., 3, W)
+        Receivers, metres east, north and up.
+    surface : five numbers, or Tensors of shape (...)
+        ``LocalFrame.surface_coefficients``.
+    altitude_m : float or Tensor, shape (...)
+        Over the ellipsoid.
+    """
+    up_m, (slope_e, slope_n) = surface_up_m(en_m, surface, altitude_m)
+    east_m = en_m[..., 0, None] - site_m[..., 0, :]
+    north_m = en_m[..., 1, None] - site_m[..., 1, :]
+    height_m = up_m[..., None] - site_m[..., 2, :]
+    # At least 1 m: at a site itself there is no direction.
+    inverse = torch.rsqrt((east_m * east_m + north_m * north_m + height_m * height_m).clamp_min(1.0))
+    return (
+        1.0 / inverse,
+        (east_m + height_m * slope_e[..., None]) * inverse,
+        (north_m + height_m * slope_n[..., None]) * inverse,
+    )
 
 
-def information(weight_BR: Tensor, grad_e_BR: Tensor, grad_n_BR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Position information (ee, nn, en), each (...,), of weighted pseudo-ranges with unknown emission time."""
-    ge, gn = centred(grad_e_BR, weight_BR), centred(grad_n_BR, weight_BR)
-    return (weight_BR * ge * ge).sum(-1), (weight_BR * gn * gn).sum(-1), (weight_BR * ge * gn).sum(-1)
+def mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over receivers, (..., 1); 0 if all weights are."""
+    return (weight * values).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-20)
 
 
-def gauss_newton_step(
-    residual_BR: Tensor, weight_BR: Tensor, grad_e_BR: Tensor, grad_n_BR: Tensor, damping: float
-) -> Tensor:
-    """Step (..., 2), metres, that lowers the weighted squared residuals; ``damping`` times the mean information is
-    added to the information."""
-    ge, gn = centred(grad_e_BR, weight_BR), centred(grad_n_BR, weight_BR)
-    ee, nn_ = (weight_BR * ge * ge).sum(-1), (weight_BR * gn * gn).sum(-1)
-    en = (weight_BR * ge * gn).sum(-1)
-    be, bn = (weight_BR * ge * residual_BR).sum(-1), (weight_BR * gn * residual_BR).sum(-1)
-    added = damping * (ee + nn_) / 2 + 1e-12
-    ee, nn_ = ee + added, nn_ + added
-    determinant = ee * nn_ - en * en
-    return torch.stack([nn_ * be - en * bn, ee * bn - en * be], dim=-1) / determinant[..., None]
+def robust_residual(residual_m: Tensor, variance_m2: Tensor, timed: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
+    """Residuals less the emission time, a reweighted mean, and Cauchy weights over the variance; ``timed``: 0 or 1."""
+    prior = timed / variance_m2
+    weight = prior
+    for _ in range(rounds):
+        off_m = residual_m - mean(residual_m, weight)
+        weight = prior / (1 + off_m * off_m / variance_m2)
+    return residual_m - mean(residual_m, weight), weight
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """Information on a position, as its Cholesky factor ``[[l, 0], [k l, m]]``."""
+
+    east2: Tensor  # (...,) l squared, 1 / m^2
+    across2: Tensor  # (...,) m squared, 1 / m^2
+    k: Tensor  # (...,)
+
+    @classmethod
+    def of_spread(cls, spread_m: Tensor) -> Self:
+        """That of a covariance by its Cholesky factor (..., 3): first, cross, second."""
+        first, cross, second = spread_m.unbind(-1)
+        north2 = cross * cross + second * second
+        return cls(north2 / (first * second).square(), 1 / north2, -cross * first / north2)
+
+    def squared(self, offset_m: Tensor) -> Tensor:
+        """(...,) squared length of offsets (..., 2) in units of the ellipse."""
+        along = offset_m[..., 0] + self.k * offset_m[..., 1]
+        return self.east2 * along * along + self.across2 * offset_m[..., 1].square()
+
+    def spread_m(self) -> Tensor:
+        """(..., 3) Cholesky factor of the covariance: first, cross, second."""
+        first = (1 / self.east2 + self.k.square() / self.across2).sqrt()
+        second = (self.east2 * self.across2).rsqrt() / first
+        return torch.stack([first, -self.k / (self.across2 * first), second], dim=-1)
+
+
+@dataclass(frozen=True)
+class Information:
+    """Position information of weighted pseudo-ranges with unknown emission time. Computed without cancellation, so that
+    long and thin ellipses hold in float32."""
+
+    ellipse: Ellipse
+    east: Tensor  # (..., W) gradient by east, less its mean
+    across: Tensor  # (..., W) gradient by north, less its mean and less k times ``east``
+
+    @classmethod
+    def of(cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0) -> Self:
+        """That of weights and gradients (..., W); ``damping`` times the mean information is added."""
+        east, north = grad_e - mean(grad_e, weight), grad_n - mean(grad_n, weight)
+        weighted = weight * east
+        east2, north2 = (weighted * east).sum(-1), (weight * north * north).sum(-1)
+        least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
+        east2 = east2 + least
+        k = (weighted * north).sum(-1) / east2
+        across = north - k[..., None] * east
+        return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across)
+
+    def step_m(self, residual_m: Tensor, weight: Tensor) -> Tensor:
+        """(..., 2) the Gauss-Newton step that lowers the weighted squared residuals."""
+        pulled = weight * residual_m
+        north = (pulled * self.across).sum(-1) / self.ellipse.across2
+        return torch.stack([(pulled * self.east).sum(-1) / self.ellipse.east2 - self.ellipse.k * north, north], dim=-1)
+
+
+def within(step_m: Tensor, longest_m: Tensor | float) -> Tensor:
+    """Steps (..., 2), shortened to a length (..., 1)."""
+    length_m = step_m.norm(dim=-1, keepdim=True)
+    return step_m * (longest_m / torch.maximum(length_m, torch.as_tensor(longest_m)).clamp_min(1e-9))

@@ -12,6 +12,8 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.physics.layout import Layout
 
+LEAST_FREEDOM = 2.1
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -52,3 +54,8 @@ def zeroed(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def freedom(raw: Tensor) -> Tensor:
+    """Degrees of freedom from raw numbers, 4 from 0; above 2, so that every covariance exists."""
+    return LEAST_FREEDOM + (4.0 - LEAST_FREEDOM) * raw.clamp(-5, 5).exp()

@@ -49,7 +49,7 @@ class StartConfig(_Constants):
         max_length=100,
         description="Cauchy scale of each refinement step, in sides of a cell; it is added in quadrature to sigma.",
     )
-    delay_steps: int = Field(3, ge=0, le=100, description="Further steps that heed that delayed paths are late only.")
+    delay_steps: int = Field(3, ge=1, le=100, description="Further steps that heed that delayed paths are late only.")
     doubt_sigmas: float = Field(
         2.5, ge=0, description="Beyond such a residual the row is solved again without each of its receivers."
     )

@@ -1,145 +1,565 @@
-"""The first position of the solver: a robust grid search over the service area, refined by Gauss-Newton.
+"""Where a locator begins: hypotheses of a transmitter's place, several if the row leaves doubt, with what speaks for
+each. Nothing here is learned.
 
-Nothing is learned by gradient here. Shapes: B batch, R receivers, K cells or candidates.
+Rows with three arrival times or more: the service area is searched in coarse cells by arrival times, levels and silent
+receivers; the distinct minima are refined down to the noise; delayed paths are late only; where residuals leave doubt
+the row is solved again without each of its receivers; what lies closer together than the ellipses is one. Other rows:
+the posterior is summed over the cells, finely where it lies, and cut into parts across its longer axis.
+
+Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 """
 
-import torch
-from torch import Tensor, nn
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from triangulation_pipeline.frame import ServiceArea
-from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_step
-from triangulation_pipeline.model.inputs import LocatorInputs
-from triangulation_pipeline.model.locator import FitData
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triangulation_pipeline.measurements import Measurements
+from triangulation_pipeline.model.geometry import Ellipse, Information, mean, ranges_m, robust_residual, within
+from triangulation_pipeline.model.inputs import FARTHEST_M, HYPOTHESIS_FEATURES, LocatorInputs
 from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.propagation import path_loss_function, path_loss_slope_db
+from triangulation_pipeline.physics.scenario import Scenario
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
+# Of the silent receivers those nearest to the levels' centre count: the others would not hear it anyway.
+NEAREST_SILENT = 12
+_LOG_2_PI_2 = 0.5 * math.log(2 * math.pi)
+# Excess delays of a scenario without any: the likelihoods stay finite.
+_LEAST_DELAYED = 2e-3
+_DAMPING = 1e-5
 
 
-class RobustStart(nn.Module):
-    """Best of several local minima of a robust cost of arrival times, levels and non-detections.
+@torch.no_grad()
+def prepared(layout: Layout, measurements: Measurements, config: StartConfig, solve: bool) -> LocatorInputs:
+    """The rows of calibrated measurements with their hypotheses.
 
-    The level of receiver i is ``power_i = common + gain_i - slope ln d_i + noise``, with constants that ``fit``
-    estimates on training rows. Levels decide between two crossings of hyperbolas that arrival times cannot tell apart.
+    Parameters
+    ----------
+    layout : Layout
+        Network and scenario.
+    measurements : Measurements
+        n rows, freed of what is known of the sites.
+    config : StartConfig
+        The constants.
+    solve : bool
+        Whether arrival times are solved for; otherwise the posterior of every row is summed over cells.
+
+    Returns
+    -------
+    LocatorInputs
+        n rows, each independent of the others.
     """
+    n, scenario = len(measurements), layout.scenario
+    rows = _Rows.of(layout, measurements)
+    width = max(1, int(rows.hears.sum(1).max())) if n else 1
+    found = _Found.empty(n, config.hypotheses, width)
+    search = _Search(layout, config)
+    solved = (rows.timed.sum(1) >= LEAST_ARRIVAL_TIMES) & solve
+    # Rows that as many receivers hear stand together: no row is padded much.
+    key = solved * 10_000_000 + rows.hears.sum(1) * 1000 + rows.silent.sum(1)
+    for value in torch.unique(key // 1000):
+        same = torch.nonzero(key // 1000 == value)[:, 0]
+        same = same[torch.argsort(key[same], stable=True)]
+        for chunk in same.split(CHUNK_ROWS):
+            part = rows.take(chunk)
+            found.put(chunk, search.by_solving(part) if bool(solved[chunk[0]]) else search.by_cells(part))
+    link_db = scenario.link_level_sigma_db
+    coefficients = torch.tensor(layout.network.frame.surface_coefficients, dtype=torch.float32)
+    slope_db = path_loss_slope_db(scenario, np.exp(rows.mean_log_km(found.places_m[:, 0], coefficients)))
+    return LocatorInputs(
+        site_m_B3W=rows.site_m[..., :width].contiguous(),
+        hears_BW=rows.hears[:, :width].contiguous(),
+        timed_BW=rows.timed[:, :width].contiguous(),
+        toa_m_BW=rows.toa_m[:, :width].contiguous(),
+        sigma_m_BW=rows.sigma_m[:, :width].contiguous(),
+        level_BKW=found.level,
+        level_slope_B=torch.as_tensor(slope_db / link_db, dtype=torch.float32),
+        altitude_m_B=rows.altitude_m,
+        surface_B5=coefficients.expand(n, 5).contiguous(),
+        delay_probability_B=torch.full((n,), scenario.nlos_probability),
+        delay_mean_m_B=torch.full((n,), scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS),
+        alive_BK=found.alive,
+        hypothesis_m_BK2=found.places_m,
+        spread_m_BK3=found.spread_m,
+        hypothesis_features_BKF=found.features,
+    )
 
-    cells_K2: Tensor
-    cell_range_m_KR: Tensor
-    gain_db_R: Tensor
-    slope_db: Tensor
-    level_sigma_db: Tensor
-    threshold_db: Tensor
-    site_bias_m_R: Tensor
 
-    def __init__(self, geometry: SiteGeometry, area: ServiceArea, config: StartConfig) -> None:
-        super().__init__()
+@dataclass(frozen=True)
+class _Rows:
+    """Measurements as tensors, each row by its own receivers: those with arrival times, then the others that hear; and
+    beside them the silent ones that count."""
+
+    site_m: Tensor  # (B, 3, W)
+    hears: Tensor  # (B, W) bool
+    timed: Tensor  # (B, W) bool
+    toa_m: Tensor  # (B, W)
+    sigma_m: Tensor  # (B, W)
+    power_dbm: Tensor  # (B, W)
+    silent_m: Tensor  # (B, 3, S)
+    silent: Tensor  # (B, S) bool
+    floor_dbm: Tensor  # (B, S)
+    altitude_m: Tensor  # (B,)
+
+    @classmethod
+    def of(cls, layout: Layout, measurements: Measurements) -> "_Rows":
+        hears = measurements.signal_present
+        timed = measurements.toa_present & hears
+        site_m = layout.network.site_enu_m
+        width = max(1, int(hears.sum(1).max(initial=0)))
+        order = np.argsort(-(timed.astype(np.int8) + hears), axis=1, kind="stable")[:, :width]
+
+        def of_hearing(values: NDArray) -> NDArray:
+            return np.take_along_axis(values, order, 1)
+
+        is_timed = of_hearing(timed)
+        range_m = SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_ns)
+        middle = (np.maximum(is_timed.sum(1, keepdims=True), 1) - 1) // 2
+        median_m = np.take_along_axis(np.sort(np.where(is_timed, range_m, np.inf), axis=1), middle, 1)
+        toa_m = np.where(
+            is_timed, np.clip(range_m - np.where(np.isfinite(median_m), median_m, 0.0), -FARTHEST_M, FARTHEST_M), 0.0
+        )
+        sigma_m = np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_sigma_ns), 1.0)
+
+        # The silent receivers nearest to the centre of the received power.
+        power = np.where(hears, 10 ** (measurements.power_dbm / 10.0), 0.0)
+        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1e-300)[:, None]
+        number = min(NEAREST_SILENT, max(1, int((~hears).sum(1).max(initial=0))))
+        away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
+        away_m2[hears] = np.inf
+        nearest = np.argsort(away_m2, axis=1, kind="stable")[:, :number]
+
+        def tensor(values: NDArray) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32))
+
+        return cls(
+            tensor(site_m[order].transpose(0, 2, 1)),
+            torch.as_tensor(of_hearing(hears)),
+            torch.as_tensor(is_timed),
+            tensor(toa_m),
+            tensor(sigma_m),
+            tensor(of_hearing(measurements.power_dbm)),
+            tensor(site_m[nearest].transpose(0, 2, 1)),
+            torch.as_tensor(np.isfinite(np.take_along_axis(away_m2, nearest, 1))),
+            tensor(np.take_along_axis(measurements.power_dbm, nearest, 1)),
+            tensor(measurements.tx_altitude_m),
+        )
+
+    def take(self, rows: Tensor) -> "_Rows":
+        """Some rows that as many receivers hear, without padding."""
+        width = max(1, int(self.hears[rows].sum(1).max()))
+        number = int(self.silent[rows].sum(1).max())
+        return _Rows(
+            *(
+                values[rows][..., :width]
+                for values in (self.site_m, self.hears, self.timed, self.toa_m, self.sigma_m, self.power_dbm)
+            ),
+            *(values[rows][..., :number] for values in (self.silent_m, self.silent, self.floor_dbm)),
+            self.altitude_m[rows],
+        )
+
+    def mean_log_km(self, en_m: Tensor, coefficients: Tensor) -> NDArray[np.float64]:
+        """(B,) mean logarithm of the range, km, from places (B, 2) to the receivers that hear."""
+        distance_m = ranges_m(en_m, self.site_m, coefficients, self.altitude_m)[0]
+        return mean((distance_m / 1e3).log(), self.hears.float())[:, 0].double().numpy()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Hypotheses (B, K): which are alive, where they are, their spread (first, cross, second), features, and how far
+    each level is off (B, K, W)."""
+
+    alive: Tensor
+    places_m: Tensor
+    spread_m: Tensor
+    features: Tensor
+    level: Tensor
+
+    @classmethod
+    def empty(cls, n: int, hypotheses: int, width: int) -> "_Found":
+        return cls(
+            torch.zeros((n, hypotheses), dtype=torch.bool),
+            torch.zeros((n, hypotheses, 2)),
+            torch.ones((n, hypotheses, 3)),
+            torch.zeros((n, hypotheses, HYPOTHESIS_FEATURES)),
+            torch.zeros((n, hypotheses, width)),
+        )
+
+    def put(self, rows: Tensor, part: "_Found") -> None:
+        for name in ("alive", "places_m", "spread_m", "features"):
+            getattr(self, name)[rows] = getattr(part, name)
+        self.level[
+            rows[:, None, None], torch.arange(part.level.shape[1])[:, None], torch.arange(part.level.shape[2])
+        ] = part.level
+
+
+class _Levels:
+    """What a scenario says of levels and of silence, with the level that is common to a transmission Gaussian."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.nodes = 1024
+        self.first, last = 0.0, math.log(4e6)
+        self.step = (last - self.first) / (self.nodes - 1)
+        range_km = np.exp(self.first + self.step * np.arange(self.nodes)) / 1e3
+        loss_db = path_loss_function(scenario)(range_km) - scenario.tx_antenna_gain_dbi - scenario.rx_antenna_gain_dbi
+        self.loss_db = torch.as_tensor(loss_db, dtype=torch.float32)
+        self.rise_db = torch.diff(self.loss_db, append=self.loss_db[-1:])
+        self.link_db = scenario.link_level_sigma_db
+        self.mean_dbm = float(np.dot(scenario.tx_power_share, scenario.tx_power_dbm))
+        self.precision = 1 / max(scenario.common_level_variance_db2, 0.01)
+        self.threshold_db = scenario.detection_threshold_db
+        self.width2_db2 = self.link_db**2 + scenario.detection_width_db**2
+
+    def loss(self, distance_m: Tensor) -> Tensor:
+        """Median loss less the antennas' gains, dB, by a fine table."""
+        at = ((distance_m.log() - self.first) / self.step).clamp(0, self.nodes - 1.001)
+        index = at.long()
+        return self.loss_db[index] + (at - index) * self.rise_db[index]
+
+    def cost(self, rows: _Rows, distance_m: Tensor, silent_m: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q) minus log likelihood up to a constant of the row, and (B, Q, W) how far each level is off, sigmas."""
+        hears = rows.hears[:, None].float()
+        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)) * hears
+        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
+        best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
+        off = (common_dbm - best_dbm) * hears / self.link_db
+        cost = (off * off).sum(-1) / 2 + (best_dbm[..., 0] - self.mean_dbm).square() * (self.precision / 2)
+        if silent_m.shape[-1]:
+            margin_db = best_dbm - self.loss(silent_m) - rows.floor_dbm[:, None] - self.threshold_db
+            heard_not = torch.special.log_ndtr(-margin_db / (self.width2_db2 + 1 / precision).sqrt())
+            cost = cost - (heard_not * rows.silent[:, None]).sum(-1)
+        return cost, off
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What speaks against places (B, Q), each a minus log likelihood: arrival times, levels, being outside; and the
+    Cauchy cost of the times, and their information."""
+
+    times: Tensor
+    levels: Tensor
+    outside: Tensor
+    cauchy: Tensor
+    ellipse: Ellipse
+
+    @property
+    def total(self) -> Tensor:
+        return self.times + self.levels + self.outside
+
+    def columns(self) -> tuple[Tensor, ...]:
+        ellipse = self.ellipse
+        return self.times, self.levels, self.outside, self.cauchy, ellipse.east2, ellipse.across2, ellipse.k
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[Tensor]) -> "_Costs":
+        return cls(*columns[:4], Ellipse(*columns[4:]))
+
+    def beside(self, others: "_Costs") -> "_Costs":
+        """Those of these places and of others of the same rows."""
+        return _Costs.of_columns([torch.cat(pair, 1) for pair in zip(self.columns(), others.columns(), strict=True)])
+
+    def take(self, rows: Tensor) -> "_Costs":
+        return _Costs.of_columns([column[rows] for column in self.columns()])
+
+    def pick(self, index: Tensor) -> "_Costs":
+        """Those of the places (B, K)."""
+        return _Costs.of_columns([column.gather(1, index) for column in self.columns()])
+
+
+class _Search:
+    """The hypotheses of the rows of one layout."""
+
+    def __init__(self, layout: Layout, config: StartConfig) -> None:
+        scenario = layout.scenario
         self.config = config
-        self.geometry = geometry
-        self.area = area
-        side = torch.arange(config.cells_per_side, dtype=torch.float32).add(0.5).div(config.cells_per_side)
-        east = area.east_min_m + side * (area.east_max_m - area.east_min_m)
-        north = area.north_min_m + side * (area.north_max_m - area.north_min_m)
-        cells = torch.cartesian_prod(east, north)
-        self.register_buffer("cells_K2", cells, persistent=False)
-        self.register_buffer("cell_range_m_KR", geometry.ranges_m(cells)[0], persistent=False)
-        receivers = len(geometry.site_enu_m_R3)
-        self.register_buffer("gain_db_R", torch.zeros(receivers))
-        self.register_buffer("slope_db", torch.tensor(0.0))
-        self.register_buffer("level_sigma_db", torch.tensor(1.0))
-        self.register_buffer("threshold_db", torch.tensor(0.0))
-        self.register_buffer("site_bias_m_R", torch.zeros(receivers))
+        self.area = layout.network.service_area(scenario.area_margin_m)
+        self.surface = layout.network.frame.surface_coefficients
+        self.levels = _Levels(scenario)
+        self.delayed = max(scenario.nlos_probability, _LEAST_DELAYED)
+        self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
+        self.low_m = torch.tensor([self.area.east_min_m, self.area.north_min_m], dtype=torch.float32)
+        self.high_m = torch.tensor([self.area.east_max_m, self.area.north_max_m], dtype=torch.float32)
+        self.cell_m = float((self.high_m - self.low_m).max()) / config.cells_per_side
 
-    @torch.no_grad()
-    def fit(self, data: FitData) -> None:
-        """Estimates the level constants by least squares, and takes the given site biases."""
-        inputs = data.inputs
-        mask = inputs.present_BR.double()
-        receivers = mask.shape[1]
-        log_range = self.geometry.ranges_m(data.target_m_B2)[0].double().log()
-        # One unknown gain per receiver and the slope; the common level of each row is removed by centring.
-        design = torch.cat(
-            [torch.eye(receivers, device=mask.device).double().expand(len(mask), -1, -1), -log_range[..., None]], dim=2
+    def ranges(self, rows: _Rows, en_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of places (B or 1, Q, 2) to the receivers that hear, (B, Q, W) each."""
+        return ranges_m(en_m, rows.site_m[:, None], self.surface, rows.altitude_m[:, None])
+
+    def level_cost(self, rows: _Rows, en_m: Tensor, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+        silent_m = ranges_m(en_m, rows.silent_m[:, None], self.surface, rows.altitude_m[:, None])[0]
+        return self.levels.cost(rows, distance_m, silent_m)
+
+    def by_cells(self, rows: _Rows) -> _Found:
+        """The posterior summed over cells: those of the area, then as many where the posterior lies."""
+        side = self.config.posterior_cells_per_side
+        low_m, high_m = self.low_m.expand(len(rows.hears), 2), self.high_m.expand(len(rows.hears), 2)
+        for _ in range(2):
+            cell_m = (high_m - low_m) / side
+            en_m = low_m[:, None] + cell_m[:, None] * (_unit_cells(side) + 0.5)
+            share = self._share_of_cells(rows, en_m, cell_m)
+            middle_m, variance_m2 = _moments(share, en_m)
+            reach_m = 3 * variance_m2[..., :2].sqrt() + cell_m
+            low_m = torch.maximum(middle_m - reach_m, self.low_m)
+            high_m = torch.minimum(middle_m + reach_m, self.high_m)
+        parts = self.config.hypotheses
+        along = _along_longer_axis(en_m - middle_m[:, None], variance_m2)
+        edges = torch.special.ndtri(torch.arange(1, parts) / parts)
+        part = (along[..., None] > edges).sum(-1)
+        within_part = share[:, None] * (part[:, None] == torch.arange(parts)[:, None])
+        mass = within_part.sum(-1)
+        alive = mass > math.exp(self.config.least_log_share)
+        # The likeliest first: it is the one that is always alive.
+        order = mass.argsort(dim=1, descending=True, stable=True)
+        within_part, mass, alive = (
+            within_part.gather(1, order[..., None].expand_as(within_part)),
+            mass.gather(1, order),
+            alive.gather(1, order),
         )
-        count = mask.sum(1).clamp_min(1)
-        design = (design - ((mask[..., None] * design).sum(1) / count[:, None])[:, None]) * mask[..., None]
-        level = inputs.power_dbm_BR.double()
-        level = (level - ((mask * level).sum(1) / count)[:, None]) * mask
-        normal = torch.einsum("bri,brj->ij", design, design) + 1e-6 * torch.eye(receivers + 1, device=mask.device)
-        solution = torch.linalg.solve(normal, torch.einsum("bri,br->i", design, level))
-        freedom = (mask.sum() - len(mask)).clamp_min(1)
-        residual = (level - design @ solution) * mask
-        self.gain_db_R.copy_(solution[:receivers] - solution[:receivers].mean())
-        self.slope_db.copy_(solution[receivers])
-        self.level_sigma_db.copy_((residual.square().sum() / freedom).sqrt().clamp_min(0.5))
-        self.threshold_db.copy_(torch.quantile(inputs.snr_db_BR[inputs.present_BR][:100_000], 0.05))
-        self.site_bias_m_R.copy_(data.site_bias_m_R)
+        conditional = within_part / mass[..., None].clamp_min(1e-30)
+        places_m, variance_m2 = _moments(conditional, en_m[:, None])
+        places_m = torch.where(alive[..., None], places_m, middle_m[:, None])
+        variance_m2 = torch.where(alive[..., None], variance_m2, torch.tensor([1.0, 1.0, 0.0]))
+        variance_m2[..., :2] += (cell_m * cell_m / 12)[:, None]
+        distance_m, _, _ = self.ranges(rows, places_m)
+        cost, level = self.level_cost(rows, places_m, distance_m)
+        features = self._features(rows, alive, mass.clamp_min(1e-30).log(), cost, None)
+        return _Found(alive, places_m, _cholesky(variance_m2), features, level)
 
-    @torch.no_grad()
-    def forward(self, inputs: LocatorInputs) -> Tensor:
-        """Positions (B, 2), metres: the refined fix if there are three arrival times, else the posterior mean of the
-        levels over the cells."""
-        return torch.cat(
-            [self._locate(inputs.take(slice(i, i + CHUNK_ROWS))) for i in range(0, max(len(inputs), 1), CHUNK_ROWS)]
+    def _share_of_cells(self, rows: _Rows, en_m: Tensor, cell_m: Tensor) -> Tensor:
+        """(B, Q) posterior probability of each cell."""
+        distance_m, _, _ = self.ranges(rows, en_m)
+        cost, _ = self.level_cost(rows, en_m, distance_m)
+        timed = rows.timed[:, None].float()
+        blur_m2 = (0.35 * cell_m.amax(1)).square()[:, None, None]
+        variance_m2 = rows.sigma_m.square()[:, None] + blur_m2
+        residual_m, _ = robust_residual(rows.toa_m[:, None] - distance_m, variance_m2, timed)
+        cost = cost + (timed * (residual_m.square() / variance_m2).log1p()).sum(-1)
+        return torch.softmax(-cost, dim=1)
+
+    def by_solving(self, rows: _Rows) -> _Found:
+        """The best distinct minima."""
+        places_m = self._refined(rows, self._minima(rows))
+        costs = self._costs(rows, places_m)
+        best = costs.total.topk(min(2, places_m.shape[1]), dim=1, largest=False).indices
+        late_m = self._late_only(rows, _places(places_m, best))
+        places_m, costs = torch.cat([places_m, late_m], 1), costs.beside(self._costs(rows, late_m))
+        best_m = _places(places_m, costs.total.argmin(1, keepdim=True))
+        is_doubtful = self._is_doubtful(rows, best_m)
+        found = _Found.empty(len(places_m), self.config.hypotheses, rows.hears.shape[1])
+        for doubtful in (False, True):
+            chunk = torch.nonzero(is_doubtful == doubtful)[:, 0]
+            if not len(chunk):
+                continue
+            some, some_m, some_costs = rows.take(chunk), places_m[chunk], costs.take(chunk)
+            if doubtful:
+                without_m = self._without_each(some, best_m[chunk])
+                some_m = torch.cat([some_m, without_m], 1)
+                some_costs = some_costs.beside(self._costs(some, without_m))
+            found.put(chunk, self._distinct(some, some_m, some_costs))
+        return found
+
+    def _minima(self, rows: _Rows) -> Tensor:
+        """(B, Q, 2) the lowest local minima of the cells of the area."""
+        side = self.config.cells_per_side
+        cell_m = (self.high_m - self.low_m) / side
+        en_m = (self.low_m + cell_m * (_unit_cells(side) + 0.5))[None]
+        distance_m, _, _ = self.ranges(rows, en_m)
+        cost, _ = self.level_cost(rows, en_m, distance_m)
+        scale_m = 0.35 * self.cell_m
+        timed = rows.timed[:, None].float()
+        residual, _ = robust_residual((rows.toa_m[:, None] - distance_m) / scale_m, torch.ones(()), timed)
+        cost = cost + (timed * residual.square().log1p()).sum(-1)
+        plane = cost.view(-1, 1, side, side)
+        lowest_near = -torch.nn.functional.max_pool2d(-plane, 3, 1, 1)
+        cost = torch.where((plane <= lowest_near).view_as(cost), cost, cost + 1e3)
+        number = min(self.config.candidates, side * side)
+        return en_m[0][cost.topk(number, dim=1, largest=False).indices]
+
+    def _moved(self, en_m: Tensor, step_m: Tensor, longest_m: float) -> Tensor:
+        moved_m = en_m + within(step_m, longest_m)
+        return torch.minimum(torch.maximum(moved_m, self.low_m - self.cell_m / 2), self.high_m + self.cell_m / 2)
+
+    def _refined(self, rows: _Rows, en_m: Tensor) -> Tensor:
+        timed, toa_m, variance_m2 = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m.square()[:, None]
+        for scale in self.config.refinement_scales:
+            distance_m, grad_e, grad_n = self.ranges(rows, en_m)
+            blurred_m2 = variance_m2 + (scale * self.cell_m) ** 2
+            residual_m, weight = robust_residual(toa_m - distance_m, blurred_m2, timed)
+            step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
+            en_m = self._moved(en_m, step_m, 1.5 * self.cell_m)
+        return en_m
+
+    def _late_only(self, rows: _Rows, en_m: Tensor) -> Tensor:
+        """Places refined by weights that know that a delayed arrival is late: what lies early is no delay."""
+        timed, toa_m, sigma_m = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m[:, None]
+        for _ in range(self.config.delay_steps):
+            distance_m, grad_e, grad_n = self.ranges(rows, en_m)
+            residual_m, _ = robust_residual(toa_m - distance_m, sigma_m.square(), timed, rounds=2)
+            residual_m, weight = self._late_weights(residual_m, sigma_m, timed)
+            step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
+            en_m = self._moved(en_m, step_m, 0.5 * self.cell_m)
+        return en_m
+
+    def _late_weights(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals less the mean delay that is due to them, and weights, by expectation maximisation."""
+        direct_m2, delayed_m2 = sigma_m.square(), sigma_m.square() + self.delay_m**2
+        ratio = sigma_m / self.delay_m
+        due_m = residual_m
+        weight = timed / direct_m2
+        for _ in range(2):
+            residual_m = residual_m * timed
+            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
+            odds = (self.delayed / (1 - self.delayed) * ratio).log() + _LOG_2_PI_2 + (ratio - x).square() / 2
+            direct = torch.sigmoid(-odds - torch.special.log_ndtr(x - ratio))
+            late = timed * (1 - direct) / delayed_m2
+            weight = timed * direct / direct_m2 + late
+            due_m = late * self.delay_m / weight.clamp_min(1e-20)
+            residual_m = residual_m - mean(residual_m - due_m, weight)
+        return residual_m - due_m, weight
+
+    def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
+        timed = rows.timed.float()
+        distance_m = self.ranges(rows, best_m)[0][:, 0]
+        residual_m, _ = robust_residual(rows.toa_m - distance_m, rows.sigma_m.square(), timed)
+        worst = (residual_m.abs() * timed / rows.sigma_m).amax(1)
+        return (worst > self.config.doubt_sigmas) & (timed.sum(1) > LEAST_ARRIVAL_TIMES)
+
+    def _without_each(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B, W, 2) places by all receivers but one, from the best place (B, 1, 2)."""
+        distance_m, grad_e, grad_n = self.ranges(rows, best_m)
+        variance_m2 = rows.sigma_m.square()[:, None]
+        weight = rows.timed[:, None] / variance_m2 * (1 - torch.eye(rows.timed.shape[1]))
+        residual_m = (rows.toa_m[:, None] - distance_m).expand_as(weight)
+        residual_m = residual_m - mean(residual_m, weight)
+        weight = weight / (1 + residual_m.square() / (9 * variance_m2))
+        residual_m = residual_m - mean(residual_m, weight)
+        step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
+        return self._late_only(rows, self._moved(best_m, step_m, 0.5 * self.cell_m))
+
+    def _costs(self, rows: _Rows, en_m: Tensor) -> _Costs:
+        timed, sigma_m = rows.timed[:, None].float(), rows.sigma_m[:, None]
+        distance_m, grad_e, grad_n = self.ranges(rows, en_m)
+        residual_m, weight = robust_residual(rows.toa_m[:, None] - distance_m, sigma_m.square(), timed)
+        ellipse = Information.of(weight, grad_e, grad_n).ellipse
+        levels, _ = self.level_cost(rows, en_m, distance_m)
+        beyond_m = (torch.relu(self.low_m - en_m) + torch.relu(en_m - self.high_m)).sum(-1)
+        bound_m = ellipse.spread_m().norm(dim=-1).clamp(1, 1e5)
+        return _Costs(
+            times=self._cost_of_times(residual_m, sigma_m, timed),
+            levels=levels,
+            outside=(beyond_m / bound_m).square().clamp_max(50) / 2,
+            cauchy=(timed * (residual_m / sigma_m).square().log1p()).sum(-1),
+            ellipse=ellipse,
         )
 
-    def _locate(self, inputs: LocatorInputs) -> Tensor:
-        timed = inputs.toa_present_BR.to(inputs.toa_m_BR.dtype)
-        toa_m = inputs.toa_m_BR - self.site_bias_m_R
-        by_level_BK = self._level_cost(inputs, self.cell_range_m_KR.expand(len(inputs), -1, -1))
-        mean_B2 = torch.softmax(-by_level_BK, dim=1) @ self.cells_K2
+    def _cost_of_times(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> Tensor:
+        """(B, Q) minus log likelihood of residuals that are Gaussian, or late by an exponential delay too, up to a
+        constant of the row; the emission time is moved to where it is likely."""
+        ratio = sigma_m / self.delay_m
+        for turn in range(3):
+            residual_m = residual_m * timed
+            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
+            direct = math.log1p(-self.delayed) - x * x / 2
+            z = x - ratio
+            log_phi = torch.special.log_ndtr(z)
+            delayed = (self.delayed * ratio).log() + _LOG_2_PI_2 + ratio * (ratio / 2 - x) + log_phi
+            joint = torch.logaddexp(direct, delayed)
+            if turn == 2:
+                break
+            is_delayed = (delayed - joint).exp()
+            # The derivative of log_ndtr, in its own form far to the left.
+            mills = torch.where(
+                z < -8, -z - 1 / z.clamp_max(-8), (-z * z / 2 - _LOG_2_PI_2 - log_phi).clamp_max(20).exp()
+            )
+            slope = (is_delayed * (mills - ratio) - (1 - is_delayed) * x) / sigma_m
+            shift_m = (timed * slope).sum(-1, keepdim=True) / (timed / sigma_m.square()).sum(-1, keepdim=True)
+            residual_m = residual_m + shift_m
+        return -(timed * joint).sum(-1)
 
-        residual_BKR = (toa_m[:, None] - self.cell_range_m_KR) / self.config.search_scale_m
-        squared = torch.zeros_like(residual_BKR)
-        for _ in range(3):
-            squared = (residual_BKR - _weighted_mean(residual_BKR, timed[:, None] / (1 + squared))).square()
-        cost_BK = (timed[:, None] * squared.log1p()).sum(-1) + by_level_BK
-        candidates = self.cells_K2[cost_BK.topk(self.config.candidates, dim=1, largest=False).indices]
-        refined = self._refined(candidates, toa_m, inputs.sigma_m_BR, timed)
-        best = self._cost(refined, toa_m, inputs, timed).argmin(1)
-        en_m_B2 = refined.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
-        return torch.where((timed.sum(1) >= LEAST_ARRIVAL_TIMES)[:, None], en_m_B2, mean_B2)
+    def _distinct(self, rows: _Rows, places_m: Tensor, costs: _Costs) -> _Found:
+        """The best places that lie further apart than either's ellipse."""
+        total = costs.total
+        limit = total.amin(1, keepdim=True) - self.config.least_log_share
+        chosen, alive = [], []
+        for _ in range(self.config.hypotheses):
+            best = total.argmin(1, keepdim=True)
+            chosen.append(best)
+            alive.append(total.gather(1, best) <= limit)
+            apart_m = places_m - _places(places_m, best)
+            nearness = torch.minimum(costs.ellipse.squared(apart_m), costs.pick(best).ellipse.squared(apart_m))
+            total = total.masked_fill(nearness < self.config.same_distance, torch.inf).scatter(1, best, torch.inf)
+        is_alive, kept = torch.cat(alive, 1), costs.pick(torch.cat(chosen, 1))
+        en_m = _places(places_m, torch.cat(chosen, 1))
+        log_mass = -kept.total - (kept.ellipse.east2 * kept.ellipse.across2).log() / 2
+        apart = kept.ellipse.squared(en_m - en_m[:, :1]).sqrt()
+        features = self._features(
+            rows, is_alive, log_mass, kept.levels, torch.stack([kept.times, kept.cauchy, apart, kept.outside], -1)
+        )
+        _, level = self.level_cost(rows, en_m, self.ranges(rows, en_m)[0])
+        return _Found(is_alive, en_m, kept.ellipse.spread_m(), features, level)
 
-    def _refined(self, en_m_BK2: Tensor, toa_m_BR: Tensor, sigma_m_BR: Tensor, timed_BR: Tensor) -> Tensor:
-        config, area = self.config, self.area
-        low = en_m_BK2.new_tensor([area.east_min_m - config.margin_m, area.north_min_m - config.margin_m])
-        high = en_m_BK2.new_tensor([area.east_max_m + config.margin_m, area.north_max_m + config.margin_m])
-        for scale_m in config.refinement_scales_m:
-            distance, grad_e, grad_n = self.geometry.ranges_m(en_m_BK2)
-            variance = (sigma_m_BR.square() + scale_m**2)[:, None]
-            residual, weight = robust_residual(toa_m_BR[:, None] - distance, variance, timed_BR[:, None])
-            step = gauss_newton_step(residual, weight, grad_e, grad_n, config.damping)
-            length = step.norm(dim=-1, keepdim=True)
-            step = step * (config.longest_step_m / length.clamp_min(config.longest_step_m))
-            en_m_BK2 = torch.minimum(torch.maximum(en_m_BK2 + step, low), high)
-        return en_m_BK2
-
-    def _cost(self, en_m_BK2: Tensor, toa_m_BR: Tensor, inputs: LocatorInputs, timed_BR: Tensor) -> Tensor:
-        distance, _, _ = self.geometry.ranges_m(en_m_BK2)
-        variance = inputs.sigma_m_BR.square()[:, None]
-        residual, _ = robust_residual(toa_m_BR[:, None] - distance, variance, timed_BR[:, None])
-        by_time = (timed_BR[:, None] * (residual.square() / variance).log1p()).sum(-1)
-        return by_time + self._level_cost(inputs, distance)
-
-    def _level_cost(self, inputs: LocatorInputs, range_m_BKR: Tensor) -> Tensor:
-        """Minus log-likelihood (B, K) of the levels, up to a constant, with the common level at its best fit; a
-        receiver that should have heard the transmission and did not counts against a position."""
-        mask = inputs.present_BR.to(range_m_BKR.dtype)[:, None]
-        residual = (inputs.power_dbm_BR - self.gain_db_R)[:, None] + self.slope_db * range_m_BKR.log()
-        residual = residual - _weighted_mean(residual, mask)
-        # The power_dbm of a receiver that detected nothing is its noise floor: minus the residual is the expected SNR.
-        excess = (-residual - self.threshold_db).clamp_min(0)
-        return (torch.where(mask > 0, residual, excess) / self.level_sigma_db).square().sum(-1) / 2
-
-
-def robust_residual(residual_BKR: Tensor, variance_BKR: Tensor, timed_BKR: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals less the emission time (a reweighted mean), and Cauchy weights over the variance."""
-    prior = timed_BKR / variance_BKR
-    weight = prior
-    for _ in range(3):
-        centred = residual_BKR - _weighted_mean(residual_BKR, weight)
-        weight = prior / (1 + centred.square() / variance_BKR)
-    return residual_BKR - _weighted_mean(residual_BKR, weight), weight
+    def _features(
+        self, rows: _Rows, alive: Tensor, log_mass: Tensor, levels: Tensor, by_times: Tensor | None
+    ) -> Tensor:
+        """(B, K, F) what is known of each hypothesis; the first is the logarithm of its share. ``by_times`` is None for
+        rows that were summed over cells."""
+        log_share = log_mass.masked_fill(~alive, -1e9).log_softmax(1).clamp_min(-15)
+        timed = rows.timed.sum(1, keepdim=True).clamp_min(1)
+        times, cauchy, apart, outside = torch.zeros((4, *log_share.shape)) if by_times is None else by_times.unbind(-1)
+        return torch.stack(
+            [
+                log_share,
+                times / timed,
+                levels / rows.hears.sum(1, keepdim=True).clamp_min(1),
+                cauchy / timed,
+                apart.log1p(),
+                outside.clamp_max(20),
+                alive.sum(1, keepdim=True).float().expand_as(log_share),
+                timed.log().expand_as(log_share),
+                torch.full_like(log_share, float(by_times is not None)),
+            ],
+            dim=-1,
+        )
 
 
-def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (weight * values).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+def _unit_cells(side: int) -> Tensor:
+    """(side^2, 2) indices of cells."""
+    return torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+
+
+def _moments(share: Tensor, en_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (..., 2), and variances by east and north and covariance (..., 3), of shares (..., Q) at (..., Q, 2)."""
+    middle_m = (share[..., None] * en_m).sum(-2)
+    east_m, north_m = (en_m - middle_m[..., None, :]).unbind(-1)
+    products = torch.stack([east_m * east_m, north_m * north_m, east_m * north_m], -1)
+    return middle_m, (share[..., None] * products).sum(-2)
+
+
+def _along_longer_axis(offset_m: Tensor, variance_m2: Tensor) -> Tensor:
+    """(B, Q) offsets (B, Q, 2) along the longer axis of variances (B, 3), in its standard deviations."""
+    ee, nn, en = variance_m2.unbind(-1)
+    angle = torch.atan2(2 * en, ee - nn) / 2
+    direction = torch.stack([angle.cos(), angle.sin()], -1)
+    variance = (ee + nn) / 2 + ((ee - nn).square() / 4 + en * en).sqrt()
+    return (offset_m * direction[:, None]).sum(-1) * variance.clamp_min(1.0).rsqrt()[:, None]
+
+
+def _cholesky(variance_m2: Tensor) -> Tensor:
+    """(..., 3) first, cross, second of variances by east and north and covariance (..., 3)."""
+    ee, nn, en = variance_m2.unbind(-1)
+    first = ee.sqrt()
+    return torch.stack([first, en / first, (nn - en * en / ee).clamp_min(1.0).sqrt()], -1)
+
+
+def _places(places_m: Tensor, index: Tensor) -> Tensor:
+    """(B, K, 2) those of an index (B, K) among (B, Q, 2)."""
+    return places_m.gather(1, index[..., None].expand(-1, -1, 2))

@@ -5,7 +5,8 @@ from importlib.resources import files
 from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
 from triangulation_pipeline.model.spec import UNIVERSAL
 
-# In the package's folder ``universal``. `python -m triangulation_pipeline.training.universal` makes both.
+# `python -m triangulation_pipeline.training.universal` makes both files.
+FOLDER = files("triangulation_pipeline") / "universal"
 WEIGHTS_FILE, DATA_SHEET_FILE = "weights.pth", "data_sheet.json"
 
 
@@ -32,4 +33,4 @@ def load_model(name: str) -> Checkpoint:
         raise ValueError(
             f"the package holds the model {UNIVERSAL!r} alone, not {name!r}; read_checkpoint reads the file of another"
         )
-    return read_checkpoint((files("triangulation_pipeline") / "universal" / WEIGHTS_FILE).read_bytes())
+    return read_checkpoint((FOLDER / WEIGHTS_FILE).read_bytes())

@@ -307,14 +307,25 @@ class Preset(StrEnum):
     """The named scenarios."""
 
     default = "default"
-    valley = "valley"
     line_of_sight = "line_of_sight"
+    valley = "valley"
+    urban = "urban"
+    handheld = "handheld"
+    wideband = "wideband"
     rss = "rss"
+    uncalibrated = "uncalibrated"
 
 
+# docs/physics.md has the source of each number.
 PRESETS: dict[Preset, Scenario] = {
     Preset.default: Scenario(),
-    Preset.valley: Scenario(path_loss_exponent=4.5),
     Preset.line_of_sight: Scenario(nlos_probability=0.0),
+    Preset.valley: Scenario(path_loss_exponent=4.5),
+    Preset.urban: Scenario(
+        man_made_noise=Environment.city, shadowing_link_db=9.0, nlos_probability=0.3, nlos_mean_ns=1000.0
+    ),
+    Preset.handheld: Scenario(tx_power_w=(5.0,), tx_power_share=(1.0,), tx_antenna_gain_dbi=-5.0, tx_height_m=1.5),
+    Preset.wideband: Scenario(noise_bandwidth_khz=200.0, signal_bandwidth_khz=180.0, clock_sigma_ns=15.0),
     Preset.rss: Scenario(features=Features.rss),
+    Preset.uncalibrated: Scenario(site_bias_sigma_ns=90.0, gain_offset_sigma_db=3.0),
 }

@@ -136,7 +136,7 @@ model_overview = Table(
     Column(
         "parent_model_id",
         UuidText,
-        comment="Id of the model version from whose weights the training began; null if it began from random weights.",
+        comment="Id of the registered model version from whose weights the training began; null if there was none.",
     ),
     Column("network_name", Text, comment="Name of the receiver network."),
     Column("network_digest", Text, comment="SHA-256 digest of the sites of the network."),

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, Architecture, LocatorSpec
+from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, UNIVERSAL, Architecture, LocatorSpec
 from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.validation import refuse_booleans, without_controls
@@ -162,6 +162,11 @@ class TrainingConfig(BaseModel):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
         return self
+
+    @property
+    def registered_parent(self) -> str | None:
+        """What refers to the registered model whose weights the training begins with; None if there is none."""
+        return None if self.parent_model_id == UNIVERSAL else self.parent_model_id
 
     def locator_spec(self, dataset: DatasetSpec) -> LocatorSpec:
         """The locator to be trained on a dataset with these settings, with the default constants of its architecture.

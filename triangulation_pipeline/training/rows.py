@@ -37,27 +37,29 @@ class PreparedRows:
     @classmethod
     def of(cls, model: Locator, dataset: DatasetSpec, samples: Samples, device: torch.device) -> Self:
         """The rows of a dataset, at least one, by the calibration that the file of each row's network holds."""
-        inputs, targets, layouts, order = [], [], [], []
+        inputs, targets, layouts = [], [], []
+        groups: list[NDArray[np.int64]] = []
+        first = 0
         for layout, rows in dataset.by_layout(samples):
-            first = sum(map(len, order))
             layouts.append((layout, slice(first, first + len(rows))))
-            order.append(rows)
+            first += len(rows)
+            groups.append(rows)
             network = layout.network
             calibration = SiteCalibration.of_network(network)
             for i in range(0, len(rows), PREPARED_AT_ONCE):
                 part = samples.take(rows[i : i + PREPARED_AT_ONCE]).of_sites(len(network.sites))
                 inputs.append(model.prepare(layout, calibration.apply(part)))
                 targets.append(torch.as_tensor(part.tx_en_m(network.frame), dtype=torch.float32))
-        in_order = np.concatenate(order)
+        order = np.concatenate(groups)
         return cls(
             inputs=LocatorInputs.concatenate(inputs).to(device),
             target_m_B2=torch.cat(targets).to(device),
             layouts=tuple(layouts),
-            tx_altitude_m=samples.tx_altitude_m[in_order],
-            tx_lat=samples.tx_lat[in_order],
-            tx_lon=samples.tx_lon[in_order],
-            gdop=samples.gdop[in_order],
-            crlb_m=samples.crlb_m[in_order],
+            tx_altitude_m=samples.tx_altitude_m[order],
+            tx_lat=samples.tx_lat[order],
+            tx_lon=samples.tx_lon[order],
+            gdop=samples.gdop[order],
+            crlb_m=samples.crlb_m[order],
         )
 
     def __len__(self) -> int:

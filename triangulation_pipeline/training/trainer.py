@@ -74,11 +74,11 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
     TrainingDiverged
         If the loss is not a finite number any more.
     """
-    if config.parent_model_id not in (None, UNIVERSAL):
+    if config.registered_parent is not None:
         raise ValueError(
-            f"parent_model_id must be null or {UNIVERSAL} to train without a registry, got {config.parent_model_id}"
+            f"parent_model_id must be null or {UNIVERSAL} to train without a registry, got {config.registered_parent}"
         )
-    parent = None if config.parent_model_id is None else load_model(UNIVERSAL)
+    parent = load_model(UNIVERSAL) if config.parent_model_id == UNIVERSAL else None
     trainer = Trainer(config.locator_spec(dataset), config, dataset, train_rows, val_rows, parent=parent)
     for _ in trainer.epochs():
         pass

@@ -1,6 +1,7 @@
 """Whether a checkpoint that was read back is the model that was trained."""
 
-import numpy as np
+import math
+
 import torch
 
 from triangulation_pipeline.model.checkpoint import Checkpoint
@@ -21,14 +22,17 @@ def fault(checkpoint: Checkpoint, dataset: DatasetSpec, val: Samples) -> str | N
         return f"weights are not finite: {', '.join(bad)}"
     model = checkpoint.locator()
     found = validate(model, PreparedRows.of(model, dataset, val, torch.device("cpu")), checkpoint.config["max_gdop"])
-    if not all(value is None or np.isfinite(value) for value in found.values()):
+    if not all(value is None or math.isfinite(value) for value in found.values()):
         return (
             f"epoch {checkpoint.epoch} predicts positions or covariances that are not finite numbers; the training has "
             "diverged"
         )
     for name in VALIDATION_METRICS:
         value, claimed = found[name], checkpoint.metrics[name]
-        known = value is not None and claimed is not None
-        if not (np.isclose(value, claimed, rtol=RELATIVE_TOLERANCE, atol=0) if known else value is claimed):
+        if value is None or claimed is None:
+            same = value is claimed
+        else:
+            same = math.isclose(value, claimed, rel_tol=RELATIVE_TOLERANCE)
+        if not same:
             return f"{name} of epoch {checkpoint.epoch} is recorded as {claimed}, the reloaded model gives {value}"
     return None

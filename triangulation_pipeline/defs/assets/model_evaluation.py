@@ -55,14 +55,17 @@ log = logging.getLogger(__name__)
     additional_ins={"validation_split": dg.AssetIn()},
     blocking=True,
 )
-def checkpoint_is_sound(trained_model: StoredCheckpoint, validation_split: StoredSplit) -> dg.AssetCheckResult:
+def checkpoint_is_sound(
+    storage: Storage, trained_model: StoredCheckpoint, validation_split: StoredSplit
+) -> dg.AssetCheckResult:
     """The stored weights are those that were trained: their digest is right, they are finite, and the reloaded model
     has the validation errors that are recorded with them."""
     from triangulation_pipeline.training.verify import fault
 
     with plain_failures():
         checkpoint = trained_model.read()
-        found = fault(checkpoint, validation_split.batch)
+        dataset = get_dataset(storage.engine, validation_split.dataset_id)
+        found = fault(checkpoint, dataset.spec, validation_split.batch)
     return dg.AssetCheckResult(
         passed=found is None,
         description=found

@@ -37,6 +37,7 @@ from triangulation_pipeline.evaluation.verdict import (
 from triangulation_pipeline.jobs.record import load_checkpoint, read_history
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
 from triangulation_pipeline.samples import Samples
+from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import (
@@ -67,7 +68,7 @@ class _Candidate:
     file: CheckpointReference
     checkpoint: "Checkpoint"
     evaluation: Evaluation
-    dataset_id: str
+    dataset: DatasetRecord
     test: Samples
 
 
@@ -103,7 +104,7 @@ def registered_model(
         trained_model.reference,
         checkpoint,
         evaluation,
-        record.synthetic_dataset_id,
+        get_dataset(storage.engine, test_split.dataset_id),
         test_split.batch,
     )
     while True:
@@ -140,11 +141,10 @@ def _check_origin(
 def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck, Registration]:
     """The comparison with the version in production, and what was registered. Raises ProductionChanged if another
     version went into production meanwhile."""
-    checkpoint, evaluation = candidate.checkpoint, candidate.evaluation
-    network = checkpoint.spec.network
+    checkpoint, evaluation, dataset = candidate.checkpoint, candidate.evaluation, candidate.dataset
     champion = find_production_model(storage.engine, candidate.model_name)
     checks = promotion_checks(evaluation, evaluation.max_rmse_m)
-    if champion is None or champion.network_digest == network.digest:
+    if champion is None or champion.network_digest == dataset.network_digest:
         not_worse = _not_worse_than_production(storage, candidate, champion)
         checks.append(not_worse)
     else:
@@ -160,14 +160,14 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         weights_digest=checkpoint.weights_digest,
         epoch=checkpoint.epoch,
         trained_by_job_id=candidate.file.job_id,
-        synthetic_dataset_id=candidate.dataset_id,
-        network_name=network.name,
-        network_digest=network.digest,
+        synthetic_dataset_id=dataset.id,
+        network_name=dataset.network_name,
+        network_digest=dataset.network_digest,
         hyperparameters=checkpoint.config,
         metrics={**checkpoint.metrics, **evaluation.headline},
         passed=passed,
         promotion_reason=verdict,
-        parent_model_id=_settings(checkpoint).parent_model_id,
+        parent_model_id=_settings(checkpoint).registered_parent,
     )
     return not_worse, register_model(storage.engine, new, None if champion is None else champion.id)
 
@@ -182,7 +182,7 @@ def _not_worse_than_production(
         return PromotionCheck(name, True, f"it is version {production.version}, which was in production")
     try:
         champion = load_checkpoint(storage.objects, production.pytorch_model_location, production.sha256)
-        champion_m = _errors_m(champion, candidate.test)
+        champion_m, _ = _errors_m(champion, candidate)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
             name,
@@ -190,8 +190,8 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared ({error}); restore its weights, replace it "
             "by hand, or roll back",
         )
-    good_geometry = candidate.test.gdop < _settings(challenger).max_gdop
-    challenger_m = _errors_m(challenger, candidate.test)
+    challenger_m, gdop = _errors_m(challenger, candidate)
+    good_geometry = gdop < _settings(challenger).max_gdop
     return not_worse_than_production(challenger_m, champion_m, good_geometry, production.version)
 
 
@@ -199,11 +199,16 @@ def _settings(checkpoint: "Checkpoint") -> TrainingConfig:
     return TrainingConfig.model_validate(checkpoint.config)
 
 
-def _errors_m(checkpoint: "Checkpoint", test: Samples) -> NDArray[np.float64]:
-    from triangulation_pipeline.model.predict import locate
+def _errors_m(checkpoint: "Checkpoint", candidate: _Candidate) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The position errors of a model on the candidate's test rows, metres, and the GDOP of these."""
+    import torch
 
-    predicted = locate(checkpoint, test)
-    return predicted.error_m(checkpoint.spec.network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
+    from triangulation_pipeline.model.predict import predicted
+    from triangulation_pipeline.training.rows import PreparedRows
+
+    model = checkpoint.locator()
+    rows = PreparedRows.of(model, candidate.dataset.spec, candidate.test, torch.device("cpu"))
+    return rows.error_m(predicted(model, rows.inputs).en_m), rows.gdop
 
 
 def _shown(

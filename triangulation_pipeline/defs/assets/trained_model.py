@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # A run observes about so many epochs: each is an event for good, and its picture weighs 20 kB and takes a fifth of a
 # second. The database has every epoch.
 OBSERVED_EPOCHS = 20
-# Of the best epoch, with calibrated covariances: what Dagster draws from run to run.
+# Of the best epoch: what Dagster draws from run to run.
 PLOTTED = ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95")
 
 
@@ -64,9 +64,8 @@ def trained_model(
     training_split: StoredSplit,
     validation_split: StoredSplit,
 ) -> dg.MaterializeResult[CheckpointReference]:
-    """The locator of the best epoch with calibrated covariances: `checkpoints/{job}/best_model.pth`. The metrics of
-    each epoch appear while it trains: as `curves` among this asset's events, in `training_metrics` and in
-    `training_jobs`."""
+    """The locator of the best epoch: `checkpoints/{job}/best_model.pth`. The metrics of each epoch appear while it
+    trains: as `curves` among this asset's events, in `training_metrics` and in `training_jobs`."""
     from triangulation_pipeline.jobs.worker import parent_checkpoint, publish, restored_trainer, train
     from triangulation_pipeline.training.trainer import TrainingStopped
 
@@ -147,8 +146,7 @@ def _result(
             **drop_none({f"best_{name}": checkpoint.metrics[name] for name in PLOTTED}),
             "best_epoch": trainer.best_epoch,
             "epochs_run": trainer.epoch,
-            "covariance_scale": trainer.covariance_scale,
-            "calibrated_metrics": dg.MetadataValue.json(checkpoint.metrics),
+            "best_metrics": dg.MetadataValue.json(checkpoint.metrics),
             "checkpoint": dg.MetadataValue.path(best.location),
             "sha256": best.sha256,
             "weights_digest": checkpoint.weights_digest,

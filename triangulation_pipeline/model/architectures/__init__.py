@@ -9,5 +9,5 @@ from triangulation_pipeline.model.spec import LocatorSpec
 def build_locator(spec: LocatorSpec) -> Locator:
     """A locator with fresh weights, on the CPU. The file of an architecture calls its class ``LOCATOR``."""
     file = import_module(f"{__name__}.{spec.architecture}")
-    locator: Locator = file.LOCATOR(spec, spec.config)
+    locator: Locator = file.LOCATOR(spec.config)
     return locator

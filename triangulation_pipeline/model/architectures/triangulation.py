@@ -1,135 +1,176 @@
-"""A least-squares solver inside the neural network, in the order the data flows: start, rounds, covariance.
+"""A least-squares solver inside the neural network, in the order the data flows: hypotheses, tokens, one step, mixture.
 
-Shapes: B batch, R receivers.
+Shapes: B batch, K hypotheses, M hypotheses alive (of all rows), W receivers, C components.
 """
 
 import torch
 from torch import Tensor, nn
 
-from triangulation_pipeline.model.architectures.regression import Regression
-from triangulation_pipeline.model.encoder import ReceiverAttention, ReceiverEncoder, pooled
-from triangulation_pipeline.model.geometry import SiteGeometry, gauss_newton_step, information
-from triangulation_pipeline.model.inputs import LocatorInputs
-from triangulation_pipeline.model.locator import FitData, Located, Locator, cholesky, zeroed
-from triangulation_pipeline.model.spec import LocatorSpec, TriangulationConfig
-from triangulation_pipeline.model.start import RobustStart, robust_residual
-from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
+from triangulation_pipeline.measurements import Measurements
+from triangulation_pipeline.model.architectures.regression import scaled
+from triangulation_pipeline.model.encoder import NOISE_FEATURES, ReceiverEncoder, View, pooled
+from triangulation_pipeline.model.geometry import Ellipse, Information, mean, within
+from triangulation_pipeline.model.inputs import HYPOTHESIS_FEATURES, LocatorInputs
+from triangulation_pipeline.model.locator import Locator, Mixture, freedom, zeroed
+from triangulation_pipeline.model.spec import TriangulationConfig
+from triangulation_pipeline.model.start import prepared
+from triangulation_pipeline.physics.layout import Layout
+
+# How components begin: the first is the solver's own, the others are wider and rarer; an alternative rarer still.
+FIRST_WIDTH, OTHER_WIDTH, OTHER_LOGIT = 0.0, 1.0, -2.0
+ALTERNATIVE_WIDTH, ALTERNATIVE_LOGIT = 0.3, -4.0
+FARTHEST_ALTERNATIVE = 50.0  # in the ellipse's mean radius
+SHIFT = 3.0  # a component's learned shift of 1, in sigmas
+SHAPE_FEATURES = 4
+# Factors that are not learned: scale the features of hypotheses to about one.
+FEATURE_SCALES = (0.2, 0.3, 0.3, 0.3, 0.3, 0.1, 0.5, 0.5, 1.0)
+_MASKED = -1e9
 
 
 class Triangulation(Locator):
-    """Robust start, then learned solver rounds; rows with fewer than three arrival times are regressed around the
-    posterior mean of their levels."""
+    """Several hypotheses a row, each judged by its receivers and moved by one learned Gauss-Newton step; the posterior
+    has some components around each, and one more for each receiver, as if that were judged the other way.
 
-    def __init__(self, spec: LocatorSpec, config: TriangulationConfig) -> None:
-        super().__init__()
-        receivers = len(spec.network.sites)
-        self.geometry = SiteGeometry(spec.network, spec.tx_altitude_m)
-        self.start = RobustStart(self.geometry, spec.network.service_area(spec.area_margin_m), config.start)
-        self.rounds = nn.ModuleList(SolverRound(receivers, config) for _ in range(config.rounds))
-        self.uncertainty = nn.Sequential(
-            nn.Linear(2 * config.embedding, config.embedding), nn.GELU(), zeroed(nn.Linear(config.embedding, 3))
-        )
-        # Its own covariance scale stays 1; checkpoints hold it.
-        self.regression = Regression(spec, config)
+    Rows with fewer than three arrival times stay where the posterior over cells has put them.
+    """
 
-    def fit(self, data: FitData) -> None:
-        """Level constants, site biases and input scaling."""
-        self.start.fit(data)
-        for module in self.modules():
-            if isinstance(module, ReceiverEncoder):
-                module.fit(data.inputs)
-
-    def initial_fix(self, inputs: LocatorInputs) -> Tensor:
-        """The best of several local minima of a robust cost; of the levels alone if there are too few arrival times."""
-        fix: Tensor = self.start(inputs)
-        return fix
-
-    def forward(self, inputs: LocatorInputs, initial_m_B2: Tensor) -> Located:
-        """Positions and covariances, from the initial fix."""
-        solved = inputs.toa_present_BR.sum(1) >= LEAST_ARRIVAL_TIMES
-        if solved.all():
-            return self._solve(inputs, initial_m_B2)
-        regressed = self.regression(inputs.take(~solved), initial_m_B2[~solved])
-        regressed_tril = regressed.scale_tril_m_B22 * self.covariance_scale.sqrt()
-        if not solved.any():
-            return Located(regressed.rounds_m_B2, regressed_tril, solved)
-        fix = self._solve(inputs.take(solved), initial_m_B2[solved])
-        return Located(
-            tuple(_merged(solved, position, regressed.en_m_B2) for position in fix.rounds_m_B2),
-            _merged(solved, fix.scale_tril_m_B22, regressed_tril),
-            solved,
-        )
-
-    def _solve(self, inputs: LocatorInputs, position_m_B2: Tensor) -> Located:
-        toa_m_BR = inputs.toa_m_BR - self.start.site_bias_m_R
-        positions = []
-        for solver_round in self.rounds:
-            position_m_B2, tril_m_B22, tokens = solver_round(self.geometry, inputs, toa_m_BR, position_m_B2)
-            positions.append(position_m_B2)
-        factor = cholesky(self.uncertainty(pooled(tokens, inputs.toa_present_BR)))
-        return Located(
-            tuple(positions),
-            tril_m_B22 @ factor * self.covariance_scale.sqrt(),
-            torch.ones(len(inputs), dtype=torch.bool, device=position_m_B2.device),
-        )
-
-
-class SolverRound(nn.Module):
-    """One round: residuals at the current position -> tokens -> attention -> weights and delays -> Gauss-Newton."""
-
-    def __init__(self, receivers: int, config: TriangulationConfig) -> None:
+    def __init__(self, config: TriangulationConfig) -> None:
         super().__init__()
         self.config = config
-        features = len(config.residual_scales_m) + len(config.residual_scales_sigma) + 3
-        self.encoder = ReceiverEncoder(receivers, features, config)
-        self.attention = ReceiverAttention(config)
+        self.encoder = ReceiverEncoder(config)
         self.read = zeroed(nn.Linear(config.embedding, 2))
+        self.read_alternative = zeroed(nn.Linear(config.embedding, 4)) if config.alternatives else None
+        width = 2 * config.embedding
+        about = width + HYPOTHESIS_FEATURES + NOISE_FEATURES + SHAPE_FEATURES
+        self.head = nn.Sequential(
+            nn.Linear(about, width), nn.GELU(), zeroed(nn.Linear(width, 1 + 7 * config.components))
+        )
 
-    def forward(
-        self, geometry: SiteGeometry, inputs: LocatorInputs, toa_m_BR: Tensor, en_m_B2: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The new position, the information-based Cholesky factor (metres) at the old one, without gradient, and the
-        tokens."""
-        config = self.config
-        en_m_B2 = en_m_B2.detach()
-        timed = inputs.toa_present_BR.to(toa_m_BR.dtype)
-        variance = inputs.sigma_m_BR.square()
-        distance, grad_e, grad_n = geometry.ranges_m(en_m_B2)
-        residual, robust_weight = robust_residual(toa_m_BR - distance, variance, timed)
-        # Zero without an arrival time, and so are their tanh.
-        known = residual * timed
-        normalised = known / inputs.sigma_m_BR
-        features = [torch.tanh(known / scale) for scale in config.residual_scales_m]
-        features += [torch.tanh(normalised / scale) for scale in config.residual_scales_sigma]
-        features += [grad_e, grad_n, (distance / config.range_scale_m).log()]
-        tokens = self.attention(self.encoder(inputs, features), inputs.toa_present_BR)
-        preference, delay = self.read(tokens).unbind(-1)
-        # A softmax: a factor common to all weights would not move the position, but it would drift, and the covariance
+    def prepare(self, layout: Layout, measurements: Measurements) -> LocatorInputs:
+        """The best distinct solutions of each row, or the parts of its posterior over cells."""
+        return prepared(layout, measurements, self.config.start, solve=True)
+
+    def forward(self, inputs: LocatorInputs) -> Mixture:
+        """Each hypothesis that is alive is computed once, whatever its row."""
+        row_M, which_M = inputs.alive_BK.nonzero(as_tuple=True)
+        one_each = len(row_M) == len(inputs)
+        rows = inputs if one_each else inputs.take(row_M)
+        view = View.of(rows, which_M)
+        tokens = self.encoder(view.features_MWF, rows.hears_BW)
+        begin_m, spread_m = rows.hypothesis_m_BK2[_row(rows), which_M], rows.spread_m_BK3[_row(rows), which_M]
+
+        fix_m, information, weight = self._step(view, tokens, begin_m, spread_m)
+        found_m = torch.where(view.solved_M[:, None], information.ellipse.spread_m(), spread_m)
+        about = torch.cat(
+            [
+                pooled(tokens, rows.hears_BW),
+                rows.hypothesis_features_BKF[_row(rows), which_M] * tokens.new_tensor(FEATURE_SCALES),
+                view.noise_MF,
+                _shape(view, found_m),
+            ],
+            dim=-1,
+        )
+        raw = self.head(about)
+        log_share = rows.hypothesis_features_BKF[_row(rows), which_M, 0] + raw[:, 0]
+        logit, mean_m, tril_m, freedom_MC = self._components(raw[:, 1:], fix_m, found_m)
+        if self.read_alternative is not None:
+            others = self._alternatives(self.read_alternative(tokens), view, fix_m, information, weight, tril_m[:, 0])
+            logit, mean_m, tril_m, freedom_MC = (
+                torch.cat(pair, 1) for pair in zip((logit, mean_m, tril_m, freedom_MC), others, strict=True)
+            )
+        log_weight = log_share[:, None] + logit.log_softmax(1)
+        bound_m = torch.maximum(found_m.norm(dim=-1), rows.spread_m_BK3[:, 0].norm(dim=-1))
+        if one_each:
+            return Mixture(log_weight.log_softmax(1), mean_m, tril_m, freedom_MC, fix_m[:, None], bound_m[:, None])
+        shape = inputs.alive_BK.shape
+
+        def placed(values: Tensor, padding: float) -> Tensor:
+            return values.new_full((*shape, *values.shape[1:]), padding).index_put((row_M, which_M), values)
+
+        return Mixture(
+            log_weight_BC=placed(log_weight, -torch.inf).flatten(1, 2).log_softmax(1),
+            mean_m_BC2=placed(mean_m, 0.0).flatten(1, 2),
+            scale_tril_m_BC3=placed(tril_m, 1.0).flatten(1, 2),
+            freedom_BC=placed(freedom_MC, 4.0).flatten(1, 2),
+            fix_m_BK2=placed(fix_m, 0.0),
+            bound_m_BK=placed(bound_m, torch.inf),
+        )
+
+    def _step(
+        self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor
+    ) -> tuple[Tensor, Information, Tensor]:
+        """Where the learned weights and delays lead, with the information and weights without gradient."""
+        preference, delay = self.read(tokens_MWD).unbind(-1)
+        # A softmax: a factor common to all weights would not move the position, but it would drift, and the spread
         # with it.
-        share = preference.masked_fill(~inputs.toa_present_BR, -1e9).softmax(-1)
-        weight = robust_weight * share * timed.sum(-1, keepdim=True)
-        step = gauss_newton_step(residual - delay * inputs.sigma_m_BR, weight, grad_e, grad_n, config.damping)
-        length = step.norm(dim=-1, keepdim=True)
-        step = step * (config.longest_step_m / length.clamp_min(config.longest_step_m))
-        return en_m_B2 + step, information_cholesky(weight.detach(), grad_e, grad_n), tokens
+        share = preference.masked_fill(view.timed_MW == 0, _MASKED).softmax(-1)
+        weight = view.robust_weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
+        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, damping=self.config.damping)
+        step_m = damped.step_m(view.residual_m_MW - delay * view.sigma_m_MW, weight)
+        length = Ellipse.of_spread(spread_m).squared(step_m).clamp_min(1e-12).sqrt()
+        step_m = step_m * (self.config.longest_step / length.clamp_min(self.config.longest_step))[:, None]
+        fix_m = begin_m + torch.where(view.solved_M[:, None], step_m, torch.zeros_like(step_m))
+        weight = weight.detach()
+        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW), weight
+
+    def _components(self, raw: Tensor, fix_m: Tensor, found_m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits, means, Cholesky factors and freedoms of the components around each hypothesis."""
+        raw = raw.view(len(raw), self.config.components, 7)
+        is_other = (torch.arange(self.config.components, device=raw.device) > 0).float()
+        width = FIRST_WIDTH + (OTHER_WIDTH - FIRST_WIDTH) * is_other
+        logit = raw[..., 0] + OTHER_LOGIT * is_other
+        spread_m = found_m[:, None].expand(-1, self.config.components, -1)
+        tril_m = scaled(spread_m, torch.stack([raw[..., 1] + width, raw[..., 2] + width, raw[..., 3]], -1))
+        # The first stays where the solver put it.
+        east, north = (raw[..., 5:] * is_other[:, None] * SHIFT).unbind(-1)
+        first, cross, second = spread_m.unbind(-1)
+        mean_m = fix_m[:, None] + torch.stack([first * east, cross * east + second * north], -1)
+        return logit, mean_m, tril_m, freedom(raw[..., 4])
+
+    def _alternatives(
+        self, raw: Tensor, view: View, fix_m: Tensor, information: Information, weight: Tensor, tril_m: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One component a receiver (M, W): where the fix would be were its arrival time judged the other way, trusted
+        if its weight is low and ignored if it is high."""
+        with torch.no_grad():
+            ellipse = information.ellipse
+            north = information.across / ellipse.across2[:, None]
+            east = information.east / ellipse.east2[:, None] - ellipse.k[:, None] * north
+            leverage = information.east.square() / ellipse.east2[:, None] + information.across * north
+            leverage = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+            residual_m = view.residual_m_MW - mean(view.residual_m_MW, weight)
+            more = (view.timed_MW / view.sigma_m_MW.square() - weight).clamp_min(0)
+            amount = more / (1 + more * leverage) - weight / (1 - weight * leverage).clamp_min(0.05)
+            move_m = (amount * residual_m)[..., None] * torch.stack([east, north], -1)
+            first, _, second = ellipse.spread_m().unbind(-1)
+            longest_m = (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None]
+            move_m = within(move_m, longest_m)
+        possible = (view.timed_MW > 0) & view.solved_M[:, None]
+        logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, -torch.inf)
+        mean_m = fix_m[:, None] + move_m * raw[..., 1].clamp(-2, 2).exp()[..., None]
+        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * tril_m[:, None]
+        return logit, mean_m, wider, freedom(raw[..., 3])
 
 
-def information_cholesky(weight_BR: Tensor, grad_e_BR: Tensor, grad_n_BR: Tensor) -> Tensor:
-    """Cholesky factor (B, 2, 2), metres, of the inverse position information, kept within 1 m to 100 km."""
-    ee, nn_, en = information(weight_BR, grad_e_BR, grad_n_BR)
-    floor = 1e-10
-    ee, nn_ = ee + floor, nn_ + floor
-    determinant = (ee * nn_ - en * en).clamp_min(floor**2)
-    variance_e, variance_n, covariance = nn_ / determinant, ee / determinant, -en / determinant
-    first = variance_e.clamp_min(1.0).sqrt()
-    second = (variance_n - (covariance / first).square()).clamp_min(1.0).sqrt()
-    return torch.stack([first, torch.zeros_like(first), covariance / first, second], dim=-1).view(-1, 2, 2)
+def _row(rows: LocatorInputs) -> Tensor:
+    return torch.arange(len(rows), device=rows.hears_BW.device)
 
 
-def _merged(solved_B: Tensor, solved: Tensor, others: Tensor) -> Tensor:
-    whole = solved.new_empty((len(solved_B), *solved.shape[1:]))
-    whole[solved_B], whole[~solved_B] = solved, others
-    return whole
+def _shape(view: View, found_m: Tensor) -> Tensor:
+    """(M, 4) how large the residuals are, how long the ellipse is, and how much hangs on one receiver."""
+    with torch.no_grad():
+        x = (view.residual_m_MW / view.sigma_m_MW).abs() * view.timed_MW
+        number = view.timed_MW.sum(-1).clamp_min(1)
+        first, _, second = found_m.unbind(-1)
+        return torch.stack(
+            [
+                (x.square().sum(-1) / number).log1p() / 2,
+                x.amax(-1).log1p() / 2,
+                (second / first).log() / 3,
+                (view.leverage_MW * view.timed_MW).amax(-1),
+            ],
+            dim=-1,
+        )
 
 
 LOCATOR = Triangulation
