@@ -280,7 +280,8 @@ class MixturePositions(Positions):
         return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
 
     def mode_en_m(self) -> NDArray[np.float64]:
-        """The place of the highest density: uphill from the densest centre, by expectation maximisation.
+        """The peak of the density that is uphill from the densest centre, by expectation maximisation. Where many
+        components overlap, another peak may be a little higher.
 
         Returns
         -------
@@ -514,11 +515,6 @@ def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
     )
     names = ("mean_m", "p50_m", "p68_m", "p95_m", "p99_m", "max_m")
     return {"count": len(distance_m), "rmse_m": rmse_m(distance_m), **dict(zip(names, values, strict=True))}
-
-
-def chi_square_2(probability: float) -> float:
-    """The NEES below which a share ``probability`` of two-dimensional Gaussian errors lies: -2 ln(1 - p)."""
-    return float(-2 * np.log1p(-probability))
 
 
 def coverage(content: Float, level: float) -> float | None:

@@ -226,7 +226,7 @@ def test_the_results_say_what_the_regions_hold() -> None:
     shares = {"50": 0.503, "68": 0.68, "90": 0.9, "95": 0.951, "99": 0.9899}
     everywhere = {f"test_coverage_{name}": share for name, share in shares.items()}
     lines = page(**everywhere)
-    place = lines.index("regions of 50 / 68.3 / 90 / 95 / 99 % should hold as many of the true places, and hold")
+    place = lines.index("the regions of 50 / 68.3 / 90 / 95 / 99 % hold, of the true places,")
     assert lines[place + 1 : place + 3] == [
         "  50.3 / 68.0 / 90.0 / 95.1 / 99.0 % (all)",
         "  100.0 / 100.0 / 100.0 / 100.0 / 100.0 % (good)",

@@ -131,6 +131,6 @@ def _regions(values: Mapping[str, Any]) -> list[str]:
         if known:
             levels = " / ".join(f"{100 * level:g}" for level in known)
             held = " / ".join(f"{100 * share:.1f}" for share in known.values())
-            told += [] if told else [f"regions of {levels} % should hold as many of the true places, and hold"]
+            told += [] if told else [f"the regions of {levels} % hold, of the true places,"]
             told.append(f"  {held} % ({whose})")
     return told

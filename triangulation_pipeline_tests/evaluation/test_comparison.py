@@ -664,6 +664,8 @@ def test_bad_input_is_named(default_batch: Samples) -> None:
         compare(five, few, few, anything(4), 5.0)
     with pytest.raises(ValueError, match="train has 5 receivers, the dataset has 7"):
         compare(spec, few, simulate(five), anything(4), 5.0)
+    with pytest.raises(ValueError, match="test has no rows; simulate more samples"):
+        compare(spec, few.take(slice(0, 0)), few, anything(0), 5.0)
     for limit in (0.0, -1.0, np.nan):
         with pytest.raises(ValueError, match=f"max_gdop must be above 0, got {limit}"):
             compare(spec, few, few, anything(4), limit)
