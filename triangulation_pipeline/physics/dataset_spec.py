@@ -137,7 +137,7 @@ class DatasetSpec:
         number = self.layout_number(samples.sample_index)
         order = np.argsort(number, kind="stable")
         numbers, starts = np.unique(number[order], return_index=True)
-        for one, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
+        for one, rows in zip(numbers, np.split(order, starts)[1:], strict=True):
             yield self.layout(int(one)), rows
 
     @cached_property
