@@ -171,6 +171,8 @@ def changed(value: Any) -> Any:
     """Another value that the constant may have."""
     if isinstance(value, dict):
         return {name: changed(inner) for name, inner in value.items()}
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return value + 2
     if isinstance(value, float):
