@@ -12,7 +12,7 @@ from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import get_job, list_jobs
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.samples import Split
-from triangulation_pipeline.storage.datasets import list_datasets, read_samples
+from triangulation_pipeline.storage.datasets import get_dataset, list_datasets, read_samples
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.verify import fault
