@@ -182,6 +182,6 @@ def test_contradictions_are_refused() -> None:
         DatasetSpec(NORTH_WEST_ITALY, DEFAULT, 50, 0, Layouts.random)
     with pytest.raises(ValueError, match=r"^layouts: own needs a network$"):
         DatasetSpec(None, DEFAULT, 50, 0)
-    with pytest.raises(ValueError, match=r"^min_detections \(16\) must not exceed the 15 sites of a random network$"):
+    with pytest.raises(ValueError, match=r"^min_detections \(16\) must not exceed the widest random network's 15 "):
         spec_of(50, scenario=Scenario(min_detections=16))
     assert replace(spec_of(50), scenario=Scenario(min_detections=15)).layout(0).network.sites[14:]

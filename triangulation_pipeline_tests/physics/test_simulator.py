@@ -610,7 +610,7 @@ def test_signal_strength_scenario_and_untimed_sites_have_no_arrival_times() -> N
 
 
 def test_specification_refuses_contradictions() -> None:
-    with pytest.raises(ValueError, match=r"min_detections \(8\) must not exceed the 7 sites of the network"):
+    with pytest.raises(ValueError, match=r"min_detections \(8\) must not exceed the network's 7 sites"):
         spec_of(Scenario(min_detections=8))
     with pytest.raises(ValueError, match="hata holds for frequency_mhz from 150 to 1500, got 145"):
         spec_of(Scenario(path_loss=PathLossModel.hata, rx_height_m=30))
