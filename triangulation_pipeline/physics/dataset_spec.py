@@ -63,8 +63,10 @@ class DatasetSpec:
         if self.network is None:
             self._check_random()
         if self.scenario.min_detections > self.num_sites:
-            sites = f"the {self.num_sites} sites of {'a random' if self.network is None else 'the'} network"
-            raise ValueError(f"min_detections ({self.scenario.min_detections}) must not exceed {sites}")
+            whose = "the widest random network's" if self.network is None else "the network's"
+            raise ValueError(
+                f"min_detections ({self.scenario.min_detections}) must not exceed {whose} {self.num_sites} sites"
+            )
 
     def _check_random(self) -> None:
         for name in DRAWN_PARAMETERS:
@@ -137,7 +139,7 @@ class DatasetSpec:
         number = self.layout_number(samples.sample_index)
         order = np.argsort(number, kind="stable")
         numbers, starts = np.unique(number[order], return_index=True)
-        for one, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
+        for one, rows in zip(numbers, np.split(order, starts)[1:], strict=True):
             yield self.layout(int(one)), rows
 
     @cached_property

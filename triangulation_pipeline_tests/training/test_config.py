@@ -21,7 +21,7 @@ from triangulation_pipeline.validation import one_sentence
         ("epochs", 1, 5000, 0, 5001),
         ("learning_rate", 1e-12, 1.0, 0.0, 1.01),
         ("weight_decay", 0.0, 1.0, -0.1, 1.01),
-        ("warmup_epochs", 0, 1000, -1, 1001),
+        ("warmup_epochs", 0.0, 1000.0, -0.1, 1000.1),
         ("early_stop_patience", 0, 5000, -1, 5001),
         ("early_stop_delta", 0.0, 1e6, -0.1, 1.1e6),
         ("max_grad_norm", 1e-12, 1e6, 0.0, 1.1e6),
@@ -73,8 +73,8 @@ def test_words_of_any_script_are_taken(text: str) -> None:
     assert (TrainingConfig(job_name=text).job_name, TrainingConfig(description=text).description) == (text, text)
 
 
-@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 3), (1, 1)])
-def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs: int) -> None:
+@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 2.5), (1, 1)])
+def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs: float) -> None:
     with pytest.raises(ValidationError, match=rf"\({warmup_epochs}\) must be fewer than epochs \({epochs}\)"):
         TrainingConfig(epochs=epochs, warmup_epochs=warmup_epochs)
 
@@ -89,7 +89,7 @@ def test_what_is_trained_where_nothing_is_said() -> None:
         "learning_rate": 0.003,
         "weight_decay": 0.0001,
         "lr_scheduler": "cosine",
-        "warmup_epochs": 1,
+        "warmup_epochs": 0.5,
         "early_stop_patience": 10,
         "early_stop_delta": 0.001,
         "max_grad_norm": 1.0,

@@ -619,6 +619,15 @@ def test_schedules_end_with_the_last_step(scheduler: Scheduler, share: float) ->
     assert trainer.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
+def test_a_warm_up_may_be_a_part_of_an_epoch() -> None:
+    trainer = trainer_of(batch_size=100, epochs=1, warmup_epochs=0.4, **REGRESSION)  # two steps of five
+    rates: list[float] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: rates.append(trainer.scheduler.get_last_lr()[0]))
+    run(trainer)
+    falls = 3e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * np.arange(3) / 3)) / 2)
+    assert rates == pytest.approx([1e-3, 2e-3, *falls])
+
+
 def test_schedules_go_by_steps_and_the_last_batch_of_an_epoch_is_one() -> None:
     trainer = run(trainer_of(batch_size=100, epochs=4, warmup_epochs=1, early_stop_patience=0, **REGRESSION))
     turns = (np.array([9, 14, 19]) - 5) / 15  # five steps an epoch
