@@ -124,7 +124,7 @@ def _beside(value: float, digits: int, unit: str, positive: str, negative: str) 
 
 def _regions(values: Mapping[str, Any]) -> list[str]:
     """How many of the true places lie within the model's regions."""
-    told = []
+    told: list[str] = []
     for subset, whose in (("", "all"), ("_good_geom", "good")):
         shares = {level: values[f"test_{name}{subset}"] for name, level in COVERAGE_LEVELS.items()}
         known = {level: share for level, share in shares.items() if share is not None}
