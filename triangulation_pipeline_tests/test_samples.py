@@ -85,6 +85,18 @@ def test_take_and_concatenate_are_inverse(batch: Samples) -> None:
     assert len(batch.take(slice(0, 0))) == 0
 
 
+def test_a_network_of_fewer_sites_has_the_first_columns() -> None:
+    batch = counted(4)
+    cut = batch.of_sites(2)
+    assert type(cut) is Samples
+    assert cut.num_sites == 2
+    for field in fields(Samples):
+        whole = getattr(batch, field.name)
+        np.testing.assert_array_equal(
+            getattr(cut, field.name), whole[:, :2] if field.name in RECEIVER_DTYPES else whole
+        )
+
+
 def test_ids_are_version_5_uuids() -> None:
     indices = [*range(100), 123_456_789]
     ids = sample_ids(NAMESPACE, indices)

@@ -8,17 +8,17 @@ import platform
 
 import numpy as np
 import pytest
-from triangulation_pipeline.physics.solvers.site_biases import fit_site_biases_ns
 
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
 from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, Architecture
 from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
-from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION
+from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.layout import LAYOUTS_VERSION, Layouts, random_layout
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import simulate_chunks
+from triangulation_pipeline.physics.simulator import simulate, simulate_chunks
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
@@ -29,35 +29,47 @@ from triangulation_pipeline_tests.training.conftest import run, trainer_of
 NETWORKS = {1: "491d2d57dc5ce699d5b1809bc38cd17a8b7008cc270c2731e1fb652f05b64fa8"}
 # Latitude, longitude, SNR at the first site and bound of the first rows.
 GENERATED = {
-    1: [
-        (44.5606, 7.05256, 17.1779, 98.6045),
-        (45.029, 7.27835, 78.0226, 20.8573),
-        (44.6185, 8.19842, 19.7041, 22.2521),
-        (45.6367, 9.25501, 0.0, 179.834),
+    2: [
+        (44.5606, 7.05256, 16.3818, 99.6016),
+        (45.029, 7.27835, 77.3007, 21.1137),
+        (44.6185, 8.19842, 18.8917, 21.6482),
+        (45.6367, 9.25501, 0.0, 178.899),
     ]
 }
 # Identity and SHA-256 of datasets of the default network: the default one, and 1,000 samples of each preset, seed 0.
 DEFAULT_DATASET = {
-    1: (
-        "b507ff7b-aa60-5b3a-9bda-98a82ac5421e",
-        "e9430728315549aa4450fdf1b70d65fe294a45c82869d3af56232312fde396c3",
+    2: (
+        "04ac5be0-9e8a-56ef-937d-d9fc2f537564",
+        "9ac5696370e35ece981b04208f7690df5afec1c33dc32546c0319f8968df0701",
     )
 }
 SMALL_DATASETS: dict[int, dict[Preset, str]] = {
-    1: {
-        Preset.default: "2440564be3c40d30122c35fe7b7c3e2ddb306a89f641d51cfe3c04bd17d0ce77",
-        Preset.valley: "57eaad175444c43516a6ca49f75c1312da3377a8d646d94920777b1e424fc484",
-        Preset.line_of_sight: "117728b8b2eeb420229b1143ff59b81f22539c2bd50472bd7a5b133bcc551ba9",
-        Preset.rss: "fab927402a7965d273660117c8257ed9dff8990bbdf636a505e733f56d21b780",
+    2: {
+        Preset.default: "c8913233e0fc3eabcbc640ef9a8c8d9fb7ab73349b4dc7d6f7c053e5f4b23975",
+        Preset.line_of_sight: "9968b75b05e40e5ee55e158dbf751b474d7abb581091ac8d1ed7647296e06a8f",
+        Preset.valley: "7c7b4c4bee12bd42f84263815c45ecaa007c447ce6c22171e09b5034e3558d3b",
+        Preset.urban: "01d57398beed8e6a5710b33c8cd46e78c05ac1d3488ccd6192d5248cbda9792c",
+        Preset.handheld: "45ac228a9aae5bde49b9d6c3f57a003f33537b061bab8cfcc4f36f7349952eb6",
+        Preset.wideband: "da4216b1a4349e6177595f4cdc645162d5faff3b803ac782886c971d78c91e42",
+        Preset.rss: "502d15ca11e296009aee0e55ecbee76a76139b206cf937c4b394d36e24e5f83b",
+        Preset.uncalibrated: "b8669c3e63dba5c5ce1c3d041835ffc3ca21ab593117ba04fa91c30ffc12beea",
     }
 }
-SPLIT = {1: [33, 9, 8]}
-# Site biases, then east and north of the first rows by each loss.
+# Number of sites, clock noise and path-loss exponent of the first random layouts; and identity and SHA-256 of 1,000
+# samples over random layouts, seed 0.
+LAYOUTS = {1: [(4, 643.105, 2.91702), (15, 184.695, 2.90094), (15, 169.702, 3.98321)]}
+RANDOM_DATASET = {
+    (2, 1): (
+        "cf2b07dc-d24d-53f3-8bc8-4e5405879142",
+        "d2b8c5806ca9558aa95ca76ed2abb0f8b3a9c225099e94f66a3f39a530f7ba56",
+    )
+}
+SPLIT = {1: [38, 5, 7]}
+# East and north of the first rows by each loss.
 SOLVED = {
-    1: [
-        *(-34.4844, 19.6726, 25.4155, 56.151, -8.87186, -59.6721, 1.78933),
-        *(-90816.0, -41087.2, -72384.7, 10912.0, 145.535, -35351.5, 82454.4, 78309.1),
-        *(-90816.0, -41087.2, -72391.7, 10943.8, 145.535, -35351.5, 70113.8, 62505.9),
+    2: [
+        *(-90833.5, -41108.7, -72376.8, 10701.8, 158.476, -35351.3, 82473.5, 78252.7),
+        *(-90817.0, -41102.5, -72376.6, 10702.2, 152.303, -35357.2, 70074.0, 62151.9),
     ]
 }
 # East, north, and the variances of both.
@@ -107,19 +119,27 @@ def test_small_datasets(preset: Preset) -> None:
     assert samples_digest([samples(1000, PRESETS[preset])]) == SMALL_DATASETS[GENERATOR_VERSION][preset]
 
 
+def test_layouts() -> None:
+    drawn = [random_layout(DEFAULT, 0, number) for number in range(3)]
+    found = [(len(one.network.sites), one.scenario.clock_sigma_ns, one.scenario.path_loss_exponent) for one in drawn]
+    assert np.array(found) == pytest.approx(np.array(LAYOUTS[LAYOUTS_VERSION]), rel=1e-4)
+
+
+@exact
+def test_a_dataset_over_random_layouts() -> None:
+    spec = DatasetSpec(None, DEFAULT, 1000, 0, Layouts.random)
+    assert (spec.dataset_id, samples_digest([simulate(spec)])) == RANDOM_DATASET[GENERATOR_VERSION, LAYOUTS_VERSION]
+
+
 def test_split() -> None:
     split = samples(50).split
     assert [int((split == part).sum()) for part in Split] == SPLIT[SPLIT_VERSION]
 
 
 def test_solvers() -> None:
-    batch = samples(4096)
-    bias_ns = fit_site_biases_ns(Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m), batch)
-    fixes = [
-        gauss_newton(Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m), batch.take(slice(0, 4)), bias_ns, loss).en_m
-        for loss in Loss
-    ]
-    found = [*bias_ns, *np.concatenate(fixes).ravel()]
+    batch = samples(4096).take(slice(0, 4))
+    geometry = Geometry(NORTH_WEST_ITALY, DEFAULT.tx_height_m)
+    found = np.concatenate([gauss_newton(geometry, batch, loss).en_m.ravel() for loss in Loss])
     assert found == pytest.approx(SOLVED[SOLVERS_VERSION], rel=1e-3)
 
 

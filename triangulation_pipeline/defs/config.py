@@ -19,7 +19,8 @@ from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
-from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
+from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_SITES, MOST_SITES, Layouts
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
@@ -112,8 +113,16 @@ class SyntheticDatasetConfig(StepConfig):
 
     preset: Preset = Field(
         Preset.default,
-        description="The conditions: default, valley (path-loss exponent 4.5), line_of_sight (no delayed paths) or "
-        "rss (signal strength only).",
+        description="The conditions: default, line_of_sight (no delayed paths), valley (path-loss exponent 4.5), urban "
+        "(noise and late arrivals of a city), handheld (5 W and a short antenna), wideband (200 kHz), rss (signal "
+        "strength only) or uncalibrated (large clock biases and gains).",
+    )
+    layouts: Layouts = Field(
+        Layouts.own,
+        description="The networks: own simulates the network of receiver_network; random simulates a new one for each "
+        f"{ROWS_PER_LAYOUT} samples and takes no network file. A random network has {FEWEST_SITES} to {MOST_SITES} "
+        f"sites within 20 to 400 km. These parameters are drawn for each of them, and scenario must leave them out: "
+        f"{', '.join(DRAWN_PARAMETERS)}.",
     )
     scenario: ScenarioOverrides = Field(
         default_factory=ScenarioOverrides, description="Parameters of the simulation that differ from the preset."
@@ -133,7 +142,7 @@ class SyntheticDatasetConfig(StepConfig):
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
-        others = ("preset", "scenario", "num_samples", "seed")
+        others = ("preset", "layouts", "scenario", "num_samples", "seed")
         differing = [
             name
             for name in others
@@ -149,14 +158,16 @@ class SyntheticDatasetConfig(StepConfig):
         return uuid_text("the id of a dataset", value) if value else value
 
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
-        """What identifies the dataset. Raises ValueError if settings contradict each other or the network."""
+        """What identifies the dataset, of the run's network unless layouts are random. Raises ValueError if settings
+        contradict each other or the network."""
         overrides = self.scenario.model_dump(exclude_none=True)
         merged = PRESETS[self.preset].model_dump() | overrides
         try:
             scenario = Scenario.model_validate(merged)
         except ValidationError as error:
             raise ValueError(f"scenario: {one_sentence(error)}") from None
-        return DatasetSpec(network, scenario, self.num_samples, self.seed)
+        own = network if self.layouts is Layouts.own else None
+        return DatasetSpec(own, scenario, self.num_samples, self.seed, self.layouts)
 
 
 class TrainedModelConfig(TrainingConfig, StepConfig):
@@ -244,6 +255,10 @@ def check_run_config(
             network = settings.network
         except ValueError as error:
             raise ValueError(f"receiver_network: {error}") from None
+        if settings.synthetic_dataset.layouts is Layouts.random and settings.receiver_network.network_file:
+            raise ValueError(
+                "synthetic_dataset: layouts: random draws its networks; leave out network_file of receiver_network"
+            )
         try:
             settings.synthetic_dataset.spec(network)
         except ValueError as error:

@@ -1,11 +1,15 @@
-"""The model beside the baselines and the physical limits, on the same rows and with the same site biases."""
+"""The model beside the baselines and the physical limits, on the same rows and with the same calibration."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.evaluation.estimators import (
+    BASELINES,
     ESTIMATORS,
     HUBER_GAUSS_NEWTON,
     MODEL,
@@ -13,14 +17,14 @@ from triangulation_pipeline.evaluation.estimators import (
     Float,
     Problem,
 )
-from triangulation_pipeline.evaluation.reference import Reference, reference
+from triangulation_pipeline.evaluation.reference import Reference, reference, reference_rows
 from triangulation_pipeline.evaluation.summary import (
     COVERAGE_LEVELS,
     Bounds,
-    Calibration,
-    DetectionsBin,
+    Coverage,
     ErrorStatistics,
     EstimatorErrors,
+    Group,
     PredictedRmsBin,
     Ratios,
     RetainedRisk,
@@ -28,44 +32,49 @@ from triangulation_pipeline.evaluation.summary import (
     SubsetSummary,
     Summary,
 )
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.positions import Positions, coverage, distance_statistics, rmse_m
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.positions import MixturePositions, Positions, coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import Samples
 
 Rows = NDArray[np.bool_]
 
-TRIMMED_AT = 0.99
-# Of chi-square with two degrees of freedom: 2 ln 2, 2, and the mean below its 99 % point.
-NEES_EXPECTED = {"nees_p50": 1.386294, "nees_mean": 2.0, "nees_trimmed_mean": 1.906965}
 PREDICTED_RMS_BINS = 5
 RETAINED = (1.0, 0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+# Rows with as many arrival times or more are one group.
+MANY_ARRIVAL_TIMES = 7
+GDOP_EDGES = (2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The errors of every estimator on n test rows.
 
-    ``distance_m`` is NaN on a row without a fix; the whole entry is None for an estimator that does not exist in the
-    scenario. ``nees`` is NaN, and counts as outside every ellipse, if the model gives no number or a covariance that is
-    not positive definite. Bounds are NaN on rows that have none.
+    ``distance_m`` is NaN on a row without a fix; the whole entry is None for an estimator that does not exist. Bounds
+    are NaN on rows that have none.
     """
 
     max_gdop: float
-    truth_en_m: Float  # (n, 2)
+    truth_en_m: Float  # (n, 2) in the frame of each row's network
     distance_m: dict[Estimator, Float | None]  # (n,) each, haversine
-    nees: Float  # (n,)
+    content: Float  # (n,) probability of the model's region that is denser than the truth; NaN without a position
     predicted_rms_m: Float  # (n,) sqrt of the trace of the model's covariance
     reference: Reference  # the exact posterior, on some of the rows
     crlb_m: Float  # (n,) Gaussian, levels and arrival times
     mixture_crlb_m: Float  # (n,) with delayed paths, arrival times alone
-    num_detections: NDArray[np.int64]  # (n,)
-    good_geometry: Rows  # (n,)
+    gdop: Float  # (n,) NaN if there is none
+    num_arrival_times: NDArray[np.int64]  # (n,)
+    inside_hull: Rows  # (n,) whether the truth lies within the convex hull of the sites
+
+    @property
+    def good_geometry(self) -> Rows:
+        """(n,) the rows with a GDOP below the limit."""
+        return self.gdop < self.max_gdop
 
     def rows(self, subset: Subset) -> Rows:
         """(n,) the rows of a subset."""
-        return self.good_geometry if subset is Subset.good_geometry else np.ones(len(self.nees), bool)
+        return self.good_geometry if subset is Subset.good_geometry else np.ones(len(self.gdop), bool)
 
     def common_rows(self, subset: Subset) -> Rows:
         """(n,) the rows of a subset that every estimator located."""
@@ -88,7 +97,6 @@ class Comparison:
         """All numbers of the comparison, on all rows and on those with good geometry."""
         return Summary(
             max_gdop=self.max_gdop,
-            nees_expected=NEES_EXPECTED,
             all=self._subset_summary(Subset.all),
             good_geometry=self._subset_summary(Subset.good_geometry),
         )
@@ -106,13 +114,12 @@ class Comparison:
             on_common_rows=on_common,
             **dict(self._bounds(rows)),
             ratios=_ratios(on_common, self._bounds(common)),
-            exact_posterior=self.reference.summary(rows, self.model_m, self.nees),
-            calibration=self._calibration(rows),
+            exact_posterior=self.reference.summary(rows, self.model_m, self.content),
+            calibration=Coverage(**self._coverage(rows)),
+            by_arrival_times=self._groups(rows, self._arrival_times()),
+            by_gdop=self._groups(rows, self._gdops()),
+            by_hull=self._groups(rows, {"inside": self.inside_hull, "outside": ~self.inside_hull}),
             by_predicted_rms=self._by_predicted_rms(rows),
-            by_detections=[
-                DetectionsBin(num_detections=int(count), **self._bin(rows & (self.num_detections == count)))
-                for count in np.unique(self.num_detections[rows])
-            ],
             selective_risk=self._selective_risk(rows),
         )
 
@@ -127,38 +134,78 @@ class Comparison:
             mixture_crlb_p50_m=_median(mixture_crlb_m),
         )
 
-    def _calibration(self, rows: Rows) -> Calibration:
-        nees = self.nees[rows]
-        known = nees[np.isfinite(nees)]
-        kept = known[known <= np.quantile(known, TRIMMED_AT)] if len(known) else known
-        return Calibration(
-            **{name: coverage(nees, level) for name, level in COVERAGE_LEVELS.items()},
-            nees_p50=_median(known),
-            nees_mean=_mean(known),
-            nees_trimmed_mean=_mean(kept),
-        )
+    def _coverage(self, rows: Rows) -> dict[str, float | None]:
+        content = self.content[rows]
+        return {name: coverage(content, level) for name, level in COVERAGE_LEVELS.items()}
 
-    def _bin(self, rows: Rows) -> dict[str, float | int | None]:
-        distance, nees = self.model_m[rows], self.nees[rows]
-        known = np.isfinite(distance)
+    def _arrival_times(self) -> dict[str, Rows]:
+        """The rows of each group by number of arrival times."""
+        number = self.num_arrival_times
+        between = range(LEAST_ARRIVAL_TIMES, MANY_ARRIVAL_TIMES)
         return {
-            "count": int(rows.sum()),
-            "predicted_rms_m": rmse_m(self.predicted_rms_m[rows & np.isfinite(self.predicted_rms_m)]),
-            "rmse_m": rmse_m(distance[known]),
-            "p50_m": _median(distance[known]),
-            "nees_p50": _median(nees[np.isfinite(nees)]),
-            "coverage_95": coverage(nees, 0.95),
+            f"fewer than {LEAST_ARRIVAL_TIMES}": number < LEAST_ARRIVAL_TIMES,
+            **{str(times): number == times for times in between},
+            f"{MANY_ARRIVAL_TIMES} and more": number >= MANY_ARRIVAL_TIMES,
         }
+
+    def _gdops(self) -> dict[str, Rows]:
+        """The rows of each group by GDOP."""
+        first, *_, last = GDOP_EDGES
+        return {
+            f"below {first:g}": self.gdop < first,
+            **{f"{low:g} to {high:g}": (self.gdop >= low) & (self.gdop < high) for low, high in pairwise(GDOP_EDGES)},
+            f"{last:g} and more": self.gdop >= last,
+            "none": np.isnan(self.gdop),
+        }
+
+    def _groups(self, rows: Rows, groups: dict[str, Rows]) -> list[Group]:
+        """Those of the groups that have rows."""
+        return [self._group(name, rows & inside) for name, inside in groups.items() if (rows & inside).any()]
+
+    def _group(self, name: str, rows: Rows) -> Group:
+        limit = self.reference.summary(rows, self.model_m, self.content)
+        mine_m = self.model_m[rows]
+        best = min(
+            (
+                (float(np.median(np.where(np.isfinite(d), d, np.inf)[rows])), rmse_m(d[rows & np.isfinite(d)]), e.name)
+                for e in BASELINES
+                if (d := self.distance_m[e]) is not None
+            ),
+            key=lambda found: found[0],
+            default=(np.inf, None, None),
+        )
+        p50_m, baseline_rmse_m, baseline = best if np.isfinite(best[0]) else (None, None, None)
+        return Group(
+            name=name,
+            count=int(rows.sum()),
+            p50_m=_median(mine_m[np.isfinite(mine_m)]),
+            rmse_m=rmse_m(mine_m[np.isfinite(mine_m)]),
+            best_baseline=baseline,
+            best_baseline_p50_m=p50_m,
+            best_baseline_rmse_m=baseline_rmse_m,
+            posterior_rows=limit.rows,
+            rmse_excess=limit.rmse_excess,
+            nats_below=limit.nats_below,
+            **self._coverage(rows),
+        )
 
     def _by_predicted_rms(self, rows: Rows) -> list[PredictedRmsBin]:
         """Bins of equal counts, the surest first."""
         bins = []
         for part in np.array_split(self._surest_first(rows), PREDICTED_RMS_BINS):
             if len(part):
-                inside = np.zeros(len(rows), bool)
-                inside[part] = True
-                low, high = self.predicted_rms_m[part[[0, -1]]]
-                bins.append(PredictedRmsBin(low_m=float(low), high_m=float(high), **self._bin(inside)))
+                predicted_m, distance_m = self.predicted_rms_m[part], self.model_m[part]
+                bins.append(
+                    PredictedRmsBin(
+                        low_m=float(predicted_m[0]),
+                        high_m=float(predicted_m[-1]),
+                        count=len(part),
+                        predicted_rms_m=rmse_m(predicted_m),
+                        rmse_m=rmse_m(distance_m),
+                        p50_m=_median(distance_m),
+                        coverage_95=coverage(self.content[part], 0.95),
+                    )
+                )
         return bins
 
     def _selective_risk(self, rows: Rows) -> list[RetainedRisk]:
@@ -173,26 +220,25 @@ class Comparison:
 
 
 def compare(
-    network: ReceiverNetwork, scenario: Scenario, test: Samples, train: Samples, predicted: Positions, max_gdop: float
+    spec: DatasetSpec, test: Samples, train: Samples, predicted: MixturePositions, max_gdop: float
 ) -> Comparison:
-    """Runs every estimator of ``ESTIMATORS`` that exists in the scenario on the test rows.
+    """Runs every estimator of ``ESTIMATORS`` that exists on the test rows of a dataset.
 
-    The solvers that use arrival times share the site biases fitted on ``train``. The reference is the exact posterior,
-    which knows the scenario and the simulator's constants of the sites: nothing can be better on average. It is
-    computed on some of the rows, see ``reference_rows``.
+    All get the same measurements, from which what the network file knows of the sites is subtracted. The reference is
+    the exact posterior, which knows the scenario: nothing can be better on average. It is computed on some of the rows,
+    see ``reference_rows``.
 
     Parameters
     ----------
-    network : ReceiverNetwork
-        The r receivers.
-    scenario : Scenario
-        The scenario of the samples.
+    spec : DatasetSpec
+        The dataset.
     test : Samples
-        n rows of that network, which all estimators locate.
+        n rows of it, one or more, which all estimators locate, as they were measured.
     train : Samples
-        Other rows of that network, on which site biases are fitted.
-    predicted : Positions
-        The n positions that the model gives for ``test``.
+        Other rows of it, for the estimator that learns from levels at known places. If the layouts are random it does
+        not exist, as the places of one network say nothing of another.
+    predicted : MixturePositions
+        The n posteriors that the model gives for ``test``, each in the frame of its own layout.
     max_gdop : float
         Rows with a lower GDOP have good geometry.
 
@@ -204,39 +250,124 @@ def compare(
     Raises
     ------
     ValueError
-        If the numbers of rows or of receivers do not fit each other, or ``max_gdop`` is not positive.
+        If there are no test rows, the numbers of rows or of receivers do not fit each other, or ``max_gdop`` is not
+        positive.
     """
-    _check_inputs(network, test, train, predicted, max_gdop)
-    problem = Problem(Geometry(network, test.tx_altitude_m), scenario, test, train, predicted)
-    existing = [estimator for estimator in ESTIMATORS if estimator.exists_in(problem)]
+    if not len(test):
+        raise ValueError("test has no rows; simulate more samples")
+    if len(predicted) != len(test):
+        raise ValueError(f"predicted must have one row per test sample, {len(test)}, it has {len(predicted)}")
+    for name, samples in (("test", test), ("train", train)):
+        if samples.num_sites != spec.num_sites:
+            raise ValueError(f"{name} has {samples.num_sites} receivers, the dataset has {spec.num_sites}")
+    if not max_gdop > 0:
+        raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
+    is_reference = np.zeros(len(test), bool)
+    is_reference[reference_rows(test)] = True
+    parts, places = [], []
+    for layout, rows in spec.by_layout(test):
+        known = None if spec.network is None else _calibrated(layout, train)
+        problem = Problem(layout, _calibrated(layout, test.take(rows)), known, predicted.take(rows))
+        parts.append(_compared(problem, np.flatnonzero(is_reference[rows]), max_gdop))
+        places.append(rows)
+    return _joined(parts, np.concatenate(places), max_gdop)
+
+
+def errors_m(spec: DatasetSpec, samples: Samples, positions: Positions) -> Float:
+    """Distance of each position from the true place.
+
+    Parameters
+    ----------
+    spec : DatasetSpec
+        The dataset.
+    samples : Samples
+        n rows of it.
+    positions : Positions
+        n positions, each in the frame of its own layout.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Great-circle distance, metres; NaN for a row without a position.
+    """
+    error_m = np.full(len(samples), np.nan)
+    for layout, rows in spec.by_layout(samples):
+        some = Positions.of_points(positions.en_m[rows])
+        part = samples.take(rows)
+        error_m[rows] = some.error_m(layout.network.frame, part.tx_altitude_m, part.tx_lat, part.tx_lon)
+    return error_m
+
+
+def _calibrated(layout: Layout, samples: Samples) -> Samples:
+    network = layout.network
+    return SiteCalibration.of_network(network).apply(samples.of_sites(len(network.sites)))
+
+
+def _compared(problem: Problem, of_reference: NDArray[np.int64], max_gdop: float) -> Comparison:
+    """The comparison on the rows of one layout."""
+    test, network = problem.test, problem.layout.network
     distance_m: dict[Estimator, Float | None] = dict.fromkeys(ESTIMATORS)
-    for estimator in existing:
-        positions = estimator.locate(problem)
-        distance_m[estimator] = positions.error_m(network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
+    for estimator in ESTIMATORS:
+        if estimator.exists_in(problem):
+            positions = estimator.locate(problem)
+            distance_m[estimator] = positions.error_m(network.frame, test.tx_altitude_m, test.tx_lat, test.tx_lon)
     return Comparison(
         max_gdop=max_gdop,
         truth_en_m=problem.truth_en_m,
         distance_m=distance_m,
-        nees=predicted.nees(problem.truth_en_m),
-        predicted_rms_m=predicted.rms_m(),
-        reference=reference(problem),
+        content=problem.predicted.content_at(problem.truth_en_m),
+        predicted_rms_m=problem.predicted.rms_m(),
+        reference=reference(problem, of_reference),
         crlb_m=test.crlb_m.astype(np.float64),
         mixture_crlb_m=problem.mixture_crlb_m(),
-        num_detections=test.num_detections,
-        good_geometry=test.gdop < max_gdop,
+        gdop=test.gdop.astype(np.float64),
+        num_arrival_times=test.toa_present.sum(1),
+        inside_hull=_inside_hull(network.site_enu_m[:, :2], problem.truth_en_m),
     )
 
 
-def _check_inputs(
-    network: ReceiverNetwork, test: Samples, train: Samples, predicted: Positions, max_gdop: float
-) -> None:
-    if len(predicted) != len(test):
-        raise ValueError(f"predicted must have one row per test sample, {len(test)}, it has {len(predicted)}")
-    for name, samples in (("test", test), ("train", train)):
-        if samples.num_sites != len(network.sites):
-            raise ValueError(f"{name} has {samples.num_sites} receivers, the network has {len(network.sites)}")
-    if not max_gdop > 0:
-        raise ValueError(f"max_gdop must be above 0, got {max_gdop}")
+def _joined(parts: list[Comparison], places: NDArray[np.int64], max_gdop: float) -> Comparison:
+    """The comparisons of several layouts as one, whose rows have these places. An estimator exists if it does in one of
+    the layouts; in the others it locates nothing."""
+    order = np.argsort(places)
+
+    def joined(column: Callable[[Comparison], NDArray]) -> NDArray:
+        return np.concatenate([column(part) for part in parts])[order]
+
+    def errors_of(estimator: Estimator) -> Callable[[Comparison], Float]:
+        def column(part: Comparison) -> Float:
+            distance_m = part.distance_m[estimator]
+            return np.full(len(part.gdop), np.nan) if distance_m is None else distance_m
+
+        return column
+
+    existing = [e for e in ESTIMATORS if any(part.distance_m[e] is not None for part in parts)]
+    return Comparison(
+        max_gdop=max_gdop,
+        truth_en_m=joined(lambda part: part.truth_en_m),
+        distance_m=dict.fromkeys(ESTIMATORS) | {e: joined(errors_of(e)) for e in existing},
+        content=joined(lambda part: part.content),
+        predicted_rms_m=joined(lambda part: part.predicted_rms_m),
+        reference=Reference(
+            distance_m=joined(lambda part: part.reference.distance_m),
+            log_density=joined(lambda part: part.reference.log_density),
+            content=joined(lambda part: part.reference.content),
+            model_log_density=joined(lambda part: part.reference.model_log_density),
+        ),
+        crlb_m=joined(lambda part: part.crlb_m),
+        mixture_crlb_m=joined(lambda part: part.mixture_crlb_m),
+        gdop=joined(lambda part: part.gdop),
+        num_arrival_times=joined(lambda part: part.num_arrival_times),
+        inside_hull=joined(lambda part: part.inside_hull),
+    )
+
+
+def _inside_hull(site_en_m: Float, en_m: Float) -> Rows:
+    """(n,) whether positions lie within the convex hull of the sites: no half-plane through them is free of sites."""
+    east, north = np.moveaxis(site_en_m - en_m[:, None], -1, 0)
+    bearing = np.sort(np.arctan2(north, east), axis=1)
+    gap = np.diff(bearing, axis=1, append=bearing[:, :1] + 2 * np.pi)
+    return gap.max(1) < np.pi
 
 
 def _statistics(distance_m: Float) -> ErrorStatistics:
@@ -273,7 +404,3 @@ def _over(mine: float | None, other: float | None) -> float | None:
 
 def _median(values: Float) -> float | None:
     return float(np.median(values)) if len(values) else None
-
-
-def _mean(values: Float) -> float | None:
-    return float(np.mean(values)) if len(values) else None

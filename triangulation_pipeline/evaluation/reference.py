@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.evaluation.estimators import Float, Problem
 from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, PosteriorSummary, ScoredErrors
 from triangulation_pipeline.physics.posterior import exact_posterior
@@ -34,19 +33,12 @@ class Reference:
         """(n,) on which both have a density."""
         return np.isfinite(self.log_density) & np.isfinite(self.distance_m) & np.isfinite(self.model_log_density)
 
-    def summary(self, rows: Rows, model_m: Float, nees: Float) -> PosteriorSummary:
-        """Both on those of the ``rows`` (n,) on which the model, with errors ``model_m`` and ``nees`` (n,), located."""
+    def summary(self, rows: Rows, model_m: Float, content: Float) -> PosteriorSummary:
+        """Both on those of the ``rows`` (n,) on which the model located, with errors ``model_m`` and contents at the
+        truth ``content`` (n,)."""
         rows = rows & self.rows & np.isfinite(model_m)
-        content, mine = self.content[rows], nees[rows]
-        levels = COVERAGE_LEVELS.items()
-        posterior = _scored(
-            self.distance_m[rows],
-            self.log_density[rows],
-            {name: float(np.mean(content <= level)) if len(content) else None for name, level in levels},
-        )
-        model = _scored(
-            model_m[rows], self.model_log_density[rows], {name: coverage(mine, level) for name, level in levels}
-        )
+        posterior = _scored(self.distance_m[rows], self.log_density[rows], self.content[rows])
+        model = _scored(model_m[rows], self.model_log_density[rows], content[rows])
         apart = self.log_density[rows] - self.model_log_density[rows]
         return PosteriorSummary(
             rows=int(rows.sum()),
@@ -57,24 +49,17 @@ class Reference:
         )
 
 
-def reference(problem: Problem) -> Reference:
-    """The exact posterior on ``reference_rows`` of a problem."""
-    network, test = problem.geometry.network, problem.test
-    rows = reference_rows(test)
-    some = test.take(rows)
-    posterior = exact_posterior(
-        problem.geometry.take(rows),
-        SiteCalibration.of_network(network).apply(some),
-        problem.scenario,
-        problem.truth_en_m[rows],
-    )
+def reference(problem: Problem, rows: NDArray[np.int64]) -> Reference:
+    """The exact posterior on some ``rows`` of a problem, whose measurements are calibrated as for every estimator."""
+    some, layout, truth_en_m = problem.test.take(rows), problem.layout, problem.truth_en_m[rows]
+    posterior = exact_posterior(problem.geometry.take(rows), some, layout.scenario, truth_en_m)
     columns = {
-        "distance_m": posterior.error_m(network.frame, some.tx_altitude_m, some.tx_lat, some.tx_lon),
+        "distance_m": posterior.error_m(layout.network.frame, some.tx_altitude_m, some.tx_lat, some.tx_lon),
         "log_density": posterior.log_density_at,
         "content": posterior.content_at,
-        "model_log_density": problem.predicted.log_density(problem.truth_en_m)[rows],
+        "model_log_density": problem.predicted.take(rows).log_density(truth_en_m),
     }
-    whole = {name: np.full(len(test), np.nan) for name in columns}
+    whole = {name: np.full(len(problem.test), np.nan) for name in columns}
     for name, column in columns.items():
         whole[name][rows] = column
     return Reference(**whole)
@@ -87,6 +72,7 @@ def reference_rows(test: Samples) -> NDArray[np.int64]:
     return np.sort(np.argsort(tail, kind="stable")[: REFERENCE_LINKS // test.num_sites])
 
 
-def _scored(distance_m: Float, log_density: Float, covered: dict[str, float | None]) -> ScoredErrors:
+def _scored(distance_m: Float, log_density: Float, content: Float) -> ScoredErrors:
     mean = float(np.mean(log_density)) if len(log_density) else None
+    covered = {name: coverage(content, level) for name, level in COVERAGE_LEVELS.items()}
     return ScoredErrors(**distance_statistics(distance_m), log_density=mean, **covered)

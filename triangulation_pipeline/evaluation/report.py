@@ -1,11 +1,18 @@
 """The numbers of an evaluation that people read first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL, Estimator
-from triangulation_pipeline.evaluation.summary import PosteriorSummary, Subset, SubsetSummary, Summary
+from triangulation_pipeline.evaluation.summary import (
+    COVERAGE_LEVELS,
+    Group,
+    PosteriorSummary,
+    Subset,
+    SubsetSummary,
+    Summary,
+)
 
 Value = float | int | None
 
@@ -63,6 +70,16 @@ def _errors_of(estimator: Estimator) -> tuple[HeadlineNumber, ...]:
 def _posterior(part: SubsetSummary, value: Callable[[PosteriorSummary], Value]) -> Value:
     """A number of the comparison with the exact posterior; None in an evaluation of an older version."""
     return None if part.exact_posterior is None else value(part.exact_posterior)
+
+
+def _coverage_of(name: str, level: float) -> HeadlineNumber:
+    return HeadlineNumber(
+        f"test_{name}",
+        f"test_{name}_good_geom",
+        "1",
+        f"Fraction of the true places within the model's regions of {100 * level:g} %.",
+        lambda part: getattr(part.calibration, name),
+    )
 
 
 HEADLINE = (
@@ -160,27 +177,7 @@ HEADLINE = (
         "Root mean square of the Cramér-Rao bound with delayed paths, by arrival times alone.",
         lambda part: part.mixture_crlb_rms_m,
     ),
-    HeadlineNumber(
-        "test_coverage_68",
-        "test_coverage_68_good_geom",
-        "1",
-        "Fraction of the errors of the model within its 68.3 % ellipse.",
-        lambda part: part.calibration.coverage_68,
-    ),
-    HeadlineNumber(
-        "test_coverage_95",
-        "test_coverage_95_good_geom",
-        "1",
-        "Fraction of the errors of the model within its 95 % ellipse.",
-        lambda part: part.calibration.coverage_95,
-    ),
-    HeadlineNumber(
-        "test_nees_p50",
-        "test_nees_p50_good_geom",
-        "1",
-        "Median of the normalised error squared of the model; 1.39 if its covariances are right.",
-        lambda part: part.calibration.nees_p50,
-    ),
+    *(_coverage_of(name, level) for name, level in COVERAGE_LEVELS.items()),
 )
 HEADLINE_NAMES = (*(number.name for number in HEADLINE), *(number.good_geometry_name for number in HEADLINE))
 
@@ -196,6 +193,11 @@ def estimator_table(summary: Summary, subset: Subset) -> list[dict[str, Any]]:
     """One row per estimator available in this scenario: its errors on the samples it could locate."""
     estimators = summary.subset(subset).estimators
     return [{"estimator": name, **dict(errors)} for name, errors in estimators.items() if errors is not None]
+
+
+def group_table(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """One row per group of test rows: the model, the best baseline, the distance to the exact posterior, coverage."""
+    return [dict(group) for group in groups]
 
 
 def posterior_table(summary: Summary) -> list[dict[str, Any]]:

@@ -1,19 +1,24 @@
 """What an evaluation found, in numbers: the form in which it is stored as JSON, shown and judged.
 
-None stands for a number without data, such as the error of an estimator that located no sample. The fields with an
-alias have it as their name in the stored rows.
+None stands for a number without data, such as the error of an estimator that located no sample.
 """
 
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 # Names of the two estimators that a verdict is about; ``estimators.ESTIMATORS`` has them all.
 MODEL_NAME = "model"
 CLASSICAL_NAME = "huber_gauss_newton"
 # Probabilities of the regions whose coverage is stored, by the name of its field.
-COVERAGE_LEVELS = {"coverage_50": 0.5, "coverage_68": 0.683, "coverage_90": 0.9, "coverage_95": 0.95}
+COVERAGE_LEVELS = {
+    "coverage_50": 0.5,
+    "coverage_68": 0.683,
+    "coverage_90": 0.9,
+    "coverage_95": 0.95,
+    "coverage_99": 0.99,
+}
 
 
 class Subset(StrEnum):
@@ -24,7 +29,7 @@ class Subset(StrEnum):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class ErrorStatistics(_Part):
@@ -67,23 +72,31 @@ class Ratios(_Part):
     rmse_over_huber: float | None
 
 
-class ScoredErrors(ErrorStatistics):
-    """Errors of positions, the mean of the logarithm of the predicted density at the truth, nats per m^2, and the
-    fractions of the truths within the predicted regions."""
+class Coverage(_Part):
+    """Fractions of the truths that lie within the regions of these probabilities, which are those of highest density.
 
-    log_density: float | None
+    In an evaluation that an older version stored they are the model's error ellipses, without those of 99 %.
+    """
+
     coverage_50: float | None
     coverage_68: float | None
     coverage_90: float | None
     coverage_95: float | None
+    coverage_99: float | None = None
+
+
+class ScoredErrors(ErrorStatistics, Coverage):
+    """Errors of positions, the mean of the logarithm of the predicted density at the truth, nats per m^2, and the
+    fractions of the truths within the predicted regions."""
+
+    log_density: float | None
 
 
 class PosteriorSummary(_Part):
     """The exact posterior and the model on the same rows, a part of the subset.
 
-    The regions of the posterior are those of highest density, the model's are its ellipses. ``rmse_excess`` is the
-    fraction by which the model's RMSE is above the posterior mean's, ``nats_below`` the mean difference of the log
-    densities. The least that an estimator can have of either, over all possible rows, is 0.
+    ``rmse_excess`` is the fraction by which the model's RMSE is above the posterior mean's, ``nats_below`` the mean
+    difference of the log densities. The least that an estimator can have of either, over all possible rows, is 0.
     """
 
     rows: int
@@ -91,18 +104,6 @@ class PosteriorSummary(_Part):
     model: ScoredErrors
     rmse_excess: float | None
     nats_below: float | None
-
-
-class Calibration(_Part):
-    """Fractions of the errors that lie within the model's error ellipses, and statistics of the NEES."""
-
-    coverage_50: float | None
-    coverage_68: float | None
-    coverage_90: float | None
-    coverage_95: float | None
-    nees_p50: float | None
-    nees_mean: float | None
-    nees_trimmed_mean: float | None
 
 
 class PredictedRmsBin(_Part):
@@ -114,20 +115,27 @@ class PredictedRmsBin(_Part):
     predicted_rms_m: float | None
     rmse_m: float | None
     p50_m: float | None
-    nees_p50: float | None
     coverage_95: float | None
 
 
-class DetectionsBin(_Part):
-    """The model on the rows with that number of detections."""
+class Group(Coverage):
+    """The model on a group of rows, beside the best baseline and the exact posterior there.
 
-    num_detections: int = Field(alias="detections")
+    The best baseline is the one with the least median, in which a row without a fix counts as infinitely wrong; its
+    RMSE is over the rows that it located. ``posterior_rows`` are the rows of the group on which the exact posterior was
+    computed; ``rmse_excess`` and ``nats_below`` are over those, as in ``PosteriorSummary``.
+    """
+
+    name: str
     count: int
-    predicted_rms_m: float | None
-    rmse_m: float | None
     p50_m: float | None
-    nees_p50: float | None
-    coverage_95: float | None
+    rmse_m: float | None
+    best_baseline: str | None
+    best_baseline_p50_m: float | None
+    best_baseline_rmse_m: float | None
+    posterior_rows: int
+    rmse_excess: float | None
+    nats_below: float | None
 
 
 class RetainedRisk(_Part):
@@ -143,8 +151,8 @@ class SubsetSummary(_Part):
 
     ``estimators`` holds each estimator's errors on the rows that it located, ``on_common_rows`` its errors on the rows
     that all estimators located; both hold None for an estimator that does not exist in the scenario. ``ratios`` is over
-    those common rows, all else over all rows of the subset. ``exact_posterior`` is None in an evaluation that an older
-    version stored.
+    those common rows, all else over all rows of the subset. An evaluation that an older version stored has no groups,
+    and perhaps no ``exact_posterior``.
     """
 
     rows: int
@@ -157,9 +165,11 @@ class SubsetSummary(_Part):
     mixture_crlb_p50_m: float | None
     ratios: Ratios
     exact_posterior: PosteriorSummary | None = None
-    calibration: Calibration
+    calibration: Coverage
+    by_arrival_times: list[Group] = []
+    by_gdop: list[Group] = []
+    by_hull: list[Group] = []
     by_predicted_rms: list[PredictedRmsBin]
-    by_detections: list[DetectionsBin]
     selective_risk: list[RetainedRisk]
 
     @property
@@ -174,7 +184,6 @@ class Summary(_Part):
     """All numbers of an evaluation."""
 
     max_gdop: float
-    nees_expected: dict[str, float]
     all: SubsetSummary
     good_geometry: SubsetSummary
 
@@ -184,7 +193,7 @@ class Summary(_Part):
 
     def document(self) -> dict[str, Any]:
         """The numbers as JSON knows them, which ``Summary.model_validate`` reads back."""
-        return self.model_dump(mode="json", by_alias=True)
+        return self.model_dump(mode="json")
 
 
 class Evaluation(Summary):

@@ -10,8 +10,10 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator, Mixture
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.samples import Samples
 
 CHUNK_ROWS = 4096
 
@@ -58,6 +60,32 @@ def locate(
         )
     calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
     return predict(checkpoint.locator(), layout, calibration.apply(measurements))
+
+
+def locate_samples(checkpoint: Checkpoint, dataset: DatasetSpec, samples: Samples) -> MixturePositions:
+    """Where the transmitters of samples are, each by the layout that measured it and what its network file knows of the
+    sites.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model.
+    dataset : DatasetSpec
+        The dataset of the samples.
+    samples : Samples
+        n rows of it, one or more, as they were measured.
+
+    Returns
+    -------
+    MixturePositions
+        n posteriors, each in the frame of its own network.
+    """
+    model, found, places = checkpoint.locator(), [], []
+    for layout, rows in dataset.by_layout(samples):
+        measured = samples.take(rows).of_sites(len(layout.network.sites))
+        found.append(predict(model, layout, SiteCalibration.of_network(layout.network).apply(measured)))
+        places.append(rows)
+    return MixturePositions.concatenate(found).take(np.argsort(np.concatenate(places)))
 
 
 def predict(model: Locator, layout: Layout, measurements: Measurements) -> MixturePositions:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, MOST_SITES, Layout, Layouts, random_layout
+from triangulation_pipeline.physics.layout import (
+    DRAWN_PARAMETERS,
+    LAYOUTS_VERSION,
+    MOST_SITES,
+    Layout,
+    Layouts,
+    random_layout,
+)
 from triangulation_pipeline.physics.propagation import path_loss_function
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.samples import Samples
@@ -24,7 +31,7 @@ GENERATOR_VERSION = 2
 CHUNK_SIZE = 8192
 # Divides the size of a chunk.
 ROWS_PER_LAYOUT = 512
-RANDOM_LAYOUTS_DIGEST = hashlib.sha256(f"random layouts of generator {GENERATOR_VERSION}".encode()).hexdigest()
+RANDOM_LAYOUTS_DIGEST = hashlib.sha256(f"random layouts {LAYOUTS_VERSION}".encode()).hexdigest()
 _DATASET_NAMESPACE = uuid.UUID("6c1ad1f0-5f5b-5d0e-9a52-5b6f6f0f9a3e")
 
 
@@ -56,8 +63,10 @@ class DatasetSpec:
         if self.network is None:
             self._check_random()
         if self.scenario.min_detections > self.num_sites:
-            sites = f"the {self.num_sites} sites of {'a random' if self.network is None else 'the'} network"
-            raise ValueError(f"min_detections ({self.scenario.min_detections}) must not exceed {sites}")
+            whose = "the widest random network's" if self.network is None else "the network's"
+            raise ValueError(
+                f"min_detections ({self.scenario.min_detections}) must not exceed {whose} {self.num_sites} sites"
+            )
 
     def _check_random(self) -> None:
         for name in DRAWN_PARAMETERS:
@@ -130,7 +139,7 @@ class DatasetSpec:
         number = self.layout_number(samples.sample_index)
         order = np.argsort(number, kind="stable")
         numbers, starts = np.unique(number[order], return_index=True)
-        for one, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
+        for one, rows in zip(numbers, np.split(order, starts)[1:], strict=True):
             yield self.layout(int(one)), rows
 
     @cached_property
@@ -154,6 +163,8 @@ class DatasetSpec:
         generator keeps its own. Raises ValueError if the description is not one."""
         try:
             network = description["network"]
+            if network is None and description["network_digest"] != RANDOM_LAYOUTS_DIGEST:
+                raise ValueError("its random layouts are those of another version of this package")
             return cls(
                 None if network is None else ReceiverNetwork.model_validate(network),
                 Scenario.model_validate(description["scenario"]),

@@ -10,6 +10,8 @@ from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import Scenario
 
+# Raised with every change of the layouts that ``random_layout`` draws.
+LAYOUTS_VERSION = 1
 FEWEST_SITES, MOST_SITES = 4, 15
 DRAWN_PARAMETERS = (
     "area_margin_km",
@@ -115,8 +117,8 @@ def _covered_share(layout: Layout) -> float:
     cell_en_m = network.service_area(scenario.area_margin_m).cell_centres(8)
     distance_km = Geometry(network, scenario.transmitter_altitude_m).ranges_m(cell_en_m)[0] / 1e3
     mean_dbm = float(np.array(scenario.tx_power_share) @ np.array(scenario.tx_power_dbm))
-    level_dbm = mean_dbm + scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
-    level_dbm = level_dbm - path_loss_function(scenario)(distance_km)
+    antennas_db = scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
+    level_dbm = mean_dbm + antennas_db - path_loss_function(scenario)(distance_km)
     snr_db = level_dbm - noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
     hears = (snr_db > scenario.detection_threshold_db).sum(1) >= scenario.min_detections
     low_km, high_km = distance_range_km(scenario.path_loss)

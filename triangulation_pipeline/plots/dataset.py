@@ -61,7 +61,7 @@ def dataset_histograms(batch: Samples) -> Figure:
         detections.bar(count, np.bincount(batch.num_detections, minlength=len(count)) / len(batch), color=GREEN)
         detections.xaxis.set_major_locator(MaxNLocator(integer=True))
         detections.set_xlim(max(batch.num_detections.min() - 0.6, -0.6), len(count) - 0.4)
-        set_title(detections, f"mean {batch.num_detections.mean():.1f} of {batch.num_sites}", 9.5)
+        set_title(detections, f"mean {batch.num_detections.mean():.1f} of at most {batch.num_sites}", 9.5)
     else:
         say_empty(figure, detections, "no transmission")
     for axes in (snr, dilution, detections):

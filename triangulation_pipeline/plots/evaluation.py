@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from triangulation_pipeline.evaluation.comparison import Comparison
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST, MODEL, Float
 from triangulation_pipeline.evaluation.reference import LABEL
-from triangulation_pipeline.evaluation.summary import Subset
+from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, Subset
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.plots.maps import MapWords, draw_map
 from triangulation_pipeline.plots.style import (
@@ -28,7 +28,6 @@ from triangulation_pipeline.plots.style import (
     set_title,
     tidy,
 )
-from triangulation_pipeline.positions import chi_square_2
 
 
 def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
@@ -39,7 +38,7 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
     of bound b: the bound itself is an rms, and the median of an error may lie below it. The curve is left out without
     arrival times, because an estimator that knows the area is better than that bound.
     """
-    figure, axes = blank_axes(4.6)
+    figure, axes = blank_axes(5.0)
     rows = comparison.common_rows(subset)
     set_title(axes, f"How far off each estimator is: {counted(rows.sum(), 'test row')}{_where(comparison, subset)}")
     if not rows.any():
@@ -58,6 +57,7 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
                 estimator.label,
                 off,
                 color=PALETTE[estimator.colour],
+                ls=estimator.line,
                 lw=estimator.width,
                 zorder=3 if estimator is MODEL else 2,
             )
@@ -101,33 +101,30 @@ def _draw_errors(axes: Axes, distance_m: Float, label: str, off: str = "", **sty
 
 
 def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geometry) -> Figure:
-    """Observed against nominal coverage of the model's error ellipses, beside that of the exact posterior's regions;
-    and the difference of the ellipses, with the band in which 95 % of perfectly calibrated models would lie (normal
-    approximation of the binomial)."""
+    """Share of the true places within the model's regions of each probability, beside that of the exact posterior's;
+    and its difference from the probability, with the band in which 95 % of perfectly calibrated models would lie
+    (normal approximation of the binomial). Dots are the levels that a promotion judges."""
     figure = blank_figure(3.9)
     whole, difference = figure.subplots(1, 2)
-    nees = comparison.nees[comparison.rows(subset)]
+    content = comparison.content[comparison.rows(subset)]
     nominal = np.arange(100) / 100
-    half_band = 1.96 * np.sqrt(nominal * (1 - nominal) / max(len(nees), 1))
+    half_band = 1.96 * np.sqrt(nominal * (1 - nominal) / max(len(content), 1))
     where = _where(comparison, subset)
-    figure.suptitle(
-        f"Does the error ellipse hold what it promises? {counted(len(nees), 'test row')}{where}", fontsize=11
-    )
-    if not len(nees):
+    figure.suptitle(f"Do regions hold what they promise? {counted(len(content), 'test row')}{where}", fontsize=11)
+    if not len(content):
         difference.remove()
         return say_empty(figure, whole, f"no test row{where}")
-    limits = [chi_square_2(p) for p in nominal]
-    observed = np.searchsorted(np.sort(nees[np.isfinite(nees)]), limits, side="right") / len(nees)
+    observed = _covered(content, nominal)
     whole.fill_between(
         nominal, np.maximum(nominal - half_band, 0), np.minimum(nominal + half_band, 1), color=GREY, alpha=0.3, lw=0
     )
     whole.plot([0, 1], [0, 1], "--", color=BLACK, lw=1, label="perfect")
     whole.plot(nominal, observed, color=BLUE, lw=2.2, label="model")
-    content = comparison.reference.content[comparison.reference.rows & comparison.rows(subset)]
-    if len(content):
-        covered = [np.mean(content <= level) for level in nominal]
-        whole.plot(nominal, covered, "--", color=GREEN, lw=1.2, label=f"{LABEL}, {len(content):,} rows")
-    whole.set_ylabel("observed coverage")
+    limit = comparison.reference.content[comparison.reference.rows & comparison.rows(subset)]
+    if len(limit):
+        label = f"{LABEL}, {counted(len(limit), 'row')}"
+        whole.plot(nominal, _covered(limit, nominal), "--", color=GREEN, lw=1.2, label=label)
+    whole.set_ylabel("true places inside")
     whole.set_xlim(0, 1)
     whole.set_ylim(0, 1)
     whole.yaxis.set_major_formatter(PercentFormatter(1))
@@ -137,18 +134,26 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
     )
     difference.axhline(0, color=BLACK, ls="--", lw=1)
     difference.plot(nominal, 100 * (observed - nominal), color=BLUE, lw=2.2)
-    difference.plot(0.95, 100 * (observed[95] - 0.95), "o", color=BLUE, ms=6)
-    set_title(difference, f"The 95 % ellipse (dot) covers {100 * observed[95]:.1f} %", 9.5)
-    set_title(whole, "Share of errors inside the ellipse", 9.5)
+    levels = np.array(list(COVERAGE_LEVELS.values()))
+    at_levels = _covered(content, levels)
+    difference.plot(levels, 100 * (at_levels - levels), "o", color=BLUE, ms=5)
+    held = ", ".join(f"{100 * share:.1f}" for share in at_levels)
+    set_title(difference, f"Regions of {', '.join(f'{100 * level:g}' for level in levels)} %\nhold {held} %", 9.5)
+    set_title(whole, "Share of true places inside the region", 9.5)
     difference.set_xlim(0, 1)
-    difference.set_ylabel("observed minus nominal, percentage points")
+    difference.set_ylabel("difference, percentage points")
     difference.legend(loc="lower left", fontsize=8.5, frameon=False)
     difference.margins(y=0.15)
     for axes in (whole, difference):
-        axes.set_xlabel("nominal coverage")
+        axes.set_xlabel("probability of the region")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         tidy(axes)
     return figure
+
+
+def _covered(content: Float, level: Float) -> Float:
+    """The share of the contents (n,) within each level (m,); NaN is outside."""
+    return np.searchsorted(np.sort(content[np.isfinite(content)]), level, side="right") / len(content)
 
 
 def error_map(network: ReceiverNetwork, comparison: Comparison) -> Figure:

@@ -43,7 +43,7 @@ def _measured() -> list[Column[Any]]:
         Column(
             "test_coverage_95_good_geom",
             Double,
-            comment="Share of the errors within the predicted 95 % ellipse, on good geometry.",
+            comment="Share of the true places within the predicted 95 % region, on good geometry.",
         ),
         Column(
             "huber_gauss_newton_p95_good_geom_m",

@@ -80,12 +80,12 @@ class TrainingConfig(BaseModel):
         description="Shape of the learning rate over the steps after the warm-up: cosine (falls to 1 % of the peak) or "
         "one_cycle (falls to nearly 0).",
     )
-    warmup_epochs: int = Field(
-        1,
+    warmup_epochs: float = Field(
+        0.5,
         ge=0,
         le=1000,
-        description="Number of epochs at the beginning in which the learning rate rises; must be fewer than epochs. "
-        "0 to 1000.",
+        description="Number of epochs at the beginning in which the learning rate rises, also a part of one; must be "
+        "fewer than epochs. 0 to 1000.",
     )
     early_stop_patience: int = Field(
         10,
@@ -160,7 +160,7 @@ class TrainingConfig(BaseModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})")
         return self
 
     @property

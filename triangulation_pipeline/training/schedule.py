@@ -14,7 +14,7 @@ COSINE_END = 0.01
 def learning_rate_schedule(optimizer: Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
     """Sets the learning rate of the first step, and of the next one at each ``step()``: it rises during the warm-up
     and falls after it, until the last step of the last epoch."""
-    warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+    warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
     if config.lr_scheduler is Scheduler.one_cycle:
         return OneCycleLR(
             optimizer,

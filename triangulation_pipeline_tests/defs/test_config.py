@@ -19,6 +19,7 @@ from triangulation_pipeline.defs.config import (
 )
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layouts
 from triangulation_pipeline.physics.scenario import PRESETS, Features, Preset, Scenario
 from triangulation_pipeline.training.config import TrainingConfig
 from triangulation_pipeline_tests.defs.test_automation import write_network
@@ -90,6 +91,20 @@ def test_a_dataset_is_its_preset_with_what_differs_from_it() -> None:
     assert settings.spec(OTHER) == DatasetSpec(OTHER, scenario, 2000, 9)
 
 
+def test_random_layouts_take_the_preset_and_no_network(home: Path) -> None:
+    settings = SyntheticDatasetConfig(layouts=Layouts.random, preset=Preset.handheld, num_samples=2000, seed=9)
+    assert settings.spec(OTHER) == DatasetSpec(None, PRESETS[Preset.handheld], 2000, 9, Layouts.random)
+    random = {"layouts": "random"}
+    check_run_config(config(synthetic_dataset=random))
+    write_network(home / "sites.yaml", OTHER)
+    told = refusal(config(synthetic_dataset=random, receiver_network={"network_file": "sites.yaml"}))
+    assert told == "synthetic_dataset: layouts: random draws its networks; leave out network_file of receiver_network"
+    told = refusal(config(synthetic_dataset=random | {"preset": "wideband"}))
+    assert told == (
+        "synthetic_dataset: layouts: random draws clock_sigma_ns for each layout, so it must be left at 50, got 15"
+    )
+
+
 def test_a_parameter_of_zero_is_no_parameter_left_out() -> None:
     zero = SyntheticDatasetConfig(scenario=ScenarioOverrides(shadowing_common_db=0.0)).spec(OTHER)
     assert (zero.scenario.shadowing_common_db, PRESETS[Preset.default].shadowing_common_db) == (0.0, 4.0)
@@ -134,7 +149,7 @@ def test_parameters_of_the_simulation_have_their_ranges_whatever_the_network(mak
 
 @pytest.mark.parametrize(
     "other",
-    [{"preset": "rss"}, {"scenario": {"burst_s": 2.0}}, {"num_samples": 1000}, {"seed": 1}],
+    [{"preset": "rss"}, {"layouts": "random"}, {"scenario": {"burst_s": 2.0}}, {"num_samples": 1000}, {"seed": 1}],
     ids=lambda other: next(iter(other)),
 )
 def test_a_dataset_that_exists_is_not_told_how_to_be(other: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import get_job, list_jobs
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.samples import Split
-from triangulation_pipeline.storage.datasets import list_datasets, read_samples
+from triangulation_pipeline.storage.datasets import get_dataset, list_datasets, read_samples
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline.training.verify import fault
@@ -260,16 +260,16 @@ def test_early_stop_gives_back_the_best_epoch(home: Path) -> None:
     assert model.epoch == history["val_loss"].idxmin() < job.current_epoch
     checkpoint = read_checkpoint(Path(model.pytorch_model_location).read_bytes())
     assert checkpoint.epoch == model.epoch
-    assert fault(checkpoint, read_samples(run.engine, model.synthetic_dataset_id, Split.val)) is None
-    # Its weights are those that the epoch ended with, and not the last; only their covariances are calibrated.
+    dataset = get_dataset(run.engine, model.synthetic_dataset_id)
+    assert fault(checkpoint, dataset.spec, read_samples(run.engine, dataset.id, Split.val)) is None
+    # Its weights are those that the epoch ended with, and not the last.
     folder = Path(model.pytorch_model_location).parent
     best, last = (
         read_checkpoint((folder / f"epoch_{epoch}.pth").read_bytes()).weights
         for epoch in (model.epoch, job.current_epoch)
     )
-    trained = checkpoint.weights.keys() - {"covariance_scale"}
-    assert all((checkpoint.weights[name] == best[name]).all() for name in trained)
-    assert not all((checkpoint.weights[name] == last[name]).all() for name in trained)
+    assert all((checkpoint.weights[name] == best[name]).all() for name in best)
+    assert not all((checkpoint.weights[name] == last[name]).all() for name in last)
     assert checkpoint.metrics["val_rmse_m"] == pytest.approx(history.loc[model.epoch, "val_rmse_m"])
 
 

@@ -6,8 +6,13 @@ import dagster as dg
 import pytest
 from sqlalchemy import update
 
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.plots import dataset, style
-from triangulation_pipeline.storage.datasets import get_dataset, list_datasets
+from triangulation_pipeline.samples import samples_digest
+from triangulation_pipeline.storage.datasets import get_dataset, list_datasets, read_samples
 from triangulation_pipeline.storage.tables import synthetic_datasets
 from triangulation_pipeline_tests.conftest import make_home
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
@@ -69,3 +74,28 @@ def test_a_dataset_that_few_receivers_hear_or_without_good_geometry_is_a_warning
         "good_geometry_share": good,
         "rows": 1000,
     }
+
+
+RANDOM = settings(synthetic_dataset={"num_samples": 1000, "layouts": "random"})
+SPLITS = ["training_split", "validation_split", "test_split"]
+
+
+def test_a_dataset_over_random_networks_is_stored_split_and_used_again(made: Run) -> None:
+    run = execute(RANDOM, STEPS + SPLITS, made.instance)
+    assert run.result.success
+    assert all(check.passed for check in run.result.get_asset_check_evaluations())
+    found = run.metadata("synthetic_dataset")
+    assert (found["layouts"], found["networks"]) == ("random", 2)
+    record = get_dataset(made.engine, found["dataset_id"])
+    assert (record.network_name, record.spec.network) == ("random layouts", None)
+    stored = read_samples(made.engine, record.id)
+    expected = simulate(DatasetSpec(None, Scenario(), 1000, 0, Layouts.random))
+    assert samples_digest([stored]) == record.sha256 == samples_digest([expected])
+    assert sum(run.metadata(split)["dagster/row_count"] for split in SPLITS) == 1000
+    # Whatever network the run has: the dataset is not of it.
+    by_id = RANDOM | {"ops": {"synthetic_dataset": {"config": {"dataset_id": record.id}}}}
+    for run_config in (RANDOM, by_id):
+        again = execute(run_config, STEPS, made.instance).metadata("synthetic_dataset")
+        assert (again["reused"], again["sha256"]) == (True, record.sha256)
+    own = made.metadata("synthetic_dataset")
+    assert (own["layouts"], own["networks"]) == ("own", 1)

@@ -93,8 +93,8 @@ def test_dagster_draws_few_numbers_from_run_to_run(whole_run: Run) -> None:
         return {name for name, value in values if isinstance(value, int | float) and not isinstance(value, bool)}
 
     model = {"val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95", "epoch"}
-    assert drawn("trained_model") == {f"best_{name}" for name in model} | {"epochs_run", "covariance_scale"}
-    best = json.loads(json.dumps(whole_run.metadata("trained_model")["calibrated_metrics"]))
+    assert drawn("trained_model") == {f"best_{name}" for name in model} | {"epochs_run"}
+    best = json.loads(json.dumps(whole_run.metadata("trained_model")["best_metrics"]))
     assert whole_run.metadata("trained_model")["best_val_coverage_95"] == best["val_coverage_95"]
     headline = {
         "test_rmse_good_geom_m",
@@ -118,15 +118,11 @@ def test_registered_model_is_the_best_epochs_file(whole_run: Run) -> None:
     history = read_metrics(whole_run.engine, whole_run.run_id).set_index("epoch")
     assert model.epoch == history["val_loss"].idxmin()
     assert model.metrics["val_rmse_m"] == pytest.approx(history.loc[model.epoch, "val_rmse_m"])
-    # NEES and coverage are the calibrated file's, not those of the epoch before calibration.
-    assert model.metrics["val_coverage_95"] == pytest.approx(0.95, abs=0.04)
+    assert model.metrics["val_coverage_95"] == history.loc[model.epoch, "val_coverage_95"]
 
     checkpoint = read_checkpoint(content)
     assert checkpoint.epoch == model.epoch
     assert checkpoint.dataset.dataset_id == model.synthetic_dataset_id
-    assert float(checkpoint.weights["covariance_scale"]) == pytest.approx(
-        whole_run.metadata("trained_model")["covariance_scale"]
-    )
 
 
 def test_objects_are_the_documented_ones(whole_run: Run) -> None:
@@ -301,7 +297,7 @@ def test_the_model_is_shown_with_its_job_and_its_files(whole_run: Run, dataset: 
     assert (shown["best_epoch"], shown["epochs_run"]) == (job.best_epoch, job.current_epoch) == (best.epoch, 4)
     assert shown["sha256"] == hashlib.sha256(content).hexdigest()
     assert shown["weights_digest"] == best.weights_digest == data_versions(whole_run)["trained_model"]
-    assert shown["calibrated_metrics"] == best.metrics
+    assert shown["best_metrics"] == best.metrics
     for name in ("val_loss", "val_rmse_good_geom_m", "val_distance_p50_m", "val_coverage_95"):
         assert shown[f"best_{name}"] == best.metrics[name]
     assert shown["reference"] == {"job_id": job.id, "location": shown["checkpoint"], "sha256": shown["sha256"]}
@@ -314,10 +310,7 @@ def test_the_model_is_shown_with_its_job_and_its_files(whole_run: Run, dataset: 
     made = {name: read_checkpoint(path.read_bytes()) for name, path in files.items()}
     epochs = {name: checkpoint.epoch for name, checkpoint in made.items()}
     assert epochs == {"epoch_2": 2, "epoch_4": 4, "final_model": 4, "best_model": job.best_epoch}
-    # The last weights are kept as they were trained; only the best are calibrated.
-    scales = {name: float(checkpoint.weights["covariance_scale"]) for name, checkpoint in made.items()}
-    assert scales.pop("best_model") == pytest.approx(shown["covariance_scale"]) != 1.0
-    assert set(scales.values()) == {1.0}
+    assert made["final_model"].weights_digest == made["epoch_4"].weights_digest
     assert best.dataset == DatasetReference(dataset_id=dataset.id, sha256=dataset.sha256)
 
 
@@ -410,17 +403,18 @@ def test_what_blocks_fails_as_an_error_and_the_rest_as_a_warning(whole_run: Run)
     assert list(values["splits_disjoint_and_complete"].values()) == [3000, *rows]
     trained = whole_run.metadata("trained_model")
     assert values["checkpoint_is_sound"] == {
-        "val_rmse_m": trained["calibrated_metrics"]["val_rmse_m"],
+        "val_rmse_m": trained["best_metrics"]["val_rmse_m"],
         "rows": rows[1],
         "epoch": trained["best_epoch"],
         "sha256": trained["sha256"],
     }
 
 
-def sound(content: bytes, rows: Samples) -> dg.AssetCheckResult:
-    """What the check says of a file on these validation rows."""
+def sound(run: Run, content: bytes, rows: Samples) -> dg.AssetCheckResult:
+    """What the check says of a file on these validation rows of the run's dataset."""
     reference = CheckpointReference(job_id="j", location="/x", sha256=hashlib.sha256(content).hexdigest())
-    result = checkpoint_is_sound(StoredCheckpoint(reference, content), StoredSplit("d", rows))
+    split = StoredSplit(run.metadata("trained_model")["dataset_id"], rows)
+    result = checkpoint_is_sound(run.storage, StoredCheckpoint(reference, content), split)
     assert isinstance(result, dg.AssetCheckResult)
     assert result.severity is dg.AssetCheckSeverity.ERROR
     return result
@@ -430,8 +424,10 @@ def changed(checkpoint: Checkpoint, name: str, value: float) -> Checkpoint:
     return replace(checkpoint, weights=checkpoint.weights | {name: torch.full_like(checkpoint.weights[name], value)})
 
 
-def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: dict[Split, Samples]) -> None:
-    result, digest = sound(content, batches[Split.val]), hashlib.sha256(content).hexdigest()
+def test_weights_that_are_those_of_the_training_pass(
+    whole_run: Run, content: bytes, batches: dict[Split, Samples]
+) -> None:
+    result, digest = sound(whole_run, content, batches[Split.val]), hashlib.sha256(content).hexdigest()
     assert result.passed
     assert result.description == (
         f"epoch {read_checkpoint(content).epoch}: digest {digest[:12]} verified, weights finite, reloaded predictions "
@@ -439,22 +435,25 @@ def test_weights_that_are_those_of_the_training_pass(content: bytes, batches: di
     )
 
 
-def test_weights_that_are_others_fail_and_so_do_other_rows(content: bytes, batches: dict[Split, Samples]) -> None:
+def test_weights_that_are_others_fail_and_so_do_other_rows(
+    whole_run: Run, content: bytes, batches: dict[Split, Samples]
+) -> None:
     checkpoint, rows = read_checkpoint(content), batches[Split.val]
-    broken = sound(write_checkpoint(changed(checkpoint, "covariance_scale", float("nan"))), rows)
-    assert (broken.passed, broken.description) == (False, "weights are not finite: covariance_scale")
-    other = sound(write_checkpoint(changed(checkpoint, "covariance_scale", 9.0)), rows)
+    name = next(iter(checkpoint.weights))
+    broken = sound(whole_run, write_checkpoint(changed(checkpoint, name, float("nan"))), rows)
+    assert (broken.passed, broken.description) == (False, f"weights are not finite: {name}")
+    other = sound(whole_run, write_checkpoint(changed(checkpoint, name, 9.0)), rows)
     assert not other.passed
-    assert str(other.description).startswith(f"val_nees of epoch {checkpoint.epoch} is recorded as ")
-    strangers = sound(content, batches[Split.test])
+    assert str(other.description).startswith(f"val_loss of epoch {checkpoint.epoch} is recorded as ")
+    strangers = sound(whole_run, content, batches[Split.test])
     assert not strangers.passed
     assert f"of epoch {checkpoint.epoch} is recorded as " in str(strangers.description)
     assert strangers.metadata["rows"].value == len(batches[Split.test])
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(batches: dict[Split, Samples]) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(whole_run: Run, batches: dict[Split, Samples]) -> None:
     with pytest.raises(dg.Failure, match="checkpoint"):
-        sound(b"no checkpoint", batches[Split.val])
+        sound(whole_run, b"no checkpoint", batches[Split.val])
 
 
 def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:

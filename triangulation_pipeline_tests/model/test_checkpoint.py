@@ -13,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model import checkpoint as checkpoint_module
+from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -24,19 +26,34 @@ from triangulation_pipeline.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import locate, predict
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec, RegressionConfig, TriangulationConfig
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
+from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
 
-from .helpers import fresh, poked, samples, spec_for
+HOME = Layout(NORTH_WEST_ITALY, Scenario())
+CONFIGS = {Architecture.triangulation: TriangulationConfig(), Architecture.regression: RegressionConfig()}
 
 
-def some_checkpoint(architecture: Architecture = Architecture.triangulation) -> Checkpoint:
-    spec = spec_for(architecture)
+def samples(layout: Layout = HOME) -> Samples:
+    return simulate(DatasetSpec(layout.network, layout.scenario, 50, seed=0))
+
+
+def some_checkpoint(
+    architecture: Architecture = Architecture.triangulation, layout: Layout | None = HOME
+) -> Checkpoint:
+    """With a random number in every weight."""
+    parts = {} if layout is None else {"network": layout.network, "scenario": layout.scenario}
+    spec = LocatorSpec(config=CONFIGS[architecture], **parts)
+    generator = torch.Generator().manual_seed(1)
+    weights = build_locator(spec).state_dict()
     return Checkpoint(
         spec=spec,
-        weights=poked(fresh(spec)).state_dict(),
+        weights={name: torch.randn(tensor.shape, generator=generator) * 0.1 for name, tensor in weights.items()},
         epoch=3,
         metrics={"val_loss": 1.25, "val_rmse_good_geom_m": None, "epoch": 3},
         config={"epochs": 4, "min_snr_db": None},
@@ -49,33 +66,49 @@ def content() -> bytes:
     return write_checkpoint(some_checkpoint())
 
 
+@pytest.mark.parametrize("layout", [HOME, None], ids=["of a network", "of random layouts"])
 @pytest.mark.parametrize("architecture", list(Architecture))
-def test_round_trip(architecture: Architecture) -> None:
-    checkpoint = some_checkpoint(architecture)
+def test_round_trip(architecture: Architecture, layout: Layout | None) -> None:
+    checkpoint = some_checkpoint(architecture, layout)
     back = read_checkpoint(write_checkpoint(checkpoint))
     assert back.weights.keys() == checkpoint.weights.keys()
     assert all(torch.equal(back.weights[name], tensor) for name, tensor in checkpoint.weights.items())
     assert replace(back, weights={}) == replace(checkpoint, weights={})
-    inputs = locator_inputs(samples(50))
-    model = poked(fresh(checkpoint.spec))
+    assert back.spec.layout == layout
     assert not back.locator().training
-    assert np.array_equal(predict(back.locator(), inputs).en_m, predict(model, inputs).en_m)
+    model, batch = checkpoint.locator(), samples()
+    assert np.array_equal(predict(back.locator(), HOME, batch).en_m, predict(model, HOME, batch).en_m)
 
 
-def test_a_checkpoint_locates_what_its_network_measured_and_refuses_the_rest() -> None:
+def test_a_checkpoint_locates_by_its_own_layout_or_by_any_other() -> None:
     """The truth is not looked at."""
-    checkpoint, batch = some_checkpoint(), samples(50)
+    checkpoint, batch = some_checkpoint(), samples()
     measured = Measurements(**{field.name: getattr(batch, field.name) for field in fields(Measurements)})
     found = locate(checkpoint, measured)
-    np.testing.assert_array_equal(found.en_m, predict(checkpoint.locator(), locator_inputs(batch)).en_m)
-    with pytest.raises(
-        ValueError, match="is for the 7 sites of 'north-west-italy', the measurements are of 5 receivers"
-    ):
-        locate(checkpoint, samples(20, network=random_network(5, seed=1)))
-    higher = measured.tx_altitude_m.copy()
-    higher[7] = 9000.0
-    with pytest.raises(ValueError, match="at an altitude of 2 m, the measurements have one at 9000 m; train a model"):
-        locate(checkpoint, replace(measured, tx_altitude_m=higher))
+    np.testing.assert_array_equal(found.en_m, predict(checkpoint.locator(), HOME, batch).en_m)
+    other = Layout(random_network(5, seed=1), Scenario())
+    elsewhere = samples(other)
+    np.testing.assert_array_equal(
+        locate(checkpoint, elsewhere, other).en_m, predict(checkpoint.locator(), other, elsewhere).en_m
+    )
+    with pytest.raises(ValueError, match="network 'north-west-italy' has 7 sites, the measurements are of 5 receivers"):
+        locate(checkpoint, elsewhere)
+    of_none = some_checkpoint(layout=None)
+    np.testing.assert_array_equal(locate(of_none, elsewhere, other).en_m, locate(checkpoint, elsewhere, other).en_m)
+    with pytest.raises(ValueError, match="trained on random layouts: give locate the layout that measured the rows"):
+        locate(of_none, measured)
+
+
+def test_what_is_known_of_the_sites_is_taken_off_first() -> None:
+    """By the network file, or as it is given."""
+    sites = tuple(site.model_copy(update={"gain_offset_db": 4.0}) for site in NORTH_WEST_ITALY.sites)
+    louder = Layout(NORTH_WEST_ITALY.model_copy(update={"sites": sites}), Scenario())
+    checkpoint, batch = some_checkpoint(), samples()
+    shown = replace(batch, power_dbm=batch.power_dbm + np.float32(4))
+    plain, by_file = locate(checkpoint, batch), locate(checkpoint, shown, louder)
+    np.testing.assert_allclose(by_file.en_m, plain.en_m, rtol=1e-3, atol=1.0)
+    known = SiteCalibration.of_network(louder.network)
+    np.testing.assert_array_equal(locate(checkpoint, shown, calibration=known).en_m, by_file.en_m)
 
 
 @settings(max_examples=30)
@@ -106,8 +139,7 @@ def test_damaged_bytes_raise_nothing_but_a_value_error(content: bytes) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    formats = "'triangulation-checkpoint/2' or 'triangulation-checkpoint/1'"
-    with pytest.raises(ValueError, match=f"checkpoint format must be {formats}, this is 'other/2'"):
+    with pytest.raises(ValueError, match="checkpoint format must be 'triangulation-checkpoint/3', this is 'other/2'"):
         read_checkpoint(dump({"format": "other/2"}))
     with pytest.raises(ValueError, match="this is None"):
         read_checkpoint(dump({"state_dict": {}}))
@@ -117,124 +149,47 @@ def test_another_format_is_refused() -> None:
         read_checkpoint(buffer.getvalue())
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_former_format_says_what_to_do(content: bytes, number: int) -> None:
+    told = (
+        f"checkpoint has the format 'triangulation-checkpoint/{number}' of a locator that knows only the sites it was "
+        "trained on, and this program does not compute that any more: train the model again"
+    )
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        read_checkpoint(dump(load(content) | {"format": f"triangulation-checkpoint/{number}"}))
+
+
 def test_a_locator_of_another_version_is_refused(content: bytes) -> None:
     document = load(content)
-    for version, remedy in ((2, "update the program"), (0, "train the model again"), ("1", "train the model again")):
-        told = f"checkpoint is of locator version {version!r}, and this program computes version 1: {remedy}"
+    for version, remedy in ((3, "update the program"), (1, "train the model again"), ("2", "train the model again")):
+        told = f"checkpoint is of locator version {version!r}, and this program computes version 2: {remedy}"
         with pytest.raises(ValueError, match=f"^{told}$"):
             read_checkpoint(dump(document | {"locator_version": version}))
 
 
-def old_document(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint as format 1 kept it."""
-    spec = checkpoint.spec.model_dump(mode="json")
-    config, altitude_m = spec.pop("config"), spec.pop("tx_altitude_m")
-    names = ("architecture", "dropout_rate")
-    return {
-        "format": "triangulation-checkpoint/1",
-        "spec": spec | {"tx_height_m": altitude_m} | {name: config[name] for name in names},
-        "weights": checkpoint.weights,
-        "epoch": checkpoint.epoch,
-        "metrics": checkpoint.metrics,
-        "config": checkpoint.config,
-        "dataset": {"id": "x", "sha256": "y"},
-        "code_version": "0.1.0",
-    }
-
-
-@pytest.mark.parametrize("architecture", list(Architecture))
-def test_a_checkpoint_of_format_1_is_read_as_what_it_was(
-    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = some_checkpoint(architecture)
-    old = old_document(checkpoint)
-    back = read_checkpoint(dump(old))
-    assert replace(back, weights={}) == replace(checkpoint, weights={})
-    assert back.weights_digest == checkpoint.weights_digest
-    for name in ("spec", "weights", "epoch", "metrics", "config", "dataset", "code_version"):
-        with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{name}"):
-            read_checkpoint(dump({key: value for key, value in old.items() if key != name}))
-    for odd in ({"spec": []}, {"dataset": None}, {"spec": {}}, {"dataset": {"id": 1, "sha256": "y"}}):
-        with pytest.raises(ValueError, match="checkpoint is incomplete: "):
-            read_checkpoint(dump(old | odd))
-    # Its locator is of version 1.
-    monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", 2)
-    with pytest.raises(ValueError, match=r"of locator version 1, .* computes version 2: train the model again$"):
-        read_checkpoint(dump(old))
-
-
-def test_the_defaults_are_the_constants_of_models_that_were_stored_without_them() -> None:
-    """They stay as they are: checkpoints of format 1 are read with them, and digests leave them out."""
-    shared = {"embedding": 32, "heads": 2, "range_scale_m": 30_000.0, "dropout_rate": 0.0}
-    assert RegressionConfig().model_dump(mode="json") == shared | {"architecture": "regression"}
-    assert TriangulationConfig().model_dump(mode="json") == shared | {
-        "architecture": "triangulation",
-        "rounds": 2,
-        "damping": 0.001,
-        "longest_step_m": 2000.0,
-        "residual_scales_m": [50.0, 300.0, 2000.0, 20_000.0],
-        "residual_scales_sigma": [1.0, 3.0, 10.0],
-        "start": {
-            "cells_per_side": 16,
-            "candidates": 6,
-            "search_scale_m": 3000.0,
-            "refinement_scales_m": [1000.0, 300.0, 100.0, 30.0, 0.0, 0.0],
-            "damping": 0.001,
-            "longest_step_m": 20_000.0,
-            "margin_m": 10_000.0,
-        },
-    }
-
-
-OTHER_CONSTANTS: dict[str, Any] = {
-    "embedding": 34,
-    "heads": 4,
-    "range_scale_m": 20e3,
-    "rounds": 3,
-    "damping": 0.01,
-    "longest_step_m": 1.0,
-    "residual_scales_m": (50.0, 300.0, 2000.0, 20_001.0),
-    "residual_scales_sigma": (1.0, 3.0, 11.0),
-    "start": {"cells_per_side": 17},
-}
-
-
-def with_constants(spec: LocatorSpec, **constants: Any) -> LocatorSpec:
-    return LocatorSpec.model_validate({**dict(spec), "config": spec.config.model_dump() | constants})
+def changed(value: Any) -> Any:
+    """Another value that the constant may have."""
+    if isinstance(value, dict):
+        return {name: changed(inner) for name, inner in value.items()}
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 2
+    if isinstance(value, float):
+        return value * 1.01
+    return [*value[:-1], value[-1] + 0.01]
 
 
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_each_constant_decides_predictions_and_so_the_digest(architecture: Architecture) -> None:
     checkpoint = some_checkpoint(architecture)
-    spec, digests = checkpoint.spec, {checkpoint.weights_digest}
-    names = type(spec.config).model_fields.keys() - {"architecture", "dropout_rate"}
-    assert names <= OTHER_CONSTANTS.keys()
-    for name in names:
-        other = replace(checkpoint, spec=with_constants(spec, **{name: OTHER_CONSTANTS[name]}))
-        digests.add(other.weights_digest)
-    assert len(digests) == len(names) + 1
-
-
-def test_constants_that_are_kept_with_the_weights_decide_what_they_predict() -> None:
-    """Those that change no shape, which the weights alone would not tell."""
-    checkpoint, inputs = some_checkpoint(), locator_inputs(samples(50))
-    answers = {predict(checkpoint.locator(), inputs).en_m.tobytes()}
-    changes = {name: OTHER_CONSTANTS[name] for name in OTHER_CONSTANTS.keys() - {"embedding", "rounds", "start"}}
-    start = {
-        "cells_per_side": 5,
-        "candidates": 1,
-        "search_scale_m": 30.0,
-        "refinement_scales_m": (),
-        "damping": 10.0,
-        "longest_step_m": 10.0,
-    }
-    specs = [with_constants(checkpoint.spec, **{name: value}) for name, value in changes.items()]
-    specs += [with_constants(checkpoint.spec, start={name: value}) for name, value in start.items()]
-    for spec in specs:
-        back = read_checkpoint(write_checkpoint(replace(checkpoint, spec=spec)))
-        assert back.spec == spec
-        answers.add(predict(back.locator(), inputs).en_m.tobytes())
-    assert len(answers) == len(specs) + 1
+    constants = checkpoint.spec.config.model_dump()
+    start = constants["start"]
+    others = [constants | {name: changed(constants[name])} for name in constants.keys() - {"architecture", "start"}]
+    others += [constants | {"start": start | {name: changed(value)}} for name, value in start.items()]
+    specs = [checkpoint.spec.model_copy(update={"config": type(checkpoint.spec.config)(**each)}) for each in others]
+    digests = {replace(checkpoint, spec=spec).weights_digest for spec in (checkpoint.spec, *specs)}
+    assert len(digests) == len(others) + 1
 
 
 @pytest.mark.parametrize(
@@ -242,8 +197,8 @@ def test_constants_that_are_kept_with_the_weights_decide_what_they_predict() -> 
     [
         ({"embedding": 33}, r"embedding \(33\) must be a multiple of heads \(2\)"),
         ({"embedding": 2000}, "embedding"),
-        ({"damping": float("nan")}, "damping"),
-        ({"start": {"cells_per_side": 2}}, r"candidates \(6\) must be at most cells_per_side squared"),
+        ({"start": {"doubt_sigmas": float("nan")}}, "doubt_sigmas"),
+        ({"start": {"hypotheses": 0}}, "hypotheses"),
     ],
 )
 def test_constants_that_no_locator_can_have_are_refused(content: bytes, constants: dict[str, Any], says: str) -> None:
@@ -251,6 +206,13 @@ def test_constants_that_no_locator_can_have_are_refused(content: bytes, constant
     spec = document["spec"] | {"config": document["spec"]["config"] | constants}
     with pytest.raises(ValueError, match=f"checkpoint is incomplete: .*{says}"):
         read_checkpoint(dump(document | {"spec": spec}))
+
+
+def test_a_network_without_a_scenario_is_refused(content: bytes) -> None:
+    document = load(content)
+    for name in ("network", "scenario"):
+        with pytest.raises(ValueError, match=r"checkpoint is incomplete: .*must both be given, or both be left out"):
+            read_checkpoint(dump(document | {"spec": document["spec"] | {name: None}}))
 
 
 class Payload:
@@ -296,7 +258,6 @@ def test_digest_of_weights_is_of_what_decides_predictions(architecture: Architec
         "metrics": {"val_loss": 2.0, "epoch_seconds": 7.0},
         "config": {"job_name": "another"},
         "dataset": DatasetReference(dataset_id="another", sha256="another"),
-        "spec": spec_for(architecture, dropout_rate=0.5),
         "weights": dict(reversed(checkpoint.weights.items())),
     }
     for name, value in same.items():
@@ -324,12 +285,13 @@ def test_each_part_that_decides_predictions_changes_the_digest(
     assert len(digests) == len(checkpoint.weights) + 4
     first, *rest = NORTH_WEST_ITALY.sites
     moved = first.model_copy(update={"lat": first.lat + 1e-6})
-    network = ReceiverNetwork(name=NORTH_WEST_ITALY.name, sites=(moved, *rest))
-    for field, value in (("tx_altitude_m", -1.0), ("area_margin_m", 1.0), ("network", network)):
+    network = NORTH_WEST_ITALY.model_copy(update={"sites": (moved, *rest)})
+    for field, value in (("network", network), ("scenario", Scenario(nlos_probability=0.2))):
         spec = checkpoint.spec.model_copy(update={field: value})
         digests.add(replace(checkpoint, spec=spec).weights_digest)
+    digests.add(replace(checkpoint, spec=some_checkpoint(architecture, layout=None).spec).weights_digest)
     other = next(each for each in Architecture if each is not architecture)
-    spec = checkpoint.spec.model_copy(update={"config": spec_for(other).config})
+    spec = checkpoint.spec.model_copy(update={"config": CONFIGS[other]})
     digests.add(replace(checkpoint, spec=spec).weights_digest)
     monkeypatch.setattr(checkpoint_module, "LOCATOR_VERSION", -1)
     digests.add(checkpoint.weights_digest)

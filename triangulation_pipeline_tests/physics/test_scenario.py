@@ -79,12 +79,26 @@ def test_presets_differ_from_the_default_in_what_they_are_named_for() -> None:
     }
     assert differs == {
         Preset.default: {},
-        Preset.valley: {"path_loss_exponent": 4.5},
         Preset.line_of_sight: {"nlos_probability": 0.0},
+        Preset.valley: {"path_loss_exponent": 4.5},
+        Preset.urban: {
+            "man_made_noise": Environment.city,
+            "shadowing_link_db": 9.0,
+            "nlos_probability": 0.3,
+            "nlos_mean_ns": 1000.0,
+        },
+        Preset.handheld: {
+            "tx_power_w": (5.0,),
+            "tx_power_share": (1.0,),
+            "tx_antenna_gain_dbi": -5.0,
+            "tx_height_m": 1.5,
+        },
+        Preset.wideband: {"noise_bandwidth_khz": 200.0, "signal_bandwidth_khz": 180.0, "clock_sigma_ns": 15.0},
         Preset.rss: {"features": Features.rss},
+        Preset.uncalibrated: {"site_bias_sigma_ns": 90.0, "gain_offset_sigma_db": 3.0},
     }
     assert Scenario() == PRESETS[Preset.default]
-    assert [preset.value for preset in PRESETS] == ["default", "valley", "line_of_sight", "rss"]
+    assert list(PRESETS) == list(Preset)
 
 
 def test_quantities_in_other_units() -> None:
@@ -100,6 +114,10 @@ def test_the_altitude_is_the_height_unless_it_is_given() -> None:
     for altitude_m in (-501, 20_001):
         with pytest.raises(ValidationError, match="tx_altitude_m"):
             Scenario(tx_altitude_m=altitude_m)
+
+
+def test_the_level_of_a_link_varies_by_shadowing_and_what_is_left_of_the_gain() -> None:
+    assert Scenario(shadowing_link_db=4, gain_offset_sigma_db=3).link_level_sigma_db == pytest.approx(5)
 
 
 def test_the_common_level_varies_by_power_class_and_shadowing() -> None:

@@ -39,7 +39,7 @@ def test_dataset_histograms(default_batch: Samples, rss_batch: Samples) -> None:
 
     counts = default_batch.signal_present.sum(1)
     assert bars(detections) == pytest.approx({n: np.mean(counts == n) for n in range(8) if (counts == n).any()})
-    assert detections.get_title() == f"mean {counts.mean():.1f} of 7"
+    assert detections.get_title() == f"mean {counts.mean():.1f} of at most 7"
     # A receiver detects also what it cannot time.
     heard = rss_batch.signal_present.sum(1).mean()
-    assert dataset_histograms(rss_batch).axes[2].get_title() == f"mean {heard:.1f} of 7"
+    assert dataset_histograms(rss_batch).axes[2].get_title() == f"mean {heard:.1f} of at most 7"

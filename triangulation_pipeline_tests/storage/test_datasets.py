@@ -14,6 +14,10 @@ from sqlalchemy import Connection, Engine, delete, event, func, select, update
 from triangulation_pipeline.jobs.states import JobRecord, fail_job
 from triangulation_pipeline.measurements import RECEIVER_DTYPES
 from triangulation_pipeline.network import random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.samples import DIGEST_COLUMNS, Samples, Split, samples_digest
 from triangulation_pipeline.storage.bulk import ROWS_A_FETCH
 from triangulation_pipeline.storage.datasets import (
@@ -72,6 +76,36 @@ def test_samples_come_back_as_they_were(engine: Engine, make_dataset: MakeDatase
     assert (record.train_count, record.val_count, record.test_count) == tuple(np.bincount(whole.split, minlength=3))
     assert record.num_samples == 56
     assert record.quality_metrics == {"mean_snr_db": 1.5}
+
+
+def test_a_dataset_over_random_layouts_comes_back_with_its_networks(engine: Engine) -> None:
+    spec = DatasetSpec(None, Scenario(), 600, uuid.uuid4().int >> 66, Layouts.random)
+    whole = simulate(spec)
+    record, _ = write_dataset(engine, spec, f"random {spec.seed}", [whole], dict)
+    assert verify_dataset(engine, record.id) == record
+    back = read_samples(engine, record.id, Split.test)
+    assert_same(back, whole.take(whole.split == Split.test))
+    assert record.spec == spec
+    assert (record.network_name, record.network_digest) == (spec.network_name, spec.network_digest)
+    for layout, rows in record.spec.by_layout(back):
+        seen = back.take(rows).of_sites(len(layout.network.sites))
+        assert (
+            layout.network.service_area(layout.scenario.area_margin_m + 1)
+            .contains(seen.tx_en_m(layout.network.frame))
+            .all()
+        )
+
+
+def test_a_dataset_of_the_first_generator_stays_readable(engine: Engine, make_dataset: MakeDataset) -> None:
+    """Its description says nothing of layouts."""
+    record = make_dataset()
+    old = {name: value for name, value in record.config.items() if name != "layouts"} | {"generator_version": 1}
+    with engine.begin() as connection:
+        connection.execute(update(synthetic_datasets).where(synthetic_datasets.c.id == record.id).values(config=old))
+    found = verify_dataset(engine, record.id)
+    assert found.spec == record.spec
+    assert found.spec.layouts is Layouts.own
+    assert len(read_samples(engine, record.id)) == record.num_samples
 
 
 def extreme(dtype: str) -> list[float]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Protocol
 
 import pytest
@@ -9,20 +10,26 @@ import torch
 from torch import Tensor
 
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference
-from triangulation_pipeline.model.locator import Located
-from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.samples import Samples, Split
-from triangulation_pipeline.training import trainer as trainer_module
+from triangulation_pipeline.training import validation
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.training.trainer import Trainer
 
-from ..model.helpers import DEFAULT, samples
-
-DATASET = DatasetReference(dataset_id="a", sha256="b")
-BASE: dict[str, Any] = {"epochs": 3, "warmup_epochs": 1, "batch_size": 128, "accelerator": Accelerator.cpu}
-# Some 420 rows of training, 60 of validation and 30 of calibration.
+DEFAULT = PRESETS[Preset.default]
+STORED = DatasetReference(dataset_id="a", sha256="b")
+BASE: dict[str, Any] = {
+    "epochs": 3,
+    "warmup_epochs": 1,
+    "batch_size": 128,
+    "parent_model_id": None,
+    "accelerator": Accelerator.cpu,
+}
+# Some 420 rows of training and 90 of validation.
 FEW = 600
 
 
@@ -39,21 +46,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def splits(n: int = 2000, scenario: Scenario = DEFAULT) -> tuple[Samples, Samples]:
-    batch = samples(n, scenario)
-    return batch.take(batch.split == Split.train), batch.take(batch.split == Split.val)
+def own(n: int = 2000, scenario: Scenario = DEFAULT) -> DatasetSpec:
+    """n samples of the default network."""
+    return DatasetSpec(NORTH_WEST_ITALY, scenario, n, seed=0)
+
+
+def random(n: int = 1500) -> DatasetSpec:
+    """n samples of random networks: some of three of them."""
+    return DatasetSpec(None, DEFAULT, n, seed=0, layouts=Layouts.random)
+
+
+@cache
+def splits(dataset: DatasetSpec) -> tuple[Samples, Samples]:
+    """The training and validation parts."""
+    samples = simulate(dataset)
+    return samples.take(samples.split == Split.train), samples.take(samples.split == Split.val)
 
 
 def trainer_of(
-    n: int = 2000,
-    scenario: Scenario = DEFAULT,
-    dataset: DatasetReference = DATASET,
+    dataset: DatasetSpec | None = None,
+    stored: DatasetReference = STORED,
     parent: Checkpoint | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Of the training and validation parts of n samples."""
-    config = TrainingConfig(**BASE | settings)
-    return Trainer(config.locator_spec(NORTH_WEST_ITALY, DEFAULT), config, *splits(n, scenario), dataset, parent)
+    """On a dataset, by default 2,000 samples of the default network."""
+    config, dataset = TrainingConfig(**BASE | settings), own() if dataset is None else dataset
+    return Trainer(config.locator_spec(dataset), config, dataset, *splits(dataset), stored, parent)
 
 
 def run(trainer: Trainer, epochs: int | None = None) -> Trainer:
@@ -81,12 +99,10 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
     def give(*val_losses: float) -> None:
         coming = itertools.chain(val_losses, itertools.repeat(val_losses[-1]))
-
-        def loss(located: Located, target_m: Tensor) -> Tensor:
-            if torch.is_grad_enabled():
-                return locator_loss(located, target_m)
-            return torch.full((len(target_m),), next(coming), dtype=torch.float64)
-
-        monkeypatch.setattr(trainer_module, "locator_loss", loss)
+        monkeypatch.setattr(
+            validation,
+            "locator_loss",
+            lambda mixture, target_m: torch.full((len(target_m),), next(coming), dtype=torch.float64),
+        )
 
     return give

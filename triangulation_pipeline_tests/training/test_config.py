@@ -3,6 +3,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 from triangulation_pipeline.validation import one_sentence
 
@@ -16,8 +21,7 @@ from triangulation_pipeline.validation import one_sentence
         ("epochs", 1, 5000, 0, 5001),
         ("learning_rate", 1e-12, 1.0, 0.0, 1.01),
         ("weight_decay", 0.0, 1.0, -0.1, 1.01),
-        ("dropout_rate", 0.0, 0.9, -0.1, 0.91),
-        ("warmup_epochs", 0, 1000, -1, 1001),
+        ("warmup_epochs", 0.0, 1000.0, -0.1, 1000.1),
         ("early_stop_patience", 0, 5000, -1, 5001),
         ("early_stop_delta", 0.0, 1e6, -0.1, 1.1e6),
         ("max_grad_norm", 1e-12, 1e6, 0.0, 1.1e6),
@@ -69,8 +73,8 @@ def test_words_of_any_script_are_taken(text: str) -> None:
     assert (TrainingConfig(job_name=text).job_name, TrainingConfig(description=text).description) == (text, text)
 
 
-@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 3), (1, 1)])
-def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs: int) -> None:
+@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(2, 2), (2, 2.5), (1, 1)])
+def test_a_warm_up_as_long_as_the_training_is_refused(epochs: int, warmup_epochs: float) -> None:
     with pytest.raises(ValidationError, match=rf"\({warmup_epochs}\) must be fewer than epochs \({epochs}\)"):
         TrainingConfig(epochs=epochs, warmup_epochs=warmup_epochs)
 
@@ -84,9 +88,8 @@ def test_what_is_trained_where_nothing_is_said() -> None:
         "epochs": 15,
         "learning_rate": 0.003,
         "weight_decay": 0.0001,
-        "dropout_rate": 0.0,
         "lr_scheduler": "cosine",
-        "warmup_epochs": 1,
+        "warmup_epochs": 0.5,
         "early_stop_patience": 10,
         "early_stop_delta": 0.001,
         "max_grad_norm": 1.0,
@@ -134,3 +137,18 @@ def test_what_refers_to_no_model_is_refused_and_not_quoted(reference: str) -> No
     assert one_sentence(caught.value) == (
         "parent_model_id: must be name:version, as in rf-triangulation:4, the name of a model, or the id of one"
     )
+
+
+def test_weights_of_the_package_are_no_registered_model() -> None:
+    names: tuple[str | None, ...] = (None, "universal", "a:4")
+    assert [TrainingConfig(parent_model_id=name).registered_parent for name in names] == [None, None, "a:4"]
+
+
+def test_a_locator_is_for_the_network_and_the_scenario_of_its_dataset_or_for_any() -> None:
+    scenario = Scenario(clock_sigma_ns=70.0)
+    for architecture in Architecture:
+        config = TrainingConfig(model_architecture=architecture)
+        own = config.locator_spec(DatasetSpec(NORTH_WEST_ITALY, scenario, 100, seed=0))
+        assert (own.architecture, own.network, own.scenario) == (architecture, NORTH_WEST_ITALY, scenario)
+        drawn = config.locator_spec(DatasetSpec(None, Scenario(), 100, seed=0, layouts=Layouts.random))
+        assert (drawn.config, drawn.network, drawn.scenario) == (own.config, None, None)

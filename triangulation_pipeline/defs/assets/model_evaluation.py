@@ -34,8 +34,7 @@ from triangulation_pipeline.evaluation.verdict import (
     promotion_verdict,
 )
 from triangulation_pipeline.model.spec import LOCATOR_VERSION
-from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import get_dataset
@@ -99,22 +98,21 @@ def model_evaluation(
     test_split: StoredSplit,
 ) -> dg.MaterializeResult:
     """Compares the best epoch with the exact posterior, the Cramér-Rao bound and the classical solvers, on the test
-    rows, which the training never used. The solvers get the same inputs and site biases; the exact posterior, the
-    limit, knows how the rows were simulated. The result is a row of `model_evaluations`."""
+    rows, which the training never used. All get the same calibrated measurements; the exact posterior, the limit, knows
+    how the rows were simulated. The result is a row of `model_evaluations`."""
     checkpoint = trained_model.read()
-    network = checkpoint.spec.network
-    context.instance.add_run_tags(context.run.run_id, network_tag(network.name, network.digest))
     dataset_id = same_dataset(
         trained_model=None if checkpoint.dataset is None else checkpoint.dataset.dataset_id,
         training_split=training_split.dataset_id,
         test_split=test_split.dataset_id,
     )
     dataset = get_dataset(storage.engine, dataset_id)
-    comparison = _compared(checkpoint, dataset.spec.scenario, test_split.batch, training_split.batch)
+    context.instance.add_run_tags(context.run.run_id, network_tag(dataset.network_name, dataset.network_digest))
+    comparison = _compared(checkpoint, dataset.spec, test_split.batch, training_split.batch)
     summary = comparison.summary()
     checks = promotion_checks(summary, config.max_rmse_m)
     evaluation = _judged(summary, config.max_rmse_m, checks)
-    pictures = _pictures(network, comparison)
+    pictures = _pictures(dataset.spec, comparison)
     evaluation_id = _stored(storage, trained_model.reference, checkpoint, dataset.id, evaluation, pictures)
     log.info("model_evaluation: %s", printable(evaluation.promotion_reason))
     found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
@@ -126,13 +124,12 @@ def model_evaluation(
     )
 
 
-def _compared(checkpoint: "Checkpoint", scenario: Scenario, test: Samples, train: Samples) -> "Comparison":
+def _compared(checkpoint: "Checkpoint", spec: DatasetSpec, test: Samples, train: Samples) -> "Comparison":
     from triangulation_pipeline.evaluation.comparison import compare
-    from triangulation_pipeline.model.predict import locate
+    from triangulation_pipeline.model.predict import locate_samples
 
-    predicted = locate(checkpoint, test)
     max_gdop = TrainingConfig.model_validate(checkpoint.config).max_gdop
-    return compare(checkpoint.spec.network, scenario, test, train, predicted, max_gdop)
+    return compare(spec, test, train, locate_samples(checkpoint, spec, test), max_gdop)
 
 
 def _judged(summary: Summary, max_rmse_m: float, checks: list[PromotionCheck]) -> Evaluation:
@@ -148,16 +145,18 @@ def _judged(summary: Summary, max_rmse_m: float, checks: list[PromotionCheck]) -
     )
 
 
-def _pictures(network: ReceiverNetwork, comparison: "Comparison") -> dict[str, bytes]:
-    """PNG files by name."""
+def _pictures(spec: DatasetSpec, comparison: "Comparison") -> dict[str, bytes]:
+    """PNG files by name, on the rows with good geometry, or on all if none has it. Random layouts have no common
+    map."""
     from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map
     from triangulation_pipeline.plots.style import png
 
-    return {
-        "error_cdf": png(error_cdf(comparison)),
-        "calibration_curve": png(calibration_curve(comparison)),
-        "error_map": png(error_map(network, comparison)),
-    }
+    curves = {"error_cdf": error_cdf, "calibration_curve": calibration_curve}
+    subset = Subset.good_geometry if comparison.good_geometry.any() else Subset.all
+    figures = {name: draw(comparison, subset) for name, draw in curves.items()}
+    if spec.network is not None:
+        figures["error_map"] = error_map(spec.network, comparison)
+    return {name: png(figure) for name, figure in figures.items()}
 
 
 def _stored(
@@ -191,7 +190,7 @@ def _shown(
     evaluation_id: str, summary: Summary, evaluation: Evaluation, pictures: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """The metadata of the materialisation."""
-    from triangulation_pipeline.evaluation.report import estimator_table, posterior_table
+    from triangulation_pipeline.evaluation.report import estimator_table, group_table, posterior_table
 
     return {
         **{name: picture(content, name.replace("_", " ")) for name, content in pictures.items()},
@@ -200,6 +199,14 @@ def _shown(
         "estimators_good_geometry": table([rounded(row) for row in estimator_table(summary, Subset.good_geometry)]),
         "estimators_all": table([rounded(row) for row in estimator_table(summary, Subset.all)]),
         "exact_posterior": table([rounded(row) for row in posterior_table(summary)]),
+        **{
+            name: table([rounded(row) for row in group_table(groups)])
+            for name, groups in (
+                ("by_arrival_times", summary.all.by_arrival_times),
+                ("by_gdop", summary.all.by_gdop),
+                ("by_hull", summary.all.by_hull),
+            )
+        },
         **rounded(drop_none(plotted(evaluation.headline))),
         "evaluation_id": evaluation_id,
         "summary": dg.MetadataValue.json(summary.document()),

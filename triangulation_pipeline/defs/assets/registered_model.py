@@ -182,7 +182,7 @@ def _not_worse_than_production(
         return PromotionCheck(name, True, f"it is version {production.version}, which was in production")
     try:
         champion = load_checkpoint(storage.objects, production.pytorch_model_location, production.sha256)
-        champion_m, _ = _errors_m(champion, candidate)
+        champion_m = _errors_m(champion, candidate)
     except (ValueError, StorageError) as error:
         return PromotionCheck(
             name,
@@ -190,8 +190,8 @@ def _not_worse_than_production(
             f"version {production.version} in production cannot be compared ({error}); restore its weights, replace it "
             "by hand, or roll back",
         )
-    challenger_m, gdop = _errors_m(challenger, candidate)
-    good_geometry = gdop < _settings(challenger).max_gdop
+    challenger_m = _errors_m(challenger, candidate)
+    good_geometry = candidate.test.gdop < _settings(challenger).max_gdop
     return not_worse_than_production(challenger_m, champion_m, good_geometry, production.version)
 
 
@@ -199,16 +199,13 @@ def _settings(checkpoint: "Checkpoint") -> TrainingConfig:
     return TrainingConfig.model_validate(checkpoint.config)
 
 
-def _errors_m(checkpoint: "Checkpoint", candidate: _Candidate) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """The position errors of a model on the candidate's test rows, metres, and the GDOP of these."""
-    import torch
+def _errors_m(checkpoint: "Checkpoint", candidate: _Candidate) -> NDArray[np.float64]:
+    """The position errors of a model on the candidate's test rows, metres."""
+    from triangulation_pipeline.evaluation.comparison import errors_m
+    from triangulation_pipeline.model.predict import locate_samples
 
-    from triangulation_pipeline.model.predict import predicted
-    from triangulation_pipeline.training.rows import PreparedRows
-
-    model = checkpoint.locator()
-    rows = PreparedRows.of(model, candidate.dataset.spec, candidate.test, torch.device("cpu"))
-    return rows.error_m(predicted(model, rows.inputs).en_m), rows.gdop
+    spec, test = candidate.dataset.spec, candidate.test
+    return errors_m(spec, test, locate_samples(checkpoint, spec, test))
 
 
 def _shown(

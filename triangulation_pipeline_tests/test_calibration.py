@@ -1,0 +1,152 @@
+"""What is known of sites, estimated from transmissions of known position and taken off."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline.samples import Samples
+
+BIAS_NS = np.array([150.0, -300.0, 80.0, 0.0, 420.0, -90.0, 40.0])
+GAIN_DB = np.array([2.0, -3.5, 0.0, 6.0, -1.0, 0.5, 4.0])
+KNOWN = ReceiverNetwork(
+    name="with gains",
+    sites=tuple(
+        site.model_copy(update={"gain_offset_db": float(gain_db)})
+        for site, gain_db in zip(NORTH_WEST_ITALY.sites, GAIN_DB, strict=True)
+    ),
+)
+
+
+def biased(scenario: Scenario, n: int, seed: int = 0) -> Samples:
+    """Rows of sites with these gains and clock biases."""
+    batch = simulate(DatasetSpec(KNOWN, scenario, n, seed))
+    return replace(batch, toa_ns=np.where(batch.toa_present, batch.toa_ns + BIAS_NS, 0.0))
+
+
+@pytest.fixture(scope="module")
+def default() -> Samples:
+    return biased(PRESETS[Preset.default], 2000)
+
+
+def bias_z(found: SiteCalibration) -> np.ndarray:
+    known = np.isfinite(found.toa_bias_sigma_ns)
+    error_ns = found.toa_bias_ns - (BIAS_NS - BIAS_NS[known].mean())
+    return error_ns[known] / found.toa_bias_sigma_ns[known]
+
+
+def gain_z(found: SiteCalibration) -> np.ndarray:
+    known = np.isfinite(found.gain_offset_sigma_db)
+    return ((found.gain_offset_db - GAIN_DB) / found.gain_offset_sigma_db)[known]
+
+
+@pytest.mark.parametrize("preset", [Preset.default, Preset.line_of_sight, Preset.valley, Preset.urban])
+def test_known_biases_and_gains_are_found_within_their_standard_errors(preset: Preset) -> None:
+    scenario = PRESETS[preset]
+    found = [estimate_calibration(Layout(KNOWN, scenario), biased(scenario, 400, seed)) for seed in range(12)]
+    biases, gains = np.concatenate([*map(bias_z, found)]), np.concatenate([*map(gain_z, found)])
+    assert len(biases) == 84
+    assert len(gains) >= 40
+    # The standard error of the sample is 8 to 11 %; where many paths are late the errors are told up to a fifth small.
+    for z in (biases, gains):
+        assert 0.75 < np.sqrt(np.mean(z**2)) < 1.35
+        assert np.abs(z).max() < 4.5
+    assert all(abs(one.toa_bias_ns.sum()) < 1e-9 for one in found)
+
+
+def test_more_rows_make_it_more_certain(default: Samples) -> None:
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    few, many = (estimate_calibration(layout, default.take(slice(0, n))) for n in (200, 2000))
+    for one in ("toa_bias_sigma_ns", "gain_offset_sigma_db"):
+        np.testing.assert_allclose(getattr(few, one) / getattr(many, one), np.sqrt(10), rtol=0.4)
+    assert many.toa_bias_sigma_ns.max() < 2.5
+    assert many.gain_offset_sigma_db.max() < 0.3
+    np.testing.assert_array_equal(many.rows, default.signal_present.sum(0))
+    assert (many.from_ns, many.to_ns) == (default.time_ns[0], default.time_ns[-1])
+    assert many.age_s(int(default.time_ns[-1]) + 90 * 10**9) == 90
+    assert SiteCalibration.of_network(KNOWN).age_s(0) is None
+
+
+def test_it_stands_delays_and_outliers_on_either_side(default: Samples) -> None:
+    """A tenth of one site's times is early, a tenth of another's late, by far."""
+    odd = np.arange(len(default))[:, None] % 10 == 0
+    shift_ns = np.where(odd & (np.arange(7) == 1), -1e5, 0) + np.where(odd & (np.arange(7) == 3), 1e5, 0)
+    batch = replace(default, toa_ns=default.toa_ns + np.where(default.toa_present, shift_ns, 0))
+    for scenario in (PRESETS[Preset.default], PRESETS[Preset.line_of_sight]):
+        found = estimate_calibration(Layout(KNOWN, scenario), batch)
+        # The mean would move by 10,000 ns.
+        np.testing.assert_allclose(found.toa_bias_ns, BIAS_NS - BIAS_NS.mean(), atol=40)
+
+
+def test_applied_it_takes_biases_and_gains_off(default: Samples) -> None:
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    found = estimate_calibration(layout, default)
+    calibrated = found.apply(default)
+    assert type(calibrated) is Samples
+    heard, silent, timed = default.signal_present, ~default.signal_present, default.toa_present
+    assert silent.any()
+    for place in (heard, silent):
+        off_db = (default.power_dbm - calibrated.power_dbm)[place]
+        np.testing.assert_allclose(off_db, np.broadcast_to(found.gain_offset_db, heard.shape)[place], atol=1e-4)
+    off_ns = (default.toa_ns - calibrated.toa_ns)[timed]
+    np.testing.assert_allclose(off_ns, np.broadcast_to(found.toa_bias_ns, timed.shape)[timed], atol=1e-6)
+    np.testing.assert_allclose(
+        calibrated.toa_sigma_ns, np.where(timed, np.hypot(default.toa_sigma_ns, found.toa_bias_sigma_ns), 0), rtol=1e-6
+    )
+    # What is left of the biases and gains cannot be told from nothing.
+    unknown = Layout(NORTH_WEST_ITALY, layout.scenario)
+    again = estimate_calibration(unknown, calibrated)
+    assert np.abs(again.toa_bias_ns).max() < 0.2
+    assert np.abs(again.gain_offset_db).max() < 0.2
+
+
+def test_a_network_file_tells_gains_and_no_bias(default: Samples) -> None:
+    calibration = SiteCalibration.of_network(KNOWN)
+    np.testing.assert_array_equal(calibration.gain_offset_db, GAIN_DB)
+    calibrated = calibration.apply(default)
+    np.testing.assert_allclose(default.power_dbm - calibrated.power_dbm, np.broadcast_to(GAIN_DB, (2000, 7)), atol=1e-4)
+    untouched = SiteCalibration.of_network(NORTH_WEST_ITALY).apply(default)
+    for name in ("toa_ns", "toa_sigma_ns", "power_dbm", "toa_present"):
+        np.testing.assert_array_equal(getattr(untouched, name), getattr(default, name))
+    np.testing.assert_array_equal(calibrated.toa_ns, default.toa_ns)
+
+
+def test_what_no_row_tells_of_is_unknown(default: Samples) -> None:
+    """A site without arrival times, two that share no transmission with the others, and one that hears nothing."""
+    first = np.arange(len(default))[:, None] < 1500
+    hears = np.where(first, np.arange(7) < 4, np.isin(np.arange(7), (4, 5)))
+    timed = default.toa_present & hears & (np.arange(7) != 2)
+    batch = replace(default, toa_present=timed, signal_present=default.signal_present & hears)
+    found = estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), batch)
+    assert np.isinf(found.toa_bias_sigma_ns).tolist() == [False, False, True, False, True, True, True]
+    assert found.toa_bias_ns[[2, 4, 5, 6]].tolist() == [0, 0, 0, 0]
+    assert np.abs(bias_z(found)).max() < 4
+    assert found.rows[6] == 0
+    assert np.isinf(found.gain_offset_sigma_db[6])
+    assert found.gain_offset_db[6] == 0
+    # Times of a clock that is unknown are no times.
+    calibrated = found.apply(default)
+    assert not calibrated.toa_present[:, [2, 4, 5, 6]].any()
+    np.testing.assert_array_equal(calibrated.toa_present[:, :2], default.toa_present[:, :2])
+    assert np.isfinite(calibrated.toa_sigma_ns).all()
+    levels_alone = replace(default, toa_present=np.zeros_like(timed))
+    alone = estimate_calibration(Layout(KNOWN, PRESETS[Preset.rss]), levels_alone)
+    assert np.isinf(alone.toa_bias_sigma_ns).all()
+    assert np.abs(gain_z(alone)).max() < 4
+
+
+def test_another_number_of_receivers_and_no_rows_are_refused(default: Samples) -> None:
+    layout = Layout(random_network(5, seed=0), PRESETS[Preset.default])
+    sentence = "^the calibration is of 5 sites, the measurements are of 7$"
+    with pytest.raises(ValueError, match=sentence):
+        estimate_calibration(layout, default)
+    with pytest.raises(ValueError, match=sentence):
+        SiteCalibration.of_network(layout.network).apply(default)
+    with pytest.raises(ValueError, match=r"^a calibration needs samples of known position, there are none$"):
+        estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 0)))
