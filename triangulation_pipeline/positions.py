@@ -280,25 +280,28 @@ class MixturePositions(Positions):
         return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
 
     def mode_en_m(self) -> NDArray[np.float64]:
-        """The place of the highest density: uphill from the densest centre, by expectation maximisation.
+        """The peak of the density that is uphill from the densest centre, by expectation maximisation. Where many
+        components overlap, another peak may be a little higher.
 
         Returns
         -------
         ndarray, shape (n, 2)
             East and north, metres; NaN in a row without a position.
         """
-        centres = np.moveaxis(self.component_en_m, 1, 0)
-        densest = np.argmax(
-            [np.where(e, self.log_density(c), -np.inf) for e, c in zip(self.exists.T, centres, strict=True)], axis=0
-        )
-        en_m = self.component_en_m[np.arange(len(self)), densest]
-        precision = _inverses(self.scale_m2)
+        located = np.flatnonzero(self.exists.any(1))
+        found, rows = self.take(located), np.arange(len(located))
+        centres = np.moveaxis(found.component_en_m, 1, 0)
+        at_centres = [np.where(e, found.log_density(c), -np.inf) for e, c in zip(found.exists.T, centres, strict=True)]
+        en_m = found.component_en_m[rows, np.argmax(at_centres, axis=0)]
+        precision = _inverses(found.scale_m2)
         for _ in range(_UPHILL_STEPS):
-            log_parts, squared = self._at(en_m)
-            share = np.where(self.exists, np.exp(log_parts - _log_sum(log_parts)[:, None]), 0.0)
-            pull = (share * (1 + 2 / self.freedom) / (1 + squared / self.freedom))[..., None, None] * precision
-            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, self.component_en_m)
-        return np.where(self.exists.any(1, keepdims=True), en_m, np.nan)
+            log_parts, squared = found._at(en_m)
+            share = np.exp(log_parts - _log_sum(log_parts)[:, None])
+            pull = (share * (1 + 2 / found.freedom) / (1 + squared / found.freedom))[..., None, None] * precision
+            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, found.component_en_m)
+        mode_en_m = np.full((len(self), 2), np.nan)
+        mode_en_m[located] = en_m
+        return mode_en_m
 
     def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of the region that is denser than a place: the least region that reaches the place.
@@ -512,11 +515,6 @@ def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
     )
     names = ("mean_m", "p50_m", "p68_m", "p95_m", "p99_m", "max_m")
     return {"count": len(distance_m), "rmse_m": rmse_m(distance_m), **dict(zip(names, values, strict=True))}
-
-
-def chi_square_2(probability: float) -> float:
-    """The NEES below which a share ``probability`` of two-dimensional Gaussian errors lies: -2 ln(1 - p)."""
-    return float(-2 * np.log1p(-probability))
 
 
 def coverage(content: Float, level: float) -> float | None:

@@ -209,13 +209,31 @@ def test_the_results_tell_the_distance_to_the_exact_posterior() -> None:
         test_nats_below_posterior_good_geom=-0.01,
     )
     assert "* the limit, on 1,000 of the rows (873 good): it knows how they were simulated" in lines
-    apart = "the model on those rows: RMSE +88.9 %, log density -0.28 nats (good: RMSE -0.4 %, log density +0.01 nats)"
-    assert apart in lines
+    assert "the model's RMSE on those rows: 88.9 % above (good: 0.4 % below) the limit" in lines
+    apart = "its log density at the true places: 0.28 nats below (good: 0.01 nats above) the limit,"
+    place = lines.index(apart)
+    assert lines[place + 1] == "  as if it gave them this share of the density that is due: 75 % (good: 101 %)"
     assert any(line.startswith("exact posterior * ") for line in lines)
     # An older version did not compute it.
     assert not any("limit" in line or "exact" in line for line in page())
-    by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, test_rmse_above_posterior_good_geom=None)
-    assert "the model on those rows: RMSE +100.0 %, log density -1.00 nats" in by_level
+    nothing = {"test_rmse_above_posterior_good_geom": None, "test_nats_below_posterior_good_geom": None}
+    by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, **nothing)
+    assert "the model's RMSE on those rows: 100.0 % above the limit" in by_level
+    assert "  as if it gave them this share of the density that is due: 37 %" in by_level
+
+
+def test_the_results_say_what_the_regions_hold() -> None:
+    shares = {"50": 0.503, "68": 0.68, "90": 0.9, "95": 0.951, "99": 0.9899}
+    everywhere = {f"test_coverage_{name}": share for name, share in shares.items()}
+    lines = page(**everywhere)
+    place = lines.index("the regions of 50 / 68.3 / 90 / 95 / 99 % hold, of the true places,")
+    assert lines[place + 1 : place + 3] == [
+        "  50.3 / 68.0 / 90.0 / 95.1 / 99.0 % (all)",
+        "  100.0 / 100.0 / 100.0 / 100.0 / 100.0 % (good)",
+    ]
+    # An older version had no region of 99 %.
+    older = page(**everywhere | {"test_coverage_99": None, "test_coverage_99_good_geom": None})
+    assert "  50.3 / 68.0 / 90.0 / 95.1 % (all)" in older
 
 
 def test_the_results_fit_80_columns() -> None:

@@ -1,6 +1,7 @@
 """The final page of ``triangulation run``."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
@@ -12,7 +13,7 @@ from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.evaluation.estimators import BEST_FIRST
 from triangulation_pipeline.evaluation.reference import LABEL
 from triangulation_pipeline.evaluation.report import HEADLINE_NAMES
-from triangulation_pipeline.evaluation.summary import Evaluation
+from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, Evaluation
 from triangulation_pipeline.storage.evaluations import get_evaluation
 from triangulation_pipeline.storage.registry import get_model_of_job
 from triangulation_pipeline.storage.views import evaluation_overview, read_view
@@ -68,19 +69,17 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     for label, prefix in (*named[:1], (f"{LABEL} *", "exact_posterior"), *named[1:]):
         if any(shown := cells(*(f"{prefix}_{statistic}" for statistic in ("p50", "p95", "rmse")))):
             page.add_row(label, *shown)
-    limit = _limit(values)
     page.add_row("Cramér-Rao bound", *cells("crlb_p50", None, "crlb_rms"))
     rows, good_rows = results["test_rows"], results["test_rows_good_geom"]
     told = [
-        *limit,
         f"all: {rows:,} test rows; good: the {good_rows:,} of them with GDOP < {results['max_gdop']:g}",
-        f"95 % ellipse covers {_share(values['test_coverage_95'])} of all, "
-        f"{_share(values['test_coverage_95_good_geom'])} of the good ones",
+        *_limit(values),
+        *_regions(values),
         BOUND_NOTE,
     ]
     if missing := values["huber_gauss_newton_rows_without_fix"]:
         of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
-        told.insert(len(limit) + 1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
+        told.insert(1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
     console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
     console.print()
@@ -97,17 +96,41 @@ def _limit(values: Mapping[str, Any]) -> list[str]:
     rows, good_rows = values["exact_posterior_rows"], values["exact_posterior_rows_good_geom"]
     if not rows:
         return []
-    apart = [
-        f"RMSE {100 * excess:+,.1f} %, log density {-nats:+.2f} nats"
-        for subset in ("", "_good_geom")
-        if (excess := values[f"test_rmse_above_posterior{subset}"]) is not None
-        and (nats := values[f"test_nats_below_posterior{subset}"]) is not None
-    ]
-    return [
-        f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated",
-        *([f"the model on those rows: {' (good: '.join(apart)}{')' * (len(apart) - 1)}"] if apart else []),
-    ]
+    told = [f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated"]
+    excess = _both(values, "test_rmse_above_posterior", lambda found: _beside(100 * found, 1, "%", "above", "below"))
+    nats = _both(values, "test_nats_below_posterior", lambda found: _beside(found, 2, "nats", "below", "above"))
+    share = _both(values, "test_nats_below_posterior", lambda found: f"{100 * math.exp(-found):.0f} %")
+    if excess and nats and share:
+        told += [
+            f"the model's RMSE on those rows: {excess} the limit",
+            f"its log density at the true places: {nats} the limit,",
+            f"  as if it gave them this share of the density that is due: {share}",
+        ]
+    return told
 
 
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.1f} %"
+def _both(values: Mapping[str, Any], name: str, words: Callable[[float], str]) -> str | None:
+    """A number on all rows, and on those with good geometry if there are any; None if there is none."""
+    everywhere, good = values[name], values[f"{name}_good_geom"]
+    if everywhere is None:
+        return None
+    return words(everywhere) + ("" if good is None else f" (good: {words(good)})")
+
+
+def _beside(value: float, digits: int, unit: str, positive: str, negative: str) -> str:
+    """A difference without its sign, and on which side it lies."""
+    return f"{abs(value):,.{digits}f} {unit} {positive if value >= 0 else negative}"
+
+
+def _regions(values: Mapping[str, Any]) -> list[str]:
+    """How many of the true places lie within the model's regions."""
+    told = []
+    for subset, whose in (("", "all"), ("_good_geom", "good")):
+        shares = {level: values[f"test_{name}{subset}"] for name, level in COVERAGE_LEVELS.items()}
+        known = {level: share for level, share in shares.items() if share is not None}
+        if known:
+            levels = " / ".join(f"{100 * level:g}" for level in known)
+            held = " / ".join(f"{100 * share:.1f}" for share in known.values())
+            told += [] if told else [f"the regions of {levels} % hold, of the true places,"]
+            told.append(f"  {held} % ({whose})")
+    return told

@@ -135,30 +135,30 @@ def _levels(covered: Coverage) -> dict[str, tuple[float, float]]:
     return {name: (level, share) for name, (level, share) in found.items() if share is not None}
 
 
-def _miscovered(covered: Coverage, rows: int) -> list[str]:
-    """What is wrong with the coverage of ``rows`` rows: a clause for each region that is outside of its limits."""
-    wrong = []
-    for level, share in _levels(covered).values():
-        low, high = coverage_limits(level, rows)
-        if not low <= share <= high:
-            limits = f"not within {100 * low:.1f} to {100 * high:.1f} %"
-            wrong.append(f"the {100 * level:g} % regions hold {100 * share:.1f} % of the true places ({limits})")
-    return wrong
+def _miscovered(covered: Coverage, rows: int) -> str | None:
+    """Which regions hold too many or too few of the true places of ``rows`` rows; None if all are within limits."""
+    limits = {level: (share, *coverage_limits(level, rows)) for level, share in _levels(covered).values()}
+    wrong = {level: found for level, found in limits.items() if not found[1] <= found[0] <= found[2]}
+    allowed = ", ".join(f"{100 * low:.1f} to {100 * high:.1f}" for _, low, high in wrong.values())
+    return f"{_told({level: found[0] for level, found in wrong.items()})} (not within {allowed} %)" if wrong else None
+
+
+def _told(shares: Mapping[float, float]) -> str:
+    """What regions hold, by level, in words."""
+    levels = "/".join(f"{100 * level:g}" for level in shares)
+    return f"the {levels} % regions hold {'/'.join(f'{100 * share:.1f}' for share in shares.values())} % of the places"
 
 
 def _calibration(covered: Coverage, rows: int) -> PromotionCheck:
     levels = _levels(covered)
-    found = (
-        f"the regions of {'/'.join(f'{100 * level:g}' for level, _ in levels.values())} % hold "
-        f"{'/'.join(f'{100 * share:.1f}' for _, share in levels.values())} % of the true places"
-    )
+    found = _told(dict(levels.values()))
     numbers: dict[str, float] = {name: share for name, (_, share) in levels.items()} | {"rows": rows}
     if rows < LEAST_ROWS:
         return PromotionCheck(
             CALIBRATION.name, False, f"{found}, which are too few rows to tell whether that is right", numbers
         )
     wrong = _miscovered(covered, rows)
-    return PromotionCheck(CALIBRATION.name, not wrong, ", ".join(wrong) or found, numbers)
+    return PromotionCheck(CALIBRATION.name, wrong is None, wrong or found, numbers)
 
 
 def _calibration_by_arrival_times(summary: Summary) -> PromotionCheck:
@@ -166,7 +166,7 @@ def _calibration_by_arrival_times(summary: Summary) -> PromotionCheck:
     wrong = [
         f"on all {group.count:,} test rows with {group.name} arrival times {clause}"
         for group in groups
-        for clause in _miscovered(group, group.count)
+        if (clause := _miscovered(group, group.count))
     ]
     numbers = {f"{name} with {group.name}": share for group in groups for name, (_, share) in _levels(group).items()}
     told = f"so they do on all test rows for each number of arrival times ({len(groups)} groups)"
