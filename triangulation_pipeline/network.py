@@ -76,8 +76,8 @@ class Site(BaseModel):
         default=None,
         ge=-30,
         le=30,
-        description="The receiver reads levels too high by this measured offset, -30 to 30 dB. If it is left out, it "
-        "is unknown, and the simulator draws it.",
+        description="The receiver reads levels too high by this measured offset, -30 to 30 dB. It is subtracted from "
+        "all levels. If it is left out, it is 0.",
     )
 
     _no_booleans = model_validator(mode="before")(refuse_booleans)

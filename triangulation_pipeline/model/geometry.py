@@ -3,6 +3,7 @@
 Shapes: any leading axes, then W receivers. Positions are (east, north), metres.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from triangulation_pipeline.frame import surface_up_m
 # Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
 LEAST_INFORMATION = 1e-7
 FARTHEST_INFORMATION = 1e-14  # 1 / m^2
+LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 def ranges_m(en_m: Tensor, site_m: Tensor, surface: Any, altitude_m: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,6 +58,46 @@ def robust_residual(residual_m: Tensor, variance_m2: Tensor, timed: Tensor, roun
         off_m = residual_m - mean(residual_m, weight)
         weight = prior / (1 + off_m * off_m / variance_m2)
     return residual_m - mean(residual_m, weight), weight
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Arrival times that are direct, or late by an exponential delay: residuals (..., W) less the likeliest emission
+    time, and what each is worth."""
+
+    residual_m: Tensor  # 0 without an arrival time
+    weight: Tensor  # 1 / m^2: one over the variance of a direct or of a late arrival, by their probabilities
+    due_m: Tensor  # delay to be expected
+
+    @classmethod
+    def of(cls, residual_m: Tensor, sigma_m: Tensor, timed: Tensor, delayed: Any, delay_m: Any) -> Self:
+        """Those of residuals with any common offset, ``timed`` 0 or 1, with the probability and the mean of delays.
+
+        The emission time begins at the receiver for which all others are likeliest, and is refined by expectation
+        maximisation.
+        """
+        ratio = sigma_m / delay_m
+        late = -(delayed * ratio).log() - LOG_ROOT_2_PI
+        best_m, least = torch.zeros_like(residual_m[..., :1]), torch.full_like(residual_m[..., :1], torch.inf)
+        for i in range(residual_m.shape[-1]):
+            x = (residual_m - residual_m[..., i : i + 1]) / sigma_m
+            direct = x * x / 2
+            cost = (timed * torch.where(x > 0, torch.minimum(direct, late + ratio * x), direct)).sum(-1, keepdim=True)
+            better = (cost < least) & (timed[..., i : i + 1] > 0)
+            best_m, least = torch.where(better, residual_m[..., i : i + 1], best_m), torch.where(better, cost, least)
+        residual_m = (residual_m - best_m) * timed
+        direct_m2 = sigma_m * sigma_m
+        delayed_m2 = direct_m2 + delay_m * delay_m
+        odds = (delayed / (1 - delayed) * ratio).log() + LOG_ROOT_2_PI
+        due_m = weight = residual_m
+        for _ in range(2):
+            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
+            is_late = torch.sigmoid(odds + (ratio - x).square() / 2 + torch.special.log_ndtr(x - ratio))
+            of_late = timed * is_late / delayed_m2
+            weight = timed * (1 - is_late) / direct_m2 + of_late
+            due_m = of_late * delay_m / weight.clamp_min(1e-20)
+            residual_m = (residual_m - mean(residual_m - due_m, weight)) * timed
+        return cls(residual_m, weight, due_m)
 
 
 @dataclass(frozen=True)

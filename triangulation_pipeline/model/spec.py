@@ -51,8 +51,11 @@ class StartConfig(_Constants):
     )
     delay_steps: int = Field(3, ge=1, le=100, description="Further steps that heed that delayed paths are late only.")
     doubt_sigmas: float = Field(
-        2.5, ge=0, description="Beyond such a residual the row is solved again without each of its receivers."
+        2.5,
+        ge=0,
+        description="Beyond such a residual the row is solved again by all receivers but one, and by any three.",
     )
+    refits: int = Field(8, ge=1, le=64, description="Solutions by few receivers that are refined.")
     same_distance: float = Field(
         6.0, gt=0, description="Squared distance of two places, by either's covariance, below which they are one."
     )

@@ -12,6 +12,8 @@ Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,7 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.model.geometry import Ellipse, Information, mean, ranges_m, robust_residual, within
+from triangulation_pipeline.model.geometry import (
+    LOG_ROOT_2_PI,
+    Arrivals,
+    Ellipse,
+    Information,
+    mean,
+    ranges_m,
+    robust_residual,
+    within,
+)
 from triangulation_pipeline.model.inputs import FARTHEST_M, HYPOTHESIS_FEATURES, LocatorInputs
 from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
@@ -31,7 +42,8 @@ from triangulation_pipeline.physics.scenario import Scenario
 CHUNK_ROWS = 512
 # Of the silent receivers those nearest to the levels' centre count: the others would not hear it anyway.
 NEAREST_SILENT = 12
-_LOG_2_PI_2 = 0.5 * math.log(2 * math.pi)
+# Of all choices of three receivers so many are tried.
+MOST_TRIPLES = 100
 # Excess delays of a scenario without any: the likelihoods stay finite.
 _LEAST_DELAYED = 2e-3
 _DAMPING = 1e-5
@@ -360,9 +372,9 @@ class _Search:
                 continue
             some, some_m, some_costs = rows.take(chunk), places_m[chunk], costs.take(chunk)
             if doubtful:
-                without_m = self._without_each(some, best_m[chunk])
-                some_m = torch.cat([some_m, without_m], 1)
-                some_costs = some_costs.beside(self._costs(some, without_m))
+                by_few_m = self._by_few(some, best_m[chunk])
+                some_m = torch.cat([some_m, by_few_m], 1)
+                some_costs = some_costs.beside(self._costs(some, by_few_m))
             found.put(chunk, self._distinct(some, some_m, some_costs))
         return found
 
@@ -402,28 +414,11 @@ class _Search:
         timed, toa_m, sigma_m = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m[:, None]
         for _ in range(self.config.delay_steps):
             distance_m, grad_e, grad_n = self.ranges(rows, en_m)
-            residual_m, _ = robust_residual(toa_m - distance_m, sigma_m.square(), timed, rounds=2)
-            residual_m, weight = self._late_weights(residual_m, sigma_m, timed)
-            step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
+            seen = Arrivals.of(toa_m - distance_m, sigma_m, timed, self.delayed, self.delay_m)
+            information = Information.of(seen.weight, grad_e, grad_n, damping=_DAMPING)
+            step_m = information.step_m(seen.residual_m - seen.due_m, seen.weight)
             en_m = self._moved(en_m, step_m, 0.5 * self.cell_m)
         return en_m
-
-    def _late_weights(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals less the mean delay that is due to them, and weights, by expectation maximisation."""
-        direct_m2, delayed_m2 = sigma_m.square(), sigma_m.square() + self.delay_m**2
-        ratio = sigma_m / self.delay_m
-        due_m = residual_m
-        weight = timed / direct_m2
-        for _ in range(2):
-            residual_m = residual_m * timed
-            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
-            odds = (self.delayed / (1 - self.delayed) * ratio).log() + _LOG_2_PI_2 + (ratio - x).square() / 2
-            direct = torch.sigmoid(-odds - torch.special.log_ndtr(x - ratio))
-            late = timed * (1 - direct) / delayed_m2
-            weight = timed * direct / direct_m2 + late
-            due_m = late * self.delay_m / weight.clamp_min(1e-20)
-            residual_m = residual_m - mean(residual_m - due_m, weight)
-        return residual_m - due_m, weight
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
@@ -433,57 +428,54 @@ class _Search:
         worst = (residual_m.abs() * timed / rows.sigma_m).amax(1)
         return (worst > self.config.doubt_sigmas) & (timed.sum(1) > LEAST_ARRIVAL_TIMES)
 
-    def _without_each(self, rows: _Rows, best_m: Tensor) -> Tensor:
-        """(B, W, 2) places by all receivers but one, from the best place (B, 1, 2)."""
+    def _by_few(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B, Q, 2) places that all receivers but one agree on, or any three, from the best place (B, 1, 2): the
+        likeliest of all such choices, refined. Where several paths are delayed, three direct ones find the place."""
         distance_m, grad_e, grad_n = self.ranges(rows, best_m)
-        variance_m2 = rows.sigma_m.square()[:, None]
-        weight = rows.timed[:, None] / variance_m2 * (1 - torch.eye(rows.timed.shape[1]))
-        residual_m = (rows.toa_m[:, None] - distance_m).expand_as(weight)
+        sigma_m, timed = rows.sigma_m[:, None], rows.timed[:, None].float()
+        weight = timed / sigma_m.square() * _subsets(timed.shape[-1])
+        residual_m = rows.toa_m[:, None] - distance_m
         residual_m = residual_m - mean(residual_m, weight)
-        weight = weight / (1 + residual_m.square() / (9 * variance_m2))
+        weight = weight / (1 + (residual_m / sigma_m).square() / 9)
         residual_m = residual_m - mean(residual_m, weight)
-        step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
-        return self._late_only(rows, self._moved(best_m, step_m, 0.5 * self.cell_m))
+        information = Information.of(weight, grad_e, grad_n, damping=_DAMPING)
+        step_m = within(information.step_m(residual_m, weight), 0.5 * self.cell_m)
+        left_m = residual_m - step_m[..., :1] * grad_e - step_m[..., 1:] * grad_n
+        left_m = left_m - mean(left_m, weight)
+        x, ratio = left_m / sigma_m, sigma_m / self.delay_m
+        # A close bound of the likelihood without any transcendental function: direct, or late.
+        direct = x * x / 2
+        late = -(self.delayed * ratio).log() - LOG_ROOT_2_PI + ratio * x
+        cost = (timed * torch.where(x > 0, torch.minimum(direct, late), direct)).sum(-1)
+        number = min(self.config.refits, cost.shape[1])
+        chosen = cost.topk(number, dim=1, largest=False).indices
+        return self._late_only(rows, self._moved(best_m, _places(step_m, chosen), 0.5 * self.cell_m))
 
     def _costs(self, rows: _Rows, en_m: Tensor) -> _Costs:
         timed, sigma_m = rows.timed[:, None].float(), rows.sigma_m[:, None]
         distance_m, grad_e, grad_n = self.ranges(rows, en_m)
-        residual_m, weight = robust_residual(rows.toa_m[:, None] - distance_m, sigma_m.square(), timed)
-        ellipse = Information.of(weight, grad_e, grad_n).ellipse
+        seen = Arrivals.of(rows.toa_m[:, None] - distance_m, sigma_m, timed, self.delayed, self.delay_m)
+        ellipse = Information.of(seen.weight, grad_e, grad_n).ellipse
         levels, _ = self.level_cost(rows, en_m, distance_m)
         beyond_m = (torch.relu(self.low_m - en_m) + torch.relu(en_m - self.high_m)).sum(-1)
         bound_m = ellipse.spread_m().norm(dim=-1).clamp(1, 1e5)
         return _Costs(
-            times=self._cost_of_times(residual_m, sigma_m, timed),
+            times=self._cost_of_times(seen.residual_m, sigma_m, timed),
             levels=levels,
             outside=(beyond_m / bound_m).square().clamp_max(50) / 2,
-            cauchy=(timed * (residual_m / sigma_m).square().log1p()).sum(-1),
+            cauchy=(timed * (seen.residual_m / sigma_m).square().log1p()).sum(-1),
             ellipse=ellipse,
         )
 
     def _cost_of_times(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> Tensor:
         """(B, Q) minus log likelihood of residuals that are Gaussian, or late by an exponential delay too, up to a
-        constant of the row; the emission time is moved to where it is likely."""
-        ratio = sigma_m / self.delay_m
-        for turn in range(3):
-            residual_m = residual_m * timed
-            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
-            direct = math.log1p(-self.delayed) - x * x / 2
-            z = x - ratio
-            log_phi = torch.special.log_ndtr(z)
-            delayed = (self.delayed * ratio).log() + _LOG_2_PI_2 + ratio * (ratio / 2 - x) + log_phi
-            joint = torch.logaddexp(direct, delayed)
-            if turn == 2:
-                break
-            is_delayed = (delayed - joint).exp()
-            # The derivative of log_ndtr, in its own form far to the left.
-            mills = torch.where(
-                z < -8, -z - 1 / z.clamp_max(-8), (-z * z / 2 - _LOG_2_PI_2 - log_phi).clamp_max(20).exp()
-            )
-            slope = (is_delayed * (mills - ratio) - (1 - is_delayed) * x) / sigma_m
-            shift_m = (timed * slope).sum(-1, keepdim=True) / (timed / sigma_m.square()).sum(-1, keepdim=True)
-            residual_m = residual_m + shift_m
-        return -(timed * joint).sum(-1)
+        constant of the row."""
+        x, ratio = (residual_m / sigma_m).clamp(-3e3, 1e5), sigma_m / self.delay_m
+        direct = math.log1p(-self.delayed) - x * x / 2
+        late = (
+            (self.delayed * ratio).log() + LOG_ROOT_2_PI + ratio * (ratio / 2 - x) + torch.special.log_ndtr(x - ratio)
+        )
+        return -(timed * torch.logaddexp(direct, late)).sum(-1)
 
     def _distinct(self, rows: _Rows, places_m: Tensor, costs: _Costs) -> _Found:
         """The best places that lie further apart than either's ellipse."""
@@ -558,6 +550,17 @@ def _cholesky(variance_m2: Tensor) -> Tensor:
     ee, nn, en = variance_m2.unbind(-1)
     first = ee.sqrt()
     return torch.stack([first, en / first, (nn - en * en / ee).clamp_min(1.0).sqrt()], -1)
+
+
+@cache
+def _subsets(width: int) -> Tensor:
+    """(P, W) 1 for the receivers kept: all but one, and three."""
+    triples = list(combinations(range(width), 3))
+    chosen = np.random.default_rng(0).permutation(len(triples))[:MOST_TRIPLES]
+    three = torch.zeros((len(chosen), width))
+    for row, i in enumerate(chosen):
+        three[row, list(triples[i])] = 1.0
+    return torch.cat([1 - torch.eye(width), three])
 
 
 def _places(places_m: Tensor, index: Tensor) -> Tensor:

@@ -104,9 +104,9 @@ class Triangulation(Locator):
         # A softmax: a factor common to all weights would not move the position, but it would drift, and the spread
         # with it.
         share = preference.masked_fill(view.timed_MW == 0, _MASKED).softmax(-1)
-        weight = view.robust_weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
+        weight = view.weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
         damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, damping=self.config.damping)
-        step_m = damped.step_m(view.residual_m_MW - delay * view.sigma_m_MW, weight)
+        step_m = damped.step_m(view.residual_m_MW - view.due_m_MW - delay * view.sigma_m_MW, weight)
         length = Ellipse.of_spread(spread_m).squared(step_m).clamp_min(1e-12).sqrt()
         step_m = step_m * (self.config.longest_step / length.clamp_min(self.config.longest_step))[:, None]
         fix_m = begin_m + torch.where(view.solved_M[:, None], step_m, torch.zeros_like(step_m))
