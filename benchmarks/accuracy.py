@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy [--checkpoint FILE] [--rows 3000] [--seed 1]
 
-Without a checkpoint it measures the weights that come with the package. It takes about 40 s a thousand rows.
+Without a checkpoint it measures the weights that come with the package. It takes half a minute a thousand rows.
 """
 
 import argparse
