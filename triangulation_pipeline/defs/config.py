@@ -21,7 +21,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_SITES, MOST_SITES, Layouts
-from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import (
@@ -160,12 +160,7 @@ class SyntheticDatasetConfig(StepConfig):
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """What identifies the dataset, of the run's network unless layouts are random. Raises ValueError if settings
         contradict each other or the network."""
-        overrides = self.scenario.model_dump(exclude_none=True)
-        merged = PRESETS[self.preset].model_dump() | overrides
-        try:
-            scenario = Scenario.model_validate(merged)
-        except ValidationError as error:
-            raise ValueError(f"scenario: {one_sentence(error)}") from None
+        scenario = scenario_of(self.preset, self.scenario.model_dump(exclude_none=True))
         own = network if self.layouts is Layouts.own else None
         return DatasetSpec(own, scenario, self.num_samples, self.seed, self.layouts)
 
