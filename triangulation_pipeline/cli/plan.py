@@ -133,17 +133,19 @@ def _files(report: PlanReport) -> dict[str, bytes]:
     from triangulation_pipeline.plots.style import png
 
     plan, other = report.plan, report.other
-    named = {
-        "bound.png": ("bound of the position error", bound_map(plan, report.further)),
+    named = {"bound.png": ("bound of the position error", bound_map(plan, report.further, other))}
+    if other is not None:
+        named |= {
+            "other_bound.png": ("bound with the other network", bound_map(other, None, plan)),
+            "difference.png": (
+                "bound with the other network over the bound with this one",
+                difference_map(plan, other),
+            ),
+        }
+    named |= {
         "hdop.png": ("horizontal dilution of precision", hdop_map(plan)),
         "receivers.png": ("receivers that hear", receiver_map(plan)),
     }
-    if other is not None:
-        named["other_bound.png"] = ("bound of the position error with the other network", bound_map(other))
-        named["difference.png"] = (
-            "bound with the other network over the bound with this one",
-            difference_map(plan, other),
-        )
     pictures = {name: (alt, png(figure)) for name, (alt, figure) in named.items()}
     return {
         "plan.html": report.page(dict(pictures.values())).encode(),

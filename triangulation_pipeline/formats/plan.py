@@ -252,7 +252,8 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }}
-.maps {{ display: flex; flex-wrap: wrap; gap: 1rem; }} .maps img {{ max-width: 100%; height: auto; }}
+.maps {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1rem; }}
+.maps img {{ width: 100%; max-width: 740px; }}
 .small {{ color: #555; font-size: 0.9rem; max-width: 60rem; }}
 </style>
 </head>

@@ -166,6 +166,29 @@ def service_cells(networks: Sequence[ReceiverNetwork], scenario: Scenario, per_s
     return Cells(frame, area, per_side, scenario.transmitter_altitude_m)
 
 
+def check_plan(network: ReceiverNetwork, scenario: Scenario) -> None:
+    """Refuses what no plan can be made for, before any work.
+
+    Parameters
+    ----------
+    network : ReceiverNetwork
+        The sites.
+    scenario : Scenario
+        The conditions.
+
+    Raises
+    ------
+    ValueError
+        If the network has fewer than ``min_detections`` sites, or if the path-loss model does not hold at the
+        scenario's frequency or heights.
+    """
+    path_loss_function(scenario)
+    if scenario.min_detections > len(network.sites):
+        raise ValueError(
+            f"min_detections ({scenario.min_detections}) must not exceed the network's {len(network.sites)} sites"
+        )
+
+
 def plan_network(network: ReceiverNetwork, scenario: Scenario, cells: Cells | None = None) -> NetworkPlan:
     """How well a network could locate transmitters in each cell of an area, also with each of its sites left out.
 
@@ -199,7 +222,7 @@ def plan_network(network: ReceiverNetwork, scenario: Scenario, cells: Cells | No
     >>> plan = plan_network(NORTH_WEST_ITALY, Scenario())
     >>> plan.numbers.p95_m
     """
-    _check(network, scenario)
+    check_plan(network, scenario)
     cells = cells or service_cells([network], scenario)
     links = _Links.of(cells, network.sites, scenario, _DRAWS)
     if not links.covered.any():
@@ -492,14 +515,6 @@ def _numbers(values: _Values, hears: Float, share: Float, inside: Bool) -> PlanN
 def _badness(p50_m: float, p95_m: float, located_share: float) -> tuple[float, float, float]:
     """The greater, the worse is a network."""
     return p95_m, -located_share, p50_m
-
-
-def _check(network: ReceiverNetwork, scenario: Scenario) -> None:
-    path_loss_function(scenario)
-    if scenario.min_detections > len(network.sites):
-        raise ValueError(
-            f"min_detections ({scenario.min_detections}) must not exceed the network's {len(network.sites)} sites"
-        )
 
 
 def _common_level_dbm(scenario: Scenario, draws: int) -> Float:

@@ -21,15 +21,16 @@ _NOTHING = "#DDDDDD"
 _FACTORS = (0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0)
 
 
-def bound_map(plan: NetworkPlan, further: FurtherSite | None = None) -> Figure:
-    """The bound of each place in metres, and where one more site would help most."""
+def bound_map(plan: NetworkPlan, further: FurtherSite | None = None, beside: NetworkPlan | None = None) -> Figure:
+    """The bound of each place in metres, and where one more site would help most. The colours also serve a plan that is
+    shown beside it."""
     figure, axes = blank_axes(5.6)
     set_title(axes, f"How well each place can be located at best: {plan.network.name}")
     _fill(
         axes,
         plan,
         plan.bound_m,
-        round_edges(_known(plan.bound_m)),
+        round_edges(_known(np.concatenate([each.bound_m for each in (plan, beside) if each is not None]))),
         colormaps["viridis_r"],
         "least rms position error (median transmission)",
         metres,
