@@ -78,8 +78,8 @@ class Site(BaseModel):
     )
     timing: Timing = Field(
         default=Timing.gps,
-        description="The clock of the site: gps, radarcape_gps, beast or dump1090 if it measures arrival times; none if "
-        "it reports signal strength only.",
+        description="The clock of the site is gps, radarcape_gps, beast or dump1090 if it measures arrival times, and "
+        "none if it reports signal strength only.",
     )
     noise_figure_db: float = Field(
         default=5.5, ge=0, le=30, description="The receiver adds noise by this noise figure, 0 to 30 dB."

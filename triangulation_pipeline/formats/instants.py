@@ -23,10 +23,10 @@ _DECIMAL = r"^-?[0-9]{1,19}(\.[0-9]{0,18})?$"
 _NUMBER = r"^-?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _ISO = (
     r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
-    r"(:(?P<second>[0-9]{2})([.,](?P<fraction>[0-9]{1,18}))?)? ?(?P<zone>[Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$"
+    r"(?::(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,18}))?)? ?(?P<zone>[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 )
-# What stands for no value in any column, in lower case.
-_EMPTY = pa.array(["", "nan", "null", "none", "na", "n/a"])
+# What stands for no value in any column.
+_EMPTY = pa.array(["", "nan", "NaN", "NAN", "null", "NULL", "Null", "none", "None", "NONE", "NA", "N/A", "n/a"])
 # So many different times must all be numbers that a float64 holds, before they are taken to come from one.
 _LEAST_TIMES = 4
 
@@ -67,8 +67,7 @@ def texts(column: pa.Array) -> pa.Array:
     if not pa.types.is_string(column.type):
         column = column.cast(pa.string())
     column = pc.utf8_trim_whitespace(column)
-    empty = pc.is_in(pc.utf8_lower(column), _EMPTY)
-    return pc.if_else(empty, pa.scalar(None, pa.string()), column)
+    return pc.if_else(pc.is_in(column, _EMPTY), pa.scalar(None, pa.string()), column)
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -392,7 +392,7 @@ class _Reader:
             return
         good = good[np.argsort(groups.of_row[good], kind="stable")]
         kept, of_row = np.unique(groups.of_row[good], return_inverse=True)
-        places = [groups.first(values[field], refused.good) for field in PLACE_FIELDS]
+        places = {field: groups.first(values[field], refused.good) for field in PLACE_FIELDS}
         reported = {
             "snr_db": values["snr_db"],
             "power_dbm": values["rssi_dbm"],
@@ -411,21 +411,21 @@ class _Reader:
                 {name: column[at] for name, column in reported.items()},
                 time_ns[some],
                 np.rint(middle_hz[some]).astype(np.int64),
-                places[2][some],
+                places["altitude_m"][some],
             )
             yield Recording(
-                self._sites,
-                measurements,
-                groups.ids[some],
-                *(place[some] for place in places),
-                groups.first_line[some],
-                table if begin == 0 else table.iloc[:0],
+                receivers=self._sites,
+                measurements=measurements,
+                transmission_id=groups.ids[some],
+                line=groups.first_line[some],
+                refused=table if begin == 0 else table.iloc[:0],
+                **{field: place[some] for field, place in places.items()},
             )
 
     def _empty(self, refused: pd.DataFrame) -> Recording:
         """A block of refused rows alone."""
-        none, no_row, nan = np.zeros(0, np.int64), {name: np.zeros(0) for name in ("toa_ns",)}, np.zeros(0)
-        measurements = self._measurements(none, none, no_row, none, none, nan)
+        none, nan = np.zeros(0, np.int64), np.zeros(0)
+        measurements = self._measurements(none, none, {}, none, none, nan)
         return Recording(self._sites, measurements, np.zeros(0, object), nan, nan, nan, none, refused)
 
     def _has_ended(self, ids: NDArray[np.object_]) -> Bool:
@@ -482,8 +482,8 @@ class _Reader:
             self._from_time = time is not None and bool(small)
         if not self._from_time and timed.any() and (fault := toa.too_few_digits()):
             raise ValueError(
-                f"its arrival times {fault}: those have too few digits for TDOA, as they hold a time since 1970 only to "
-                "238 ns, or 71 m; write whole nanoseconds, or seconds as text with nine decimals"
+                f"its arrival times {fault}, which has too few digits for TDOA: such a number holds a time since 1970 "
+                "only to 238 ns, or 71 m; write whole nanoseconds, or seconds as text with nine decimals"
             )
         if time is None:
             middle_ns = np.append(groups.middle(toa.ns, timed), 0)[groups.of_row]

@@ -4,9 +4,9 @@ import gzip
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -64,9 +64,8 @@ class Recording:
         -------
         Recording
         """
-        arrays = ("transmission_id", "latitude", "longitude", "altitude_m", "line")
-        picked = [getattr(self, name)[rows] for name in arrays]
-        return type(self)(self.receivers, self.measurements.take(rows), *picked, self.refused)
+        picked = {name: getattr(self, name)[rows] for name in ("transmission_id", *PLACE_FIELDS, "line")}
+        return replace(self, measurements=self.measurements.take(rows), **picked)
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Self]) -> Self:
@@ -81,11 +80,11 @@ class Recording:
         -------
         Recording
         """
-        arrays = ("transmission_id", "latitude", "longitude", "altitude_m", "line")
-        joined = [np.concatenate([getattr(block, name) for block in blocks]) for name in arrays]
-        measurements = Measurements.concatenate([block.measurements for block in blocks])
-        refused = pd.concat([block.refused for block in blocks], ignore_index=True)
-        return cls(blocks[0].receivers, measurements, *joined, refused)
+        names = ("transmission_id", *PLACE_FIELDS, "line")
+        joined: dict[str, Any] = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
+        joined["measurements"] = Measurements.concatenate([block.measurements for block in blocks])
+        joined["refused"] = pd.concat([block.refused for block in blocks], ignore_index=True)
+        return replace(blocks[0], **joined)
 
 
 def recording_of(samples: Samples, network: ReceiverNetwork, withhold: float = 0.0) -> Recording:

@@ -6,7 +6,6 @@ A line that is no row is not a reason to give up the others: it is handed on bes
 import gzip
 import io
 import json
-import shutil
 import sys
 import tempfile
 import zlib
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +68,7 @@ class Piece:
 def format_of(path: str, named: str | None) -> Format:
     """The format of a file, by the name given or by its ending. Raises ValueError if neither tells."""
     if named is not None:
-        if named not in Format:
+        if named not in list(Format):
             raise ValueError(f"the format must be one of {', '.join(Format)}, got {shown(named)}")
         return Format(named)
     if path == STANDARD_INPUT:
@@ -98,27 +97,26 @@ def pieces(path: str, kind: Format) -> Iterator[Piece]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
+def _opened(path: str) -> Iterator[io.BufferedIOBase]:
     """The bytes of a file or of standard input, unpacked if they are gzip."""
     try:
-        stream = sys.stdin.buffer if path == STANDARD_INPUT else expanded(path).open("rb")
+        stream = cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD_INPUT else expanded(path).open("rb")
     except FileNotFoundError:
         raise ValueError("it does not exist") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
     try:
         try:
-            packed = buffered.peek(2)[:2] == _GZIP_MAGIC
+            packed = stream.peek(2)[:2] == _GZIP_MAGIC
         except OSError as error:
             raise ValueError(f"it cannot be read: {error.strerror}") from None
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=buffered)) if packed else buffered
+        yield gzip.GzipFile(fileobj=stream) if packed else stream
     finally:
         if path != STANDARD_INPUT:
             stream.close()
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: io.BufferedIOBase, size: int) -> bytes:
     try:
         return stream.read(size)
     except EOFError:
@@ -128,7 +126,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
         raise ValueError(kind) from None
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int]]:
     """Whole lines, each ended by one newline, as UTF-8; and the number of the first."""
     rest, number, begun = b"", 1, False
     while data := _read(stream, CHUNK_BYTES):
@@ -167,7 +165,7 @@ def _as_utf8(data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode()
 
 
-def _csv_pieces(stream: BinaryIO) -> Iterator[Piece]:
+def _csv_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
     names: list[str] | None = None
     for data, number in _lines(stream):
         if names is None:
@@ -249,7 +247,7 @@ def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Pi
     return Piece(columns, number + np.flatnonzero(kept), broken)
 
 
-def _json_pieces(stream: BinaryIO) -> Iterator[Piece]:
+def _json_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
     names: dict[str, None] = {}
     objects_seen = False
     for data, number in _lines(stream):
@@ -300,27 +298,20 @@ def _json_text(value: Any) -> str | None:
     return json.dumps(value)[:200]
 
 
-def _parquet_pieces(stream: BinaryIO) -> Iterator[Piece]:
+def _parquet_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
     with tempfile.TemporaryFile() as copy:
-        if not stream.seekable() or isinstance(stream, gzip.GzipFile):
-            shutil.copyfileobj(_Reads(stream), copy)
-            stream = cast(BinaryIO, copy)
-        yield from _parquet_batches(stream)
+        # The index is at the end, so what cannot be read there first goes to the disk.
+        if isinstance(stream, io.BufferedReader) and stream.seekable():
+            yield from _parquet_batches(stream)
+            return
+        while data := _read(stream, CHUNK_BYTES):
+            copy.write(data)
+        copy.seek(0)
+        yield from _parquet_batches(copy)
 
 
-class _Reads:
-    """A stream whose errors are sentences."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def read(self, size: int = CHUNK_BYTES) -> bytes:
-        return _read(self._stream, size)
-
-
-def _parquet_batches(stream: BinaryIO) -> Iterator[Piece]:
-    stream.seek(0, io.SEEK_END)
-    if stream.tell() == 0:
+def _parquet_batches(stream: IO[bytes] | io.BufferedIOBase) -> Iterator[Piece]:
+    if stream.seek(0, io.SEEK_END) == 0:
         raise ValueError("it is empty")
     stream.seek(0)
     number = 1
