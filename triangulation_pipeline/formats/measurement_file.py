@@ -292,6 +292,8 @@ class _Reader:
     def receptions(self, piece: Piece) -> _Rows:
         """The rows by field; of the wide form one for each receiver that has a value."""
         self.has_rows = self.has_rows or len(piece.line) > 0 or len(piece.broken) > 0
+        if not len(piece.line):
+            return _Rows({}, piece.line)
         names = list(piece.columns)
         if self._form is None or self._form[0] != names:
             form = form_of(names, self._mapping)
@@ -469,7 +471,8 @@ class _Reader:
         source = self._mapping.get(field)
         places = 0 if source is None or source.unit is None else int(UNITS[field][source.unit])
         found = times(rows.columns.get(field, pa.nulls(len(rows.line), pa.string())), places)
-        refused.add(found.given & ~found.valid, field, NO_TIME_TEXT)
+        before_1970 = (found.ns < 0) & (field == "time")
+        refused.add(found.given & (~found.valid | before_1970), field, NO_TIME_TEXT)
         return found
 
     def _arrivals(self, refused: _Refused, groups: _Groups, toa: Times, time: Times | None) -> tuple[Int, Float]:
