@@ -12,7 +12,7 @@ from triangulation_pipeline.validation import one_sentence
 
 
 class Features(StrEnum):
-    """What a receiver reports: signal strength alone, or also arrival times (from sites with GPS timing)."""
+    """What a receiver reports: signal strength alone, or also arrival times (from sites that have timing)."""
 
     rss = "rss"
     rss_tdoa = "rss_tdoa"
@@ -53,7 +53,7 @@ class Scenario(BaseModel):
     features: Features = Field(
         Features.rss_tdoa,
         description="This sets what the receivers report: rss is signal strength alone; rss_tdoa adds the arrival "
-        "times of the sites with timing: gps.",
+        "times of the sites that measure them.",
     )
     frequency_mhz: float = Field(
         145.0,
