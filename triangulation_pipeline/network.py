@@ -36,10 +36,22 @@ TWIN_SHARE = 1e-3
 
 
 class Timing(StrEnum):
-    """How the clock of a site is disciplined: ``gps`` sites measure arrival times, ``none`` sites only levels."""
+    """The clock of a site. ``none`` sites measure only levels, all others also arrival times.
+
+    ``gps`` is any clock that GPS disciplines. The others are clocks of well-known receivers: ``radarcape_gps``,
+    ``beast`` (a free counter of 12 MHz), ``dump1090`` (time stamps of a plain RTL-SDR).
+    """
 
     gps = "gps"
+    radarcape_gps = "radarcape_gps"
+    beast = "beast"
+    dump1090 = "dump1090"
     none = "none"
+
+
+# Standard deviations of one time stamp, as mlat-server takes them (``make_clock`` in mlat/clocktrack.py). Of ``gps``
+# alone nothing follows: it may be a laboratory clock or an interrupt of a computer.
+CLOCK_SIGMA_NS = {Timing.radarcape_gps: 15.0, Timing.beast: 83.0, Timing.dump1090: 500.0}
 
 
 class Site(BaseModel):
@@ -66,8 +78,8 @@ class Site(BaseModel):
     )
     timing: Timing = Field(
         default=Timing.gps,
-        description="A site with timing: gps measures arrival times; one with timing: none reports signal strength "
-        "only.",
+        description="The clock of the site is gps, radarcape_gps, beast or dump1090 if it measures arrival times, and "
+        "none if it reports signal strength only.",
     )
     noise_figure_db: float = Field(
         default=5.5, ge=0, le=30, description="The receiver adds noise by this noise figure, 0 to 30 dB."
@@ -160,7 +172,7 @@ class ReceiverNetwork(BaseModel):
     @cached_property
     def has_timing(self) -> NDArray[np.bool_]:
         """(r,) whether each site measures arrival times."""
-        return np.array([site.timing is Timing.gps for site in self.sites])
+        return np.array([site.timing is not Timing.none for site in self.sites])
 
     @property
     def locates_by_time(self) -> bool:
@@ -208,7 +220,7 @@ class ReceiverNetwork(BaseModel):
             found.append(_stray_sentence(self.sites, site, away_m, spread_m))
         if not self.locates_by_time:
             found.append(
-                f"{int(self.has_timing.sum())} of the {len(self.sites)} sites have timing: gps; without three the "
+                f"{int(self.has_timing.sum())} of the {len(self.sites)} sites measure arrival times; without three the "
                 "network locates by signal strength alone, to tens of kilometres"
             )
         return found

@@ -220,7 +220,7 @@ def _got(field: str, value: object) -> str:
     only its kind."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return shown(value)
-    pattern = "[A-Za-z_]{1,12}" if field == "timing" else "[-+0-9.,:°' NSEWnsew]{1,24}"
+    pattern = "[A-Za-z0-9_]{1,16}" if field == "timing" else "[-+0-9.,:°' NSEWnsew]{1,24}"
     return printable(repr(value)) if isinstance(value, str) and re.fullmatch(pattern, value) else _kind(value)
 
 

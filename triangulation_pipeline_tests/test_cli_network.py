@@ -40,7 +40,7 @@ def test_what_a_program_reads(tmp_path: Path) -> None:
     assert abs(found["lon"] - 178.64) < 0.01
     assert [site["nearest"] for site in found["sites"]] == ["Suva", "Suva", "Nadi"]
     assert abs(found["sites"][0]["nearest_km"] - 111.0) < 0.1
-    assert found["warnings"][0].startswith("2 of the 3 sites have timing: gps; without three")
+    assert found["warnings"][0].startswith("2 of the 3 sites measure arrival times; without three")
 
 
 def test_what_is_odd_is_said_and_what_is_wrong_is_refused(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_is_odd_is_said_and_what_is_wrong_is_refused(tmp_path: Path) -> Non
     found = check("--check", str(path))
     assert found.exit_code == 0
     assert "2 sites measure arrival times: too few to locate by time, which takes three" in found.output
-    assert "odd: 2 of the 3 sites have timing: gps" in found.output
+    assert "odd: 2 of the 3 sites measure arrival times" in found.output
     path.write_text(FIJI.replace("lat: -17.8, lon: 177.4", "lat: 177.4, lon: -17.8"))
     found = check("--check", str(path))
     assert found.exit_code == 1

@@ -327,7 +327,7 @@ def test_fewer_than_three_sites_with_timing_are_odd(timed: int) -> None:
     mixed = tuple(site.model_copy(update={"timing": timing}) for site, timing in zip(sites, timings, strict=True))
     network = ReceiverNetwork(name="n", sites=mixed)
     assert network.has_timing.tolist() == [True] * timed + [False] * (4 - timed)
-    told = [sentence for sentence in network.oddities() if sentence.startswith(f"{timed} of the 4 sites have timing")]
+    told = [sentence for sentence in network.oddities() if sentence.startswith(f"{timed} of the 4 sites measure")]
     assert len(told) == len(network.oddities()) == (timed < 3)
 
 
@@ -343,7 +343,9 @@ def test_odd_networks_are_taken_with_a_warning() -> None:
         name="n",
         sites=tuple(Site(name=f"{i}", lat=45 + i / 3, lon=7 + i**2 / 9, timing=Timing.none) for i in range(4)),
     )
-    assert untimed.oddities()[0].startswith("0 of the 4 sites have timing: gps; without three the network locates by")
+    assert untimed.oddities()[0].startswith(
+        "0 of the 4 sites measure arrival times; without three the network locates by"
+    )
 
 
 @pytest.mark.parametrize(

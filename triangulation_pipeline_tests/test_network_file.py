@@ -11,6 +11,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 
 DOCUMENT = NORTH_WEST_ITALY.model_dump(mode="json", exclude_none=True)
+CLOCKS = "timing: Input should be 'gps', 'radarcape_gps', 'beast', 'dump1090' or 'none'"
 PLACES = [("a", 45, 7), ("b", 45.2, 7.9), ("c", 44.6, 8.3)]
 
 
@@ -73,7 +74,10 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (changed(lat=95), "site 1 ('Aquila di Giaveno'): lat: Input should be less than or equal to 90 (got 95)"),
         (changed(lat=144.9, lon=-37.8), "(got 144.9); lat and lon look swapped"),
         (changed(lon=float("nan")), "lon: Input should be less than or equal to 180 (got nan)"),
-        (changed(timing="atomic"), "timing: Input should be 'gps' or 'none' (got 'atomic')"),
+        (
+            changed(timing="atomic"),
+            f"{CLOCKS} (got 'atomic')",
+        ),
         (changed(altitude=3), "('Aquila di Giaveno'): unknown field 'altitude'; meant altitude_m (metres above"),
         (changed(heigth_m=3), "unknown field 'heigth_m'; known are name, lat, lon, altitude_m"),
         (changed(tming="gps"), "unknown field 'tming'; meant timing?"),
@@ -123,10 +127,13 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
         (changed(lat=180), "(got 180); lat and lon look swapped"),
         (changed(lon=-181), "lon: Input should be greater than or equal to -180 (got -181)"),
         (changed(altitude_m=9001), "altitude_m: Input should be less than or equal to 9000 (got 9001)"),
-        (changed(timing="abcdefghijkl"), "(got 'abcdefghijkl')"),
-        (changed(timing="abcdefghijklm"), "(got a text of 13 characters)"),
-        (changed(timing=None), "timing: Input should be 'gps' or 'none' (got empty)"),
-        (changed(timing=7), "timing: Input should be 'gps' or 'none' (got 7)"),
+        (changed(timing="abcdefghijklm_90"), "(got 'abcdefghijklm_90')"),
+        (changed(timing="abcdefghijklm_901"), "(got a text of 17 characters)"),
+        (
+            changed(timing=None),
+            f"{CLOCKS} (got empty)",
+        ),
+        (changed(timing=7), f"{CLOCKS} (got 7)"),
         (changed(lat="1" * 24 + "N"), "(got a text of 25 characters)"),
         (changed(lat="1" * 23 + "N"), f"(got '{'1' * 23}N')"),
         (changed(lat=[1, 2]), "lat: Input should be a valid number (got a list of 2)"),
@@ -177,7 +184,7 @@ def test_json_is_known_by_the_ending_of_the_name(tmp_path: Path, name: str) -> N
 
 
 def test_csv(tmp_path: Path) -> None:
-    text = 'name,lat,lon,altitude_m,timing\r\na,45,7,100,gps\r\nb,45.2,7.9,,none\r\n\r\n"c, d",44.6,8.3,30,\r\n'
+    text = 'name,lat,lon,altitude_m,timing\r\na,45,7,100,gps\r\nb,45.2,7.9,,none\r\n\r\n"c, d",44.6,8.3,30,beast\r\n'
     network = read(tmp_path, "\ufeff" + text, "my sites.csv")
     assert network.name == "my sites"
     assert [site.name for site in network.sites] == ["a", "b", "c, d"]

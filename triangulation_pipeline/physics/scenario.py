@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Features(StrEnum):
-    """What a receiver reports: signal strength alone, or also arrival times (from sites with GPS timing)."""
+    """What a receiver reports: signal strength alone, or also arrival times (from sites that have timing)."""
 
     rss = "rss"
     rss_tdoa = "rss_tdoa"
@@ -50,7 +50,7 @@ class Scenario(BaseModel):
     features: Features = Field(
         Features.rss_tdoa,
         description="This sets what the receivers report: rss is signal strength alone; rss_tdoa adds the arrival "
-        "times of the sites with timing: gps.",
+        "times of the sites that measure them.",
     )
     frequency_mhz: float = Field(
         145.0,

@@ -1,0 +1,370 @@
+"""Measurement files as tables: CSV, JSON lines and Parquet, also gzip and standard input, piece by piece.
+
+A line that is no row is not a reason to give up the others: it is handed on beside them.
+"""
+
+import gzip
+import io
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+from numpy.typing import NDArray
+
+from triangulation_pipeline.documents import file_name
+from triangulation_pipeline.formats.instants import is_number
+from triangulation_pipeline.validation import expanded, shown
+
+CHUNK_BYTES = 4_000_000
+CHUNK_ROWS = 50_000
+# A longer line is none of a measurement.
+LONGEST_LINE = 1_000_000
+STANDARD_INPUT = "-"
+
+_NEWLINE, _QUOTE = ord("\n"), ord('"')
+_GZIP_MAGIC, _PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
+
+
+class Format(StrEnum):
+    """What a measurement file may be. A further ``.gz`` at the end of a name changes nothing."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+_SUFFIXES = {
+    ".csv": Format.csv,
+    ".tsv": Format.csv,
+    ".txt": Format.csv,
+    ".jsonl": Format.jsonl,
+    ".ndjson": Format.jsonl,
+    ".parquet": Format.parquet,
+    ".pq": Format.parquet,
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a file: their columns, by the names in the file, and the line on which each stands. Of Parquet and
+    data frames it is the number of the row, from 1."""
+
+    columns: dict[str, pa.Array]
+    line: NDArray[np.int64]  # (n,)
+    broken: list[tuple[int, str, str]]  # line, text and reason of each line that is no row
+
+
+def format_of(path: str, named: str | None) -> Format:
+    """The format of a file, by the name given or by its ending. Raises ValueError if neither tells."""
+    if named is not None:
+        if named not in list(Format):
+            raise ValueError(f"the format must be one of {', '.join(Format)}, got {shown(named)}")
+        return Format(named)
+    if path == STANDARD_INPUT:
+        return Format.csv
+    name = path.lower().removesuffix(".gz")
+    found = _SUFFIXES.get(Path(name).suffix)
+    if found is None:
+        raise ValueError(
+            f"the ending of the name must be one of {', '.join(_SUFFIXES)}, each also with .gz, or --format must name "
+            "the format"
+        )
+    return found
+
+
+def pieces(path: str, kind: Format) -> Iterator[Piece]:
+    """The rows of a file, in pieces that fit into memory. Raises ValueError with one sentence if the file is not what
+    it should be; the sentence does not name the file."""
+    with _opened(path) as stream:
+        match kind:
+            case Format.csv:
+                yield from _csv_pieces(stream)
+            case Format.jsonl:
+                yield from _json_pieces(stream)
+            case Format.parquet:
+                yield from _parquet_pieces(stream)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file or of standard input, unpacked if they are gzip."""
+    try:
+        stream = cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD_INPUT else expanded(path).open("rb")
+    except FileNotFoundError:
+        raise ValueError("it does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        try:
+            packed = stream.peek(2)[:2] == _GZIP_MAGIC
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror}") from None
+        yield gzip.GzipFile(fileobj=stream) if packed else stream
+    finally:
+        if path != STANDARD_INPUT:
+            stream.close()
+
+
+def _read(stream: io.BufferedIOBase, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except EOFError:
+        raise ValueError("its gzip data is cut off") from None
+    except (OSError, zlib.error) as error:
+        kind = "its gzip data is damaged" if isinstance(error, gzip.BadGzipFile | zlib.error) else "it cannot be read"
+        raise ValueError(kind) from None
+
+
+def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int]]:
+    """Whole lines, each ended by one newline, as UTF-8; and the number of the first."""
+    rest, number, begun = b"", 1, False
+    while data := _read(stream, CHUNK_BYTES):
+        if not begun:
+            data, begun = _checked_beginning(data), True
+        data = rest + data
+        # A carriage return at the end may be the first half of a line end.
+        held = b"\r" if data.endswith(b"\r") else b""
+        data = data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        end = data.rfind(b"\n") + 1
+        whole, rest = data[:end], data[end:] + held
+        if len(rest) > LONGEST_LINE:
+            raise ValueError(f"it is not a text with lines: one is longer than {LONGEST_LINE:,} bytes")
+        if whole:
+            yield _as_utf8(whole), number
+            number += whole.count(b"\n")
+    if rest.strip(b"\r"):
+        yield _as_utf8(rest.strip(b"\r").replace(b"\r", b"\n") + b"\n"), number
+    if not begun:
+        raise ValueError("it is empty")
+
+
+def _checked_beginning(data: bytes) -> bytes:
+    first = data.partition(b"\n")[0]
+    if data.startswith(_PARQUET_MAGIC):
+        raise ValueError("it is Parquet, not text; --format parquet reads it")
+    if b"\0" in first:
+        raise ValueError("it is not UTF-8 text: its first line has zero bytes")
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def _as_utf8(data: bytes) -> bytes:
+    """The text, with a mark in place of what is no UTF-8."""
+    if data.isascii():
+        return data
+    return data.decode("utf-8", "replace").encode()
+
+
+def _csv_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
+    names: list[str] | None = None
+    for data, number in _lines(stream):
+        if names is None:
+            skipped = len(data) - len(data.lstrip(b"\n"))
+            header, _, data = data[skipped:].partition(b"\n")
+            if not header.strip():
+                raise ValueError("it is empty")
+            names, delimiter = _header(header)
+            number += skipped + 1
+        if data:
+            yield _csv_piece(data, number, names, delimiter)
+    if names is None:
+        raise ValueError("it is empty")
+
+
+def _header(line: bytes) -> tuple[list[str], str]:
+    text = line.decode()
+    delimiter = max(",;\t", key=text.count)
+    if delimiter not in text:
+        raise ValueError(f"its first line must name the columns, separated by commas; it is {shown(text)}")
+    try:
+        table = _parsed(line + b"\n", text.count(delimiter) + 1, delimiter)
+    except pa.ArrowInvalid:
+        raise ValueError(f"the quotes of its first line do not match; it is {shown(text)}") from None
+    names = [column[0].as_py().strip() for column in table.columns]
+    if repeated := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"the column {shown(repeated[0])} appears twice")
+    return names, delimiter
+
+
+def _parsed(data: bytes, columns: int, delimiter: str) -> pa.Table:
+    names = [str(i) for i in range(columns)]
+    return pa_csv.read_csv(
+        pa.BufferReader(data),
+        pa_csv.ReadOptions(column_names=names, block_size=len(data) + 1, use_threads=False),
+        pa_csv.ParseOptions(delimiter=delimiter),
+        pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+    )
+
+
+def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Piece:
+    """The rows among whole lines. Lines with other quotes or another number of fields are left out before they are
+    parsed, so that one stray quote does not swallow the lines after it."""
+    buffer = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(buffer == _NEWLINE)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    separators = np.flatnonzero(buffer == ord(delimiter))
+    bad_quotes = np.zeros(len(ends), bool)
+    if b'"' in data:
+        quotes = np.flatnonzero(buffer == _QUOTE)
+        before_line = np.searchsorted(quotes, starts)
+        line_of = np.searchsorted(ends, quotes)
+        is_closing = (np.arange(len(quotes)) - before_line[line_of]) % 2 == 1
+        # One that opens follows a separator, one that closes comes before one; a doubled one is both.
+        neighbour = np.where(is_closing, buffer[quotes + 1], buffer[quotes - 1])
+        alone = ~np.isin(neighbour, [_NEWLINE, _QUOTE, ord(delimiter)]) & (quotes > 0)
+        per_line = np.bincount(line_of, minlength=len(ends))
+        bad_quotes = (per_line % 2 == 1) | (np.bincount(line_of[alone], minlength=len(ends)) > 0)
+        quoted = (np.searchsorted(quotes, separators) - before_line[np.searchsorted(ends, separators)]) % 2 == 1
+        separators = separators[~quoted]
+    fields = np.bincount(np.searchsorted(ends, separators), minlength=len(ends)) + 1
+    blank = ends == starts
+    wrong = ~blank & (bad_quotes | (fields != len(names)))
+    kept = ~blank & ~wrong
+    broken = [
+        (
+            number + int(i),
+            data[starts[i] : min(ends[i], starts[i] + 200)].decode(errors="replace"),
+            "its quotes do not match" if bad_quotes[i] else "it has another number of fields than the first line",
+        )
+        for i in np.flatnonzero(wrong)
+    ]
+    if not kept.all():
+        data = buffer[np.repeat(kept, ends - starts + 1)].tobytes()
+    if not data:
+        return Piece({name: pa.array([], pa.string()) for name in names if name}, np.zeros(0, np.int64), broken)
+    table = _parsed(data, len(names), delimiter)
+    columns = {name: _flat(table.column(i)) for i, name in enumerate(names) if name}
+    return Piece(columns, number + np.flatnonzero(kept), broken)
+
+
+def _json_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
+    names: dict[str, None] = {}
+    objects_seen = False
+    for data, number in _lines(stream):
+        lines = data.split(b"\n")[:-1]
+        numbered = [(number + i, line) for i, line in enumerate(lines) if line.strip()]
+        rows = _json_rows([line for _, line in numbered])
+        good = [row for row in rows if isinstance(row, dict)]
+        objects_seen = objects_seen or bool(good)
+        if rows and not objects_seen:
+            raise ValueError("it is not JSON lines: each line must be one JSON object; its first lines are none")
+        broken = [
+            (line_number, line[:200].decode(errors="replace"), "it is no JSON object")
+            for (line_number, line), row in zip(numbered, rows, strict=True)
+            if not isinstance(row, dict)
+        ]
+        line_of = [line for (line, _), row in zip(numbered, rows, strict=True) if isinstance(row, dict)]
+        names |= dict.fromkeys(name for row in good for name in row)
+        columns = {name: pa.array([_json_text(row.get(name)) for row in good], pa.string()) for name in names}
+        yield Piece(columns, np.array(line_of, np.int64), broken)
+
+
+def _json_rows(lines: list[bytes]) -> list[Any]:
+    """The value on each line, with numbers as the text that was written; None if there is none."""
+    try:
+        rows = _json(b"[" + b",".join(lines) + b"]")
+        if len(rows) == len(lines):
+            return cast(list[Any], rows)
+    except (ValueError, RecursionError):
+        pass
+    return [_json_or_none(line) for line in lines]
+
+
+def _json(text: bytes) -> Any:
+    return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+
+
+def _json_or_none(line: bytes) -> Any:
+    try:
+        return _json(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        # Half of a surrogate pair is no character.
+        return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
+    return json.dumps(value)[:200]
+
+
+def _parquet_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
+    with tempfile.TemporaryFile() as copy:
+        # The index is at the end, so what cannot be read there first goes to the disk.
+        if isinstance(stream, io.BufferedReader) and stream.seekable():
+            yield from _parquet_batches(stream)
+            return
+        while data := _read(stream, CHUNK_BYTES):
+            copy.write(data)
+        copy.seek(0)
+        yield from _parquet_batches(copy)
+
+
+def _parquet_batches(stream: IO[bytes] | io.BufferedIOBase) -> Iterator[Piece]:
+    if stream.seek(0, io.SEEK_END) == 0:
+        raise ValueError("it is empty")
+    stream.seek(0)
+    number = 1
+    batches = _guarded(lambda: pa_parquet.ParquetFile(stream).iter_batches(CHUNK_ROWS, use_threads=False))
+    while (batch := _guarded(lambda: next(batches, None))) is not None:
+        yield piece_of(pa.table(batch), number)
+        number += len(batch)
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        cause = str(error).partition("\n")[0]
+        raise ValueError(f"it is no Parquet file, or it is cut off or damaged ({shown(cause)})") from None
+
+
+def piece_of(table: pa.Table, number: int) -> Piece:
+    """The rows of a table whose first row has that number. Raises ValueError on a column of a kind that no measurement
+    has."""
+    line = np.arange(number, number + len(table))
+    names = table.column_names
+    return Piece({name: _flat(column) for name, column in zip(names, table.columns, strict=True)}, line, [])
+
+
+def readable(name: str, column: pa.Array) -> pa.Array:
+    """The column as numbers, time stamps with a time zone, or text. Raises ValueError with one sentence otherwise."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return readable(name, column.dictionary_decode())
+    if pa.types.is_timestamp(kind):
+        if kind.tz is None:
+            raise ValueError(f"the column {shown(name)} has time stamps without a time zone; make them UTC")
+        return column
+    if is_number(kind):
+        return column
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (is_text or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"the column {shown(name)} must have numbers, texts or time stamps, it has {kind}")
+    try:
+        column = column.cast(pa.string())
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        data = column.cast(pa.binary()).to_pylist()
+        column = pa.array([None if b is None else b.decode("utf-8", "replace") for b in data], pa.string())
+    return column
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    joined = column.combine_chunks()
+    return joined if isinstance(joined, pa.Array) else pa.concat_arrays(joined.chunks)
+
+
+def named(path: str) -> str:
+    """The file for a message."""
+    return "standard input" if path == STANDARD_INPUT else f"measurement file {file_name(Path(path))}"
