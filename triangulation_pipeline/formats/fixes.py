@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TextIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame, haversine_m
@@ -116,7 +118,7 @@ def fixes_of(
     positions: MixturePositions,
     layout: Layout,
     measurements: Measurements,
-    transmission_id: Sequence[str],
+    transmission_id: Sequence[str] | NDArray[np.object_],
     true_lat_lon: Float | None = None,
 ) -> Fixes:
     """The table of fixes.
@@ -213,22 +215,25 @@ def fixes_of(
     return Fixes(pd.DataFrame(columns), positions)
 
 
-def write_csv(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
-    """Writes fixes as CSV: one row each, with the columns of the table, rounded to 1 cm or finer.
+def write_csv(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
+    """Writes fixes as CSV in UTF-8: a line of column names, then one row each, rounded to 1 cm or finer.
 
     Parameters
     ----------
-    file : text file
-        Open for writing, with ``newline=""``.
+    file : binary file
+        Open for writing.
     network : ReceiverNetwork
         The network that measured them.
     chunks : iterable of Fixes
         They are written one after the other, so memory holds one at a time.
     """
-    receivers = [f"{site.name}.{name}" for site in network.sites for name in RECEIVER_COLUMNS]
-    pd.DataFrame(columns=[*COLUMNS, *receivers]).to_csv(file, index=False)
-    for chunk in chunks:
-        rounded(chunk.table).to_csv(file, index=False, header=False)
+    types = {"transmission_id": pa.string(), "time": pa.string(), "time_ns": pa.int64(), "num_times": pa.int64()}
+    types |= dict.fromkeys(("receivers", "flags"), pa.string())
+    names = [*COLUMNS, *(f"{site.name}.{name}" for site in network.sites for name in RECEIVER_COLUMNS)]
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
+    with pa_csv.CSVWriter(file, schema, write_options=pa_csv.WriteOptions(quoting_style="needed")) as writer:
+        for chunk in chunks:
+            writer.write_table(pa.Table.from_pandas(rounded(chunk.table), schema, preserve_index=False))
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

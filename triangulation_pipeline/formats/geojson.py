@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import shapely
@@ -15,7 +15,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 _DECIMALS = 7
 
 
-def write_geojson(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
+def write_geojson(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
     """Writes receivers and fixes as a FeatureCollection, one feature a line.
 
     The property ``kind`` of a feature is ``receiver`` or ``fix`` (a point, null for a transmission without a position),
@@ -25,20 +25,20 @@ def write_geojson(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes
 
     Parameters
     ----------
-    file : text file
+    file : binary file
         Open for writing.
     network : ReceiverNetwork
         The network that measured the fixes.
     chunks : iterable of Fixes
         They are written one after the other, so memory holds one at a time.
     """
-    file.write('{"type": "FeatureCollection", "features": [\n')
-    separator = ""
+    file.write(b'{"type": "FeatureCollection", "features": [\n')
+    separator = b""
     for feature in _features(network, chunks):
         # NaN is no JSON, and raises here: what does not exist has been left out.
-        file.write(separator + json.dumps(feature, allow_nan=False))
-        separator = ",\n"
-    file.write("\n]}\n")
+        file.write(separator + json.dumps(feature, allow_nan=False).encode())
+        separator = b",\n"
+    file.write(b"\n]}\n")
 
 
 def _features(network: ReceiverNetwork, chunks: Iterable[Fixes]) -> Iterator[dict[str, Any]]:

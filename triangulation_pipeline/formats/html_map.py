@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ _LEAFLET = "leaflet"
 _REGION_DECIMALS = 6
 
 
-def write_map(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
+def write_map(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
     """Writes a page with a map of receivers, fixes, regions, other possible places and errors, and a slider of time.
 
     Data and scripts are inside the page, which loads nothing but, if a person asks for it there, the street map of
@@ -37,8 +37,8 @@ def write_map(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -
 
     Parameters
     ----------
-    file : text file
-        Open for writing as UTF-8.
+    file : binary file
+        Open for writing.
     network : ReceiverNetwork
         The network that measured the fixes.
     chunks : iterable of Fixes
@@ -68,7 +68,7 @@ def write_map(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -
     )
     texts |= {"policy": policy, "title": escape(f"Fixes of {network.name}"), "data": _json_in_html(data)}
     # In one pass, so that a name which looks like a placeholder stays a name.
-    file.write(re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], texts["page"]))
+    file.write(re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], texts["page"]).encode())
 
 
 def _hashes(*texts: str) -> str:

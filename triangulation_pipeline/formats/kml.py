@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from html import escape
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import shapely
@@ -20,7 +20,7 @@ _BLUE, _VERMILION, _GREEN, _BLACK = "ffb27200", "ff005ed5", "ff739e00", "ff00000
 _ICON = "https://maps.google.com/mapfiles/kml/shapes/{}.png"
 
 
-def write_kml(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
+def write_kml(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
     """Writes receivers and fixes as KML 2.2, in folders that can be switched on and off.
 
     Every placemark of a fix has its time, which the time slider of Google Earth follows. A transmission without a
@@ -28,7 +28,7 @@ def write_kml(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -
 
     Parameters
     ----------
-    file : text file
+    file : binary file
         Open for writing.
     network : ReceiverNetwork
         The network that measured the fixes.
@@ -77,7 +77,7 @@ def write_kml(file: TextIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -
             for placemark in made:
                 # KML knows microseconds at best.
                 placemark.timestamp.when = row["time"][:26] + "Z"
-    file.write('<?xml version="1.0" encoding="UTF-8"?>\n' + kml.kml(format=False))
+    file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n' + kml.kml(format=False).encode())
 
 
 def _point_style(icon: str, colour: str, label_scale: float = 0.0) -> simplekml.Style:

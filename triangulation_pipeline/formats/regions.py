@@ -49,8 +49,9 @@ def region_polygons(
     Returns
     -------
     ndarray of shapely.MultiPolygon, shape (n, l)
-        Longitude and latitude, WGS-84 degrees; exterior rings run anticlockwise. Longitudes are counted from the frame,
-        so that they may go beyond 180: ``within_180`` splits there. Empty in a row without a position.
+        Longitude and latitude, WGS-84 degrees; exterior rings run anticlockwise, interior ones clockwise. Longitudes
+        are counted from the frame, so that they may go beyond 180: ``within_180`` splits there. Empty in a row without
+        a position.
     """
     border = positions.region_log_density(levels)
     solution = positions.alternatives().of_component
@@ -63,7 +64,8 @@ def region_polygons(
     with np.errstate(invalid="ignore"):
         lat, lon = frame.geodetic(corner_m, of_corner)
     lon = frame.lon + (lon - frame.lon + 180) % 360 - 180
-    return np.reshape(shapely.set_coordinates(flat, np.stack([lon, lat], axis=-1)), border.shape)
+    on_earth = shapely.orient_polygons(shapely.set_coordinates(flat, np.stack([lon, lat], axis=-1)))
+    return np.reshape(on_earth, border.shape)
 
 
 def within_180(polygons: shapely.MultiPolygon) -> shapely.MultiPolygon:
