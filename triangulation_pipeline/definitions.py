@@ -3,6 +3,7 @@
 import dagster as dg
 
 from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound, model_evaluation
+from triangulation_pipeline.defs.assets.network_plan import network_plan
 from triangulation_pipeline.defs.assets.receiver_network import receiver_network
 from triangulation_pipeline.defs.assets.registered_model import registered_model
 from triangulation_pipeline.defs.assets.splits import (
@@ -28,6 +29,7 @@ storage = Storage()
 defs = dg.Definitions(
     assets=[
         receiver_network,
+        network_plan,
         synthetic_dataset,
         training_split,
         validation_split,

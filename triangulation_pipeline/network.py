@@ -24,6 +24,7 @@ NETWORK_VERSION = 1
 
 # A position in the plane and the unknown time of emission take as many.
 LEAST_ARRIVAL_TIMES = 3
+MOST_SITES = 64
 
 # The greatest distance of a site from the middle of all, in a straight line: one frame is useless beyond it.
 FARTHEST_M = 2000e3
@@ -115,8 +116,8 @@ class ReceiverNetwork(BaseModel):
     @field_validator("sites")
     @classmethod
     def _sites_are_usable(cls, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        if not 3 <= len(sites) <= 64:
-            raise ValueError(f"a network needs 3 to 64 sites, this one has {len(sites)}")
+        if not 3 <= len(sites) <= MOST_SITES:
+            raise ValueError(f"a network needs 3 to {MOST_SITES} sites, this one has {len(sites)}")
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"site names must be unique, repeated: {', '.join(map(printable, repeated[:5]))}")

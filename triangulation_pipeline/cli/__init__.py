@@ -35,6 +35,7 @@ COMMANDS = {
         "network",
         "Print a network file, or check one.",
     ),
+    "plan": ("plan", "Show how well a network can locate."),
 }
 
 

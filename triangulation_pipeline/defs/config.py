@@ -21,7 +21,8 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_SITES, MOST_SITES, Layouts
-from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.plan import check_plan
+from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
 from triangulation_pipeline.validation import (
@@ -157,17 +158,44 @@ class SyntheticDatasetConfig(StepConfig):
     def _is_a_uuid(cls, value: str | None) -> str | None:
         return uuid_text("the id of a dataset", value) if value else value
 
+    def conditions(self) -> Scenario:
+        """The preset with the parameters that differ. Raises ValueError if parameters contradict each other."""
+        return scenario_of(self.preset, self.scenario.model_dump(exclude_none=True))
+
     def spec(self, network: ReceiverNetwork) -> DatasetSpec:
         """What identifies the dataset, of the run's network unless layouts are random. Raises ValueError if settings
         contradict each other or the network."""
-        overrides = self.scenario.model_dump(exclude_none=True)
-        merged = PRESETS[self.preset].model_dump() | overrides
-        try:
-            scenario = Scenario.model_validate(merged)
-        except ValidationError as error:
-            raise ValueError(f"scenario: {one_sentence(error)}") from None
         own = network if self.layouts is Layouts.own else None
-        return DatasetSpec(own, scenario, self.num_samples, self.seed, self.layouts)
+        return DatasetSpec(own, self.conditions(), self.num_samples, self.seed, self.layouts)
+
+
+class NetworkPlanConfig(StepConfig):
+    """The conditions that the network is planned for."""
+
+    preset: Preset | None = Field(
+        None,
+        description="The plan is made for these conditions, a preset as of synthetic_dataset. Null = preset and "
+        "scenario of synthetic_dataset in the same run, or the preset default if it simulates random networks.",
+    )
+    scenario: ScenarioOverrides = Field(
+        default_factory=ScenarioOverrides,
+        description="Parameters that differ from the preset of the plan; they need a preset.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_preset(self) -> Self:
+        if self.preset is None and (given := self.scenario.model_dump(exclude_none=True)):
+            raise ValueError(f"scenario changes a preset: give preset too, or leave out {', '.join(given)}")
+        return self
+
+    def conditions(self, dataset: SyntheticDatasetConfig) -> Scenario:
+        """The scenario of the plan, in a run with these settings of the dataset. Raises ValueError if parameters
+        contradict each other."""
+        if self.preset is not None:
+            return scenario_of(self.preset, self.scenario.model_dump(exclude_none=True))
+        if dataset.layouts is Layouts.random:
+            return scenario_of(Preset.default, {})
+        return dataset.conditions()
 
 
 class TrainedModelConfig(TrainingConfig, StepConfig):
@@ -210,6 +238,7 @@ class RunSettings:
     """The settings of all steps of a run, by the name of the step."""
 
     receiver_network: ReceiverNetworkConfig
+    network_plan: NetworkPlanConfig
     synthetic_dataset: SyntheticDatasetConfig
     trained_model: TrainedModelConfig
     model_evaluation: ModelEvaluationConfig
@@ -219,6 +248,11 @@ class RunSettings:
     def network(self) -> ReceiverNetwork:
         """The network. Its file is read at the first use, and not again. Raises ValueError as ``read_network`` does."""
         return self.receiver_network.network()
+
+    @property
+    def planned(self) -> Scenario:
+        """The scenario of the plan. Raises ValueError if its parameters contradict each other."""
+        return self.network_plan.conditions(self.synthetic_dataset)
 
 
 STEP_CONFIGS: dict[str, type[StepConfig]] = get_type_hints(RunSettings)
@@ -263,6 +297,10 @@ def check_run_config(
             settings.synthetic_dataset.spec(network)
         except ValueError as error:
             raise ValueError(f"synthetic_dataset: {error}") from None
+        try:
+            check_plan(network, settings.planned)
+        except ValueError as error:
+            raise ValueError(f"network_plan: {error}") from None
     if runs_here and settings.trained_model.accelerator is Accelerator.gpu:
         # PyTorch takes seconds to import, so only a run that asks for a GPU waits for it here.
         from triangulation_pipeline.training.trainer import choose_device

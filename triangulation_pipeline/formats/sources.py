@@ -3,6 +3,7 @@
 A line that is no row is not a reason to give up the others: it is handed on beside them.
 """
 
+import csv
 import gzip
 import io
 import json
@@ -186,11 +187,12 @@ def _header(line: bytes) -> tuple[list[str], str]:
     delimiter = max(",;\t", key=text.count)
     if delimiter not in text:
         raise ValueError(f"its first line must name the columns, separated by commas; it is {shown(text)}")
+    if text.count('"') % 2:
+        raise ValueError(f"the quotes of its first line do not match; it is {shown(text)}")
     try:
-        table = _parsed(line + b"\n", text.count(delimiter) + 1, delimiter)
-    except pa.ArrowInvalid:
-        raise ValueError(f"the quotes of its first line do not match; it is {shown(text)}") from None
-    names = [column[0].as_py().strip() for column in table.columns]
+        names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter))]
+    except csv.Error:
+        raise ValueError(f"its first line does not name columns; it is {shown(text)}") from None
     if repeated := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"the column {shown(repeated[0])} appears twice")
     return names, delimiter
@@ -248,25 +250,37 @@ def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Pi
 
 
 def _json_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
-    names: dict[str, None] = {}
+    # Objects may have different keys, and a damaged one has keys of its own. Case makes no difference.
+    spellings: dict[str, list[str]] = {}
     objects_seen = False
     for data, number in _lines(stream):
-        lines = data.split(b"\n")[:-1]
-        numbered = [(number + i, line) for i, line in enumerate(lines) if line.strip()]
-        rows = _json_rows([line for _, line in numbered])
+        lines = [(number + i, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
+        rows = _json_rows([line for _, line in lines])
         good = [row for row in rows if isinstance(row, dict)]
         objects_seen = objects_seen or bool(good)
         if rows and not objects_seen:
-            raise ValueError("it is not JSON lines: each line must be one JSON object; its first lines are none")
-        broken = [
-            (line_number, line[:200].decode(errors="replace"), "it is no JSON object")
-            for (line_number, line), row in zip(numbered, rows, strict=True)
-            if not isinstance(row, dict)
-        ]
-        line_of = [line for (line, _), row in zip(numbered, rows, strict=True) if isinstance(row, dict)]
-        names |= dict.fromkeys(name for row in good for name in row)
-        columns = {name: pa.array([_json_text(row.get(name)) for row in good], pa.string()) for name in names}
-        yield Piece(columns, np.array(line_of, np.int64), broken)
+            raise ValueError("it is not JSON lines: each line must be one JSON object, and its first lines are none")
+        for name in dict.fromkeys(name for row in good for name in row):
+            spelled = spellings.setdefault(name.strip().casefold(), [])
+            if name not in spelled:
+                spelled.append(name)
+        yield Piece(
+            {spelled[0]: _json_column(good, spelled) for spelled in spellings.values()},
+            np.array([at for (at, _), row in zip(lines, rows, strict=True) if isinstance(row, dict)], np.int64),
+            [
+                (at, line[:200].decode(errors="replace"), "it is no JSON object")
+                for (at, line), row in zip(lines, rows, strict=True)
+                if not isinstance(row, dict)
+            ],
+        )
+
+
+def _json_column(rows: list[dict[str, Any]], spelled: list[str]) -> pa.Array:
+    name, *others = spelled
+    values = [row.get(name) for row in rows]
+    for other in others:
+        values = [row.get(other) if value is None else value for row, value in zip(rows, values, strict=True)]
+    return pa.array([_json_text(value) for value in values], pa.string())
 
 
 def _json_rows(lines: list[bytes]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.frame import surface_up_m
+from triangulation_pipeline.frame import LocalFrame, surface_up_m
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 
@@ -56,14 +56,37 @@ class Geometry:
         gradient : ndarray, shape (..., r, 2)
             Its derivative by east and north, without unit.
         """
-        up_m, (slope_e, slope_n) = surface_up_m(en_m, self.network.frame.surface_coefficients, self.altitude_m)
-        sites = self.network.site_enu_m
-        de = en_m[..., 0, None] - sites[:, 0]
-        dn = en_m[..., 1, None] - sites[:, 1]
-        du = up_m[..., None] - sites[:, 2]
-        distance = np.sqrt(de * de + dn * dn + du * du)
-        gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
-        return distance, gradient / distance[..., None]
+        return ranges_m(self.network.frame, self.network.site_enu_m, en_m, self.altitude_m)
+
+
+def ranges_m(frame: LocalFrame, site_enu_m: Float, en_m: Float, altitude_m: float | Float) -> tuple[Float, Float]:
+    """WGS-84 slant ranges to places of a frame, and their gradients.
+
+    Parameters
+    ----------
+    frame : LocalFrame
+        The frame of all coordinates.
+    site_enu_m : ndarray, shape (r, 3)
+        East, north and up of the places that ranges are to, metres.
+    en_m : ndarray, shape (..., 2)
+        East and north of the positions, metres.
+    altitude_m : float, or ndarray of shape (...)
+        Altitude of the positions over the ellipsoid, metres: one for all, or one for each.
+
+    Returns
+    -------
+    distance : ndarray, shape (..., r)
+        Range to each place, metres.
+    gradient : ndarray, shape (..., r, 2)
+        Its derivative by east and north, without unit.
+    """
+    up_m, (slope_e, slope_n) = surface_up_m(en_m, frame.surface_coefficients, altitude_m)
+    de = en_m[..., 0, None] - site_enu_m[:, 0]
+    dn = en_m[..., 1, None] - site_enu_m[:, 1]
+    du = up_m[..., None] - site_enu_m[:, 2]
+    distance = np.sqrt(de * de + dn * dn + du * du)
+    gradient = np.stack([de + du * slope_e[..., None], dn + du * slope_n[..., None]], axis=-1)
+    return distance, gradient / distance[..., None]
 
 
 def time_difference_information(gradient: Float, weight: Float) -> Float:
@@ -115,7 +138,7 @@ def dilution(gradient: Float, toa_present: NDArray[np.bool_]) -> tuple[Float, Fl
     information = time_difference_information(gradient, weight)
     ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
     count = weight.sum(-1)
-    determinant, regular = _determinant(information)
+    determinant, regular = _determinant(ee, nn, en)
     usable = (count >= LEAST_ARRIVAL_TIMES) & regular
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_e = (weight * gradient[..., 0]).sum(-1) / count
@@ -187,9 +210,25 @@ def crlb_m(information: Float) -> Float:
     ndarray, shape (n,)
         Square root of the trace of the inverse, metres; NaN if the information is singular.
     """
-    trace = information[..., 0, 0] + information[..., 1, 1]
-    determinant, regular = _determinant(information)
-    return np.where(regular, np.sqrt(trace / np.where(regular, determinant, 1.0)), np.nan)
+    return crlb_of_elements_m(information[..., 0, 0], information[..., 1, 1], information[..., 0, 1])
+
+
+def crlb_of_elements_m(ee: Float, nn: Float, en: Float) -> Float:
+    """``crlb_m`` by the three elements of the information.
+
+    Parameters
+    ----------
+    ee, nn, en : ndarray, shape (...)
+        Fisher information on east, on north, and of both, 1 / m^2.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Square root of the trace of the inverse, metres; NaN if the information is singular.
+    """
+    trace = ee + nn
+    determinant, regular = _determinant(ee, nn, en)
+    return np.where(regular, np.sqrt(np.where(regular, trace, 1.0) / np.where(regular, determinant, 1.0)), np.nan)
 
 
 def covariance_m2(information: Float) -> Float:
@@ -206,7 +245,7 @@ def covariance_m2(information: Float) -> Float:
         Covariance, square metres; NaN if the information is singular.
     """
     ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
-    determinant, regular = _determinant(information)
+    determinant, regular = _determinant(ee, nn, en)
     scale = np.where(regular, 1 / np.where(determinant == 0, 1.0, determinant), np.nan)
     return _symmetric(scale * nn, scale * ee, scale * -en)
 
@@ -222,8 +261,7 @@ def _symmetric(ee: Float, nn: Float, en: Float) -> Float:
     return np.stack([np.stack([ee, en], axis=-1), np.stack([en, nn], axis=-1)], axis=-2)
 
 
-def _determinant(information: Float) -> tuple[Float, NDArray[np.bool_]]:
+def _determinant(ee: Float, nn: Float, en: Float) -> tuple[Float, NDArray[np.bool_]]:
     """Determinants, and which matrices are regular."""
-    ee, nn, en = information[..., 0, 0], information[..., 1, 1], information[..., 0, 1]
-    determinant = ee * nn - en * en
-    return determinant, determinant > LEAST_DETERMINANT * (ee + nn) ** 2
+    determinant, trace = ee * nn - en * en, ee + nn
+    return determinant, (determinant > LEAST_DETERMINANT * trace * trace) & (trace > 0)

@@ -1,11 +1,14 @@
 """The measurement model: transmitters, propagation, noise, detection and timing; and the presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from triangulation_pipeline.validation import one_sentence
 
 
 class Features(StrEnum):
@@ -329,3 +332,28 @@ PRESETS: dict[Preset, Scenario] = {
     Preset.rss: Scenario(features=Features.rss),
     Preset.uncalibrated: Scenario(site_bias_sigma_ns=90.0, gain_offset_sigma_db=3.0),
 }
+
+
+def scenario_of(preset: Preset, overrides: Mapping[str, Any]) -> Scenario:
+    """A preset with some parameters changed.
+
+    Parameters
+    ----------
+    preset : Preset
+        The named scenario.
+    overrides : mapping
+        Values of the parameters that differ, by their names.
+
+    Returns
+    -------
+    Scenario
+
+    Raises
+    ------
+    ValueError
+        With one sentence, if a value is out of range or parameters contradict each other.
+    """
+    try:
+        return Scenario.model_validate(PRESETS[preset].model_dump() | dict(overrides))
+    except ValidationError as error:
+        raise ValueError(f"scenario: {one_sentence(error)}") from None

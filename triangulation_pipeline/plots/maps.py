@@ -1,5 +1,6 @@
 """A map of the receivers and of values at places around them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +13,8 @@ from matplotlib.font_manager import fontManager, get_font
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.frame import LocalFrame
+from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline.plots.style import BLACK, DPI, GREY, VERMILION, blank_axes, metres, set_title, tidy
 
 Float = NDArray[np.float64]
@@ -21,6 +23,8 @@ Float = NDArray[np.float64]
 MAX_MAP_POINTS = 4000
 # Longer names of sites are cut, to leave room for the map.
 MAX_NAME_CHARACTERS = 30
+# More names would hide the map.
+MAX_NAMES = 30
 # This font comes with Matplotlib; the others are those of the machine.
 OWN_FONT = "DejaVu Sans"
 
@@ -50,7 +54,7 @@ def draw_map(network: ReceiverNetwork, en_m: Float, value_m: Float, words: MapWo
         axes.scatter(east_km[~known], north_km[~known], s=9, marker="x", lw=0.8, color=GREY, label=words.missing)
     if known.any():
         order = np.argsort(value_m[known])  # the worst on top
-        edges = _edges_m(value_m[known])
+        edges = round_edges(value_m[known])
         points = axes.scatter(
             east_km[known][order],
             north_km[known][order],
@@ -66,8 +70,8 @@ def draw_map(network: ReceiverNetwork, en_m: Float, value_m: Float, words: MapWo
         bar.set_label(words.meaning, fontsize=9)
         bar.ax.set_yticklabels([metres(edge) for edge in edges], fontsize=8.5)
         bar.ax.minorticks_off()
-    _draw_sites(axes, network)
-    _draw_graticule(axes, network)
+    draw_sites(axes, network.sites, network.site_enu_m[:, :2])
+    draw_degrees(axes, network.frame)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.04), ncols=2, fontsize=8.5, frameon=False)
     axes.set_aspect("equal")
     axes.set_xlabel("east, km", loc="right")  # beside the legend
@@ -76,32 +80,43 @@ def draw_map(network: ReceiverNetwork, en_m: Float, value_m: Float, words: MapWo
     return figure
 
 
-def _draw_graticule(axes: Axes, network: ReceiverNetwork) -> None:
-    """Lines of equal latitude and longitude, with their degrees, over what the axes show."""
+def draw_degrees(axes: Axes, frame: LocalFrame, *, on_axes: bool = False) -> bool:
+    """Lines of equal latitude and longitude over what the axes show, with their degrees: on the lines, or at the lower
+    and left axis if that is asked for and the map does not go around a pole. Whether they are at the axes."""
     (west_km, east_km), (south_km, north_km) = axes.get_xlim(), axes.get_ylim()
     grid = np.stack(np.meshgrid(np.linspace(west_km, east_km, 121), np.linspace(south_km, north_km, 121)), axis=-1)
-    lat, lon = network.frame.geodetic(1e3 * grid, 0.0)
+    lat, lon = frame.geodetic(1e3 * grid, 0.0)
     # Longitudes are counted from the middle of the map, so that they do not jump at the 180th meridian. Beyond a pole,
     # opposite the middle, they must jump.
-    lon_off = (lon - network.frame.lon + 180) % 360 - 180
+    lon_off = (lon - frame.lon + 180) % 360 - 180
     lon_off[np.abs(lon_off) > 175] = np.nan
-    for value, offset, names in ((lat, 0.0, "NS"), (lon_off, network.frame.lon, "EW")):
+    on_axes = on_axes and bool((np.diff(lon_off[0]) > 0).all() and (np.diff(lat[:, 0]) > 0).all())
+    for value, offset, names in ((lat, 0.0, "NS"), (lon_off, frame.lon, "EW")):
         low, high = float(np.nanmin(value)) + offset, float(np.nanmax(value)) + offset
         levels = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
         levels = levels[(levels > low) & (levels < high)]
-        if len(levels):
-            lines = axes.contour(
-                *np.moveaxis(grid, -1, 0),
-                value,
-                levels - offset,
-                colors=GREY,
-                linewidths=0.6,
-                linestyles="solid",
-                zorder=0,
-            )
+        if not len(levels):
+            continue
+        lines = axes.contour(
+            *np.moveaxis(grid, -1, 0),
+            value,
+            levels - offset,
+            colors=GREY,
+            linewidths=0.6,
+            linestyles="solid",
+            zorder=1.5 if on_axes else 0,
+        )
+        if on_axes:
+            along, km = (value[0], grid[0, :, 0]) if names == "EW" else (value[:, 0], grid[:, 0, 1])
+            at_side = levels[(levels - offset >= along[0]) & (levels - offset <= along[-1])]
+            ticks = np.interp(at_side - offset, along, km)
+            axis = axes.xaxis if names == "EW" else axes.yaxis
+            axis.set_ticks(ticks, [_degrees(level, names) for level in at_side])
+        else:
             shown = {float(at): _degrees(level, names) for at, level in zip(lines.levels, levels, strict=True)}
             for label in axes.clabel(lines, fmt=shown, fontsize=7.5, colors=BLACK):
                 label.set(zorder=2.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})
+    return on_axes
 
 
 def _degrees(value: float, names: str) -> str:
@@ -110,9 +125,9 @@ def _degrees(value: float, names: str) -> str:
     return f"{abs(value):g}°" + ("" if value in (0, -180) else f" {names[int(value < 0)]}")
 
 
-def _edges_m(value_m: Float) -> list[float]:
+def round_edges(value: Float) -> list[float]:
     """Two to twelve round numbers that divide the middle 98 % of the values."""
-    low, high = np.log10(np.maximum(np.quantile(value_m, (0.01, 0.99)), 1e-3))
+    low, high = np.log10(np.maximum(np.quantile(value, (0.01, 0.99)), 1e-3))
     steps = (1, 1.5, 2, 3, 5, 7) if high - low < 1.7 else (1, 2, 5) if high - low < 4 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     ladder = [step * 10.0**decade for decade in decades for step in steps]
@@ -120,31 +135,33 @@ def _edges_m(value_m: Float) -> list[float]:
     return inside if len(inside) >= 2 else [ladder[0], ladder[-1]]
 
 
-def _draw_sites(axes: Axes, network: ReceiverNetwork) -> None:
-    """A triangle per site, with its name above, or below if a site with a name is close. If no font of this machine can
-    write a name, the number of the site stands there instead."""
-    site_km = network.site_enu_m[:, :2] / 1e3
+def draw_sites(axes: Axes, sites: Sequence[Site], site_en_m: Float) -> None:
+    """A triangle per site at its place (r, 2), metres east and north, with its name above, or below if a site with a
+    name is close. If no font of this machine can write a name, the number of the site stands there instead."""
+    site_km = site_en_m / 1e3
     names = [
         name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
-        for name in (site.name for site in network.sites)
+        for name in (site.name for site in sites)
     ]
     fonts = [_fonts(name) for name in names]
+    numbered = len(sites) > MAX_NAMES
+    why = " (its number)" if numbered else "" if all(fonts) else " (its number, where no font here has its name)"
     axes.scatter(
         site_km[:, 0],
         site_km[:, 1],
         marker="^",
-        s=70,
+        s=25 if numbered else 70,
         color=VERMILION,
         edgecolor="white",
         lw=1,
         zorder=3,
-        label="receiver" + ("" if all(fonts) else " (its number, where no font here has its name)"),
+        label=f"receiver{why}",
     )
     near_km = 0.1 * np.ptp(site_km, axis=0).max()
     for i, (name, font, place) in enumerate(zip(names, fonts, site_km, strict=True)):
         crowded = i > 0 and np.hypot(*(site_km[:i] - place).T).min() < near_km
         axes.annotate(
-            name if font else f"{i + 1}",
+            name if font and not numbered else f"{i + 1}",
             place,
             xytext=(0, -7 if crowded else 6),
             textcoords="offset points",

@@ -26,6 +26,7 @@ def test_graph_is_the_designed_one() -> None:
     }
     assert parents == {
         "receiver_network": [],
+        "network_plan": ["receiver_network"],
         "synthetic_dataset": ["receiver_network"],
         "training_split": ["synthetic_dataset"],
         "validation_split": ["synthetic_dataset"],

@@ -79,7 +79,7 @@ def test_groups_are_those_of_the_design() -> None:
     for key in graph.materializable_asset_keys:
         groups.setdefault(str(graph.get(key).group_name), set()).add(key.to_user_string())
     assert groups == {
-        "network": {"receiver_network"},
+        "network": {"receiver_network", "network_plan"},
         "simulation": {"synthetic_dataset", "training_split", "validation_split", "test_split"},
         "model": {"trained_model", "model_evaluation", "registered_model"},
     }

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.ui
 
 ASSETS = (
     "receiver_network",
+    "network_plan",
     "synthetic_dataset",
     "training_split",
     "validation_split",
