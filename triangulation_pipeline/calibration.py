@@ -213,12 +213,13 @@ def _gains(layout: Layout, samples: Samples, distance_m: Float) -> tuple[Float, 
     link_db, common_db = scenario.link_level_sigma_db, scenario.shadowing_common_db
     spread_db = float(np.sqrt(link_db**2 + common_db**2 + scenario.detection_width_db**2))
     threshold_dbm = floor_dbm + scenario.detection_threshold_db
-    residual_db = samples.power_dbm - median_dbm
+    has_level = np.isfinite(samples.power_dbm)
+    residual_db = np.where(has_level, samples.power_dbm - median_dbm, 0.0)
     gain_db, sigma_db = np.zeros(samples.num_sites), np.full(samples.num_sites, np.inf)
     # A gain moves the level at which a site hears: twice is enough to see which links are strong.
     for _ in range(2):
         margin = (median_dbm + gain_db - threshold_dbm) / spread_db
-        strong = samples.signal_present & (margin > _STRONG_SIGMAS)
+        strong = samples.signal_present & has_level & (margin > _STRONG_SIGMAS)
         used = (strong & (strong.sum(1, keepdims=True) >= scenario.min_detections)).astype(np.float64)
         shrink = common_db**2 / (link_db**2 + used.sum(1) * common_db**2)
         known = used.any(0)

@@ -25,8 +25,10 @@ class Measurements:
     """n transmissions as r receivers of one network measured them, stored as one array per column.
 
     The receivers stand in the order of the network's sites. If ``signal_present`` is false, ``power_dbm`` holds the
-    noise floor and ``snr_db`` 0. If ``toa_present`` is false, ``toa_ns`` and ``toa_sigma_ns`` hold 0. ``toa_ns`` counts
-    from ``time_ns``, and the time of emission is unknown: only differences between receivers carry information.
+    noise floor and ``snr_db`` 0. A noise floor of NaN means that nobody knows whether the receiver listened, and so its
+    silence says nothing. If ``signal_present`` is true, ``power_dbm`` and ``snr_db`` are NaN where they were not
+    reported. If ``toa_present`` is false, ``toa_ns`` and ``toa_sigma_ns`` hold 0. ``toa_ns`` counts from ``time_ns``,
+    and the time of emission is unknown: only differences between receivers carry information.
 
     Raises ValueError if a column has another shape or dtype than declared.
     """

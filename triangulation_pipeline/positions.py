@@ -25,7 +25,10 @@ LEAST_ALTERNATIVE = 0.01
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
+_MODE_BLOCK_ROWS = 2048
 _UPHILL_STEPS = 30
+# A peak is found when a step is shorter than so many standard deviations.
+_STILL_SIGMAS = 1e-5
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 
@@ -135,6 +138,7 @@ class Alternatives:
     probability: NDArray[np.float64]  # (n, s)
     en_m: NDArray[np.float64]  # (n, s, 2) mean of each solution, east and north
     covariance_m2: NDArray[np.float64]  # (n, s, 2, 2) of each solution
+    of_component: NDArray[np.int64]  # (n, k) the solution that each component is a part of; -1 if of none
 
 
 @dataclass(frozen=True)
@@ -276,31 +280,48 @@ class MixturePositions(Positions):
         ndarray, shape (n,)
             Nats per square metre; NaN in a row without a position.
         """
-        log_parts, _ = self._at(en_m)
+        apart_m = en_m[:, None] - self.component_en_m
+        log_parts, _ = _log_parts(self.log_weight, apart_m, _whitening(self.scale_m2), self.freedom)
         return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
 
     def mode_en_m(self) -> NDArray[np.float64]:
         """The peak of the density that is uphill from the densest centre, by expectation maximisation. Where many
-        components overlap, another peak may be a little higher.
+        components overlap, another peak may be a little higher. The lightest components, which together have less than
+        a thousandth, have no part in it.
 
         Returns
         -------
         ndarray, shape (n, 2)
             East and north, metres; NaN in a row without a position.
         """
-        located = np.flatnonzero(self.exists.any(1))
-        found, rows = self.take(located), np.arange(len(located))
-        centres = np.moveaxis(found.component_en_m, 1, 0)
-        at_centres = [np.where(e, found.log_density(c), -np.inf) for e, c in zip(found.exists.T, centres, strict=True)]
-        en_m = found.component_en_m[rows, np.argmax(at_centres, axis=0)]
-        precision = _inverses(found.scale_m2)
-        for _ in range(_UPHILL_STEPS):
-            log_parts, squared = found._at(en_m)
-            share = np.exp(log_parts - _log_sum(log_parts)[:, None])
-            pull = (share * (1 + 2 / found.freedom) / (1 + squared / found.freedom))[..., None, None] * precision
-            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, found.component_en_m)
         mode_en_m = np.full((len(self), 2), np.nan)
-        mode_en_m[located] = en_m
+        for rows, picked in self._heaviest(_MODE_BLOCK_ROWS):
+            log_weight, centre_m, scale_m2, freedom = (
+                values[rows[:, None], picked]
+                for values in (self.log_weight, self.component_en_m, self.scale_m2, self.freedom)
+            )
+            whitening, precision = _whitening(scale_m2), _inverses(scale_m2)
+            en_m, highest = np.zeros((len(rows), 2)), np.full(len(rows), -np.inf)
+            for k in range(picked.shape[1]):
+                log_parts, _ = _log_parts(log_weight, centre_m[:, k, None] - centre_m, whitening, freedom)
+                log_density = np.where(log_weight[:, k] > -np.inf, _log_sum(log_parts), -np.inf)
+                higher = log_density > highest
+                en_m[higher], highest[higher] = centre_m[higher, k], log_density[higher]
+            moving = np.arange(len(rows))
+            for _ in range(_UPHILL_STEPS):
+                centre_m, log_weight, freedom, precision = (
+                    values[moving] for values in (centre_m, log_weight, freedom, precision)
+                )
+                whitening = tuple(values[moving] for values in whitening)
+                log_parts, squared = _log_parts(log_weight, en_m[:, None] - centre_m, whitening, freedom)
+                share = np.exp(log_parts - _log_sum(log_parts)[:, None])
+                pull = (share * (1 + 2 / freedom) / (1 + squared / freedom))[..., None, None] * precision
+                total = pull.sum(1)
+                new_m = np.einsum("nij,nkjl,nkl->ni", _inverses(total), pull, centre_m)
+                step_m = new_m - en_m
+                mode_en_m[rows] = new_m
+                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _STILL_SIGMAS**2)
+                rows, en_m = rows[moving], new_m[moving]
         return mode_en_m
 
     def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -363,6 +384,29 @@ class MixturePositions(Positions):
             area_m2[rows] = (1 / ordered).sum(1) / DRAWS * np.exp(-log_peak)
         return area_m2
 
+    def region_log_density(self, levels: Sequence[float]) -> NDArray[np.float64]:
+        """The density at the border of the regions of some probabilities: a place lies within a region if its density
+        is not lower. It is counted among the draws of ``content_at``, so that the same places are covered.
+
+        Parameters
+        ----------
+        levels : sequence of float
+            l probabilities of regions, each from 0 to below 1.
+
+        Returns
+        -------
+        ndarray, shape (n, l)
+            Nats per square metre; NaN in a row without a position.
+        """
+        border = np.full((len(self), len(levels)), np.nan)
+        # As many draws as this may be denser; a product such as 400 * 0.95 must not fall below the whole number.
+        denser = [int(level * DRAWS + 1e-9) for level in levels]
+        for rows, at_draws, log_peak in self._draws():
+            ordered = -np.sort(-at_draws.astype(np.float64), axis=1)
+            with np.errstate(divide="ignore"):
+                border[rows] = np.log(ordered[:, denser]) + log_peak[:, None]
+        return border
+
     def alternatives(self) -> Alternatives:
         """The separate solutions: components within a few standard deviations of each other are one.
 
@@ -377,54 +421,67 @@ class MixturePositions(Positions):
         weight = np.exp(self.log_weight)
         inside_m2 = _covariances_m2(self.scale_m2, self.freedom)
         left = self.exists.copy()
-        found = []
-        while left.any():
-            core = np.where(left, weight, -1.0).argmax(1)
-            rows = np.arange(len(self))
-            apart_m = self.component_en_m - self.component_en_m[rows, core][:, None]
-            both = _inverses(inside_m2 + inside_m2[rows, core][:, None])
+        found: list[tuple[NDArray[np.float64], ...]] = []
+        member = np.full(weight.shape, -1)
+        # What is left of a row ends its search once all of it together would have no name.
+        while len(rows := np.flatnonzero(np.where(left, weight, 0.0).sum(1) >= LEAST_ALTERNATIVE)):
+            part_weight, centre_m, part_m2 = weight[rows], self.component_en_m[rows], inside_m2[rows]
+            core, index = np.where(left[rows], part_weight, -1.0).argmax(1), np.arange(len(rows))
+            apart_m = centre_m - centre_m[index, core][:, None]
+            both = _inverses(part_m2 + part_m2[index, core][:, None])
             near = np.einsum("nki,nkij,nkj->nk", apart_m, both, apart_m) <= SEPARATE_SIGMAS**2
-            near[rows, core] = True
-            part = np.where(left & near, weight, 0.0)
-            left &= ~near
-            found.append((part.sum(1), *_moments(part, self.component_en_m, inside_m2)))
+            near[index, core] = True
+            near &= left[rows]
+            left[rows] &= ~near
+            member[rows] = np.where(near, len(found), member[rows])
+            part = np.where(near, part_weight, 0.0)
+            solution = (
+                np.zeros(len(self)),
+                np.full((len(self), 2), np.nan),
+                np.full((len(self), 2, 2), np.nan),
+            )
+            for whole, values in zip(solution, (part.sum(1), *_moments(part, centre_m, part_m2)), strict=True):
+                whole[rows] = values
+            found.append(solution)
         if not found:
             found.append((np.zeros(len(self)), np.full((len(self), 2), np.nan), np.full((len(self), 2, 2), np.nan)))
         probability, en_m, covariance_m2 = (np.stack(part, axis=1) for part in zip(*found, strict=True))
         probability = np.where(probability >= LEAST_ALTERNATIVE, probability, 0.0)
-        order = np.argsort(-probability, axis=1, kind="stable")[
-            :, : max(1, int((probability > 0).sum(1).max(initial=0)))
-        ]
+        order = np.argsort(-probability, axis=1, kind="stable")
+        rank = np.argsort(order, axis=1, kind="stable")
+        order = order[:, : max(1, int((probability > 0).sum(1).max(initial=0)))]
         probability = np.take_along_axis(probability, order, 1)
         named = probability > 0
+        of_component = np.where(member >= 0, np.take_along_axis(rank, np.maximum(member, 0), 1), -1)
         return Alternatives(
             probability,
             np.where(named[..., None], np.take_along_axis(en_m, order[..., None], 1), np.nan),
             np.where(named[..., None, None], np.take_along_axis(covariance_m2, order[..., None, None], 1), np.nan),
+            np.where(of_component < named.sum(1, keepdims=True), of_component, -1),
         )
 
-    def _at(self, en_m: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(n, k) the logarithm of each component's part of the density at the places (n, 2), and its squared distance
-        from there in units of its scale matrix; minus infinity if it does not exist."""
-        return _log_parts(self.log_weight, en_m[:, None] - self.component_en_m, _whitening(self.scale_m2), self.freedom)
-
-    def _draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]]:
-        """The densities at ``DRAWS`` draws from each mixture, in blocks of b rows that have a position: which rows,
-        (b, DRAWS) the densities in units of a density near the highest, and (b,) the logarithm of that.
-
-        The components that together have less than ``_NEGLIGIBLE`` are left out.
-        """
+    def _heaviest(self, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Blocks of b rows that have a position: which rows, and (b, k) their components from the heaviest on, without
+        those that together have less than ``_NEGLIGIBLE``; rows with as many are together."""
         weight = np.exp(self.log_weight)
         order = np.argsort(-weight, axis=1, kind="stable")
         before = np.cumsum(np.take_along_axis(weight, order, 1), axis=1) - np.take_along_axis(weight, order, 1)
         kept = ((before < 1 - _NEGLIGIBLE) & np.take_along_axis(self.exists, order, 1)).sum(1)
         located = np.flatnonzero(kept)
         by_count = located[np.argsort(kept[located], kind="stable")]
+        for rows in (by_count[i : i + block_rows] for i in range(0, len(by_count), block_rows)):
+            yield rows, order[rows, : kept[rows].max()]
+
+    def _draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]]:
+        """The densities at ``DRAWS`` draws from each mixture, in blocks of b rows that have a position: which rows,
+        (b, DRAWS) the densities in units of a density near the highest, and (b,) the logarithm of that.
+
+        The components are those of ``_heaviest``.
+        """
         uniform, which, angle = _quasi_random(DRAWS)
         radius_squared = -2 * np.log1p(-uniform)  # of a Gaussian
         circle = np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=-1)
-        for rows in (by_count[i : i + _BLOCK_ROWS] for i in range(0, len(by_count), _BLOCK_ROWS)):
-            picked = order[rows, : kept[rows].max()]
+        for rows, picked in self._heaviest(_BLOCK_ROWS):
             log_weight, freedom, scale_m2 = (
                 values[rows[:, None], picked] for values in (self.log_weight, self.freedom, self.scale_m2)
             )

@@ -150,3 +150,15 @@ def test_another_number_of_receivers_and_no_rows_are_refused(default: Samples) -
         SiteCalibration.of_network(layout.network).apply(default)
     with pytest.raises(ValueError, match=r"^a calibration needs samples of known position, there are none$"):
         estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 0)))
+
+
+def test_a_level_that_was_not_reported_tells_nothing(default: Samples) -> None:
+    """A missing level is as if the receiver had been too weak to be used."""
+    rng = np.random.default_rng(8)
+    absent = default.signal_present & (rng.random(default.power_dbm.shape) < 0.3)
+    part = replace(default, power_dbm=np.where(absent, np.float32(np.nan), default.power_dbm))
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    found, whole = estimate_calibration(layout, part), estimate_calibration(layout, default)
+    assert np.abs(gain_z(found)).max() < 4.5
+    assert (found.gain_offset_sigma_db > whole.gain_offset_sigma_db).all()
+    np.testing.assert_array_equal(found.toa_bias_ns, whole.toa_bias_ns)

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,7 +84,26 @@ class Source(BaseModel):
         return self
 
 
-def read_mapping(path: str | Path) -> dict[str, Source]:
+class Silence(StrEnum):
+    """What it means that a site has no row of a transmission: it heard nothing, or nobody knows whether it listened."""
+
+    heard_nothing = "heard_nothing"
+    unknown = "unknown"
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """What a mapping file says of measurement files."""
+
+    sources: Mapping[str, Source]  # by field
+    silence: Silence = Silence.heard_nothing
+
+
+PLAIN = ColumnMapping({})
+"""The mapping of files that need none."""
+
+
+def read_mapping(path: str | Path) -> ColumnMapping:
     """Reads a mapping file: which column, unit and missing values each field of a measurement file has.
 
     It is YAML. Each key is a field (``toa_ns``), its value the name of a column, or a mapping of ``column`` or
@@ -93,6 +113,10 @@ def read_mapping(path: str | Path) -> dict[str, Source]:
         toa_ns: {column: fine time, unit: s}
         toa_sigma_ns: {constant: 50}
         rssi_dbm: {column: power, missing: [-200, 100]}
+
+    Only one further key is known: ``silence: unknown`` says that a site without a row may not have listened at all, as
+    in recordings of volunteers. Otherwise it listened and heard nothing (``silence: heard_nothing``), which tells where
+    a transmitter is not.
 
     Units are ns, us, ms, s of times; Hz, kHz, MHz of frequencies; m, ft of altitudes. In the wide form, ``column`` is
     what follows the last point of a column's name.
@@ -104,8 +128,7 @@ def read_mapping(path: str | Path) -> dict[str, Source]:
 
     Returns
     -------
-    dict of str to Source
-        By field.
+    ColumnMapping
 
     Raises
     ------
@@ -123,25 +146,32 @@ def read_mapping(path: str | Path) -> dict[str, Source]:
         raise ValueError(f"mapping file {file_name(path)}: {error}") from None
 
 
-def parse_mapping(document: Any) -> dict[str, Source]:
-    """The sources of fields by the content of a mapping file. Raises ValueError with one sentence."""
+def parse_mapping(document: Any) -> ColumnMapping:
+    """What the content of a mapping file says. Raises ValueError with one sentence."""
     if not isinstance(document, Mapping):
         raise ValueError(f"it must have a line for each field, as in 'receiver: station', it is {shown(document)}")
-    found = {}
+    found, silence = {}, Silence.heard_nothing
     for field, value in document.items():
+        if field == "silence":
+            if value not in list(Silence):
+                raise ValueError(f"silence must be one of {', '.join(Silence)}, got {shown(value)}")
+            silence = Silence(value)
+            continue
         if field not in FIELDS:
-            close = difflib.get_close_matches(field.lower(), FIELDS, 1) if is_name(field) else []
+            close = difflib.get_close_matches(field.lower(), (*FIELDS, "silence"), 1) if is_name(field) else []
             raise ValueError(
                 f"unknown field{f' {field!r}' if is_name(field) else ''}; "
                 + (f"meant {close[0]}?" if close else f"known are {', '.join(FIELDS)}")
             )
+        if not isinstance(value, str | Mapping):
+            raise ValueError(f"{field}: must be the name of a column, or a mapping, got {shown(value)}")
         try:
             source = Source.model_validate({"column": value} if isinstance(value, str) else value)
         except ValidationError as error:
             raise ValueError(f"{field}: {one_sentence(error)}") from None
         _check_source(field, source)
         found[field] = source
-    return found
+    return ColumnMapping(found, silence)
 
 
 def _check_source(field: str, source: Source) -> None:

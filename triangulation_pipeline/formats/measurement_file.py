@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from triangulation_pipeline.formats.columns import (
     FIELDS,
     PLACE_FIELDS,
+    PLAIN,
     UNITS,
+    ColumnMapping,
     Form,
+    Silence,
     Source,
     form_of,
     missing_column,
@@ -79,7 +82,7 @@ HALF_PLACE = "a latitude without a longitude, or the other way round"
 def read_measurements(
     path: str | Path,
     layout: Layout,
-    mapping: Mapping[str, Source] | None = None,
+    mapping: ColumnMapping = PLAIN,
     file_format: str | None = None,
 ) -> Iterator[Recording]:
     """Reads a measurement file in blocks of at most 8192 transmissions. The memory that it takes does not grow.
@@ -95,7 +98,8 @@ def read_measurements(
 
     What a file leaves out: carrier and altitude of a transmitter are those of the scenario, a standard deviation is
     that of the site's clock (``timing`` in the network file), a frequency offset is 0; a level (``power_dbm``) and
-    ``snr_db`` are NaN. A site without a row heard nothing, and has its noise floor.
+    ``snr_db`` are NaN. A site without a row heard nothing, and has its noise floor,
+    or NaN if the mapping says that its silence is unknown.
 
     Parameters
     ----------
@@ -103,8 +107,8 @@ def read_measurements(
         CSV, JSON lines or Parquet by its ending, also gzip; ``-`` is standard input.
     layout : Layout
         The network that measured, and the scenario that holds there.
-    mapping : mapping of str to Source, optional
-        Other columns, units, constants and missing values, by field (``read_mapping``).
+    mapping : ColumnMapping, optional
+        Other columns, units, constants and missing values, and what silence means (``read_mapping``).
     file_format : str, optional
         ``csv``, ``jsonl`` or ``parquet``, in place of the ending. Without it, standard input is CSV.
 
@@ -124,10 +128,10 @@ def read_measurements(
         kind = format_of(str(path), file_format)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    return _with_place(place, _blocks(pieces(str(path), kind), layout, mapping or {}))
+    return _with_place(place, _blocks(pieces(str(path), kind), layout, mapping))
 
 
-def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: Mapping[str, Source] | None = None) -> Recording:
+def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMapping = PLAIN) -> Recording:
     """Measurements of a data frame, with the columns of a measurement file.
 
     Parameters
@@ -136,7 +140,7 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: Mapping[str
         One row for each reception, or the wide form. The index is not used.
     layout : Layout
         The network that measured, and the scenario that holds there.
-    mapping : mapping of str to Source, optional
+    mapping : ColumnMapping, optional
         As in ``read_measurements``.
 
     Returns
@@ -153,7 +157,7 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: Mapping[str
         table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
-    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], layout, mapping or {}))))
+    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], layout, mapping))))
 
 
 def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:
@@ -163,7 +167,7 @@ def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:
         raise ValueError(f"{place}: {error}") from None
 
 
-def _blocks(source: Iterable[Piece], layout: Layout, mapping: Mapping[str, Source]) -> Iterator[Recording]:
+def _blocks(source: Iterable[Piece], layout: Layout, mapping: ColumnMapping) -> Iterator[Recording]:
     reader = _Reader(layout, mapping)
     held = _Rows({}, np.zeros(0, np.int64))
     for piece in source:
@@ -276,14 +280,16 @@ class _Groups:
 class _Reader:
     """What is the same for all parts of a file."""
 
-    def __init__(self, layout: Layout, mapping: Mapping[str, Source]) -> None:
+    def __init__(self, layout: Layout, mapping: ColumnMapping) -> None:
         sites = layout.network.sites
         self._scenario = layout.scenario
-        self._mapping = mapping
+        self._sources = mapping.sources
         self._sites = tuple(site.name for site in sites)
         self._has_timing = layout.network.has_timing
         self._clock_sigma_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, np.nan) for site in sites])
         self._floor_dbm = noise_floor_dbm(layout.scenario, [site.noise_figure_db for site in sites])
+        if mapping.silence is Silence.unknown:
+            self._floor_dbm = np.full(len(sites), np.nan)
         self._form: tuple[list[str], Form] | None = None
         self._ended = np.zeros(_REMEMBERED, np.uint64)  # hashes of ids, each in the place of its last bits
         self._from_time: bool | None = None  # whether arrival times count from the time of their transmission
@@ -296,7 +302,7 @@ class _Reader:
             return _Rows({}, piece.line)
         names = list(piece.columns)
         if self._form is None or self._form[0] != names:
-            form = form_of(names, self._mapping)
+            form = form_of(names, self._sources)
             if self._form is None:
                 self._check_columns(names, form)
             self._form = names, form
@@ -320,7 +326,7 @@ class _Reader:
     def _column(self, field: str, name: str, piece: Piece) -> pa.Array:
         """A column of a file, without the values that are declared as missing."""
         column = readable(name, piece.columns[name])
-        missing = self._mapping[field].missing if field in self._mapping else ()
+        missing = self._sources[field].missing if field in self._sources else ()
         if not missing:
             return column
         if is_number(column.type):
@@ -333,7 +339,7 @@ class _Reader:
 
     def _check_columns(self, names: list[str], form: Form) -> None:
         """Raises ValueError if what every file needs is missing."""
-        found = {*form.columns, *self._mapping}
+        found = {*form.columns, *self._sources}
         if form.of_receiver:
             found |= {"transmission_id", "receiver"}.union(*form.of_receiver.values())
         for fields in (("transmission_id",), ("receiver",), ("toa_ns", "rssi_dbm"), ("time", "toa_ns")):
@@ -448,7 +454,7 @@ class _Reader:
 
     def _numbers(self, refused: _Refused, rows: _Rows, field: str) -> Float:
         """(n,) values of a field in its unit; NaN where there is none."""
-        source = self._mapping.get(field, Source(column=field))
+        source = self._sources.get(field, Source(column=field))
         factor = 1.0
         if source.unit is not None:
             power = UNITS[field][source.unit]
@@ -468,7 +474,7 @@ class _Reader:
         return values
 
     def _times(self, refused: _Refused, rows: _Rows, field: str) -> Times:
-        source = self._mapping.get(field)
+        source = self._sources.get(field)
         places = 0 if source is None or source.unit is None else int(UNITS[field][source.unit])
         found = times(rows.columns.get(field, pa.nulls(len(rows.line), pa.string())), places)
         before_1970 = (found.ns < 0) & (field == "time")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from triangulation_pipeline.formats.columns import Source
+from triangulation_pipeline.formats.columns import PLAIN, ColumnMapping
 from triangulation_pipeline.formats.measurement_file import read_measurements
 from triangulation_pipeline.formats.recording import Recording
 from triangulation_pipeline.network import ReceiverNetwork, Site, Timing
@@ -33,7 +33,7 @@ def read(tmp_path: Path) -> Read:
 
     def read_text(
         content: str | bytes,
-        mapping: dict[str, Source] | None = None,
+        mapping: ColumnMapping = PLAIN,
         name: str = "m.csv",
         layout: Layout = LAYOUT,
         **options: Any,

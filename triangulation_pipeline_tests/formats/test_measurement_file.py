@@ -6,6 +6,7 @@ import json
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ t1,{TIME_NS},D,,,-110,1,145000000,0,,,
 t2,{TIME_NS + 10**9},A,99,40,,,,,,,
 """
 HEADER = "transmission_id,time,receiver,toa_ns,toa_sigma_ns,rssi_dbm"
-SIGMA = parse_mapping({"toa_sigma_ns": {"constant": 50}})
+SIGMA: dict[str, Any] = {"toa_sigma_ns": {"constant": 50}}
 
 
 def rows(*lines: str, header: str = HEADER) -> str:
@@ -127,7 +128,8 @@ def test_objects_may_differ_in_their_keys(read: Read) -> None:
 def test_wide_form(read: Read) -> None:
     header = 'Transmission_ID,time,A.toa_ns,A.RSSI,B hill.toa_ns,D.rssi_dbm,"C, c.toa_ns",x.y.rssi'
     found = read(
-        rows(f"t1,{TIME_NS},5,-90,,,7,", f"t2,{TIME_NS},,,8,-70,,-50", f"t3,{TIME_NS},,,,,,", header=header), SIGMA
+        rows(f"t1,{TIME_NS},5,-90,,,7,", f"t2,{TIME_NS},,,8,-70,,-50", f"t3,{TIME_NS},,,,,,", header=header),
+        parse_mapping(SIGMA),
     )
     seen = found.measurements
     assert found.transmission_id.tolist() == ["t1", "t2"]
@@ -164,6 +166,14 @@ def test_other_names_of_columns(alias: str, read: Read) -> None:
         other = header.replace(ALIASES[alias], f" {written}")
         assert other != header
         assert same(read("\n".join([other, *lines])), read(LONG))
+
+
+def test_the_silence_of_sites_may_be_unknown(read: Read) -> None:
+    known = read(LONG).measurements
+    found = read(LONG, parse_mapping({"silence": "unknown"})).measurements
+    assert np.isnan(found.power_dbm[~found.signal_present]).all()
+    np.testing.assert_array_equal(found.power_dbm[found.signal_present], known.power_dbm[known.signal_present])
+    assert np.isfinite(known.power_dbm[~known.signal_present]).all()
 
 
 def test_a_mapping_names_columns_units_and_missing_values(read: Read) -> None:
@@ -216,7 +226,7 @@ def test_absolute_times_in_any_writing_give_the_same_arrival_times(with_time: bo
     }
     found = []
     for unit, written in writings.items():
-        mapping = SIGMA | parse_mapping({"toa_ns": {"column": "toa", "unit": "ns" if unit == "iso" else unit}})
+        mapping = parse_mapping(SIGMA | {"toa_ns": {"column": "toa", "unit": "ns" if unit == "iso" else unit}})
         time = f"{moment}+00:00" if with_time else ""
         lines = [f"t,{time},{r},{toa}" for r, toa in zip(("A", "B hill", '"C, c"'), written, strict=True)]
         header = "transmission_id,time,receiver,toa" if with_time else "transmission_id,_,receiver,toa"
@@ -235,7 +245,7 @@ def test_fractions_of_absolute_nanoseconds_are_kept(read: Read) -> None:
 
 def test_floating_point_times_are_refused_with_the_reason(read: Read, tmp_path: Path) -> None:
     seconds = [1764151200.1234567 + i / 7 for i in range(6)]
-    mapping = SIGMA | parse_mapping({"toa_ns": {"column": "toa", "unit": "s"}})
+    mapping = parse_mapping(SIGMA | {"toa_ns": {"column": "toa", "unit": "s"}})
     frame = pd.DataFrame({"transmission_id": range(6), "receiver": "A", "toa": seconds})
     for write in (lambda: read(frame.to_csv(), mapping), lambda: recording_of_frame(frame, LAYOUT, mapping)):
         with pytest.raises(
@@ -244,10 +254,10 @@ def test_floating_point_times_are_refused_with_the_reason(read: Read, tmp_path: 
             write()
     frame["toa"] = (frame["toa"] * 1e9).astype(int)
     with pytest.raises(ValueError, match="its arrival times went through floating-point numbers"):
-        recording_of_frame(frame, LAYOUT, SIGMA | parse_mapping({"toa_ns": "toa"}))
+        recording_of_frame(frame, LAYOUT, parse_mapping(SIGMA | {"toa_ns": "toa"}))
     # A rough time is enough if arrival times count from it.
     lines = [f"{i},{s},A,5" for i, s in enumerate(seconds)]
-    mapping = SIGMA | parse_mapping({"time": {"column": "time", "unit": "s"}})
+    mapping = parse_mapping(SIGMA | {"time": {"column": "time", "unit": "s"}})
     assert len(read(rows(*lines, header="transmission_id,time,receiver,toa_ns"), mapping)) == 6
 
 

@@ -409,6 +409,11 @@ def test_the_centroid_is_weighted_by_power_in_milliwatts() -> None:
         atol=0.05,
     )
     np.testing.assert_array_equal(strongest_receiver(NORTH_WEST_ITALY, batch).en_m, [first, second, first, third])
+    # A receiver that reports no level has no say.
+    power_dbm[0, 0] = power_dbm[1, 1] = np.nan
+    batch = replace(batch, power_dbm=power_dbm)
+    for rival in (power_weighted_centroid, strongest_receiver):
+        np.testing.assert_allclose(rival(NORTH_WEST_ITALY, batch).en_m[:2], [second, [np.nan, np.nan]])
 
 
 def rss_posterior_mean(

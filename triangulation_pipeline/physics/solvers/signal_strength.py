@@ -23,7 +23,8 @@ def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements
     Positions
         n positions without covariances; NaN without a detection.
     """
-    power_dbm = np.where(measurements.signal_present, measurements.power_dbm.astype(np.float64), -np.inf)
+    heard = measurements.signal_present & np.isfinite(measurements.power_dbm)
+    power_dbm = np.where(heard, measurements.power_dbm.astype(np.float64), -np.inf)
     strongest_dbm = power_dbm.max(1, keepdims=True)
     weight = 10 ** ((power_dbm - np.where(np.isfinite(strongest_dbm), strongest_dbm, 0.0)) / 10)
     total = weight.sum(1, keepdims=True)
@@ -46,6 +47,6 @@ def strongest_receiver(network: ReceiverNetwork, measurements: Measurements) -> 
     Positions
         n positions without covariances; NaN without a detection.
     """
-    strongest: NDArray[np.int64] = np.where(measurements.signal_present, measurements.power_dbm, -np.inf).argmax(1)
-    heard = measurements.signal_present.any(axis=1, keepdims=True)
-    return Positions.of_points(np.where(heard, network.site_enu_m[strongest, :2], np.nan))
+    heard = measurements.signal_present & np.isfinite(measurements.power_dbm)
+    strongest: NDArray[np.int64] = np.where(heard, measurements.power_dbm, -np.inf).argmax(1)
+    return Positions.of_points(np.where(heard.any(axis=1, keepdims=True), network.site_enu_m[strongest, :2], np.nan))
