@@ -170,7 +170,7 @@ def conditions_words(plan: NetworkPlan) -> tuple[str, ...]:
         f"{plan.network.name} ({plan.network.digest[:8]}): {len(plan.network.sites)} sites, area of "
         f"{(area.east_max_m - area.east_min_m) / 1e3:.0f} x {(area.north_max_m - area.north_min_m) / 1e3:.0f} km",
         f"transmitters of {powers} W at {scenario.frequency_mhz:g} MHz, path loss: {law}",
-        f"clocks of {scenario.clock_sigma_ns:g} ns, residual bias {scenario.site_bias_sigma_ns:g} ns, "
+        f"clocks {scenario.clock_sigma_ns:g} ns, residual bias {scenario.site_bias_sigma_ns:g} ns, "
         f"{100 * scenario.nlos_probability:g} % of the paths late by {scenario.nlos_mean_ns:g} ns on average",
     )
 
