@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
+    from triangulation_pipeline.formats.columns import read_mapping
+    from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
+    from triangulation_pipeline.formats.recording import Recording, recording_of, write_measurements
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
     from triangulation_pipeline.physics.geometry import Geometry
+    from triangulation_pipeline.physics.layout import Layout
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
@@ -39,15 +43,17 @@ _MODULES = {
     "Checkpoint": "model.checkpoint",
     "DatasetSpec": "physics.dataset_spec",
     "Geometry": "physics.geometry",
+    "Layout": "physics.layout",
     "Loss": "physics.solvers.gauss_newton",
     "Measurements": "measurements",
     "Positions": "positions",
     "Preset": "physics.scenario",
     "ReceiverNetwork": "network",
+    "Recording": "formats.recording",
     "Samples": "samples",
-    "SiteCalibration": "calibration",
     "Scenario": "physics.scenario",
     "Site": "network",
+    "SiteCalibration": "calibration",
     "Split": "samples",
     "TrainingConfig": "training.config",
     "distance_statistics": "positions",
@@ -56,9 +62,14 @@ _MODULES = {
     "load_model": "model.universal",
     "locate": "model.predict",
     "read_checkpoint": "model.checkpoint",
+    "read_mapping": "formats.columns",
+    "read_measurements": "formats.measurement_file",
     "read_network": "network_file",
+    "recording_of": "formats.recording",
+    "recording_of_frame": "formats.measurement_file",
     "simulate": "physics.simulator",
     "train": "training.trainer",
+    "write_measurements": "formats.recording",
 }
 
 __all__ = [
@@ -67,11 +78,13 @@ __all__ = [
     "Checkpoint",
     "DatasetSpec",
     "Geometry",
+    "Layout",
     "Loss",
     "Measurements",
     "Positions",
     "Preset",
     "ReceiverNetwork",
+    "Recording",
     "Samples",
     "Scenario",
     "Site",
@@ -85,9 +98,14 @@ __all__ = [
     "load_model",
     "locate",
     "read_checkpoint",
+    "read_mapping",
+    "read_measurements",
     "read_network",
+    "recording_of",
+    "recording_of_frame",
     "simulate",
     "train",
+    "write_measurements",
 ]
 
 
