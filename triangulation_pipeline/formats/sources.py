@@ -84,15 +84,15 @@ def format_of(path: str, named: str | None) -> Format:
     return found
 
 
-def pieces(path: str, kind: Format) -> Iterator[Piece]:
-    """The rows of a file, in pieces that fit into memory. Raises ValueError with one sentence if the file is not what
-    it should be; the sentence does not name the file."""
+def pieces(path: str, kind: Format, live: bool) -> Iterator[Piece]:
+    """The rows of a file, in pieces that fit into memory; if ``live``, each as soon as it is there. Raises ValueError
+    with one sentence if the file is not what it should be; the sentence does not name the file."""
     with _opened(path) as stream:
         match kind:
             case Format.csv:
-                yield from _csv_pieces(stream)
+                yield from _csv_pieces(_lines(stream, live))
             case Format.jsonl:
-                yield from _json_pieces(stream)
+                yield from _json_pieces(_lines(stream, live))
             case Format.parquet:
                 yield from _parquet_pieces(stream)
 
@@ -117,9 +117,10 @@ def _opened(path: str) -> Iterator[io.BufferedIOBase]:
             stream.close()
 
 
-def _read(stream: io.BufferedIOBase, size: int) -> bytes:
+def _read(stream: io.BufferedIOBase, live: bool = False) -> bytes:
+    """The next bytes: a whole chunk, or what there is."""
     try:
-        return stream.read(size)
+        return stream.read1(CHUNK_BYTES) if live else stream.read(CHUNK_BYTES)
     except EOFError:
         raise ValueError("its gzip data is cut off") from None
     except (OSError, zlib.error) as error:
@@ -127,10 +128,10 @@ def _read(stream: io.BufferedIOBase, size: int) -> bytes:
         raise ValueError(kind) from None
 
 
-def _lines(stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int]]:
+def _lines(stream: io.BufferedIOBase, live: bool) -> Iterator[tuple[bytes, int]]:
     """Whole lines, each ended by one newline, as UTF-8; and the number of the first."""
     rest, number, begun = b"", 1, False
-    while data := _read(stream, CHUNK_BYTES):
+    while data := _read(stream, live):
         if not begun:
             data, begun = _checked_beginning(data), True
         data = rest + data
@@ -166,9 +167,9 @@ def _as_utf8(data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode()
 
 
-def _csv_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
+def _csv_pieces(lines: Iterator[tuple[bytes, int]]) -> Iterator[Piece]:
     names: list[str] | None = None
-    for data, number in _lines(stream):
+    for data, number in lines:
         if names is None:
             skipped = len(data) - len(data.lstrip(b"\n"))
             header, _, data = data[skipped:].partition(b"\n")
@@ -249,11 +250,11 @@ def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Pi
     return Piece(columns, number + np.flatnonzero(kept), broken)
 
 
-def _json_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
+def _json_pieces(chunks: Iterator[tuple[bytes, int]]) -> Iterator[Piece]:
     # Objects may have different keys, and a damaged one has keys of its own. Case makes no difference.
     spellings: dict[str, list[str]] = {}
     objects_seen = False
-    for data, number in _lines(stream):
+    for data, number in chunks:
         lines = [(number + i, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
         rows = _json_rows([line for _, line in lines])
         good = [row for row in rows if isinstance(row, dict)]
@@ -318,7 +319,7 @@ def _parquet_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
         if isinstance(stream, io.BufferedReader) and stream.seekable():
             yield from _parquet_batches(stream)
             return
-        while data := _read(stream, CHUNK_BYTES):
+        while data := _read(stream):
             copy.write(data)
         copy.seek(0)
         yield from _parquet_batches(copy)

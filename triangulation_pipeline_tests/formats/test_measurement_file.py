@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -595,6 +596,39 @@ def test_reading_begins_before_the_end_is_there(tmp_path: Path, monkeypatch: pyt
     assert next(blocks).transmission_id[0] == "0"
     with pytest.raises(ValueError, match="its gzip data is cut off"):
         list(blocks)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_live_transmission_is_given_when_the_next_begins(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.FileIO(reading))))
+    frame = pd.read_csv(io.StringIO(LONG), dtype=str)
+
+    def write(row: int, transmission: str) -> None:
+        one = frame.iloc[[row]].assign(transmission_id=transmission)
+        text = one.to_csv(index=False, header=row == 0) if kind == "csv" else one.to_json(orient="records", lines=True)
+        os.write(writing, text.encode())
+
+    blocks = read_measurements("-", LAYOUT, file_format=kind, live=True)
+    write(0, "t1")
+    write(1, "t1")
+    write(2, "t2")
+    first = next(blocks)
+    assert first.transmission_id.tolist() == ["t1"]
+    assert first.measurements.signal_present.sum() == 2
+    write(4, "t3")
+    assert next(blocks).transmission_id.tolist() == ["t2"]
+    write(3, "t1")
+    os.close(writing)
+    assert next(blocks).transmission_id.tolist() == ["t3"]
+    (last,) = blocks
+    assert len(last) == 0
+    assert last.reasons.to_dict() == {measurement_file.APART: 1}
+
+
+def test_parquet_is_not_live() -> None:
+    with pytest.raises(ValueError, match="standard input: Parquet cannot be read while it is written"):
+        read_measurements("-", LAYOUT, file_format="parquet", live=True)
 
 
 def test_another_network_has_other_sites(read: Read) -> None:
