@@ -322,7 +322,10 @@
       const button = element("button", text);
       button.type = "button";
       button.disabled = next < from || next >= to;
-      button.addEventListener("click", () => { select(next); map.panInside([fixes.lat[next], fixes.lon[next]], { padding: [60, 60] }); });
+      button.addEventListener("click", event => {
+        event.stopPropagation(); // the button is gone when Leaflet looks where the click was, and would close the popup
+        select(next);
+      });
       walk.append(button);
     }
     box.append(walk);
