@@ -349,6 +349,8 @@ class _Reader:
     def _check_columns(self, names: list[str], form: Form) -> None:
         """Raises ValueError if what every file needs is missing."""
         found = {*form.columns, *self._sources}
+        if not found:
+            raise ValueError(f"its first line names no column that is known, it begins with {shown(names[0])}")
         if form.of_receiver:
             found |= {"transmission_id", "receiver"}.union(*form.of_receiver.values())
         for fields in (("transmission_id",), ("receiver",), ("toa_ns", "rssi_dbm"), ("time", "toa_ns")):
