@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
     from triangulation_pipeline.physics.geometry import Geometry
     from triangulation_pipeline.physics.layout import Layout
+    from triangulation_pipeline.physics.plan import best_further_site, plan_network
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
@@ -56,11 +57,13 @@ _MODULES = {
     "SiteCalibration": "calibration",
     "Split": "samples",
     "TrainingConfig": "training.config",
+    "best_further_site": "physics.plan",
     "distance_statistics": "positions",
     "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
     "load_model": "model.universal",
     "locate": "model.predict",
+    "plan_network": "physics.plan",
     "read_checkpoint": "model.checkpoint",
     "read_mapping": "formats.columns",
     "read_measurements": "formats.measurement_file",
@@ -92,11 +95,13 @@ __all__ = [
     "Split",
     "TrainingConfig",
     "__version__",
+    "best_further_site",
     "distance_statistics",
     "estimate_calibration",
     "gauss_newton",
     "load_model",
     "locate",
+    "plan_network",
     "read_checkpoint",
     "read_mapping",
     "read_measurements",

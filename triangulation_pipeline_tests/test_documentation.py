@@ -66,6 +66,7 @@ RUN_BY = {
     ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
     ("docs/operations.md", "bash", "export PATH"): "reason: the aliases of a person's shell",
+    ("docs/operations.md", "bash", "triangulation plan"): "test_cli_plan.py::test_files_to_keep_and_to_send",
     ("docs/operations.md", "bash", "triangulation launch"): "test_stack.py::test_training_is_resumed_where_it_was",
     ("docs/operations.md", "bash", "export TRIANGULATION_DATABASE_URL"): (
         "storage/test_settings.py::test_postgresql_is_taken_as_psycopg_and_its_password_not_shown"

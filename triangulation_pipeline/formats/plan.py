@@ -202,6 +202,8 @@ def _change(what: str, before: PlanNumbers, after: PlanNumbers) -> str:
     else:
         shares = f"{100 * before.located_share:.0f} % to {100 * after.located_share:.0f} %"
         told.append(f"the part of the area that has a bound goes from {shares}")
+        if math.isfinite(after.p95_m):
+            told.append(f"95 % of the area gets a bound below {bound_words(after.p95_m)} m")
     if math.isfinite(before.p50_m) and math.isfinite(after.p50_m):
         told.append(_moves("the bound of 50 %", before.p50_m, after.p50_m))
     return f"{what}, {', '.join(told)}"
