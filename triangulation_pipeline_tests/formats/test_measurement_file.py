@@ -415,6 +415,16 @@ def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch:
         )
 
 
+def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{i},{TIME_NS},{receiver},{i},50,-90" for i in range(200) for receiver in ("A", "B hill")]
+    in_order = read(rows(*lines))
+    monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
+    frame = pd.read_csv(io.StringIO(rows(*lines)))
+    found = recording_of_frame(frame.sort_values("receiver", kind="stable"), LAYOUT)
+    assert not len(found.refused)
+    assert same(found, in_order)
+
+
 def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
     monkeypatch.setattr(sources, "CHUNK_BYTES", 2000)
