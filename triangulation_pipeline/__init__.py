@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
+    from triangulation_pipeline.formats.columns import read_mapping
+    from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
+    from triangulation_pipeline.formats.recording import Recording, recording_of, write_measurements
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
     from triangulation_pipeline.physics.geometry import Geometry
+    from triangulation_pipeline.physics.layout import Layout
+    from triangulation_pipeline.physics.plan import best_further_site, plan_network
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
@@ -39,26 +44,35 @@ _MODULES = {
     "Checkpoint": "model.checkpoint",
     "DatasetSpec": "physics.dataset_spec",
     "Geometry": "physics.geometry",
+    "Layout": "physics.layout",
     "Loss": "physics.solvers.gauss_newton",
     "Measurements": "measurements",
     "Positions": "positions",
     "Preset": "physics.scenario",
     "ReceiverNetwork": "network",
+    "Recording": "formats.recording",
     "Samples": "samples",
-    "SiteCalibration": "calibration",
     "Scenario": "physics.scenario",
     "Site": "network",
+    "SiteCalibration": "calibration",
     "Split": "samples",
     "TrainingConfig": "training.config",
+    "best_further_site": "physics.plan",
     "distance_statistics": "positions",
     "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
     "load_model": "model.universal",
     "locate": "model.predict",
+    "plan_network": "physics.plan",
     "read_checkpoint": "model.checkpoint",
+    "read_mapping": "formats.columns",
+    "read_measurements": "formats.measurement_file",
     "read_network": "network_file",
+    "recording_of": "formats.recording",
+    "recording_of_frame": "formats.measurement_file",
     "simulate": "physics.simulator",
     "train": "training.trainer",
+    "write_measurements": "formats.recording",
 }
 
 __all__ = [
@@ -67,11 +81,13 @@ __all__ = [
     "Checkpoint",
     "DatasetSpec",
     "Geometry",
+    "Layout",
     "Loss",
     "Measurements",
     "Positions",
     "Preset",
     "ReceiverNetwork",
+    "Recording",
     "Samples",
     "Scenario",
     "Site",
@@ -79,15 +95,22 @@ __all__ = [
     "Split",
     "TrainingConfig",
     "__version__",
+    "best_further_site",
     "distance_statistics",
     "estimate_calibration",
     "gauss_newton",
     "load_model",
     "locate",
+    "plan_network",
     "read_checkpoint",
+    "read_mapping",
+    "read_measurements",
     "read_network",
+    "recording_of",
+    "recording_of_frame",
     "simulate",
     "train",
+    "write_measurements",
 ]
 
 

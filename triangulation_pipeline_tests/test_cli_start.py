@@ -8,7 +8,7 @@ import pytest
 from triangulation_pipeline.cli import COMMANDS, load_command, main
 from triangulation_pipeline_tests.test_cli import triangulation
 
-HEAVY = {"dagster", "torch", "sqlalchemy", "pandas", "scipy", "matplotlib", "requests"}
+HEAVY = {"dagster", "torch", "sqlalchemy", "pandas", "pyarrow", "scipy", "matplotlib", "requests"}
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -61,8 +61,12 @@ RUN_BY = {
     ("docs/tutorial.md", "bash", "triangulation"): f"{HERE}::test_the_tutorial",
     ("docs/tutorial.md", "yaml", ""): f"{HERE}::test_the_tutorial",
     ("docs/tutorial.md", "python", ""): f"{HERE}::test_the_tutorial",
+    ("docs/measurements.md", "csv", ""): "formats/test_page.py::test_the_examples_of_the_page",
+    ("docs/measurements.md", "yaml", ""): "formats/test_page.py::test_the_examples_of_the_page",
+    ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
     ("docs/operations.md", "bash", "export PATH"): "reason: the aliases of a person's shell",
+    ("docs/operations.md", "bash", "triangulation plan"): "test_cli_plan.py::test_files_to_keep_and_to_send",
     ("docs/operations.md", "bash", "triangulation launch"): "test_stack.py::test_training_is_resumed_where_it_was",
     ("docs/operations.md", "bash", "export TRIANGULATION_DATABASE_URL"): (
         "storage/test_settings.py::test_postgresql_is_taken_as_psycopg_and_its_password_not_shown"

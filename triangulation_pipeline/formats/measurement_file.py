@@ -28,7 +28,7 @@ from triangulation_pipeline.formats.columns import (
 )
 from triangulation_pipeline.formats.instants import NS_PER_S, Times, is_number, numbers, texts, times
 from triangulation_pipeline.formats.recording import REFUSED_COLUMNS, Recording
-from triangulation_pipeline.formats.sources import Piece, format_of, named, piece_of, pieces, readable
+from triangulation_pipeline.formats.sources import Format, Piece, format_of, named, piece_of, pieces, readable
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import CLOCK_SIGMA_NS
 from triangulation_pipeline.physics.layout import Layout
@@ -71,6 +71,7 @@ NO_SIGMA = "an arrival time without toa_sigma_ns, from a site whose clock has no
 NOT_TIMED = "an arrival time from a site with timing: none"
 TWICE = "two rows of one receiver in one transmission"
 LATE = f"more than {WINDOW_LINES:,} lines after the first row of its transmission"
+APART = "apart from the other rows of its transmission"
 ANOTHER_TIME = "another time than the rest of its transmission, from which arrival times count"
 FAR_TIME = "a time more than a second from the rest of its transmission"
 FAR_TOA = "an arrival time more than a light second from its transmission"
@@ -84,6 +85,7 @@ def read_measurements(
     layout: Layout,
     mapping: ColumnMapping = PLAIN,
     file_format: str | None = None,
+    live: bool = False,
 ) -> Iterator[Recording]:
     """Reads a measurement file in blocks of at most 8192 transmissions. The memory that it takes does not grow.
 
@@ -111,6 +113,9 @@ def read_measurements(
         Other columns, units, constants and missing values, and what silence means (``read_mapping``).
     file_format : str, optional
         ``csv``, ``jsonl`` or ``parquet``, in place of the ending. Without it, standard input is CSV.
+    live : bool, optional
+        Whether the file is being written: a transmission is given as soon as a row of another one follows. Its rows
+        then stand directly one after the other. Parquet cannot be read so.
 
     Yields
     ------
@@ -126,9 +131,11 @@ def read_measurements(
     place = named(str(path))
     try:
         kind = format_of(str(path), file_format)
+        if live and kind is Format.parquet:
+            raise ValueError("Parquet cannot be read while it is written, as its index is at the end")
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    return _with_place(place, _blocks(pieces(str(path), kind), layout, mapping))
+    return _with_place(place, _blocks(pieces(str(path), kind, live), _Reader(layout, mapping, WINDOW_LINES, live)))
 
 
 def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMapping = PLAIN) -> Recording:
@@ -137,7 +144,7 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
     Parameters
     ----------
     frame : DataFrame
-        One row for each reception, or the wide form. The index is not used.
+        One row for each reception, in any order, or the wide form. The index is not used.
     layout : Layout
         The network that measured, and the scenario that holds there.
     mapping : ColumnMapping, optional
@@ -157,7 +164,9 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
         table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
-    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], layout, mapping))))
+    # All rows are at hand, so those of a transmission may stand anywhere.
+    reader = _Reader(layout, mapping, window=len(frame), live=False)
+    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], reader))))
 
 
 def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:
@@ -167,8 +176,7 @@ def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:
         raise ValueError(f"{place}: {error}") from None
 
 
-def _blocks(source: Iterable[Piece], layout: Layout, mapping: ColumnMapping) -> Iterator[Recording]:
-    reader = _Reader(layout, mapping)
+def _blocks(source: Iterable[Piece], reader: "_Reader") -> Iterator[Recording]:
     held = _Rows({}, np.zeros(0, np.int64))
     for piece in source:
         held = held.joined(reader.receptions(piece))
@@ -280,10 +288,11 @@ class _Groups:
 class _Reader:
     """What is the same for all parts of a file."""
 
-    def __init__(self, layout: Layout, mapping: ColumnMapping) -> None:
+    def __init__(self, layout: Layout, mapping: ColumnMapping, window: int, live: bool) -> None:
         sites = layout.network.sites
         self._scenario = layout.scenario
         self._sources = mapping.sources
+        self._window, self._live = window, live
         self._sites = tuple(site.name for site in sites)
         self._has_timing = layout.network.has_timing
         self._clock_sigma_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, np.nan) for site in sites])
@@ -340,6 +349,8 @@ class _Reader:
     def _check_columns(self, names: list[str], form: Form) -> None:
         """Raises ValueError if what every file needs is missing."""
         found = {*form.columns, *self._sources}
+        if not found:
+            raise ValueError(f"its first line names no column that is known, it begins with {shown(names[0])}")
         if form.of_receiver:
             found |= {"transmission_id", "receiver"}.union(*form.of_receiver.values())
         for fields in (("transmission_id",), ("receiver",), ("toa_ns", "rssi_dbm"), ("time", "toa_ns")):
@@ -358,8 +369,10 @@ class _Reader:
         if not len(rows.line):
             return np.zeros(0, bool)
         groups = _Groups.of(rows)
+        if self._live:
+            return groups.of_row != groups.of_row[-1]
         first_line = np.append(groups.first_line, 0)[groups.of_row]
-        return first_line < rows.line[-1] - WINDOW_LINES
+        return first_line < rows.line[-1] - self._window
 
     def recordings(self, rows: _Rows, broken: list[tuple[int, str, str]]) -> Iterator[Recording]:
         """The transmissions of these rows, which are whole."""
@@ -370,8 +383,8 @@ class _Reader:
         refused, groups = _Refused(rows), _Groups.of(rows)
         refused.add(groups.of_row < 0, "transmission_id", NO_ID)
         late = np.append(self._has_ended(groups.ids), False)[groups.of_row]
-        late |= rows.line - np.append(groups.first_line, 0)[groups.of_row] > WINDOW_LINES
-        refused.add(late, "transmission_id", LATE)
+        late |= rows.line - np.append(groups.first_line, 0)[groups.of_row] > self._window
+        refused.add(late, "transmission_id", APART if self._live else LATE)
         site = self._site(refused, rows)
         values = {field: self._numbers(refused, rows, field) for field in FIELDS if field in _LIMITS}
         refused.add(np.isnan(values["latitude"]) != np.isnan(values["longitude"]), "latitude", HALF_PLACE)

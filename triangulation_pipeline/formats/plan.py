@@ -170,7 +170,7 @@ def conditions_words(plan: NetworkPlan) -> tuple[str, ...]:
         f"{plan.network.name} ({plan.network.digest[:8]}): {len(plan.network.sites)} sites, area of "
         f"{(area.east_max_m - area.east_min_m) / 1e3:.0f} x {(area.north_max_m - area.north_min_m) / 1e3:.0f} km",
         f"transmitters of {powers} W at {scenario.frequency_mhz:g} MHz, path loss: {law}",
-        f"clocks of {scenario.clock_sigma_ns:g} ns, residual bias {scenario.site_bias_sigma_ns:g} ns, "
+        f"clocks {scenario.clock_sigma_ns:g} ns, residual bias {scenario.site_bias_sigma_ns:g} ns, "
         f"{100 * scenario.nlos_probability:g} % of the paths late by {scenario.nlos_mean_ns:g} ns on average",
     )
 
@@ -202,6 +202,8 @@ def _change(what: str, before: PlanNumbers, after: PlanNumbers) -> str:
     else:
         shares = f"{100 * before.located_share:.0f} % to {100 * after.located_share:.0f} %"
         told.append(f"the part of the area that has a bound goes from {shares}")
+        if math.isfinite(after.p95_m):
+            told.append(f"95 % of the area gets a bound below {bound_words(after.p95_m)} m")
     if math.isfinite(before.p50_m) and math.isfinite(after.p50_m):
         told.append(_moves("the bound of 50 %", before.p50_m, after.p50_m))
     return f"{what}, {', '.join(told)}"

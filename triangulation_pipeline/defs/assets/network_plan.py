@@ -51,9 +51,9 @@ def network_plan(
     log.info("network_plan: %s (%.1f s)", printable(sentences[0]), time.perf_counter() - started)
     return dg.MaterializeResult(
         metadata={
-            "bound": picture(png(bound_map(plan, further)), "bound of the position error"),
-            "hdop": picture(png(hdop_map(plan)), "horizontal dilution of precision"),
-            "receivers": picture(png(receiver_map(plan)), "receivers that hear"),
+            "bound_map": picture(png(bound_map(plan, further)), "bound of the position error"),
+            "hdop_map": picture(png(hdop_map(plan)), "horizontal dilution of precision"),
+            "receiver_map": picture(png(receiver_map(plan)), "receivers that hear"),
             "summary": dg.MetadataValue.md("\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)),
             **drop_none(whole),
             "numbers": table([{"sites": row["sites"], **{name: row[name] for name in whole}} for row in rows]),

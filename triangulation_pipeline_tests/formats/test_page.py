@@ -1,0 +1,47 @@
+"""The page on measurement files."""
+
+from pathlib import Path
+
+import pytest
+
+from triangulation_pipeline.formats.columns import ALIASES, FIELDS, read_mapping
+from triangulation_pipeline.formats.measurement_file import read_measurements
+from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline_tests.conftest import ROOT
+from triangulation_pipeline_tests.test_documentation import blocks, comments, printed
+
+PAGE = "docs/measurements.md"
+
+
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = next(block for block in blocks("docs/tutorial.md", "yaml") if "network.yaml" in block.content)
+    Path("network.yaml").write_text(network.content)
+    long, wide = blocks(PAGE, "csv")
+    Path("measurements.csv").write_text(long.content)
+    (code,) = blocks(PAGE, "python")
+    assert printed(code.content, {}) == comments(code.content)
+
+    layout = Layout(read_network("network.yaml"), Scenario())
+    (mapping,) = blocks(PAGE, "yaml")
+    Path("mapping.yaml").write_text(mapping.content)
+    assert set(read_mapping("mapping.yaml").sources) < set(FIELDS)
+    Path("sigma.yaml").write_text("toa_sigma_ns: {constant: 50}")
+    Path("wide.csv").write_text(wide.content)
+    (one,) = read_measurements("measurements.csv", layout)
+    (other,) = read_measurements("wide.csv", layout, read_mapping("sigma.yaml"))
+    assert not len(other.refused)
+    for row in (0, 1):
+        timed = other.measurements.toa_present[row]
+        assert (one.measurements.toa_ns[row, timed] == other.measurements.toa_ns[row, timed]).all()
+        assert (one.measurements.time_ns == other.measurements.time_ns).all()
+
+
+def test_the_page_has_every_name() -> None:
+    text = (ROOT / PAGE).read_text()
+    for name in FIELDS:
+        assert f"| `{name}`" in text or f"`, `{name}` |" in text, name
+    for alias in {name for name in ALIASES if name not in {"gatewayid", "deduplicationid", "lorasnr"}}:
+        assert f"`{alias}`" in text, alias
