@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from triangulation_pipeline.frame import LocalFrame, surface_up_m
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, Timing, random_network
+from triangulation_pipeline.network import (
+    CLOCK_SIGMA_NS,
+    NORTH_WEST_ITALY,
+    ReceiverNetwork,
+    Site,
+    Timing,
+    random_network,
+)
 
 
 def network_of(*places: tuple[float, float], names: str = "abcdefgh") -> ReceiverNetwork:
@@ -329,6 +336,15 @@ def test_fewer_than_three_sites_with_timing_are_odd(timed: int) -> None:
     assert network.has_timing.tolist() == [True] * timed + [False] * (4 - timed)
     told = [sentence for sentence in network.oddities() if sentence.startswith(f"{timed} of the 4 sites measure")]
     assert len(told) == len(network.oddities()) == (timed < 3)
+
+
+@pytest.mark.parametrize("timing", Timing)
+def test_every_clock_but_none_measures_arrival_times(timing: Timing) -> None:
+    first, *others = NORTH_WEST_ITALY.sites
+    network = ReceiverNetwork(name="n", sites=(first.model_copy(update={"timing": timing}), *others))
+    assert network.has_timing[0] == (timing is not Timing.none)
+    assert (network.digest == NORTH_WEST_ITALY.digest) == (timing is Timing.gps)
+    assert (timing in CLOCK_SIGMA_NS) == (timing not in {Timing.gps, Timing.none})
 
 
 def test_odd_networks_are_taken_with_a_warning() -> None:

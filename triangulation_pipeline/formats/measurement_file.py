@@ -135,7 +135,7 @@ def read_measurements(
             raise ValueError("Parquet cannot be read while it is written, as its index is at the end")
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    return _with_place(place, _blocks(pieces(str(path), kind, live), _Reader(layout, mapping, live)))
+    return _with_place(place, _blocks(pieces(str(path), kind, live), _Reader(layout, mapping, WINDOW_LINES, live)))
 
 
 def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMapping = PLAIN) -> Recording:
@@ -144,7 +144,7 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
     Parameters
     ----------
     frame : DataFrame
-        One row for each reception, or the wide form. The index is not used.
+        One row for each reception, in any order, or the wide form. The index is not used.
     layout : Layout
         The network that measured, and the scenario that holds there.
     mapping : ColumnMapping, optional
@@ -164,9 +164,9 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
         table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
-    return Recording.concatenate(
-        list(_with_place("data frame", _blocks([piece_of(table, 1)], _Reader(layout, mapping, live=False))))
-    )
+    # All rows are at hand, so those of a transmission may stand anywhere.
+    reader = _Reader(layout, mapping, window=len(frame), live=False)
+    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], reader))))
 
 
 def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:
@@ -288,11 +288,11 @@ class _Groups:
 class _Reader:
     """What is the same for all parts of a file."""
 
-    def __init__(self, layout: Layout, mapping: ColumnMapping, live: bool) -> None:
+    def __init__(self, layout: Layout, mapping: ColumnMapping, window: int, live: bool) -> None:
         sites = layout.network.sites
         self._scenario = layout.scenario
         self._sources = mapping.sources
-        self._live = live
+        self._window, self._live = window, live
         self._sites = tuple(site.name for site in sites)
         self._has_timing = layout.network.has_timing
         self._clock_sigma_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, np.nan) for site in sites])
@@ -349,6 +349,8 @@ class _Reader:
     def _check_columns(self, names: list[str], form: Form) -> None:
         """Raises ValueError if what every file needs is missing."""
         found = {*form.columns, *self._sources}
+        if not found:
+            raise ValueError(f"its first line names no column that is known, it begins with {shown(names[0])}")
         if form.of_receiver:
             found |= {"transmission_id", "receiver"}.union(*form.of_receiver.values())
         for fields in (("transmission_id",), ("receiver",), ("toa_ns", "rssi_dbm"), ("time", "toa_ns")):
@@ -370,7 +372,7 @@ class _Reader:
         if self._live:
             return groups.of_row != groups.of_row[-1]
         first_line = np.append(groups.first_line, 0)[groups.of_row]
-        return first_line < rows.line[-1] - WINDOW_LINES
+        return first_line < rows.line[-1] - self._window
 
     def recordings(self, rows: _Rows, broken: list[tuple[int, str, str]]) -> Iterator[Recording]:
         """The transmissions of these rows, which are whole."""
@@ -381,7 +383,7 @@ class _Reader:
         refused, groups = _Refused(rows), _Groups.of(rows)
         refused.add(groups.of_row < 0, "transmission_id", NO_ID)
         late = np.append(self._has_ended(groups.ids), False)[groups.of_row]
-        late |= rows.line - np.append(groups.first_line, 0)[groups.of_row] > WINDOW_LINES
+        late |= rows.line - np.append(groups.first_line, 0)[groups.of_row] > self._window
         refused.add(late, "transmission_id", APART if self._live else LATE)
         site = self._site(refused, rows)
         values = {field: self._numbers(refused, rows, field) for field in FIELDS if field in _LIMITS}

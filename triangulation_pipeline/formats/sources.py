@@ -33,6 +33,11 @@ CHUNK_ROWS = 50_000
 LONGEST_LINE = 1_000_000
 STANDARD_INPUT = "-"
 
+CUT_OFF = "the file is cut off in this line"
+BAD_QUOTES = "the quotes of the line do not match"
+OTHER_FIELDS = "the line has another number of fields than the first"
+NO_OBJECT = "the line is no JSON object"
+
 _NEWLINE, _QUOTE = ord("\n"), ord('"')
 _GZIP_MAGIC, _PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
 
@@ -128,8 +133,21 @@ def _read(stream: io.BufferedIOBase, live: bool = False) -> bytes:
         raise ValueError(kind) from None
 
 
-def _lines(stream: io.BufferedIOBase, live: bool) -> Iterator[tuple[bytes, int]]:
-    """Whole lines, each ended by one newline, as UTF-8; and the number of the first."""
+@dataclass(frozen=True)
+class _Lines:
+    """Whole lines as UTF-8, each ended by one newline."""
+
+    data: bytes
+    number: int  # of the first
+    is_open: bool  # whether the file ends without a newline after the last of them
+
+    def why_broken(self, number: int, otherwise: str) -> str:
+        """The reason why a line is no row."""
+        is_last = number == self.number + self.data.count(b"\n") - 1
+        return CUT_OFF if self.is_open and is_last else otherwise
+
+
+def _lines(stream: io.BufferedIOBase, live: bool) -> Iterator[_Lines]:
     rest, number, begun = b"", 1, False
     while data := _read(stream, live):
         if not begun:
@@ -143,10 +161,10 @@ def _lines(stream: io.BufferedIOBase, live: bool) -> Iterator[tuple[bytes, int]]
         if len(rest) > LONGEST_LINE:
             raise ValueError(f"it is not a text with lines: one is longer than {LONGEST_LINE:,} bytes")
         if whole:
-            yield _as_utf8(whole), number
+            yield _Lines(_as_utf8(whole), number, False)
             number += whole.count(b"\n")
     if rest.strip(b"\r"):
-        yield _as_utf8(rest.strip(b"\r").replace(b"\r", b"\n") + b"\n"), number
+        yield _Lines(_as_utf8(rest.strip(b"\r").replace(b"\r", b"\n") + b"\n"), number, not rest.endswith(b"\r"))
     if not begun:
         raise ValueError("it is empty")
 
@@ -167,18 +185,18 @@ def _as_utf8(data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode()
 
 
-def _csv_pieces(lines: Iterator[tuple[bytes, int]]) -> Iterator[Piece]:
+def _csv_pieces(chunks: Iterator[_Lines]) -> Iterator[Piece]:
     names: list[str] | None = None
-    for data, number in lines:
+    for lines in chunks:
         if names is None:
-            skipped = len(data) - len(data.lstrip(b"\n"))
-            header, _, data = data[skipped:].partition(b"\n")
+            skipped = len(lines.data) - len(lines.data.lstrip(b"\n"))
+            header, _, data = lines.data[skipped:].partition(b"\n")
             if not header.strip():
                 raise ValueError("it is empty")
             names, delimiter = _header(header)
-            number += skipped + 1
-        if data:
-            yield _csv_piece(data, number, names, delimiter)
+            lines = _Lines(data, lines.number + skipped + 1, lines.is_open)
+        if lines.data:
+            yield _csv_piece(lines, names, delimiter)
     if names is None:
         raise ValueError("it is empty")
 
@@ -209,9 +227,10 @@ def _parsed(data: bytes, columns: int, delimiter: str) -> pa.Table:
     )
 
 
-def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Piece:
+def _csv_piece(lines: _Lines, names: list[str], delimiter: str) -> Piece:
     """The rows among whole lines. Lines with other quotes or another number of fields are left out before they are
     parsed, so that one stray quote does not swallow the lines after it."""
+    data, number = lines.data, lines.number
     buffer = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(buffer == _NEWLINE)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -237,7 +256,7 @@ def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Pi
         (
             number + int(i),
             data[starts[i] : min(ends[i], starts[i] + 200)].decode(errors="replace"),
-            "its quotes do not match" if bad_quotes[i] else "it has another number of fields than the first line",
+            lines.why_broken(number + int(i), BAD_QUOTES if bad_quotes[i] else OTHER_FIELDS),
         )
         for i in np.flatnonzero(wrong)
     ]
@@ -250,12 +269,12 @@ def _csv_piece(data: bytes, number: int, names: list[str], delimiter: str) -> Pi
     return Piece(columns, number + np.flatnonzero(kept), broken)
 
 
-def _json_pieces(chunks: Iterator[tuple[bytes, int]]) -> Iterator[Piece]:
+def _json_pieces(chunks: Iterator[_Lines]) -> Iterator[Piece]:
     # Objects may have different keys, and a damaged one has keys of its own. Case makes no difference.
     spellings: dict[str, list[str]] = {}
     objects_seen = False
-    for data, number in chunks:
-        lines = [(number + i, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
+    for chunk in chunks:
+        lines = [(chunk.number + i, line) for i, line in enumerate(chunk.data.split(b"\n")) if line.strip()]
         rows = _json_rows([line for _, line in lines])
         good = [row for row in rows if isinstance(row, dict)]
         objects_seen = objects_seen or bool(good)
@@ -269,7 +288,7 @@ def _json_pieces(chunks: Iterator[tuple[bytes, int]]) -> Iterator[Piece]:
             {spelled[0]: _json_column(good, spelled) for spelled in spellings.values()},
             np.array([at for (at, _), row in zip(lines, rows, strict=True) if isinstance(row, dict)], np.int64),
             [
-                (at, line[:200].decode(errors="replace"), "it is no JSON object")
+                (at, line[:200].decode(errors="replace"), chunk.why_broken(at, NO_OBJECT))
                 for (at, line), row in zip(lines, rows, strict=True)
                 if not isinstance(row, dict)
             ],

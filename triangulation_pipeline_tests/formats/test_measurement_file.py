@@ -120,9 +120,9 @@ def test_objects_may_differ_in_their_keys(read: Read) -> None:
     assert found.measurements.power_dbm[0, [0, 3]].tolist() == [-90.5, -80]
     assert found.latitude.tolist() == [45.5]
     assert found.refused.sort_values("line")[["line", "reason"]].to_numpy().tolist() == [
-        *([line, "it is no JSON object"] for line in (2, 3, 4, 5)),
+        *([line, sources.NO_OBJECT] for line in (2, 3, 4, 5)),
         [6, measurement_file.UNKNOWN_RECEIVER],
-        [7, "it is no JSON object"],
+        [7, sources.NO_OBJECT],
     ]
 
 
@@ -306,9 +306,9 @@ GOOD = f"t,{TIME_NS},A,5,50,-90"
         ("t,-5,B hill,5,50,-90", "time", "-5", measurement_file.NO_TIME_TEXT),
         (f"t,{TIME_NS + 1},B hill,5,50,-90", "time", str(TIME_NS + 1), measurement_file.ANOTHER_TIME),
         (f"t,{TIME_NS + 2 * 10**9},D,,,-90", "time", str(TIME_NS + 2 * 10**9), measurement_file.FAR_TIME),
-        ("t,12", "", "t,12", "it has another number of fields than the first line"),
-        ('t,"12,,,,', "", 't,"12,,,,', "its quotes do not match"),
-        ('t,1"2"3,,,,', "", 't,1"2"3,,,,', "its quotes do not match"),
+        ("t,12", "", "t,12", sources.OTHER_FIELDS),
+        ('t,"12,,,,', "", 't,"12,,,,', sources.BAD_QUOTES),
+        ('t,1"2"3,,,,', "", 't,1"2"3,,,,', sources.BAD_QUOTES),
     ],
 )
 def test_a_refused_row_has_a_reason_and_the_others_stand(
@@ -365,6 +365,24 @@ def test_the_carrier_may_leap_between_transmissions_and_years_may_pass(read: Rea
     assert not len(found.refused)
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_a_file_that_is_cut_off_says_so(name: str, read: Read) -> None:
+    frame = pd.read_csv(io.StringIO(LONG), dtype=str)
+    text = LONG if name == "m.csv" else frame.to_json(orient="records", lines=True)
+    whole = read(text.rstrip("\n"), name=name)
+    assert not len(whole.refused)
+    cut = read(text[: text.rindex("B hill")], name=name)
+    assert cut.refused[["line", "reason"]].to_numpy().tolist() == [[4 if name == "m.csv" else 3, sources.CUT_OFF]]
+    assert cut.transmission_id.tolist() == ["t1"]
+    assert cut.measurements.signal_present.sum() == 2
+
+
+def test_rows_without_any_id_are_refused(read: Read) -> None:
+    found = read(rows(GOOD.replace("t,", ",", 1), GOOD.replace("t,", "nan,", 1)))
+    assert len(found) == 0
+    assert found.reasons.to_dict() == {measurement_file.NO_ID: 2}
+
+
 def test_two_rows_of_one_receiver_are_both_refused(read: Read) -> None:
     found = read(rows(GOOD, GOOD.replace(",5,", ",6,"), GOOD.replace(",A,", ",B hill,")))
     assert found.measurements.signal_present.tolist() == [[False, True, False, False]]
@@ -397,6 +415,16 @@ def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch:
         )
 
 
+def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{i},{TIME_NS},{receiver},{i},50,-90" for i in range(200) for receiver in ("A", "B hill")]
+    in_order = read(rows(*lines))
+    monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
+    frame = pd.read_csv(io.StringIO(rows(*lines)))
+    found = recording_of_frame(frame.sort_values("receiver", kind="stable"), LAYOUT)
+    assert not len(found.refused)
+    assert same(found, in_order)
+
+
 def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
     monkeypatch.setattr(sources, "CHUNK_BYTES", 2000)
@@ -422,7 +450,8 @@ def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, mo
         ("hello\nworld\n", "m.csv", "its first line must name the columns, separated by commas; it is 'hello'"),
         ('a,"b\n', "m.csv", "the quotes of its first line do not match"),
         ("a,a\n1,2\n", "m.csv", "the column 'a' appears twice"),
-        (f"{GOOD}\n{GOOD}\n", "m.csv", "it has no column transmission_id; the columns are 't', "),
+        (f"{GOOD}\n{GOOD}\n", "m.csv", "its first line names no column that is known, it begins with 't'"),
+        (rows("1,2", header="time,a"), "m.csv", "it has no column transmission_id; the columns are 'time', 'a'; other"),
         (
             rows("1,2", header="id,time"),
             "m.csv",
@@ -558,7 +587,7 @@ def test_ten_thousand_damaged_rows_are_counted(read: Read) -> None:
     for begin in line_begin:
         text[begin] = ord('"')  # a quote that is never closed
     found = read(bytes(text))
-    assert found.reasons.to_dict() == {"its quotes do not match": 3000}
+    assert found.reasons.to_dict() == {sources.BAD_QUOTES: 3000}
     assert sorted(found.refused["line"]) == sorted(damaged + 2)
     assert len(found) == 7000
 
