@@ -58,7 +58,7 @@ def test_no_name_is_ever_markdown(run: Run) -> None:
             if isinstance(value, dg.MarkdownMetadataValue):
                 assert PICTURE.fullmatch(str(value.value)), f"{event.asset_key}: {name}"
                 pictures += 1
-    assert pictures == 7
+    assert pictures == 10
 
 
 def test_tables_keep_their_cells(run: Run) -> None:
