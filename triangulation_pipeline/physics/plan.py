@@ -457,7 +457,7 @@ def _products(gradient: Float) -> Float:
 def _bound_m(sums: Float, scenario: Scenario) -> Float:
     """(b, d) bounds by the sums (b, 18, d); infinite with fewer than ``min_detections`` receivers and in a degenerate
     geometry."""
-    by_time = np.where(sums[:, _TIMED] >= 2, _centred(sums[:, :_TIMED]), 0.0)
+    by_time = _centred(sums[:, :_TIMED])
     heard, east, north, ee, nn, en = np.moveaxis(sums[:, _HEARD:], 1, 0)
     # As in geometry.signal_strength_information.
     variance, common = scenario.link_level_sigma_db**2, scenario.common_level_variance_db2

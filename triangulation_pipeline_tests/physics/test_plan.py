@@ -48,6 +48,15 @@ def without(network: ReceiverNetwork, site: int) -> ReceiverNetwork:
     return network.model_copy(update={"sites": network.sites[:site] + network.sites[site + 1 :]})
 
 
+def with_timing(network: ReceiverNetwork, untimed: set[int]) -> ReceiverNetwork:
+    """The network with these sites without clocks."""
+    sites = [
+        site.model_copy(update={"timing": Timing.none}) if i in untimed else site
+        for i, site in enumerate(network.sites)
+    ]
+    return network.model_copy(update={"sites": tuple(sites)})
+
+
 def same(a: PlanNumbers, b: PlanNumbers, but: tuple[str, ...] = (), rel: float = 1e-6) -> None:
     for name, value in dataclasses.asdict(a).items():
         if name not in but:
@@ -141,10 +150,13 @@ def test_a_bound_is_that_of_the_geometry_where_nothing_is_left_to_chance() -> No
 @given(
     seed=st.integers(0, 999),
     sites=st.integers(4, 8),
+    untimed=st.sets(st.integers(0, 7)),
     preset=st.sampled_from([Preset.default, Preset.valley, Preset.rss, Preset.handheld]),
 )
-def test_one_site_more_never_hurts_and_one_less_is_the_smaller_network(seed: int, sites: int, preset: Preset) -> None:
-    network, scenario = random_network(sites, seed), PRESETS[preset]
+def test_one_site_more_never_hurts_and_one_less_is_the_smaller_network(
+    seed: int, sites: int, untimed: set[int], preset: Preset
+) -> None:
+    network, scenario = with_timing(random_network(sites, seed), untimed), PRESETS[preset]
     left_out = seed % sites
     cells = service_cells([network], scenario, 10)
     whole, smaller = (plan_network(each, scenario, cells) for each in (network, without(network, left_out)))
@@ -228,6 +240,36 @@ def test_without_clocks_levels_alone_locate() -> None:
     assert 10e3 < untimed.numbers.p50_m < 60e3
     same(untimed.numbers, coarse(network_of(*places), PRESETS[Preset.rss]).numbers)
     assert best_further_site(untimed).site.timing is Timing.none
+
+
+def test_sites_without_clocks_count_for_levels_alone() -> None:
+    """Two clocks tell a hyperbola, and levels where on it; a third one a place."""
+    clocks = [
+        coarse(with_timing(NORTH_WEST_ITALY, {0, 1, 2, 3, 4, 5, 6} - timed), Scenario())
+        for timed in ({2, 5}, {2, 5, 6})
+    ]
+    assert np.isinf(clocks[0].hdop).all()
+    assert clocks[0].numbers.p50_m > 100 * clocks[1].numbers.p50_m
+    assert np.isfinite(clocks[1].hdop).all()
+    assert clocks[0].numbers.receivers == clocks[1].numbers.receivers > 6
+
+
+def test_a_transmission_counts_if_as_many_receivers_hear_as_the_scenario_asks_for() -> None:
+    three, four = (coarse(NORTH_WEST_ITALY, Scenario(path_loss_exponent=4.5, min_detections=least)) for least in (3, 4))
+    assert (four.bound_m >= three.bound_m).all()
+    assert four.numbers.located_share < three.numbers.located_share - 0.1
+    # On average over the area, a place has a bound about where half of its transmissions are heard by so many.
+    assert four.numbers.heard_by_4 == pytest.approx(four.numbers.located_share, abs=0.15)
+    assert four.numbers.heard_by_4 == three.numbers.heard_by_4
+
+
+def test_shares_are_of_the_curved_surface() -> None:
+    wide = service_cells([random_network(6, 1, extent_km=2000.0)], Scenario(), 9)
+    east_m, north_m = wide.en_m.T
+    # Seen from above, a surface that falls away looks smaller by the cosine of the angle at the centre of the earth.
+    angle = np.arcsin(np.hypot(east_m, north_m) / 6.375e6)
+    np.testing.assert_allclose(wide.share / wide.share[40], np.cos(angle[40]) / np.cos(angle), rtol=2e-4)
+    assert wide.share[0] > 1.01 * wide.share[40]
 
 
 def test_64_sites_are_planned_and_none_can_be_added() -> None:
