@@ -415,6 +415,31 @@ def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch:
         )
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_line_ends_may_fall_between_two_pieces(line_end: str, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [GOOD.replace("t,", f"{i},") for i in range(30)]
+    lines[20] = "x"
+    text = rows(*lines)
+    whole = read(text)
+    for size in (60, 61, 62, 63):
+        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        found = read(text.replace("\n", line_end))
+        assert same(found, whole)
+        assert found.line.tolist() == whole.line.tolist()
+        assert found.refused["line"].tolist() == [22]
+
+
+def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement_file, "BLOCK_TRANSMISSIONS", 10)
+    lines = [GOOD.replace("t,", f"{i},") for i in range(35)]
+    lines[3], lines[30] = "x", lines[30].replace(",A,", ",a,")
+    (tmp_path / "m.csv").write_text(rows(*lines))
+    blocks = list(read_measurements(tmp_path / "m.csv", LAYOUT))
+    # A line that is no row is told of at once, and the others when their transmissions are whole.
+    assert [len(block) for block in blocks] == [0, 10, 10, 10, 3]
+    assert Recording.concatenate(blocks).refused["line"].tolist() == [5, 32]
+
+
 def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [f"{i},{TIME_NS},{receiver},{i},50,-90" for i in range(200) for receiver in ("A", "B hill")]
     in_order = read(rows(*lines))
