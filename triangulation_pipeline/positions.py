@@ -28,7 +28,7 @@ _BLOCK_ROWS = 64
 _MODE_BLOCK_ROWS = 2048
 _UPHILL_STEPS = 30
 # A peak is found when a step is shorter than so many standard deviations.
-_STILL_SIGMAS = 1e-5
+_STILL_SIGMAS = 1e-4
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 

@@ -172,6 +172,17 @@ def test_regions_hold_what_they_promise(components: int, apart_m: float, gaussia
     np.testing.assert_array_equal(mixture.take(slice(0, 50)).covers(at[:50], 0.683), content[:50] <= 0.683)
 
 
+def test_places_are_covered_where_the_density_is_not_below_the_border() -> None:
+    mixture, levels = mixtures(50, 5, 100.0, 13), (0.0, 0.5, 0.95)  # the draws have single precision
+    border = mixture.region_log_density(levels)
+    for seed in range(20):
+        at = drawn(mixture, seed)
+        for column, level in enumerate(levels):
+            np.testing.assert_array_equal(
+                mixture.log_density(at) >= border[:, column] + 1e-5, mixture.covers(at, level)
+            )
+
+
 def test_the_content_of_a_gaussian_is_that_of_its_ellipse() -> None:
     mixture = mixtures(50, 1, 0.0, 4, gaussian=True)
     at = drawn(mixture, 5)
@@ -229,6 +240,7 @@ def test_separate_solutions_have_their_probability_and_their_own_covariance() ->
     np.testing.assert_allclose(found.en_m[1, 0], [5, 0])
     assert np.isnan(found.en_m[1, 1]).all()
     assert np.isnan(found.covariance_m2[1, 1]).all()
+    assert found.of_component.tolist() == [[1, 1, 0, -1], [0, 0, -1, -1]]
 
 
 def test_a_row_without_a_sound_component_has_no_position() -> None:
@@ -250,6 +262,7 @@ def test_a_row_without_a_sound_component_has_no_position() -> None:
         mixture.mode_en_m()[:, 0],
         mixture.content_at(at),
         mixture.region_area_m2(0.9),
+        mixture.region_log_density((0.9,))[:, 0],
         mixture.alternatives().en_m[:, 0, 0],
     ):
         assert np.isfinite(answer).tolist() == located

@@ -15,7 +15,7 @@ from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.plan import COLUMNS, LEGEND, PlanReport, conditions_words
 from triangulation_pipeline.network import MOST_SITES
 from triangulation_pipeline.network_file import read_network
-from triangulation_pipeline.physics.plan import best_further_site, plan_network, service_cells
+from triangulation_pipeline.physics.plan import best_further_site, check_plan, plan_network, service_cells
 from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
 from triangulation_pipeline.validation import expanded, shown
 
@@ -78,7 +78,10 @@ def plan(
     second = None if compared is None else read_network(compared)
     place = None if folder is None else _checked_folder(folder)
 
-    cells = service_cells([first] if second is None else [first, second], scenario)
+    networks = [first] if second is None else [first, second]
+    for each in networks:
+        check_plan(each, scenario)
+    cells = service_cells(networks, scenario)
     planned = plan_network(first, scenario, cells)
     report = PlanReport(
         planned,

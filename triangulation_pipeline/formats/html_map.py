@@ -94,7 +94,7 @@ def _page_data(network: ReceiverNetwork, chunks: list[Fixes]) -> dict[str, Any]:
             {
                 "name": site.name,
                 "lat": site.lat,
-                "lon": site.lon,
+                "lon": float(_unwrapped(network, np.array(site.lon))),
                 "altitude_m": site.altitude_m,
                 "timed": site.timing is Timing.gps,
             }
@@ -119,9 +119,7 @@ def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame) -> dict[str, Any
         return _listed(table[name].to_numpy(np.float64), decimals)
 
     def unwrapped(name: str) -> list[float | None]:
-        """Longitudes counted from the middle of the network, so that they do not jump at the 180th meridian."""
-        middle = network.frame.lon
-        return _listed(middle + (table[name].to_numpy(np.float64) - middle + 180) % 360 - 180, 6)
+        return _listed(_unwrapped(network, table[name].to_numpy(np.float64)), 6)
 
     time_ns = table["time_ns"].to_numpy(np.int64)
     others: list[list[Any]] = [[] for _ in range(len(table))]
@@ -162,6 +160,12 @@ def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame) -> dict[str, Any
         "true_lon": unwrapped("true_longitude"),
     }
     return {"start_s": int(time_ns[0]) / 1e9, "fixes": fixes}
+
+
+def _unwrapped(network: ReceiverNetwork, lon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes counted from the middle of the network, so that they do not jump at the 180th meridian."""
+    turned: NDArray[np.float64] = network.frame.lon + (lon - network.frame.lon + 180) % 360 - 180
+    return turned
 
 
 def _listed(values: NDArray[np.float64], decimals: int) -> list[float | None]:

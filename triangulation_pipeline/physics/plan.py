@@ -39,9 +39,14 @@ PLAN_VERSION = 1
 GOOD_HDOP = 2.0
 """A place where half of the transmissions have a lower HDOP has a good geometry."""
 
-_CELLS, _DRAWS = 48, 256
-# The search for the best place of a further site compares many places (per side of the area), over fewer cells.
-_SEARCHED_PLACES, _SEARCH_STRIDE, _SEARCH_DRAWS = 14, 5, 64
+_CELLS = 48
+DRAWS = 256
+"""Transmissions from each cell."""
+SEARCHED_PLACES = 14
+"""Places per side of the area that are tried for one more site."""
+
+# They are compared over fewer cells, with fewer draws.
+_SEARCH_STRIDE, _SEARCH_DRAWS = 5, 64
 _NEW_SITE = "one more site"
 _BATCH_LINKS = 1_000_000
 _WEIGHT_STEP_DB = 0.05
@@ -224,7 +229,7 @@ def plan_network(network: ReceiverNetwork, scenario: Scenario, cells: Cells | No
     """
     check_plan(network, scenario)
     cells = cells or service_cells([network], scenario)
-    links = _Links.of(cells, network.sites, scenario, _DRAWS)
+    links = _Links.of(cells, network.sites, scenario, DRAWS)
     if not links.covered.any():
         low_km, high_km = distance_range_km(scenario.path_loss)
         raise ValueError(
@@ -276,7 +281,7 @@ def best_further_site(plan: NetworkPlan) -> FurtherSite:
     rows = np.flatnonzero(plan.covered)[::_SEARCH_STRIDE]
     links = _Links.of(cells, network.sites, scenario, _SEARCH_DRAWS)
     whole = np.concatenate([links.terms(batch).sums(*drawn) for batch, *drawn in links.batches(rows)])
-    lat, lon = cells.frame.geodetic(cells.area.cell_centres(_SEARCHED_PLACES), 0.0)
+    lat, lon = cells.frame.geodetic(cells.area.cell_centres(SEARCHED_PLACES), 0.0)
     candidates = tuple(_like(network, float(a), float(b)) for a, b in zip(lat, lon, strict=True))
     added = _Links.of(cells, candidates, scenario, _SEARCH_DRAWS)
     terms = added.terms(rows)
@@ -288,7 +293,7 @@ def best_further_site(plan: NetworkPlan) -> FurtherSite:
         return _badness(p50_m, p95_m, float(share[np.isfinite(bound_m)].sum()))
 
     site = candidates[min(range(len(candidates)), key=badness)]
-    larger = _Links.of(cells, (*network.sites, site), scenario, _DRAWS)
+    larger = _Links.of(cells, (*network.sites, site), scenario, DRAWS)
     (values,) = _values(larger, plan.covered, (None,))
     used = cells.share * plan.covered
     return FurtherSite(site, _numbers(values, larger.hearing_probability(), used, _inside_hull(cells, network)))

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from triangulation_pipeline.definitions import defs
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.evaluation import reference
+from triangulation_pipeline.physics import plan
 from triangulation_pipeline_tests.conftest import make_home
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -98,8 +99,11 @@ def reexecute(run: Run) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def short_reference() -> Iterator[None]:
-    """The exact posterior on 60 rows of an evaluation, which takes a tenth of a second instead of two."""
+    """The exact posterior on 60 rows of an evaluation, and a plan by few draws: a tenth of a second each instead of one
+    or two."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "DRAWS", 32)
+        patch.setattr(plan, "SEARCHED_PLACES", 4)
         patch.setattr(reference, "REFERENCE_LINKS", 7 * 60)
         yield
 

@@ -31,7 +31,7 @@ def test_the_page_has_maps_numbers_and_what_they_say(home: None) -> None:
     rows = shown["numbers"]
     assert [row["sites"] for row in rows[:3]] == ["all 7 sites", "with one more", "without Milano-Baggio"]
     assert rows[1]["p95_m"] == pytest.approx(best_further_site(plan).numbers.p95_m, rel=1e-4)
-    assert shown["summary"].startswith("- without Milano-Baggio, the bound of 95 % of the area goes from")
+    assert shown["summary"].startswith("without Milano-Baggio, the bound of 95 % of the area goes from")
     # The same again has the same data version; another scenario has not.
     assert version(execute(settings(), STEPS, run.instance)) == version(run)
     other = execute(settings(network_plan={"preset": "rss"}), STEPS, run.instance)

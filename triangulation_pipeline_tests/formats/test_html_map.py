@@ -121,7 +121,7 @@ def test_the_data_are_those_of_the_table_in_the_order_of_time() -> None:
 def test_longitudes_do_not_jump_at_the_180th_meridian() -> None:
     layout = moved(-17.0, 180.0)
     page = data(written(layout, fixes(40, layout)))
-    assert np.ptp(page["fixes"]["lon"]) < 5
+    assert np.ptp([receiver["lon"] for receiver in page["receivers"]] + page["fixes"]["lon"]) < 5
     assert np.ptp([other[0] for others in page["fixes"]["others"] for other in others]) < 5
     assert np.ptp([value for value in page["fixes"]["true_lon"] if value is not None]) < 5
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from triangulation_pipeline.defs.config import NetworkPlanConfig, settings_of
 from triangulation_pipeline.defs.io_managers import NetworkReference
-from triangulation_pipeline.defs.metadata import drop_none, escape_markdown, picture, table
+from triangulation_pipeline.defs.metadata import drop_none, picture, table
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.defs.step import step
 from triangulation_pipeline.network import MOST_SITES, NETWORK_VERSION
@@ -54,7 +54,7 @@ def network_plan(
             "bound_map": picture(png(bound_map(plan, further)), "bound of the position error"),
             "hdop_map": picture(png(hdop_map(plan)), "horizontal dilution of precision"),
             "receiver_map": picture(png(receiver_map(plan)), "receivers that hear"),
-            "summary": dg.MetadataValue.md("\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)),
+            "summary": "; ".join(sentences),
             **drop_none(whole),
             "numbers": table([{"sites": row["sites"], **{name: row[name] for name in whole}} for row in rows]),
             "scenario": dg.MetadataValue.json(json.loads(conditions)),

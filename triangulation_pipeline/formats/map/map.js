@@ -85,7 +85,8 @@
 
   const map = L.map("map", { zoomSnap: 0.25, maxZoom: 20, minZoom: 2, attributionControl: false, zoomControl: false });
   L.control.attribution({ prefix: '<a href="https://leafletjs.com">Leaflet</a>' }).addTo(map);
-  L.control.zoom({ position: "bottomright" }).addTo(map);
+  const slim = window.innerWidth <= 640;
+  if (!slim) L.control.zoom({ position: "bottomright" }).addTo(map); // small screens are zoomed with two fingers
   L.control.scale({ imperial: false, maxWidth: 160 }).addTo(map);
   const streets = L.tileLayer("https://tile.openstreetmap.org/{z}/{x}/{y}.png", {
     maxZoom: 20, maxNativeZoom: 19, referrerPolicy: "strict-origin-when-cross-origin",
@@ -287,7 +288,7 @@
   }
   const metres = value => value >= 99500 ? `${(value / 1000).toFixed(0)} km` : value >= 995 ? `${(value / 1000).toPrecision(2)} km`
     : value >= 10 ? `${value.toFixed(0)} m` : `${value.toFixed(1)} m`;
-  const percent = value => value > 0.995 && value < 1 ? "over 99 %" : value < 0.005 && value > 0 ? "under 1 %" : `${Math.round(100 * value)} %`;
+  const percent = value => value > 0.995 ? "over 99 %" : value < 0.005 ? "under 1 %" : `${Math.round(100 * value)} %`;
   const degrees = (lat, lon) => {
     const turned = ((lon + 180) % 360 + 360) % 360 - 180;
     return `${Math.abs(lat).toFixed(5)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(turned).toFixed(5)}° ${turned < 0 ? "W" : "E"}`;
@@ -311,7 +312,7 @@
     table.append(head);
     for (const [site, weight, residual] of fixes.heard[i]) {
       const row = element("tr");
-      row.append(element("td", data.receivers[site].name), element("td", weight === null ? "no time" : percent(weight)),
+      row.append(element("td", data.receivers[site].name), element("td", weight === null ? "no time" : `${Math.round(100 * weight)} %`),
         element("td", residual === null ? "" : `${residual.toFixed(0).replace("-", "−")} ns`));
       table.append(row);
     }
@@ -322,7 +323,10 @@
       const button = element("button", text);
       button.type = "button";
       button.disabled = next < from || next >= to;
-      button.addEventListener("click", () => { select(next); map.panInside([fixes.lat[next], fixes.lon[next]], { padding: [60, 60] }); });
+      button.addEventListener("click", event => {
+        event.stopPropagation(); // the button is gone when Leaflet looks where the click was, and would close the popup
+        select(next);
+      });
       walk.append(button);
     }
     box.append(walk);
@@ -338,14 +342,18 @@
       element("p", `It heard ${heard.toLocaleString("en")} of the ${(to - from).toLocaleString("en")} transmissions shown.`));
     return box;
   }
-  const height = map.getContainer().clientHeight, slim = window.innerWidth <= 640;
   const popup = L.popup({
-    maxWidth: Math.min(330, window.innerWidth - 60), minWidth: 220, maxHeight: Math.max(180, height - 130),
-    autoPanPaddingTopLeft: [12, slim ? 56 : 12], autoPanPaddingBottomRight: [12, 12],
+    maxWidth: Math.min(330, window.innerWidth - 60), minWidth: 220,
+    autoPanPaddingTopLeft: [12, slim ? 56 : 12], autoPanPaddingBottomRight: [12, slim ? 40 : 12],
   });
+  function tell(lat, lon, content) {
+    // Between the panel and the scale, where the screen is small.
+    popup.options.maxHeight = Math.max(160, map.getContainer().clientHeight - (slim ? 190 : 130));
+    popup.setLatLng([lat, lon]).setContent(content).openOn(map);
+  }
   function select(i) {
     selected = i;
-    popup.setLatLng([fixes.lat[i], fixes.lon[i]]).setContent(aboutFix(i)).openOn(map);
+    tell(fixes.lat[i], fixes.lon[i], aboutFix(i));
     picture.redraw();
   }
   map.on("popupclose", () => { selected = -1; picture.redraw(); });
@@ -366,7 +374,7 @@
     const found = nearest(event.containerPoint);
     if (!found) return;
     if ("fix" in found) select(found.fix);
-    else popup.setLatLng([data.receivers[found.receiver].lat, data.receivers[found.receiver].lon]).setContent(aboutReceiver(found.receiver)).openOn(map);
+    else tell(data.receivers[found.receiver].lat, data.receivers[found.receiver].lon, aboutReceiver(found.receiver));
   });
   map.on("mousemove", event => map.getContainer().classList.toggle("leaflet-interactive-fix", !!nearest(event.containerPoint)));
 
