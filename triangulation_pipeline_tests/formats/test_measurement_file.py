@@ -449,6 +449,9 @@ def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatc
     # A line that is no row is told of at once, and the others when their transmissions are whole.
     assert [len(block) for block in blocks] == [0, 10, 10, 10, 3]
     assert Recording.concatenate(blocks).refused["line"].tolist() == [5, 32]
+    # Of networks with many sites they have fewer transmissions.
+    monkeypatch.setattr(measurement_file, "MOST_CELLS", 20)
+    assert [len(block) for block in read_measurements(tmp_path / "m.csv", LAYOUT)] == [0, *[5] * 6, 3]
 
 
 def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
