@@ -25,10 +25,9 @@ LEAST_ALTERNATIVE = 0.01
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
+# Steps towards a mode, until they are shorter than so many standard deviations.
+_UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
 _MODE_BLOCK_ROWS = 2048
-_UPHILL_STEPS = 30
-# A peak is found when a step is shorter than so many standard deviations.
-_STILL_SIGMAS = 1e-4
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 
@@ -320,7 +319,7 @@ class MixturePositions(Positions):
                 new_m = np.einsum("nij,nkjl,nkl->ni", _inverses(total), pull, centre_m)
                 step_m = new_m - en_m
                 mode_en_m[rows] = new_m
-                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _STILL_SIGMAS**2)
+                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2)
                 if not len(moving):
                     break
                 rows, en_m = rows[moving], new_m[moving]
