@@ -25,10 +25,9 @@ LEAST_ALTERNATIVE = 0.01
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
+# Steps towards a mode, until they are shorter than so many standard deviations.
+_UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
 _MODE_BLOCK_ROWS = 2048
-_UPHILL_STEPS = 30
-# A peak is found when a step is shorter than so many standard deviations.
-_STILL_SIGMAS = 1e-4
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 
@@ -320,7 +319,9 @@ class MixturePositions(Positions):
                 new_m = np.einsum("nij,nkjl,nkl->ni", _inverses(total), pull, centre_m)
                 step_m = new_m - en_m
                 mode_en_m[rows] = new_m
-                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _STILL_SIGMAS**2)
+                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2)
+                if not len(moving):
+                    break
                 rows, en_m = rows[moving], new_m[moving]
         return mode_en_m
 
@@ -427,9 +428,10 @@ class MixturePositions(Positions):
         while len(rows := np.flatnonzero(np.where(left, weight, 0.0).sum(1) >= LEAST_ALTERNATIVE)):
             part_weight, centre_m, part_m2 = weight[rows], self.component_en_m[rows], inside_m2[rows]
             core, index = np.where(left[rows], part_weight, -1.0).argmax(1), np.arange(len(rows))
-            apart_m = centre_m - centre_m[index, core][:, None]
-            both = _inverses(part_m2 + part_m2[index, core][:, None])
-            near = np.einsum("nki,nkij,nkj->nk", apart_m, both, apart_m) <= SEPARATE_SIGMAS**2
+            east, north = np.moveaxis(centre_m - centre_m[index, core][:, None], -1, 0)
+            (ee, en), (_, nn) = np.moveaxis(part_m2 + part_m2[index, core][:, None], (-2, -1), (0, 1))
+            squared = (nn * east**2 - 2 * en * east * north + ee * north**2) / (ee * nn - en * en)
+            near = squared <= SEPARATE_SIGMAS**2
             near[index, core] = True
             near &= left[rows]
             left[rows] &= ~near

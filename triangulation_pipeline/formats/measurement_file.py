@@ -40,7 +40,8 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 WINDOW_LINES = 10_000
-BLOCK_TRANSMISSIONS = 8192
+# A block has so many transmissions at most, and so many pairs of a transmission and a site.
+BLOCK_TRANSMISSIONS, MOST_CELLS = 8192, 1_000_000
 # A transmission and its arrival times lie within a light second, 300,000 km.
 LONGEST_FLIGHT_NS = NS_PER_S
 # Receivers tune to the nominal carrier or measure it; what differs by more is another transmission.
@@ -401,9 +402,9 @@ class _Reader:
         for field in PLACE_FIELDS:
             first = np.append(groups.first(values[field], refused.good), 0.0)[groups.of_row]
             refused.add(~np.isnan(values[field]) & (values[field] != first), field, ANOTHER_PLACE)
-        pair = np.maximum(groups.of_row, 0) * len(self._sites) + site
-        often = np.bincount(pair[refused.good], minlength=len(groups) * len(self._sites) + 1)[pair] > 1
-        refused.add(often, "receiver", TWICE)
+        pair = groups.of_row * len(self._sites) + site
+        pairs, times_seen = np.unique(pair[refused.good], return_counts=True)
+        refused.add(np.isin(pair, pairs[times_seen > 1]), "receiver", TWICE)
 
         good = np.flatnonzero(refused.good)
         table = refused.table(broken)
@@ -422,9 +423,10 @@ class _Reader:
             "toa_ns": toa_ns,
             "toa_sigma_ns": np.where(toa.given, sigma_ns, 0.0),
         }
-        for begin in range(0, len(kept), BLOCK_TRANSMISSIONS):
-            some = kept[begin : begin + BLOCK_TRANSMISSIONS]
-            low, high = np.searchsorted(of_row, [begin, begin + BLOCK_TRANSMISSIONS])
+        step = max(1, min(BLOCK_TRANSMISSIONS, MOST_CELLS // len(self._sites)))
+        for begin in range(0, len(kept), step):
+            some = kept[begin : begin + step]
+            low, high = np.searchsorted(of_row, [begin, begin + step])
             at = good[low:high]
             measurements = self._measurements(
                 of_row[low:high] - begin,

@@ -145,7 +145,7 @@ def write_measurements(recording: Recording, path: str | Path) -> None:
     Raises
     ------
     ValueError
-        If the file cannot be written.
+        If the file cannot be written, or if an id has a line break.
     """
     seen = recording.measurements
     row, site = np.nonzero(seen.signal_present | seen.toa_present)
@@ -173,8 +173,10 @@ def write_measurements(recording: Recording, path: str | Path) -> None:
     }
     table = pa.table({name: columns[name] for name in FIELDS})
     names = "".join([*recording.receivers, *recording.transmission_id])
+    if re.search(r"[\r\n]", names):
+        raise ValueError("a transmission_id with a line break cannot be written as CSV")
     # Arrow would quote every text.
-    style: Literal["needed", "none"] = "needed" if re.search('[",\r\n]', names) else "none"
+    style: Literal["needed", "none"] = "needed" if re.search('[",]', names) else "none"
     target = expanded(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

@@ -241,9 +241,10 @@ def _csv_piece(lines: _Lines, names: list[str], delimiter: str) -> Piece:
         before_line = np.searchsorted(quotes, starts)
         line_of = np.searchsorted(ends, quotes)
         is_closing = (np.arange(len(quotes)) - before_line[line_of]) % 2 == 1
-        # One that opens follows a separator, one that closes comes before one; a doubled one is both.
+        # One that opens follows a separator, one that closes comes before one; a doubled one is both. Before the first
+        # byte stands the last, a newline.
         neighbour = np.where(is_closing, buffer[quotes + 1], buffer[quotes - 1])
-        alone = ~np.isin(neighbour, [_NEWLINE, _QUOTE, ord(delimiter)]) & (quotes > 0)
+        alone = ~np.isin(neighbour, [_NEWLINE, _QUOTE, ord(delimiter)])
         per_line = np.bincount(line_of, minlength=len(ends))
         bad_quotes = (per_line % 2 == 1) | (np.bincount(line_of[alone], minlength=len(ends)) > 0)
         quoted = (np.searchsorted(quotes, separators) - before_line[np.searchsorted(ends, separators)]) % 2 == 1

@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.formats.fixed import EAST, HOSTILE, LAYOUT, fixes, mixture, samples
 
 NETWORK = LAYOUT.network
@@ -172,3 +174,11 @@ def test_no_rows_have_no_fixes() -> None:
     assert isinstance(nothing, Fixes)
     assert len(nothing) == 0
     assert list(nothing.table) == list(fixes().table)
+
+
+def test_the_page_of_the_documentation_names_every_column_and_flag() -> None:
+    page = (ROOT / "docs" / "fixes.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name: text.strip() for names, text, *_ in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert {*COLUMNS, *RECEIVER_COLUMNS, *FLAGS} <= named.keys()
+    assert {flag: named[flag] for flag in FLAGS} == FLAGS

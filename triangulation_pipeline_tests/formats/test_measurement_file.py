@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import os
+import signal
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +385,15 @@ def test_rows_without_any_id_are_refused(read: Read) -> None:
     assert found.reasons.to_dict() == {measurement_file.NO_ID: 2}
 
 
+def test_receivers_may_measure_the_carrier_a_little_differently(read: Read) -> None:
+    lines = [
+        f"t,{TIME_NS},{r},-90,{f},,,,," for r, f in (("A", 145000100), ("B hill", "144999990.4"), ("D", 145000020))
+    ]
+    found = read(rows(*lines, header=PLACED))
+    assert found.measurements.frequency_hz.tolist() == [145000020]
+    assert not len(found.refused)
+
+
 def test_two_rows_of_one_receiver_are_both_refused(read: Read) -> None:
     found = read(rows(GOOD, GOOD.replace(",5,", ",6,"), GOOD.replace(",A,", ",B hill,")))
     assert found.measurements.signal_present.tolist() == [[False, True, False, False]]
@@ -413,6 +424,34 @@ def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch:
         pd.testing.assert_frame_equal(
             found.refused.sort_values("line", ignore_index=True), whole.refused, check_dtype=False
         )
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_line_ends_may_fall_between_two_pieces(line_end: str, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [GOOD.replace("t,", f"{i},") for i in range(30)]
+    lines[20] = "x"
+    text = rows(*lines)
+    whole = read(text)
+    for size in range(60, 110):
+        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        found = read(text.replace("\n", line_end))
+        assert same(found, whole)
+        assert found.line.tolist() == whole.line.tolist()
+        assert found.refused["line"].tolist() == [22]
+
+
+def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement_file, "BLOCK_TRANSMISSIONS", 10)
+    lines = [GOOD.replace("t,", f"{i},") for i in range(35)]
+    lines[3], lines[30] = "x", lines[30].replace(",A,", ",a,")
+    (tmp_path / "m.csv").write_text(rows(*lines))
+    blocks = list(read_measurements(tmp_path / "m.csv", LAYOUT))
+    # A line that is no row is told of at once, and the others when their transmissions are whole.
+    assert [len(block) for block in blocks] == [0, 10, 10, 10, 3]
+    assert Recording.concatenate(blocks).refused["line"].tolist() == [5, 32]
+    # Of networks with many sites they have fewer transmissions.
+    monkeypatch.setattr(measurement_file, "MOST_CELLS", 20)
+    assert [len(block) for block in read_measurements(tmp_path / "m.csv", LAYOUT)] == [0, *[5] * 6, 3]
 
 
 def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,6 +666,21 @@ def test_reading_begins_before_the_end_is_there(tmp_path: Path, monkeypatch: pyt
         list(blocks)
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Ends a test that waits for a row which never comes."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("nothing was given within 30 s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_live_transmission_is_given_when_the_next_begins(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()

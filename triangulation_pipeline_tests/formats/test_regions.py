@@ -24,7 +24,7 @@ def in_metres(polygons: shapely.MultiPolygon, frame: LocalFrame = FRAME) -> shap
     return shapely.set_coordinates(polygons, frame.en_m(lat, lon, 0.0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_polygons_cover_what_the_regions_cover(seed: int) -> None:
     """Whatever the components: near and far, round and thin, heavy and light."""

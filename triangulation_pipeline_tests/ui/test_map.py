@@ -1,5 +1,6 @@
 """The map of fixes in a browser that has no network."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_a_fix_tells_what_is_known_of_it_and_leads_to_the_next(page: Page) -> No
     expect(popup.locator("h2")).to_contain_text("</script><script>")
     expect(page).to_have_title("Fixes of north-west-italy")
     assert popup.locator("img, script").count() == 0
+
+
+def test_one_can_zoom_to_the_area_of_a_fix(page: Page) -> None:
+    show(page, "fixes")
+    page.mouse.click(*orange(page)[0])
+    scale = page.locator(".leaflet-control-scale-line")
+    expect(scale).to_have_text("30 km")
+    page.get_by_role("button", name="Zoom to it").click()
+    expect(scale).to_have_text(re.compile(r"^\d+ m$"))
+    expect(page.locator(".leaflet-popup")).to_have_count(0)
+    show(page, "wide")
+    page.wait_for_function(IS_DRAWN)
 
 
 def test_layers_can_be_switched(page: Page) -> None:

@@ -83,6 +83,7 @@
   ];
   const on = Object.fromEntries(layers.map(([name, , shown]) => [name, shown]));
 
+  const panel = document.getElementById("panel");
   const map = L.map("map", { zoomSnap: 0.25, maxZoom: 20, minZoom: 2, attributionControl: false, zoomControl: false });
   L.control.attribution({ prefix: '<a href="https://leafletjs.com">Leaflet</a>' }).addTo(map);
   const slim = window.innerWidth <= 640;
@@ -319,16 +320,24 @@
     if (fixes.heard[i].length) box.append(table);
     if (fixes.hdop[i] !== null) box.append(element("p", `The geometry multiplies errors by ${fixes.hdop[i].toFixed(1)} (HDOP).`, "quiet"));
     const walk = element("nav");
-    for (const [text, next] of [["Earlier", i - 1], ["Later", i + 1]]) {
+    const add = (text, enabled, act) => {
       const button = element("button", text);
       button.type = "button";
-      button.disabled = next < from || next >= to;
+      button.disabled = !enabled;
       button.addEventListener("click", event => {
         event.stopPropagation(); // the button is gone when Leaflet looks where the click was, and would close the popup
-        select(next);
+        act();
       });
       walk.append(button);
-    }
+    };
+    add("Earlier", i > from, () => select(i - 1));
+    add("Zoom to it", true, () => {
+      map.closePopup(); // it would cover the half of it
+      selected = i;
+      fit(L.latLng(fixes.lat[i], fixes.lon[i]).toBounds(3 * major), 18);
+      picture.redraw();
+    });
+    add("Later", i + 1 < to, () => select(i + 1));
     box.append(walk);
     return box;
   }
@@ -351,6 +360,11 @@
     popup.options.maxHeight = Math.max(160, map.getContainer().clientHeight - (slim ? 190 : 130));
     popup.setLatLng([lat, lon]).setContent(content).openOn(map);
   }
+  function fit(bounds, maxZoom) {
+    // Beside the panel, if there is room for both.
+    const beside = slim ? 0 : panel.offsetWidth;
+    map.fitBounds(bounds, { paddingTopLeft: [44, 36], paddingBottomRight: [36 + beside, 36], maxZoom });
+  }
   function select(i) {
     selected = i;
     tell(fixes.lat[i], fixes.lon[i], aboutFix(i));
@@ -372,14 +386,16 @@
   }
   map.on("click", event => {
     const found = nearest(event.containerPoint);
-    if (!found) return;
+    if (!found) {
+      selected = -1;
+      return picture.redraw();
+    }
     if ("fix" in found) select(found.fix);
     else tell(data.receivers[found.receiver].lat, data.receivers[found.receiver].lon, aboutReceiver(found.receiver));
   });
   map.on("mousemove", event => map.getContainer().classList.toggle("leaflet-interactive-fix", !!nearest(event.containerPoint)));
 
   // The panel, the words, the time.
-  const panel = document.getElementById("panel");
   const number = value => value.toLocaleString("en");
   const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
   const summary = [`${counted(count, "fix").replace("fixs", "fixes")} by ${counted(data.receivers.length, "receiver")}`];
@@ -432,9 +448,7 @@
     const lat = sorted(fixes.lat), lon = sorted(fixes.lon), cut = Math.floor(count / 100);
     corners.push([lat[cut], lon[cut]], [lat[count - 1 - cut], lon[count - 1 - cut]]);
   }
-  // Beside the panel, if there is room for both.
-  const beside = window.innerWidth > 800 ? panel.offsetWidth : 0;
-  map.fitBounds(corners, { paddingTopLeft: [44, 36], paddingBottomRight: [36 + beside, 36], maxZoom: 16 });
+  fit(corners, 16);
   picture.addTo(map);
   if (span > 0) {
     document.getElementById("timeline").hidden = false;
