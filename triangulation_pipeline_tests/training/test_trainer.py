@@ -22,7 +22,9 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.positions import MixturePositions, median_of_bounds_m
 from triangulation_pipeline.samples import Samples
+from triangulation_pipeline.training import rows as rows_module
 from triangulation_pipeline.training import trainer as trainer_module
+from triangulation_pipeline.training import validation
 from triangulation_pipeline.training.config import Accelerator, Scheduler, TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics
 from triangulation_pipeline.training.rows import PreparedRows
@@ -455,15 +457,16 @@ def test_each_training_metric_is_over_the_rows_whatever_the_batches() -> None:
     assert 0.1 * elapsed < metrics.epoch_seconds <= elapsed
 
 
-def test_metrics_are_over_the_rows_however_many_there_are() -> None:
+def test_metrics_are_over_the_rows_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows again and again, more than are prepared and validated at once: each mean stays what it is."""
+    monkeypatch.setattr(rows_module, "PREPARED_AT_ONCE", 100)
+    monkeypatch.setattr(validation, "VALIDATED_AT_ONCE", 64)
     dataset = own(FEW)
     train, val = splits(dataset)
-    times = 10_000 // len(val)
     config = TrainingConfig(**BASE | ONE_STEP | {"model_architecture": Architecture.regression})
     once, often = (
         asdict(run(Trainer(config.locator_spec(dataset), config, dataset, train, val.take(rows))).history[0])
-        for rows in (slice(None), np.tile(np.arange(len(val)), times))
+        for rows in (slice(None), np.tile(np.arange(len(val)), 5))
     )
     for name in ("val_loss", "val_rmse_m", "val_rmse_good_geom_m", "val_nees", "val_coverage_68", "val_coverage_95"):
         assert often[name] == pytest.approx(once[name], rel=1e-5), name
