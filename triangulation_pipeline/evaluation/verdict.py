@@ -168,7 +168,11 @@ def _calibration_by_arrival_times(summary: Summary) -> PromotionCheck:
         for group in groups
         if (clause := _miscovered(group, group.count))
     ]
-    numbers = {f"{name} with {group.name}": share for group in groups for name, (_, share) in _levels(group).items()}
+    numbers = {
+        f"{name}_of_{group.name.replace(' ', '_')}": share
+        for group in groups
+        for name, (_, share) in _levels(group).items()
+    }
     told = f"so they do on all test rows for each number of arrival times ({len(groups)} groups)"
     return PromotionCheck(CALIBRATION_BY_ARRIVAL_TIMES.name, not wrong, ", ".join(wrong) or told, numbers)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from triangulation_pipeline.frame import surface_up_m
 
 # Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
-LEAST_INFORMATION = 1e-7
+LEAST_INFORMATION = 1e-9
 FARTHEST_INFORMATION = 1e-14  # 1 / m^2
 LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 

@@ -142,8 +142,10 @@ class _Rows:
         sigma_m = np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_sigma_ns), 1.0)
 
         # The silent receivers nearest to the centre of the received power.
-        power = np.where(hears, 10 ** (measurements.power_dbm / 10.0), 0.0)
-        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1e-300)[:, None]
+        level_db = np.where(hears, measurements.power_dbm, -np.inf).astype(np.float64)
+        peak_db = np.where(hears.any(1), level_db.max(1, initial=-np.inf), 0.0)
+        power = 10 ** ((level_db - peak_db[:, None]) / 10)
+        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1.0)[:, None]
         number = min(NEAREST_SILENT, max(1, int((~hears).sum(1).max(initial=0))))
         away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
         away_m2[hears] = np.inf
@@ -153,7 +155,7 @@ class _Rows:
             return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32))
 
         return cls(
-            tensor(site_m[order].transpose(0, 2, 1)),
+            tensor((site_m[order] * of_hearing(hears)[..., None]).transpose(0, 2, 1)),
             torch.as_tensor(of_hearing(hears)),
             torch.as_tensor(is_timed),
             tensor(toa_m),

@@ -147,7 +147,7 @@ def test_calibration_is_judged_for_each_number_of_arrival_times(summary: Documen
     few |= {"coverage_95": 0.1}  # of 99 rows
     assert found().passed
     assert found().numbers == {
-        f"{name} with {group}": level for group in ("4", "7 and more") for name, level in COVERAGE_LEVELS.items()
+        f"{name}_of_{group}": level for group in ("4", "7_and_more") for name, level in COVERAGE_LEVELS.items()
     }
     more |= {"coverage_50": 0.6, "coverage_90": 0.94}
     assert not found().passed

@@ -37,7 +37,7 @@ def test_parameters_are_spread_over_their_ranges(layouts: list[Layout]) -> None:
         "clock_sigma_ns": (20, 1000, True),
         "nlos_mean_ns": (100, 2000, True),
         "area_margin_km": (0.13 * 20, 0.13 * 400, True),
-        "path_loss_exponent": (2.8, 4.2, False),
+        "path_loss_exponent": (2.8, 4.8, False),
         "shadowing_link_db": (3, 8, False),
         "nlos_probability": (0, 0.3, False),
     }
@@ -62,9 +62,11 @@ def test_networks_have_4_to_15_sites_of_which_some_have_no_timing(layouts: list[
     sites = np.array([len(layout.network.sites) for layout in layouts])
     assert set(sites) == set(range(4, 16))
     timed = np.array([layout.network.has_timing.sum() for layout in layouts])
-    assert timed.min() >= 4
-    assert np.mean(timed < sites) == pytest.approx(0.22, abs=0.06)
-    assert np.mean((sites - timed)[timed < sites] / sites[timed < sites]) == pytest.approx(0.24, abs=0.06)
+    assert np.mean(timed < sites) == pytest.approx(0.27, abs=0.06)
+    # From few sites to all of them.
+    share = (timed / sites)[timed < sites]
+    assert np.histogram(share, 3, (0, 1))[0].min() > 0.2 * len(share)
+    assert np.mean(timed == 0) > 0.01
     for layout in layouts:
         box = layout.network.service_area(0.0)
         side_m = layout.scenario.area_margin_m / 0.13
@@ -113,8 +115,9 @@ def test_each_row_is_what_its_own_layout_measures(batch: Samples) -> None:
         assert network.service_area(scenario.area_margin_m + 1).contains(en_m).all()
         distance_m = Geometry(network, seen.tx_altitude_m).ranges_m(en_m)[0]
         error_ns = np.where(seen.toa_present, seen.toa_ns - distance_m / 0.299792458, np.nan)
-        error_ns -= np.nanmedian(error_ns, axis=1, keepdims=True)
-        assert np.nanmedian(np.abs(error_ns / seen.toa_sigma_ns.clip(1))) < 1.5
+        timed = seen.toa_present.sum(1) > 1
+        error_ns = error_ns[timed] - np.nanmedian(error_ns[timed], axis=1, keepdims=True)
+        assert not timed.any() or np.nanmedian(np.abs(error_ns / seen.toa_sigma_ns[timed].clip(1))) < 1.5
         assert not (seen.toa_present & ~network.has_timing).any()
         # The columns beyond its sites are empty.
         beyond = batch.signal_present[rows][:, len(network.sites) :]
