@@ -60,7 +60,7 @@ LAYOUTS = {1: [(4, 643.105, 2.96717), (15, 359.834, 4.6841), (15, 550.138, 4.103
 RANDOM_DATASET = {
     (2, 1): (
         "cf2b07dc-d24d-53f3-8bc8-4e5405879142",
-        "bf6cb9198a34e4a93fc3156e4c12a718df48ac70492f730b7e154443731b027f",
+        "34abcde49d94d2779b5c4f38c0435d1696c980409de679e607c485072d9e563a",
     )
 }
 SPLIT = {1: [38, 5, 7]}
@@ -158,7 +158,7 @@ def test_training() -> None:
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_a_second_training_gives_the_same_weights(architecture: Architecture) -> None:
     """Bit for bit: this is what a change that moves nothing is held against, before and after, on one machine."""
-    settings = {"model_architecture": architecture}
+    settings = {"model_architecture": architecture, "learning_rate": 3e-4}
     first, second = (run(trainer_of(own(1000), **settings)) for _ in range(2))
     assert first.best_checkpoint().weights_digest == second.best_checkpoint().weights_digest
     other = run(trainer_of(own(1000), seed=1, **settings))
