@@ -192,8 +192,8 @@ def _near_exact_posterior(found: PosteriorSummary | None) -> PromotionCheck:
     }
     above, below = ("above" if found.rmse_excess >= 0 else "below", "below" if found.nats_below >= 0 else "above")
     told = (
-        f"on {found.rows:,} of these rows the RMSE is {100 * abs(found.rmse_excess):,.1f} ± "
-        f"{100 * excess_error:,.1f} % {above} that of the exact posterior, the limit, and the log density {abs(found.nats_below):.2f} ± "
+        f"on {found.rows:,} of these rows the RMSE is {100 * abs(found.rmse_excess):,.1f} ± {100 * excess_error:,.1f} "
+        f"% {above} that of the exact posterior, the limit, and the log density {abs(found.nats_below):.2f} ± "
         f"{nats_error:.2f} nats {below}"
     )
     if found.rows < LEAST_POSTERIOR_ROWS:
