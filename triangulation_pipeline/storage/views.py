@@ -167,9 +167,7 @@ evaluation_overview = Table(
     Column("model_id", UuidText, comment="Id of the model version that the weights are registered as; null before."),
     Column("dataset_id", UuidText, comment="Id of the dataset whose test split was used."),
     Column("epoch", Integer, comment="Number of the epoch that the weights are of."),
-    Column(
-        "passed", Boolean, comment="True if accuracy, calibration and the comparison with the classical solver passed."
-    ),
+    Column("passed", Boolean, comment="True if all checks of the evaluation passed."),
     Column("verdict", Text, comment="Why the evaluation passed, or why not, in one sentence."),
     *_measured(),
     Column("sha256", Text, comment="SHA-256 digest of the file of the weights."),
