@@ -25,7 +25,8 @@ LEAST_ALTERNATIVE = 0.01
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
-_UPHILL_STEPS = 30
+# Steps towards a mode, until they are shorter than so many standard deviations.
+_UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 
@@ -288,19 +289,22 @@ class MixturePositions(Positions):
         ndarray, shape (n, 2)
             East and north, metres; NaN in a row without a position.
         """
-        located = np.flatnonzero(self.exists.any(1))
-        found, rows = self.take(located), np.arange(len(located))
-        centres = np.moveaxis(found.component_en_m, 1, 0)
-        at_centres = [np.where(e, found.log_density(c), -np.inf) for e, c in zip(found.exists.T, centres, strict=True)]
-        en_m = found.component_en_m[rows, np.argmax(at_centres, axis=0)]
-        precision = _inverses(found.scale_m2)
-        for _ in range(_UPHILL_STEPS):
-            log_parts, squared = found._at(en_m)
-            share = np.exp(log_parts - _log_sum(log_parts)[:, None])
-            pull = (share * (1 + 2 / found.freedom) / (1 + squared / found.freedom))[..., None, None] * precision
-            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, found.component_en_m)
         mode_en_m = np.full((len(self), 2), np.nan)
-        mode_en_m[located] = en_m
+        going = np.flatnonzero(self.exists.any(1))
+        part = self.take(going)
+        centres = np.moveaxis(part.component_en_m, 1, 0)
+        at_centres = [np.where(e, part.log_density(c), -np.inf) for e, c in zip(part.exists.T, centres, strict=True)]
+        mode_en_m[going] = part.component_en_m[np.arange(len(going)), np.argmax(at_centres, axis=0)]
+        for _ in range(_UPHILL_STEPS):
+            en_m, part = mode_en_m[going], self.take(going)
+            log_parts, squared = part._at(en_m)
+            share = np.exp(log_parts - _log_sum(log_parts)[:, None])
+            pull = share * (1 + 2 / part.freedom) / (1 + squared / part.freedom)
+            precision = pull[..., None, None] * _inverses(part.scale_m2)
+            total = precision.sum(1)
+            mode_en_m[going] = np.einsum("nij,nkjl,nkl->ni", _inverses(total), precision, part.component_en_m)
+            step_m = mode_en_m[going] - en_m
+            going = going[np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2]
         return mode_en_m
 
     def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -209,17 +209,18 @@ def test_the_results_tell_the_distance_to_the_exact_posterior() -> None:
         test_nats_below_posterior_good_geom=-0.01,
     )
     assert "* the limit, on 1,000 of the rows (873 good): it knows how they were simulated" in lines
-    assert "the model's RMSE on those rows: 88.9 % above (good: 0.4 % below) the limit" in lines
-    apart = "its log density at the true places: 0.28 nats below (good: 0.01 nats above) the limit,"
-    place = lines.index(apart)
-    assert lines[place + 1] == "  as if it gave them this share of the density that is due: 75 % (good: 101 %)"
+    place = lines.index("the model's RMSE there: 88.9 % above the limit (good: 0.4 % below)")
+    assert lines[place + 1 : place + 3] == [
+        "its log density there: 0.28 nats below the limit (good: 0.01 nats above),",
+        "  so that the true places have 75 % (good: 101 %) of the density due to them",
+    ]
     assert any(line.startswith("exact posterior * ") for line in lines)
     # An older version did not compute it.
     assert not any("limit" in line or "exact" in line for line in page())
     nothing = {"test_rmse_above_posterior_good_geom": None, "test_nats_below_posterior_good_geom": None}
     by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, **nothing)
-    assert "the model's RMSE on those rows: 100.0 % above the limit" in by_level
-    assert "  as if it gave them this share of the density that is due: 37 %" in by_level
+    assert "the model's RMSE there: 100.0 % above the limit" in by_level
+    assert "  so that the true places have 37 % of the density due to them" in by_level
 
 
 def test_the_results_say_what_the_regions_hold() -> None:
@@ -238,7 +239,8 @@ def test_the_results_say_what_the_regions_hold() -> None:
 
 def test_the_results_fit_80_columns() -> None:
     names = ("power_weighted_centroid_p50", "test_p95", "crlb_rms", "test_rmse", "test_p50")
-    large = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}
+    large: dict[str, Any] = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}
+    large |= {"exact_posterior_rows": 1000, "exact_posterior_rows_good_geom": 888}
     table = [line for line in page(**large) if line not in {BOUND_NOTE}]
     assert max(map(len, table)) <= 80
 

@@ -97,29 +97,25 @@ def _limit(values: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     told = [f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated"]
-    excess = _both(values, "test_rmse_above_posterior", lambda found: _beside(100 * found, 1, "%", "above", "below"))
-    nats = _both(values, "test_nats_below_posterior", lambda found: _beside(found, 2, "nats", "below", "above"))
-    share = _both(values, "test_nats_below_posterior", lambda found: f"{100 * math.exp(-found):.0f} %")
-    if excess and nats and share:
+    excess, nats = "test_rmse_above_posterior", "test_nats_below_posterior"
+    if values[excess] is not None and values[nats] is not None:
+        beside = _both(
+            values, excess, lambda x: f"{abs(100 * x):,.1f} % {'above' if x >= 0 else 'below'}", " the limit"
+        )
+        below = _both(values, nats, lambda x: f"{abs(x):,.2f} nats {'below' if x >= 0 else 'above'}", " the limit")
+        share = _both(values, nats, lambda x: f"{100 * math.exp(-x):.0f} %")
         told += [
-            f"the model's RMSE on those rows: {excess} the limit",
-            f"its log density at the true places: {nats} the limit,",
-            f"  as if it gave them this share of the density that is due: {share}",
+            f"the model's RMSE there: {beside}",
+            f"its log density there: {below},",
+            f"  so that the true places have {share} of the density due to them",
         ]
     return told
 
 
-def _both(values: Mapping[str, Any], name: str, words: Callable[[float], str]) -> str | None:
-    """A number on all rows, and on those with good geometry if there are any; None if there is none."""
-    everywhere, good = values[name], values[f"{name}_good_geom"]
-    if everywhere is None:
-        return None
-    return words(everywhere) + ("" if good is None else f" (good: {words(good)})")
-
-
-def _beside(value: float, digits: int, unit: str, positive: str, negative: str) -> str:
-    """A difference without its sign, and on which side it lies."""
-    return f"{abs(value):,.{digits}f} {unit} {positive if value >= 0 else negative}"
+def _both(values: Mapping[str, Any], name: str, words: Callable[[float], str], than: str = "") -> str:
+    """A number on all rows, and on those with good geometry if there are any."""
+    good = values[f"{name}_good_geom"]
+    return words(values[name]) + than + ("" if good is None else f" (good: {words(good)})")
 
 
 def _regions(values: Mapping[str, Any]) -> list[str]:

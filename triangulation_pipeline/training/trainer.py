@@ -32,7 +32,8 @@ from triangulation_pipeline.training.validation import validate
 CPU_THREADS = 1
 LEAST_VALIDATION_ROWS = 20
 # A step whose gradient is longer than WILD times the median of the last GUARD_STEPS is not made: about once in 600,000
-# rows the gradient of one row is so long that, even clipped, it undoes what many steps have learned.
+# rows the gradient of one row is so long that, even clipped, it undoes what many steps have learned. Before there are
+# so many steps, gradients grow by more than that without harm.
 WILD, GUARD_STEPS = 15.0, 200
 # Raised with every change of what a state holds, also of the fields of EpochMetrics.
 STATE_FORMAT = "triangulation-training-state/3"
@@ -295,7 +296,7 @@ class Trainer:
 
     def _is_wild(self, norm: float) -> bool:
         """Whether a gradient of that norm is far longer than those before it, or no number."""
-        wild = bool(self.norms) and not norm <= WILD * median(self.norms)
+        wild = len(self.norms) == GUARD_STEPS and not norm <= WILD * median(self.norms)
         if math.isfinite(norm):
             self.norms.append(norm)
         return wild

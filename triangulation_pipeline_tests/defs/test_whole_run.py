@@ -179,7 +179,7 @@ def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
         "accuracy": {"rmse_m", "limit_m", "rows"},
         "calibration": {*COVERAGE_LEVELS, "rows"},
         "calibration_by_arrival_times": {f"{name}_of_7_and_more" for name in COVERAGE_LEVELS},
-        "near_exact_posterior": {"rmse_excess", "nats_below", "rows"},
+        "near_exact_posterior": {"rmse_excess", "rmse_excess_error", "nats_below", "nats_below_error", "rows"},
         "better_than_classical": {"p95_m", "limit_m", "rows"},
         "not_worse_than_production": set(),  # there was none
     }

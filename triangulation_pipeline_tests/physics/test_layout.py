@@ -155,6 +155,19 @@ def test_chunks_may_come_in_any_order_and_a_longer_dataset_begins_with_the_same_
     assert not np.isin(simulate(spec_of(100, seed=1)).tx_lat, whole.tx_lat).any()
 
 
+def test_no_transmitter_stands_where_one_of_an_own_network_does(batch: Samples) -> None:
+    """In parts of the area: the same random numbers are not drawn for both kinds of datasets."""
+
+    def east_share(layout: Layout, samples: Samples) -> np.ndarray:
+        area = layout.network.service_area(layout.scenario.area_margin_m)
+        return (samples.tx_en_m(layout.network.frame)[:, 0] - area.east_min_m) / (area.east_max_m - area.east_min_m)
+
+    own = DatasetSpec(NORTH_WEST_ITALY, DEFAULT, 512, 0)
+    layout, rows = next(spec_of(len(batch)).by_layout(batch))
+    shares = [east_share(own.layout(0), simulate(own)), east_share(layout, batch.take(rows))]
+    assert abs(np.corrcoef(shares)[0, 1]) < 0.2
+
+
 def test_its_description_makes_the_spec_again() -> None:
     spec = spec_of(50)
     description = json.loads(json.dumps(spec.description()))

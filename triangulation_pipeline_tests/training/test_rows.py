@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -72,8 +72,7 @@ def test_the_gains_of_the_network_file_are_taken_off(model: Locator) -> None:
     sites = tuple(site.model_copy(update={"gain_offset_db": 3.0}) for site in NORTH_WEST_ITALY.sites)
     network = NORTH_WEST_ITALY.model_copy(update={"sites": sites})
     _, val = splits(own(FEW))
-    louder = val.take(slice(None))
-    louder.power_dbm[:] = val.power_dbm + 3
+    louder = replace(val, power_dbm=val.power_dbm + np.float32(3))
     plain = PreparedRows.of(model, own(FEW), val, CPU)
     calibrated = PreparedRows.of(model, DatasetSpec(network, DEFAULT, FEW, seed=0), louder, CPU)
     for field in fields(plain.inputs):
