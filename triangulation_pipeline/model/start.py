@@ -179,13 +179,12 @@ class _Rows:
         """Some rows that as many receivers hear, without padding."""
         width = max(1, int(self.hears[rows].sum(1).max()))
         number = int(self.silent[rows].sum(1).max())
+        of_hearing = ("site_m", "hears", "timed", "toa_m", "sigma_m", "power_dbm")
+        of_silent = ("silent_m", "silent", "floor_dbm")
         return _Rows(
-            *(
-                values[rows][..., :width]
-                for values in (self.site_m, self.hears, self.timed, self.toa_m, self.sigma_m, self.power_dbm)
-            ),
-            *(values[rows][..., :number] for values in (self.silent_m, self.silent, self.floor_dbm)),
-            self.altitude_m[rows],
+            **{name: getattr(self, name)[rows][..., :width] for name in of_hearing},
+            **{name: getattr(self, name)[rows][..., :number] for name in of_silent},
+            altitude_m=self.altitude_m[rows],
         )
 
     def mean_log_km(self, en_m: Tensor, coefficients: Tensor) -> NDArray[np.float64]:
@@ -298,7 +297,8 @@ class _Costs:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Tensor]) -> "_Costs":
-        return cls(*columns[:4], Ellipse(*columns[4:]))
+        times, levels, outside, cauchy, east2, across2, k = columns
+        return cls(times, levels, outside, cauchy, Ellipse(east2, across2, k))
 
     def beside(self, others: "_Costs") -> "_Costs":
         """Those of these places and of others of the same rows."""
