@@ -20,7 +20,7 @@ from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
 BOUND_NOTE = (
     "The bound holds for estimators without prior knowledge. Its RMSE is dominated by a few rows of the worst "
-    "geometry, and can exceed that of a model, which has learned the area."
+    "geometry, and can exceed that of a model, which knows the area."
 )
 
 

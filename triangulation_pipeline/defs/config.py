@@ -20,7 +20,7 @@ from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
-from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_SITES, MOST_SITES, Layouts
+from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_RANDOM_SITES, MOST_RANDOM_SITES, Layouts
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.storage.settings import dagster_home
 from triangulation_pipeline.training.config import Accelerator, TrainingConfig
@@ -120,9 +120,9 @@ class SyntheticDatasetConfig(StepConfig):
     layouts: Layouts = Field(
         Layouts.own,
         description="The networks: own simulates the network of receiver_network; random simulates a new one for each "
-        f"{ROWS_PER_LAYOUT} samples and takes no network file. A random network has {FEWEST_SITES} to {MOST_SITES} "
-        f"sites within 20 to 400 km. These parameters are drawn for each of them, and scenario must leave them out: "
-        f"{', '.join(DRAWN_PARAMETERS)}.",
+        f"{ROWS_PER_LAYOUT} samples and takes no network file. A random network has {FEWEST_RANDOM_SITES} to "
+        f"{MOST_RANDOM_SITES} sites within 20 to 400 km. These parameters are drawn for each of them, and scenario "
+        f"must leave them out: {', '.join(DRAWN_PARAMETERS)}.",
     )
     scenario: ScenarioOverrides = Field(
         default_factory=ScenarioOverrides, description="Parameters of the simulation that differ from the preset."

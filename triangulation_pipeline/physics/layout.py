@@ -12,7 +12,7 @@ from triangulation_pipeline.physics.scenario import Scenario
 
 # Raised with every change of the layouts that ``random_layout`` draws.
 LAYOUTS_VERSION = 1
-FEWEST_SITES, MOST_SITES = 4, 15
+FEWEST_RANDOM_SITES, MOST_RANDOM_SITES = 4, 15
 DRAWN_PARAMETERS = (
     "area_margin_km",
     "clock_sigma_ns",
@@ -84,7 +84,7 @@ def _draw(rng: np.random.Generator, scenario: Scenario, name: str) -> Layout:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
     extent_km = log_uniform(20, 400)
-    sites = int(rng.integers(max(FEWEST_SITES, scenario.min_detections), MOST_SITES + 1))
+    sites = int(rng.integers(max(FEWEST_RANDOM_SITES, scenario.min_detections), MOST_RANDOM_SITES + 1))
     network = random_network(
         sites,
         int(rng.integers(2**31)),

@@ -9,7 +9,7 @@ import pytest
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import CHUNK_SIZE, ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, MOST_SITES, Layout, Layouts, random_layout
+from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, MOST_RANDOM_SITES, Layout, Layouts, random_layout
 from triangulation_pipeline.physics.quality import quality_metrics
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate, simulate_chunk, simulate_chunks
@@ -123,7 +123,7 @@ def test_each_row_is_what_its_own_layout_measures(batch: Samples) -> None:
         beyond = batch.signal_present[rows][:, len(network.sites) :]
         assert not beyond.any()
         assert not batch.toa_present[rows][:, len(network.sites) :].any()
-    assert batch.num_sites == spec.num_sites == MOST_SITES
+    assert batch.num_sites == spec.num_sites == MOST_RANDOM_SITES
 
 
 def test_by_layout_takes_any_samples_in_any_order(batch: Samples) -> None:
