@@ -41,10 +41,15 @@ class StartConfig(_Constants):
 
     hypotheses: int = Field(3, ge=1, le=16, description="Hypotheses that are kept of each row, at most.")
     cells_per_side: int = Field(8, ge=3, le=64, description="The service area is searched in this number squared.")
-    posterior_cells_per_side: int = Field(
-        16, ge=3, le=64, description="The same where the posterior is summed over cells: too few arrival times."
+    fine_cells_per_side: int = Field(
+        16, ge=3, le=64, description="The same where three arrival times or fewer leave several places."
     )
-    candidates: int = Field(9, ge=1, le=64, description="Minima of the search that are refined.")
+    candidates: int = Field(
+        6,
+        ge=1,
+        le=64,
+        description="Minima of the search that are refined, more in a finer search as its cells per side.",
+    )
     refinement_scales: tuple[float, ...] = Field(
         (0.4, 0.12, 0.04, 0.012, 0.004, 0.0),
         max_length=100,

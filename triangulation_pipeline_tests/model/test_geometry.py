@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr
 
-from triangulation_pipeline.model.geometry import Arrivals, Ellipse, Information, mean, ranges_m, within
+from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, Information, mean, ranges_m, within
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.physics.geometry import Geometry, time_difference_information
 
@@ -73,6 +73,36 @@ def test_information_and_spread_are_those_of_physics_also_of_thin_ellipses_in_fl
     np.testing.assert_allclose(first**2, np.linalg.inv(expected)[:, 0, 0], rtol=1e-2)
     np.testing.assert_allclose(cross**2 + second**2, np.linalg.inv(expected)[:, 1, 1], rtol=1e-2)
     np.testing.assert_allclose((first * second) ** 2 * np.linalg.det(expected), 1.0, rtol=1e-2)
+
+
+def test_what_is_known_beside_arrival_times_adds_to_the_information_and_pulls_uphill() -> None:
+    rng = np.random.default_rng(4)
+    site_m, place_m = rng.uniform(-40e3, 40e3, (6, 2)), np.array([3e3, -5e3])
+    slope, hears, area_m = 2.5, np.array([1, 1, 1, 1, 1, 0]), 30e3
+    measured = rng.normal(size=6)
+
+    def level(at_m: np.ndarray) -> np.ndarray:
+        """What is off, with the common level at its best fit."""
+        off = measured + slope * np.log(np.hypot(*(at_m - site_m).T))
+        return (off - off[:5].mean()) * hears
+
+    steps = np.eye(2) * 0.5
+    jacobian = np.stack([(level(place_m + step) - level(place_m - step)) for step in steps], -1)
+    cost_gradient = jacobian.T @ level(place_m)
+    range_m = np.hypot(*(place_m - site_m).T)
+    gradient = (place_m - site_m) / range_m[:, None]
+    weight = rng.uniform(1e-9, 1e-8, 6)
+    expected = time_difference_information(gradient, weight) + jacobian.T @ jacobian + np.eye(2) / area_m**2
+    arrays = (level(place_m), np.full(6, slope), hears, range_m, *gradient.T)
+    beside = Beside.of(*(torch.tensor(x, dtype=torch.float64) for x in arrays), area_m)
+    weights, east, north = (torch.tensor(x) for x in (weight, *gradient.T))
+    information = Information.of(weights, east, north, beside=beside)
+    for offset in rng.normal(size=(5, 2)):
+        found = float(information.ellipse.squared(torch.tensor(offset)))
+        np.testing.assert_allclose(found, offset @ expected @ offset, rtol=1e-4)
+    # Without residuals the levels alone move the place, downhill in their cost.
+    step_m = information.step_m(torch.zeros(6, dtype=torch.float64), weights).numpy()
+    np.testing.assert_allclose(step_m, -np.linalg.solve(expected, cost_gradient), rtol=1e-3)
 
 
 def test_an_ellipse_comes_back_from_its_spread() -> None:
