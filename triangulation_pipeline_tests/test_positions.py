@@ -232,17 +232,18 @@ def test_separate_solutions_have_their_probability_and_their_own_covariance() ->
 
 
 def test_a_row_without_a_sound_component_has_no_position() -> None:
-    n = 6
+    n = 7
     log_weight, centre = np.zeros((n, 2)), np.zeros((n, 2, 2))
     scale, freedom = np.tile(np.eye(2), (n, 2, 1, 1)), np.full((n, 2), 5.0)
     log_weight[0] = -np.inf
     log_weight[1, 0] = np.nan
     centre[2, 1, 0] = np.nan
     scale[3, 0] = [[1.0, 2.0], [2.0, 1.0]]
-    # Nor has one that does not exist to be sound.
-    log_weight[4, 1], centre[4, 1], scale[4, 1] = -np.inf, np.nan, np.nan
+    freedom[4, 0] = np.nan
+    # One that does not exist need not be sound.
+    log_weight[5, 1], centre[5, 1], scale[5, 1], freedom[5, 1] = -np.inf, np.nan, np.nan, 1.0
     mixture = MixturePositions.of_components(log_weight, centre, scale, freedom)
-    at, located = np.ones((n, 2)), [False] * 4 + [True] * 2
+    at, located = np.ones((n, 2)), [False] * 5 + [True] * 2
     for answer in (
         mixture.en_m[:, 0],
         mixture.covariance_m2[:, 0, 0],
@@ -255,7 +256,7 @@ def test_a_row_without_a_sound_component_has_no_position() -> None:
         assert np.isfinite(answer).tolist() == located
     assert mixture.covers(at, 0.999).tolist() == located
     assert mixture.covers(np.full((n, 2), np.nan), 1.0).tolist() == [False] * n
-    assert mixture.log_density(at)[4] == mixture.log_density(at)[5]
+    assert mixture.log_density(at)[5] == mixture.log_density(at)[6]
     nothing = mixture.take(slice(0, 0))
     assert nothing.alternatives().probability.shape == (0, 1)
     assert nothing.content_at(at[:0]).shape == nothing.mode_en_m()[:, 0].shape == (0,)
