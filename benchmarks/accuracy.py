@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.evaluation.reference import rmse_excess
+from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.predict import predict
@@ -35,7 +37,6 @@ from triangulation_pipeline.samples import Samples, Split
 Float = NDArray[np.float64]
 Rows = NDArray[np.bool_]
 
-LEVELS = (0.5, 0.683, 0.9, 0.95)
 HELD_OUT_LAYOUTS = 40
 GOOD_GDOP = 5.0
 
@@ -138,17 +139,18 @@ def measured(model: Locator, layout: Layout, samples: Samples) -> Measured:
 
 def line(columns: Measured) -> str:
     """The numbers that the model is judged by."""
-    ratio = _over(rmse_m(columns.mean_m), rmse_m(columns.exact_m))
+    excess, excess_error = rmse_excess(columns.mean_m, columns.exact_m)
+    assert excess is not None
     known = np.isfinite(columns.mixture_ml_m)
     medians = (
         f"median {np.median(columns.mode_m[known]):.1f} m / {np.median(columns.mixture_ml_m[known]):.1f} m"
         if known.any()
         else f"median {np.median(columns.mode_m):,.0f} m"
     )
-    held = " ".join(f"{coverage(columns.content, level):.3f}" for level in LEVELS)
+    held = " ".join(f"{coverage(columns.content, level):.3f}" for level in COVERAGE_LEVELS.values())
     error = np.std(columns.nats_below) / np.sqrt(len(columns.nats_below))
     return (
-        f"RMSE {rmse_m(columns.mean_m):,.1f} m = {ratio:.3f} x exact; {medians}; "
+        f"RMSE {rmse_m(columns.mean_m):,.1f} m = {1 + excess:.3f} +- {excess_error or 0.0:.3f} x exact; {medians}; "
         f"{np.mean(columns.nats_below):.3f} +- {error:.3f} nats; cover {held}"
     )
 
@@ -161,12 +163,6 @@ def solutions_line(columns: Measured) -> str:
         f"the true place is nearer to it in {np.mean(columns.second_is_nearer[has]):.3f} of them; "
         f"median area of the 95 % region / ellipse's {np.median(columns.area_share):.2f}"
     )
-
-
-def _over(mine: float | None, other: float | None) -> float:
-    assert mine is not None
-    assert other is not None  # of one row or more
-    return mine / other
 
 
 def main() -> None:

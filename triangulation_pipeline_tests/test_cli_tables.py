@@ -159,6 +159,23 @@ def test_long_ago_is_a_date() -> None:
     assert ago(None) is None
 
 
+GROUPS = [
+    {
+        "name": name,
+        "count": count,
+        "p50_m": p50_m,
+        "best_baseline_p50_m": baseline_m,
+        "nats_below": nats,
+        "coverage_68": 0.5 + 0.0001 * count,
+        "coverage_95": 0.951,
+    }
+    for name, count, p50_m, baseline_m, nats in (
+        ("fewer than 3", 7, 20_345.6, 30_456.7, None),
+        ("7 and more", 1500, 21.36, None, 0.0812),
+    )
+]
+
+
 def page(**changed: float | None) -> list[str]:
     class Numbers(dict[str, Any]):
         def __missing__(self, name: str) -> float | None:
@@ -166,7 +183,7 @@ def page(**changed: float | None) -> list[str]:
 
     console = Console(file=io.StringIO(), width=80)
     texts = dict.fromkeys(("promotion_reason", "network", "checkpoint", "database", "object_store", "job_id"), "-")
-    rows = {"test_rows": 7512, "test_rows_good_geom": 6543, "max_gdop": 5.0}
+    rows = {"test_rows": 7512, "test_rows_good_geom": 6543, "max_gdop": 5.0, "by_arrival_times": GROUPS}
     metrics = Numbers({"huber_gauss_newton_rows_without_fix": 0} | changed)
     show_results(console, {"model_name": "m", "version": 3, "metrics": metrics} | rows | texts)
     assert isinstance(console.file, io.StringIO)
@@ -221,6 +238,15 @@ def test_the_results_tell_the_distance_to_the_exact_posterior() -> None:
     by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, **nothing)
     assert "the model's RMSE there: 100.0 % above the limit" in by_level
     assert "  so that the true places have 37 % of the density due to them" in by_level
+
+
+def test_the_results_tell_how_it_is_by_number_of_arrival_times() -> None:
+    lines = [re.split(r"  +", line.strip()) for line in page()]
+    place = lines.index(["arrival times", "rows", "model", "best solver", "below *", "68.3 %", "95 %"])
+    assert lines[place + 2 : place + 4] == [
+        ["fewer than 3", "7", "20,345.6", "30,456.7", "50.1%", "95.1%"],
+        ["7 and more", "1,500", "21.4", "0.08", "65.0%", "95.1%"],
+    ]
 
 
 def test_the_results_say_what_the_regions_hold() -> None:

@@ -1,7 +1,7 @@
 """The final page of ``triangulation run``."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -43,6 +43,7 @@ def results_of(storage: Storage, run_id: str) -> dict[str, Any]:
         "test_rows": found.all.rows,
         "test_rows_good_geom": found.good_geometry.rows,
         "max_gdop": found.max_gdop,
+        "by_arrival_times": [group.model_dump() for group in found.all.by_arrival_times],
         "checkpoint": model.pytorch_model_location,
         "sha256": model.sha256,
         "database": storage.engine.url.render_as_string(hide_password=True),
@@ -85,10 +86,36 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     console.print()
     console.print(page)
     console.print()
+    if results["by_arrival_times"]:
+        console.print(_by_arrival_times(results["by_arrival_times"]))
+        console.print()
     for line in (*told, results["promotion_reason"]):
         console.print(plain(line), soft_wrap=not console.is_terminal)
     for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _by_arrival_times(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """The model on all test rows by number of arrival times, beside the best classical solver of each group."""
+    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    page.add_column("\narrival times", no_wrap=True)
+    for head in ("\nrows", "median, m\nmodel", "\nbest solver", "nats\nbelow *", "regions hold\n68.3 %", "\n95 %"):
+        page.add_column(head, justify="right", no_wrap=True)
+
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    for group in groups:
+        page.add_row(
+            group["name"],
+            f"{group['count']:,}",
+            shown(group["p50_m"], ",.1f"),
+            shown(group["best_baseline_p50_m"], ",.1f"),
+            shown(group["nats_below"], ".2f"),
+            shown(group["coverage_68"], ".1%"),
+            shown(group["coverage_95"], ".1%"),
+        )
+    return page
 
 
 def _limit(values: Mapping[str, Any]) -> list[str]:

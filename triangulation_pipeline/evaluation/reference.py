@@ -40,7 +40,7 @@ class Reference:
         posterior = _scored(self.distance_m[rows], self.log_density[rows], self.content[rows])
         model = _scored(model_m[rows], self.model_log_density[rows], content[rows])
         apart = self.log_density[rows] - self.model_log_density[rows]
-        excess, error = _rmse_excess(model_m[rows], self.distance_m[rows])
+        excess, error = rmse_excess(model_m[rows], self.distance_m[rows])
         return PosteriorSummary(
             rows=int(rows.sum()),
             posterior=posterior,
@@ -52,7 +52,7 @@ class Reference:
         )
 
 
-def _rmse_excess(mine_m: Float, limit_m: Float) -> tuple[float | None, float | None]:
+def rmse_excess(mine_m: Float, limit_m: Float) -> tuple[float | None, float | None]:
     """The fraction by which one RMSE is above another on the same rows, and its standard error (of the ratio of two
     means, to first order)."""
     mine, limit = rmse_m(mine_m), rmse_m(limit_m)
