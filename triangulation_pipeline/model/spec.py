@@ -20,15 +20,16 @@ from triangulation_pipeline.physics.scenario import Scenario
 LOCATOR_VERSION = 2
 
 
-# The name of the weights that come with the package.
-UNIVERSAL = "universal"
-
-
 class Architecture(StrEnum):
     """The architectures, by the names of their files."""
 
     triangulation = "triangulation"
     regression = "regression"
+
+
+# Names of weights: those that come with the package, which are of one architecture, and those of a fresh locator.
+UNIVERSAL, RANDOM = "universal", "random"
+UNIVERSAL_ARCHITECTURE = Architecture.triangulation
 
 
 class _Constants(BaseModel):

@@ -15,7 +15,7 @@ from torch import Tensor
 from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, dump, load
 from triangulation_pipeline.model.losses import locator_loss
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, UNIVERSAL, LocatorSpec
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, RANDOM, UNIVERSAL, LocatorSpec
 from triangulation_pipeline.model.universal import load_model
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
@@ -58,8 +58,8 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
         What the rows were simulated by. The locator is for its network and scenario; for any network if the dataset is
         of random ones.
     config : TrainingConfig
-        The settings; ``parent_model_id`` must be None or "universal", as the name of a model means something to a
-        registry only.
+        The settings; ``parent_model_id`` must be None, "universal" or "random", as the name of a model means something
+        to a registry only.
     train_rows, val_rows : Samples
         Rows of the dataset, with the truth. Those of ``val_rows`` choose the best epoch.
 
@@ -77,7 +77,7 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
     """
     if config.registered_parent is not None:
         raise ValueError(
-            f"parent_model_id must be null or {UNIVERSAL} to train without a registry, got {config.registered_parent}"
+            f"parent_model_id must be {UNIVERSAL} or {RANDOM} without a registry, got {config.registered_parent}"
         )
     parent = load_model(UNIVERSAL) if config.parent_model_id == UNIVERSAL else None
     trainer = Trainer(config.locator_spec(dataset), config, dataset, train_rows, val_rows, parent=parent)

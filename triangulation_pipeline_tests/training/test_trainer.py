@@ -546,7 +546,7 @@ def test_training_by_one_call_gives_what_the_steps_give() -> None:
     assert checkpoint.weights_digest == best.weights_digest
     assert (checkpoint.config, checkpoint.dataset) == (best.config, None)
     named = config.model_copy(update={"parent_model_id": "parent:1"})
-    with pytest.raises(ValueError, match=r"parent_model_id must be null or universal .*, got parent:1"):
+    with pytest.raises(ValueError, match=r"parent_model_id must be universal or random .*, got parent:1"):
         train(dataset, named, *splits(dataset))
 
 
