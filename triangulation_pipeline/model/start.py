@@ -4,7 +4,8 @@ each. Nothing here is learned.
 Rows with three arrival times or more: the service area is searched in coarse cells by arrival times, levels and silent
 receivers; the distinct minima are refined down to the noise; delayed paths are late only; where residuals leave doubt
 the row is solved again without each of its receivers; what lies closer together than the ellipses is one. Other rows:
-the posterior is summed over the cells, finely where it lies, and cut into parts across its longer axis.
+the posterior is summed over the cells, finely where it lies; that of two arrival times is cut into parts across its
+longer axis.
 
 Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 """
@@ -352,7 +353,10 @@ class _Search:
         parts = self.config.hypotheses
         along = _along_longer_axis(en_m - middle_m[:, None], variance_m2)
         edges = torch.special.ndtri(torch.arange(1, parts) / parts)
-        part = (along[..., None] > edges).sum(-1)
+        # Two arrival times leave a hyperbola, which one ellipse fits badly. What levels leave fills an ellipse, and its
+        # parts would together be flatter than it is, and reach farther out of the area.
+        is_hyperbola = (rows.timed.sum(1) == LEAST_ARRIVAL_TIMES - 1)[:, None]
+        part = (along[..., None] > edges).sum(-1) * is_hyperbola
         within_part = share[:, None] * (part[:, None] == torch.arange(parts)[:, None])
         mass = within_part.sum(-1)
         alive = mass > math.exp(self.config.least_log_share)
