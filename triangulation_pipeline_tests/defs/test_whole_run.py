@@ -15,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
 from triangulation_pipeline.definitions import defs
-from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
+from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound, pictures_of
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.evaluation.comparison import compare
 from triangulation_pipeline.evaluation.report import estimator_table, group_table, posterior_table
@@ -28,12 +28,15 @@ from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference
 from triangulation_pipeline.model.predict import locate_samples
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.plots import evaluation as plots
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import get_model_by_id, get_model_of_job
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+from triangulation_pipeline_tests.evaluation.conftest import some_comparison
 from triangulation_pipeline_tests.storage.conftest import keys_of
 from triangulation_pipeline_tests.storage.model_rows import list_models
 
@@ -536,3 +539,19 @@ def test_existing_dataset_by_reference(whole_run: Run) -> None:
     )
     assert run.result.success
     assert run.metadata("synthetic_dataset")["dataset_id"] == dataset_id
+
+
+def test_random_layouts_have_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in ("error_cdf", "calibration_curve"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(
+            plots, name, lambda comparison, subset, draw=draw: drawn.append(subset) or draw(comparison, subset)
+        )
+    own = DatasetSpec(NORTH_WEST_ITALY, Scenario(), 60, 0)
+    comparison = some_comparison()
+    curves = {"error_cdf", "calibration_curve"}
+    assert set(pictures_of(own, comparison)) == curves | {"error_map"}
+    without_gdop = replace(comparison, gdop=np.full(60, np.nan))
+    assert set(pictures_of(DatasetSpec(None, Scenario(), 60, 0, Layouts.random), without_gdop)) == curves
+    assert drawn == [Subset.good_geometry] * 2 + [Subset.all] * 2
