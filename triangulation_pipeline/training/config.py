@@ -63,7 +63,7 @@ class TrainingConfig(BaseModel):
         1024, ge=8, le=65_536, description="Number of samples in one step of the optimiser. 8 to 65536."
     )
     epochs: int = Field(
-        4,
+        3,
         ge=1,
         le=5000,
         description="Maximum number of passes over the training samples; early stopping can end the training sooner. "

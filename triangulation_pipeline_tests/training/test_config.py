@@ -85,7 +85,7 @@ def test_what_is_trained_where_nothing_is_said() -> None:
         "description": "",
         "model_architecture": "triangulation",
         "batch_size": 1024,
-        "epochs": 4,
+        "epochs": 3,
         "learning_rate": 0.003,
         "weight_decay": 0.0001,
         "lr_scheduler": "cosine",
