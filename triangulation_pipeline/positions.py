@@ -4,6 +4,7 @@ Errors are metres on a sphere of the mean earth radius. Statistics are over samp
 subset they are None.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -25,7 +26,8 @@ LEAST_ALTERNATIVE = 0.01
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
-_UPHILL_STEPS = 30
+# Steps towards a mode, until they are shorter than so many standard deviations.
+_UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
 # So many degrees of freedom are a Gaussian, to all digits.
 _GAUSSIAN_FREEDOM = 1e12
 
@@ -202,7 +204,8 @@ class MixturePositions(Positions):
         log_total = _log_sum(log_weight)
         ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
         with np.errstate(invalid="ignore", over="ignore"):
-            sound = np.isfinite(component_en_m).all(-1) & (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
+            definite = (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
+        sound = np.isfinite(component_en_m).all(-1) & definite & ~np.isnan(freedom)
         exists = log_weight > -np.inf
         located = np.isfinite(log_total) & (sound | ~exists).all(1)
         exists &= located[:, None]
@@ -280,25 +283,31 @@ class MixturePositions(Positions):
         return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
 
     def mode_en_m(self) -> NDArray[np.float64]:
-        """The place of the highest density: uphill from the densest centre, by expectation maximisation.
+        """The peak of the density that is uphill from the densest centre, by expectation maximisation. Where many
+        components overlap, another peak may be a little higher.
 
         Returns
         -------
         ndarray, shape (n, 2)
             East and north, metres; NaN in a row without a position.
         """
-        centres = np.moveaxis(self.component_en_m, 1, 0)
-        densest = np.argmax(
-            [np.where(e, self.log_density(c), -np.inf) for e, c in zip(self.exists.T, centres, strict=True)], axis=0
-        )
-        en_m = self.component_en_m[np.arange(len(self)), densest]
-        precision = _inverses(self.scale_m2)
+        mode_en_m = np.full((len(self), 2), np.nan)
+        going = np.flatnonzero(self.exists.any(1))
+        part = self.take(going)
+        centres = np.moveaxis(part.component_en_m, 1, 0)
+        at_centres = [np.where(e, part.log_density(c), -np.inf) for e, c in zip(part.exists.T, centres, strict=True)]
+        mode_en_m[going] = part.component_en_m[np.arange(len(going)), np.argmax(at_centres, axis=0)]
         for _ in range(_UPHILL_STEPS):
-            log_parts, squared = self._at(en_m)
-            share = np.where(self.exists, np.exp(log_parts - _log_sum(log_parts)[:, None]), 0.0)
-            pull = (share * (1 + 2 / self.freedom) / (1 + squared / self.freedom))[..., None, None] * precision
-            en_m = np.einsum("nij,nkjl,nkl->ni", _inverses(pull.sum(1)), pull, self.component_en_m)
-        return np.where(self.exists.any(1, keepdims=True), en_m, np.nan)
+            en_m, part = mode_en_m[going], self.take(going)
+            log_parts, squared = part._at(en_m)
+            share = np.exp(log_parts - _log_sum(log_parts)[:, None])
+            pull = share * (1 + 2 / part.freedom) / (1 + squared / part.freedom)
+            precision = pull[..., None, None] * _inverses(part.scale_m2)
+            total = precision.sum(1)
+            mode_en_m[going] = np.einsum("nij,nkjl,nkl->ni", _inverses(total), precision, part.component_en_m)
+            step_m = mode_en_m[going] - en_m
+            going = going[np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2]
+        return mode_en_m
 
     def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of the region that is denser than a place: the least region that reaches the place.
@@ -514,11 +523,6 @@ def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
     return {"count": len(distance_m), "rmse_m": rmse_m(distance_m), **dict(zip(names, values, strict=True))}
 
 
-def chi_square_2(probability: float) -> float:
-    """The NEES below which a share ``probability`` of two-dimensional Gaussian errors lies: -2 ln(1 - p)."""
-    return float(-2 * np.log1p(-probability))
-
-
 def coverage(content: Float, level: float) -> float | None:
     """Share of the truths within the regions of a probability.
 
@@ -558,7 +562,7 @@ def _log_parts(log_weight: Any, apart_m: Any, whitening: Whitening, freedom: Any
     a, b, c = whitening
     squared = (a * apart_m[..., 0]) ** 2 + (b * apart_m[..., 0] + c * apart_m[..., 1]) ** 2
     finite = np.minimum(freedom, _GAUSSIAN_FREEDOM)
-    log_peak = log_weight + np.log(a * c) - np.log(np.float32(2 * np.pi))
+    log_peak = log_weight + np.log(a * c) - math.log(2 * math.pi)
     return log_peak - (finite / 2 + 1) * np.log1p(squared / finite), squared
 
 

@@ -42,7 +42,6 @@ DIGEST_CHUNK = 8192
 # Raised with every change of the rule which sample is in which split; part of assets' code versions.
 SPLIT_VERSION = 1
 TRAIN_SHARE = 0.70
-CALIBRATION_SHARE = 0.05
 VALIDATION_SHARE = 0.15
 
 
@@ -101,16 +100,11 @@ class Samples(Measurements):
         """(n,) ``Split`` of each sample, from its id alone: stable when a dataset grows."""
         return split_of(self.sample_id)
 
-    @property
-    def is_calibration(self) -> NDArray[np.bool_]:
-        """(n,) the reserved range of the validation part on which the covariance scale is fitted."""
-        share = _hash_share(self.sample_id)
-        return (share >= TRAIN_SHARE) & (share < TRAIN_SHARE + CALIBRATION_SHARE)
-
 
 def split_of(sample_id: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n,) ``Split`` by hash: 70 % train, 15 % val, 15 % test. ``sample_id`` is (n, 16)."""
-    share = _hash_share(sample_id)
+    # The first 32 bits of the UUID, which is a SHA-1, as a fraction.
+    share = np.ascontiguousarray(sample_id[:, :4]).view(">u4")[:, 0] / 2.0**32
     split = np.full(len(sample_id), Split.test, np.uint8)
     split[share < TRAIN_SHARE + VALIDATION_SHARE] = Split.val
     split[share < TRAIN_SHARE] = Split.train
@@ -127,11 +121,6 @@ def split_fault(splits: Sequence[Samples]) -> str | None:
     if not np.array_equal(np.sort(indices), np.arange(len(indices))):
         return f"the indices of the {len(indices):,} samples are not 0 to {len(indices) - 1:,}, each once"
     return None
-
-
-def _hash_share(sample_id: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(n,) in [0, 1): the first 32 bits of the UUID, which is a SHA-1, as a fraction."""
-    return np.ascontiguousarray(sample_id[:, :4]).view(">u4")[:, 0] / 2.0**32
 
 
 def sample_ids(namespace: uuid.UUID, indices: Iterable[int]) -> NDArray[np.uint8]:

@@ -44,7 +44,7 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
         "rf-triangulation version 1",
         "Cramér-Rao bound",
         "Huber Gauss-Newton",
-        "95 % ellipse",
+        "regions of 50 / 68.3 / 90 / 95 / 99 %",
         "best_model.pth",
     ):
         assert expected in done.stdout

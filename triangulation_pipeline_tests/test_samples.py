@@ -116,24 +116,19 @@ def test_split_shares_and_stability() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first_four_bytes", "split", "is_calibration"),
+    ("first_four_bytes", "split"),
     [
-        (0x00000000, Split.train, False),
-        (0xB3333333, Split.train, False),  # the last below 0.70 * 2^32
-        (0xB3333334, Split.val, True),
-        (0xBFFFFFFF, Split.val, True),
-        (0xC0000000, Split.val, False),  # 0.75
-        (0xD9999999, Split.val, False),  # the last below 0.85
-        (0xD999999A, Split.test, False),
-        (0xFFFFFFFF, Split.test, False),
+        (0x00000000, Split.train),
+        (0xB3333333, Split.train),  # the last below 0.70 * 2^32
+        (0xB3333334, Split.val),
+        (0xD9999999, Split.val),  # the last below 0.85
+        (0xD999999A, Split.test),
+        (0xFFFFFFFF, Split.test),
     ],
 )
-def test_the_split_is_by_the_first_four_bytes_of_the_id(
-    first_four_bytes: int, split: Split, is_calibration: bool
-) -> None:
+def test_the_split_is_by_the_first_four_bytes_of_the_id(first_four_bytes: int, split: Split) -> None:
     batch = replace(counted(1), sample_id=ids_that_begin_with(first_four_bytes))
     assert split_of(batch.sample_id).tolist() == batch.split.tolist() == [split]
-    assert batch.is_calibration.tolist() == [is_calibration]
 
 
 def test_splits_with_every_index_once_have_no_fault() -> None:
@@ -164,13 +159,6 @@ def test_an_index_that_two_samples_have_is_a_fault() -> None:
     index = np.where(np.arange(10) == 9, 3, np.arange(10))
     told = split_fault([replace(batch, sample_index=index)])
     assert told == "the indices of the 10 samples are not 0 to 9, each once"
-
-
-def test_calibration_rows_are_a_third_of_validation(batch: Samples) -> None:
-    ids = sample_ids(NAMESPACE, range(len(batch)))
-    batch = replace(batch, sample_id=ids)
-    assert set(batch.split[batch.is_calibration]) == {Split.val}
-    assert batch.is_calibration.mean() == pytest.approx(0.05, abs=0.01)
 
 
 def test_the_digest_of_stored_samples_stays_what_it_was() -> None:

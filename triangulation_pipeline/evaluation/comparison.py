@@ -233,7 +233,7 @@ def compare(
     spec : DatasetSpec
         The dataset.
     test : Samples
-        n rows of it, which all estimators locate, as they were measured.
+        n rows of it, one or more, which all estimators locate, as they were measured.
     train : Samples
         Other rows of it, for the estimator that learns from levels at known places. If the layouts are random it does
         not exist, as the places of one network say nothing of another.
@@ -250,8 +250,11 @@ def compare(
     Raises
     ------
     ValueError
-        If the numbers of rows or of receivers do not fit each other, or ``max_gdop`` is not positive.
+        If there are no test rows, the numbers of rows or of receivers do not fit each other, or ``max_gdop`` is not
+        positive.
     """
+    if not len(test):
+        raise ValueError("test has no rows; simulate more samples")
     if len(predicted) != len(test):
         raise ValueError(f"predicted must have one row per test sample, {len(test)}, it has {len(predicted)}")
     for name, samples in (("test", test), ("train", train)):

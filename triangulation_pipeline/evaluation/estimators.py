@@ -105,10 +105,10 @@ MODEL = Estimator(MODEL_NAME, "model", "blue", lambda problem: problem.predicted
 MODEL_MODE = Estimator(
     "model_mode",
     "model, mode",
-    "blue",
+    "sky",
     lambda problem: Positions.of_points(problem.predicted.mode_en_m()),
     _always,
-    line=":",
+    line="--",
 )
 STRONGEST_RECEIVER = Estimator(
     "strongest_receiver",

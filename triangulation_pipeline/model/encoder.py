@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from triangulation_pipeline.model.geometry import Ellipse, mean, ranges_m, robust_residual
+from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, mean, ranges_m
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.spec import EncoderConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
@@ -29,10 +29,12 @@ class View:
     solved_M: Tensor  # bool: enough arrival times for a position
     sigma_m_MW: Tensor
     residual_m_MW: Tensor
-    robust_weight_MW: Tensor
+    due_m_MW: Tensor
+    weight_MW: Tensor
     grad_e_MW: Tensor
     grad_n_MW: Tensor
     leverage_MW: Tensor
+    beside: Beside
     features_MWF: Tensor
     noise_MF: Tensor
 
@@ -47,8 +49,10 @@ class View:
         range_m, grad_e, grad_n = ranges_m(
             place_m, inputs.site_m_B3W, inputs.surface_B5.unbind(-1), inputs.altitude_m_B
         )
-        residual_m, weight = robust_residual(inputs.toa_m_BW - range_m, variance_m2, timed)
-        residual_m = residual_m * timed
+        delayed = inputs.delay_probability_B.clamp(LEAST_DELAYED, 1 - LEAST_DELAYED)[:, None]
+        delay_m = inputs.delay_mean_m_B[:, None]
+        seen = Arrivals.of(inputs.toa_m_BW - range_m, sigma_m, timed, delayed, delay_m)
+        residual_m, weight = seen.residual_m, seen.weight
         number = timed.sum(-1, keepdim=True)
 
         ellipse = Ellipse.of_spread(spread_m)
@@ -60,9 +64,10 @@ class View:
             east, north = east - mean(east, scale_weight), north - mean(north, scale_weight)
             return east * to_east, (north - ellipse.k[:, None] * east) * to_across
 
+        slope = inputs.level_slope_B[:, None]
         root = weight.sqrt()
         by_east, by_across = (v * root for v in whitened(torch.ones_like(root), weight))
-        by_level = whitened(inputs.level_slope_B[:, None] / range_m * hears, hears)
+        by_level = whitened(slope / range_m * hears, hears)
         of_time = root * weight.sum(-1, keepdim=True).clamp_min(1e-20).rsqrt()
         leverage = (by_east.square() + by_across.square() + of_time.square()).clamp_max(1.0)
         spare = 1.03 - leverage
@@ -72,15 +77,15 @@ class View:
         # The typical sigma of the row: its harmonic mean.
         usual_m = ((timed / variance_m2).sum(-1, keepdim=True) / number.clamp_min(1)).clamp_min(1e-12).rsqrt()
         log_sigma = (sigma_m / usual_m).log() * timed
-        delay_m = inputs.delay_mean_m_B[:, None]
         noise = torch.cat(
             [
-                torch.logit(inputs.delay_probability_B.clamp(LEAST_DELAYED, 1 - LEAST_DELAYED))[:, None] / 2,
+                torch.logit(delayed) / 2,
                 (usual_m / delay_m).log() / 2 * (number > 0),
             ],
             dim=-1,
         )
         level = inputs.level_BKW[row, which_M]
+        beside = Beside.of(level, slope, hears, range_m, grad_e, grad_n, inputs.area_m_B)
         log_range = (range_m.log() - mean(range_m.log(), hears)) * hears
         features = [
             torch.tanh(x),
@@ -113,10 +118,12 @@ class View:
             solved_M=number[:, 0] >= LEAST_ARRIVAL_TIMES,
             sigma_m_MW=sigma_m,
             residual_m_MW=residual_m,
-            robust_weight_MW=weight,
+            due_m_MW=seen.due_m,
+            weight_MW=weight,
             grad_e_MW=grad_e,
             grad_n_MW=grad_n,
             leverage_MW=leverage,
+            beside=beside,
             # Stacked along the first axis, where each is one plain copy: many times faster than along the last.
             features_MWF=torch.stack(features).permute(1, 2, 0),
             noise_MF=noise,

@@ -3,6 +3,7 @@
 Shapes: any leading axes, then W receivers. Positions are (east, north), metres.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from triangulation_pipeline.frame import surface_up_m
 
 # Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
-LEAST_INFORMATION = 1e-7
+LEAST_INFORMATION = 1e-9
 FARTHEST_INFORMATION = 1e-14  # 1 / m^2
+LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 def ranges_m(en_m: Tensor, site_m: Tensor, surface: Any, altitude_m: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,6 +61,46 @@ def robust_residual(residual_m: Tensor, variance_m2: Tensor, timed: Tensor, roun
 
 
 @dataclass(frozen=True)
+class Arrivals:
+    """Arrival times that are direct, or late by an exponential delay: residuals (..., W) less the likeliest emission
+    time, and what each is worth."""
+
+    residual_m: Tensor  # 0 without an arrival time
+    weight: Tensor  # 1 / m^2: one over the variance of a direct or of a late arrival, by their probabilities
+    due_m: Tensor  # delay to be expected
+
+    @classmethod
+    def of(cls, residual_m: Tensor, sigma_m: Tensor, timed: Tensor, delayed: Any, delay_m: Any) -> Self:
+        """Those of residuals with any common offset, ``timed`` 0 or 1, with the probability and the mean of delays.
+
+        The emission time begins at the receiver for which all others are likeliest, and is refined by expectation
+        maximisation.
+        """
+        ratio = sigma_m / delay_m
+        late = -(delayed * ratio).log() - LOG_ROOT_2_PI
+        best_m, least = torch.zeros_like(residual_m[..., :1]), torch.full_like(residual_m[..., :1], torch.inf)
+        for i in range(residual_m.shape[-1]):
+            x = (residual_m - residual_m[..., i : i + 1]) / sigma_m
+            direct = x * x / 2
+            cost = (timed * torch.where(x > 0, torch.minimum(direct, late + ratio * x), direct)).sum(-1, keepdim=True)
+            better = (cost < least) & (timed[..., i : i + 1] > 0)
+            best_m, least = torch.where(better, residual_m[..., i : i + 1], best_m), torch.where(better, cost, least)
+        residual_m = (residual_m - best_m) * timed
+        direct_m2 = sigma_m * sigma_m
+        delayed_m2 = direct_m2 + delay_m * delay_m
+        odds = (delayed / (1 - delayed) * ratio).log() + LOG_ROOT_2_PI
+        due_m = weight = residual_m
+        for _ in range(2):
+            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
+            is_late = torch.sigmoid(odds + (ratio - x).square() / 2 + torch.special.log_ndtr(x - ratio))
+            of_late = timed * is_late / delayed_m2
+            weight = timed * (1 - is_late) / direct_m2 + of_late
+            due_m = of_late * delay_m / weight.clamp_min(1e-20)
+            residual_m = (residual_m - mean(residual_m - due_m, weight)) * timed
+        return cls(residual_m, weight, due_m)
+
+
+@dataclass(frozen=True)
 class Ellipse:
     """Information on a position, as its Cholesky factor ``[[l, 0], [k l, m]]``."""
 
@@ -86,31 +128,73 @@ class Ellipse:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is known of a position beside the arrival times, by levels and by the area: information (...,), 1 / m^2, and
+    the pull (...,), 1 / m, towards where the levels are likelier."""
+
+    east2: Tensor
+    north2: Tensor
+    both: Tensor
+    pull_e: Tensor
+    pull_n: Tensor
+
+    @classmethod
+    def of(
+        cls, level: Tensor, slope: Tensor, hears: Tensor, range_m: Tensor, grad_e: Tensor, grad_n: Tensor, area_m: Any
+    ) -> Self:
+        """That of levels (..., W) off what is expected, in sigmas, their slope by the logarithm of the range, and the
+        standard deviation of a place in the area; ``hears`` is 0 or 1."""
+        scale = slope * hears / range_m
+        east, north = scale * grad_e, scale * grad_n
+        east, north = (east - mean(east, hears)) * hears, (north - mean(north, hears)) * hears
+        by_area = 1 / (area_m * area_m)
+        return cls(
+            (east * east).sum(-1) + by_area,
+            (north * north).sum(-1) + by_area,
+            (east * north).sum(-1),
+            -(east * level).sum(-1),
+            -(north * level).sum(-1),
+        )
+
+
+@dataclass(frozen=True)
 class Information:
-    """Position information of weighted pseudo-ranges with unknown emission time. Computed without cancellation, so that
-    long and thin ellipses hold in float32."""
+    """Position information of weighted pseudo-ranges with unknown emission time, and of what is known beside them.
+    Computed without cancellation, so that long and thin ellipses hold in float32."""
 
     ellipse: Ellipse
     east: Tensor  # (..., W) gradient by east, less its mean
     across: Tensor  # (..., W) gradient by north, less its mean and less k times ``east``
+    pull_e: Tensor | float  # (...,)
+    pull_across: Tensor | float  # (...,)
 
     @classmethod
-    def of(cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0) -> Self:
+    def of(
+        cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0, beside: Beside | None = None
+    ) -> Self:
         """That of weights and gradients (..., W); ``damping`` times the mean information is added."""
         east, north = grad_e - mean(grad_e, weight), grad_n - mean(grad_n, weight)
         weighted = weight * east
         east2, north2 = (weighted * east).sum(-1), (weight * north * north).sum(-1)
         least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
-        east2 = east2 + least
-        k = (weighted * north).sum(-1) / east2
+        if beside is None:
+            east2 = east2 + least
+            k = (weighted * north).sum(-1) / east2
+            across = north - k[..., None] * east
+            return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across, 0.0, 0.0)
+        east2 = east2 + least + beside.east2
+        k = ((weighted * north).sum(-1) + beside.both) / east2
         across = north - k[..., None] * east
-        return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across)
+        more = beside.north2 - 2 * k * beside.both + k * k * beside.east2
+        ellipse = Ellipse(east2, (weight * across * across).sum(-1) + least + more.clamp_min(0), k)
+        return cls(ellipse, east, across, beside.pull_e, beside.pull_n - k * beside.pull_e)
 
     def step_m(self, residual_m: Tensor, weight: Tensor) -> Tensor:
         """(..., 2) the Gauss-Newton step that lowers the weighted squared residuals."""
         pulled = weight * residual_m
-        north = (pulled * self.across).sum(-1) / self.ellipse.across2
-        return torch.stack([(pulled * self.east).sum(-1) / self.ellipse.east2 - self.ellipse.k * north, north], dim=-1)
+        north = ((pulled * self.across).sum(-1) + self.pull_across) / self.ellipse.across2
+        east = ((pulled * self.east).sum(-1) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north
+        return torch.stack([east, north], dim=-1)
 
 
 def within(step_m: Tensor, longest_m: Tensor | float) -> Tensor:

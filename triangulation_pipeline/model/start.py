@@ -4,7 +4,8 @@ each. Nothing here is learned.
 Rows with three arrival times or more: the service area is searched in coarse cells by arrival times, levels and silent
 receivers; the distinct minima are refined down to the noise; delayed paths are late only; where residuals leave doubt
 the row is solved again without each of its receivers; what lies closer together than the ellipses is one. Other rows:
-the posterior is summed over the cells, finely where it lies, and cut into parts across its longer axis.
+the posterior is summed over the cells, finely where it lies; that of two arrival times is cut into parts across its
+longer axis.
 
 Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 """
@@ -12,6 +13,8 @@ Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,7 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.model.geometry import Ellipse, Information, mean, ranges_m, robust_residual, within
+from triangulation_pipeline.model.geometry import (
+    LOG_ROOT_2_PI,
+    Arrivals,
+    Beside,
+    Ellipse,
+    Information,
+    mean,
+    ranges_m,
+    robust_residual,
+    within,
+)
 from triangulation_pipeline.model.inputs import FARTHEST_M, HYPOTHESIS_FEATURES, LocatorInputs
 from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
@@ -31,7 +44,8 @@ from triangulation_pipeline.physics.scenario import Scenario
 CHUNK_ROWS = 512
 # Of the silent receivers those nearest to the levels' centre count: the others would not hear it anyway.
 NEAREST_SILENT = 12
-_LOG_2_PI_2 = 0.5 * math.log(2 * math.pi)
+# Of all choices of three receivers so many are tried.
+MOST_TRIPLES = 100
 # Excess delays of a scenario without any: the likelihoods stay finite.
 _LEAST_DELAYED = 2e-3
 _DAMPING = 1e-5
@@ -63,14 +77,20 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
     found = _Found.empty(n, config.hypotheses, width)
     search = _Search(layout, config)
     solved = (rows.timed.sum(1) >= LEAST_ARRIVAL_TIMES) & solve
-    # Rows that as many receivers hear stand together: no row is padded much.
-    key = solved * 10_000_000 + rows.hears.sum(1) * 1000 + rows.silent.sum(1)
-    for value in torch.unique(key // 1000):
-        same = torch.nonzero(key // 1000 == value)[:, 0]
-        same = same[torch.argsort(key[same], stable=True)]
+    just_enough = rows.timed.sum(1) == LEAST_ARRIVAL_TIMES
+    # Rows that as many receivers hear stand together, so that none is padded much.
+    kind = torch.stack([solved.long(), just_enough.long(), rows.hears.sum(1)], 1)
+    for kind_of in torch.unique(kind, dim=0):
+        same = torch.nonzero((kind == kind_of).all(1))[:, 0]
+        same = same[torch.argsort(rows.silent.sum(1)[same], stable=True)]
         for chunk in same.split(CHUNK_ROWS):
             part = rows.take(chunk)
-            found.put(chunk, search.by_solving(part) if bool(solved[chunk[0]]) else search.by_cells(part))
+            if not kind_of[0]:
+                found.put(chunk, search.by_cells(part))
+            else:
+                # Two places may fit exactly: where there is no redundancy the search is finer.
+                side = config.fine_cells_per_side if kind_of[1] else config.cells_per_side
+                found.put(chunk, search.by_solving(part, side))
     link_db = scenario.link_level_sigma_db
     coefficients = torch.tensor(layout.network.frame.surface_coefficients, dtype=torch.float32)
     slope_db = path_loss_slope_db(scenario, np.exp(rows.mean_log_km(found.places_m[:, 0], coefficients)))
@@ -86,6 +106,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
         surface_B5=coefficients.expand(n, 5).contiguous(),
         delay_probability_B=torch.full((n,), scenario.nlos_probability),
         delay_mean_m_B=torch.full((n,), scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS),
+        area_m_B=torch.full((n,), search.area_m),
         alive_BK=found.alive,
         hypothesis_m_BK2=found.places_m,
         spread_m_BK3=found.spread_m,
@@ -130,8 +151,10 @@ class _Rows:
         sigma_m = np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_sigma_ns), 1.0)
 
         # The silent receivers nearest to the centre of the received power.
-        power = np.where(hears, 10 ** (measurements.power_dbm / 10.0), 0.0)
-        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1e-300)[:, None]
+        level_db = np.where(hears, measurements.power_dbm, -np.inf).astype(np.float64)
+        peak_db = np.where(hears.any(1), level_db.max(1, initial=-np.inf), 0.0)
+        power = 10 ** ((level_db - peak_db[:, None]) / 10)
+        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1.0)[:, None]
         number = min(NEAREST_SILENT, max(1, int((~hears).sum(1).max(initial=0))))
         away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
         away_m2[hears] = np.inf
@@ -141,7 +164,7 @@ class _Rows:
             return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32))
 
         return cls(
-            tensor(site_m[order].transpose(0, 2, 1)),
+            tensor((site_m[order] * of_hearing(hears)[..., None]).transpose(0, 2, 1)),
             torch.as_tensor(of_hearing(hears)),
             torch.as_tensor(is_timed),
             tensor(toa_m),
@@ -157,13 +180,12 @@ class _Rows:
         """Some rows that as many receivers hear, without padding."""
         width = max(1, int(self.hears[rows].sum(1).max()))
         number = int(self.silent[rows].sum(1).max())
+        of_hearing = ("site_m", "hears", "timed", "toa_m", "sigma_m", "power_dbm")
+        of_silent = ("silent_m", "silent", "floor_dbm")
         return _Rows(
-            *(
-                values[rows][..., :width]
-                for values in (self.site_m, self.hears, self.timed, self.toa_m, self.sigma_m, self.power_dbm)
-            ),
-            *(values[rows][..., :number] for values in (self.silent_m, self.silent, self.floor_dbm)),
-            self.altitude_m[rows],
+            **{name: getattr(self, name)[rows][..., :width] for name in of_hearing},
+            **{name: getattr(self, name)[rows][..., :number] for name in of_silent},
+            altitude_m=self.altitude_m[rows],
         )
 
     def mean_log_km(self, en_m: Tensor, coefficients: Tensor) -> NDArray[np.float64]:
@@ -218,22 +240,38 @@ class _Levels:
         self.threshold_db = scenario.detection_threshold_db
         self.width2_db2 = self.link_db**2 + scenario.detection_width_db**2
 
-    def loss(self, distance_m: Tensor) -> Tensor:
-        """Median loss less the antennas' gains, dB, by a fine table."""
+    def loss(self, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Median loss less the antennas' gains, dB, by a fine table; and how much it rises from node to node."""
         at = ((distance_m.log() - self.first) / self.step).clamp(0, self.nodes - 1.001)
         index = at.long()
-        return self.loss_db[index] + (at - index) * self.rise_db[index]
+        rise_db = self.rise_db[index]
+        return self.loss_db[index] + (at - index) * rise_db, rise_db
+
+    def off(self, rows: _Rows, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, W) how far each level is off what is expected with the likeliest common level, and its slope by the
+        logarithm of the range, both in sigmas."""
+        hears = rows.hears[:, None].float()
+        loss_db, rise_db = self.loss(distance_m)
+        common_dbm = (rows.power_dbm[:, None] + loss_db) * hears
+        return (common_dbm - self._best_dbm(common_dbm, hears)[0]) * hears / self.link_db, rise_db / (
+            self.step * self.link_db
+        )
+
+    def _best_dbm(self, common_dbm: Tensor, hears: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, 1) the likeliest common level by those of single links, and its precision."""
+        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
+        best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
+        return best_dbm, precision
 
     def cost(self, rows: _Rows, distance_m: Tensor, silent_m: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q) minus log likelihood up to a constant of the row, and (B, Q, W) how far each level is off, sigmas."""
         hears = rows.hears[:, None].float()
-        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)) * hears
-        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
-        best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
+        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)[0]) * hears
+        best_dbm, precision = self._best_dbm(common_dbm, hears)
         off = (common_dbm - best_dbm) * hears / self.link_db
         cost = (off * off).sum(-1) / 2 + (best_dbm[..., 0] - self.mean_dbm).square() * (self.precision / 2)
         if silent_m.shape[-1]:
-            margin_db = best_dbm - self.loss(silent_m) - rows.floor_dbm[:, None] - self.threshold_db
+            margin_db = best_dbm - self.loss(silent_m)[0] - rows.floor_dbm[:, None] - self.threshold_db
             heard_not = torch.special.log_ndtr(-margin_db / (self.width2_db2 + 1 / precision).sqrt())
             cost = cost - (heard_not * rows.silent[:, None]).sum(-1)
         return cost, off
@@ -260,7 +298,8 @@ class _Costs:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Tensor]) -> "_Costs":
-        return cls(*columns[:4], Ellipse(*columns[4:]))
+        times, levels, outside, cauchy, east2, across2, k = columns
+        return cls(times, levels, outside, cauchy, Ellipse(east2, across2, k))
 
     def beside(self, others: "_Costs") -> "_Costs":
         """Those of these places and of others of the same rows."""
@@ -287,6 +326,8 @@ class _Search:
         self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
         self.low_m = torch.tensor([self.area.east_min_m, self.area.north_min_m], dtype=torch.float32)
         self.high_m = torch.tensor([self.area.east_max_m, self.area.north_max_m], dtype=torch.float32)
+        # Standard deviation of a place in the area, whose sides differ little.
+        self.area_m = float((self.high_m - self.low_m).max()) / math.sqrt(12)
         self.cell_m = float((self.high_m - self.low_m).max()) / config.cells_per_side
 
     def ranges(self, rows: _Rows, en_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -299,7 +340,7 @@ class _Search:
 
     def by_cells(self, rows: _Rows) -> _Found:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""
-        side = self.config.posterior_cells_per_side
+        side = self.config.fine_cells_per_side
         low_m, high_m = self.low_m.expand(len(rows.hears), 2), self.high_m.expand(len(rows.hears), 2)
         for _ in range(2):
             cell_m = (high_m - low_m) / side
@@ -312,7 +353,10 @@ class _Search:
         parts = self.config.hypotheses
         along = _along_longer_axis(en_m - middle_m[:, None], variance_m2)
         edges = torch.special.ndtri(torch.arange(1, parts) / parts)
-        part = (along[..., None] > edges).sum(-1)
+        # Two arrival times leave a hyperbola, which one ellipse fits badly. What levels leave fills an ellipse, and its
+        # parts would together be flatter than it is, and reach farther out of the area.
+        is_hyperbola = (rows.timed.sum(1) == LEAST_ARRIVAL_TIMES - 1)[:, None]
+        part = (along[..., None] > edges).sum(-1) * is_hyperbola
         within_part = share[:, None] * (part[:, None] == torch.arange(parts)[:, None])
         mass = within_part.sum(-1)
         alive = mass > math.exp(self.config.least_log_share)
@@ -344,9 +388,9 @@ class _Search:
         cost = cost + (timed * (residual_m.square() / variance_m2).log1p()).sum(-1)
         return torch.softmax(-cost, dim=1)
 
-    def by_solving(self, rows: _Rows) -> _Found:
-        """The best distinct minima."""
-        places_m = self._refined(rows, self._minima(rows))
+    def by_solving(self, rows: _Rows, side: int) -> _Found:
+        """The best distinct minima, by a search over ``side`` squared cells."""
+        places_m = self._refined(rows, self._minima(rows, side))
         costs = self._costs(rows, places_m)
         best = costs.total.topk(min(2, places_m.shape[1]), dim=1, largest=False).indices
         late_m = self._late_only(rows, _places(places_m, best))
@@ -360,32 +404,32 @@ class _Search:
                 continue
             some, some_m, some_costs = rows.take(chunk), places_m[chunk], costs.take(chunk)
             if doubtful:
-                without_m = self._without_each(some, best_m[chunk])
-                some_m = torch.cat([some_m, without_m], 1)
-                some_costs = some_costs.beside(self._costs(some, without_m))
+                by_few_m = self._by_few(some, best_m[chunk])
+                some_m = torch.cat([some_m, by_few_m], 1)
+                some_costs = some_costs.beside(self._costs(some, by_few_m))
             found.put(chunk, self._distinct(some, some_m, some_costs))
         return found
 
-    def _minima(self, rows: _Rows) -> Tensor:
+    def _minima(self, rows: _Rows, side: int) -> Tensor:
         """(B, Q, 2) the lowest local minima of the cells of the area."""
-        side = self.config.cells_per_side
         cell_m = (self.high_m - self.low_m) / side
         en_m = (self.low_m + cell_m * (_unit_cells(side) + 0.5))[None]
         distance_m, _, _ = self.ranges(rows, en_m)
         cost, _ = self.level_cost(rows, en_m, distance_m)
-        scale_m = 0.35 * self.cell_m
+        scale_m = 0.35 * float(cell_m.max())
         timed = rows.timed[:, None].float()
         residual, _ = robust_residual((rows.toa_m[:, None] - distance_m) / scale_m, torch.ones(()), timed)
         cost = cost + (timed * residual.square().log1p()).sum(-1)
         plane = cost.view(-1, 1, side, side)
         lowest_near = -torch.nn.functional.max_pool2d(-plane, 3, 1, 1)
         cost = torch.where((plane <= lowest_near).view_as(cost), cost, cost + 1e3)
-        number = min(self.config.candidates, side * side)
+        number = min(self.config.candidates * side // self.config.cells_per_side, side * side)
         return en_m[0][cost.topk(number, dim=1, largest=False).indices]
 
     def _moved(self, en_m: Tensor, step_m: Tensor, longest_m: float) -> Tensor:
+        margin_m = self.cell_m / 8
         moved_m = en_m + within(step_m, longest_m)
-        return torch.minimum(torch.maximum(moved_m, self.low_m - self.cell_m / 2), self.high_m + self.cell_m / 2)
+        return torch.minimum(torch.maximum(moved_m, self.low_m - margin_m), self.high_m + margin_m)
 
     def _refined(self, rows: _Rows, en_m: Tensor) -> Tensor:
         timed, toa_m, variance_m2 = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m.square()[:, None]
@@ -402,28 +446,17 @@ class _Search:
         timed, toa_m, sigma_m = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m[:, None]
         for _ in range(self.config.delay_steps):
             distance_m, grad_e, grad_n = self.ranges(rows, en_m)
-            residual_m, _ = robust_residual(toa_m - distance_m, sigma_m.square(), timed, rounds=2)
-            residual_m, weight = self._late_weights(residual_m, sigma_m, timed)
-            step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
+            seen = Arrivals.of(toa_m - distance_m, sigma_m, timed, self.delayed, self.delay_m)
+            beside = self._beside(rows, distance_m, grad_e, grad_n)
+            information = Information.of(seen.weight, grad_e, grad_n, _DAMPING, beside)
+            step_m = information.step_m(seen.residual_m - seen.due_m, seen.weight)
             en_m = self._moved(en_m, step_m, 0.5 * self.cell_m)
         return en_m
 
-    def _late_weights(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals less the mean delay that is due to them, and weights, by expectation maximisation."""
-        direct_m2, delayed_m2 = sigma_m.square(), sigma_m.square() + self.delay_m**2
-        ratio = sigma_m / self.delay_m
-        due_m = residual_m
-        weight = timed / direct_m2
-        for _ in range(2):
-            residual_m = residual_m * timed
-            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
-            odds = (self.delayed / (1 - self.delayed) * ratio).log() + _LOG_2_PI_2 + (ratio - x).square() / 2
-            direct = torch.sigmoid(-odds - torch.special.log_ndtr(x - ratio))
-            late = timed * (1 - direct) / delayed_m2
-            weight = timed * direct / direct_m2 + late
-            due_m = late * self.delay_m / weight.clamp_min(1e-20)
-            residual_m = residual_m - mean(residual_m - due_m, weight)
-        return residual_m - due_m, weight
+    def _beside(self, rows: _Rows, distance_m: Tensor, grad_e: Tensor, grad_n: Tensor) -> Beside:
+        """What levels and area tell of places (B, Q), beside the arrival times."""
+        level, slope = self.levels.off(rows, distance_m)
+        return Beside.of(level, slope, rows.hears[:, None].float(), distance_m, grad_e, grad_n, self.area_m)
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
@@ -433,57 +466,55 @@ class _Search:
         worst = (residual_m.abs() * timed / rows.sigma_m).amax(1)
         return (worst > self.config.doubt_sigmas) & (timed.sum(1) > LEAST_ARRIVAL_TIMES)
 
-    def _without_each(self, rows: _Rows, best_m: Tensor) -> Tensor:
-        """(B, W, 2) places by all receivers but one, from the best place (B, 1, 2)."""
+    def _by_few(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B, Q, 2) places that all receivers but one agree on, or any three, from the best place (B, 1, 2): the
+        likeliest of all such choices, refined. Where several paths are delayed, three direct ones find the place."""
         distance_m, grad_e, grad_n = self.ranges(rows, best_m)
-        variance_m2 = rows.sigma_m.square()[:, None]
-        weight = rows.timed[:, None] / variance_m2 * (1 - torch.eye(rows.timed.shape[1]))
-        residual_m = (rows.toa_m[:, None] - distance_m).expand_as(weight)
+        sigma_m, timed = rows.sigma_m[:, None], rows.timed[:, None].float()
+        weight = timed / sigma_m.square() * _subsets(timed.shape[-1])
+        residual_m = rows.toa_m[:, None] - distance_m
         residual_m = residual_m - mean(residual_m, weight)
-        weight = weight / (1 + residual_m.square() / (9 * variance_m2))
+        weight = weight / (1 + (residual_m / sigma_m).square() / 9)
         residual_m = residual_m - mean(residual_m, weight)
-        step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
-        return self._late_only(rows, self._moved(best_m, step_m, 0.5 * self.cell_m))
+        information = Information.of(weight, grad_e, grad_n, damping=_DAMPING)
+        step_m = within(information.step_m(residual_m, weight), 0.5 * self.cell_m)
+        left_m = residual_m - step_m[..., :1] * grad_e - step_m[..., 1:] * grad_n
+        left_m = left_m - mean(left_m, weight)
+        x, ratio = left_m / sigma_m, sigma_m / self.delay_m
+        # A close bound of the likelihood without any transcendental function: direct, or late.
+        direct = x * x / 2
+        late = -(self.delayed * ratio).log() - LOG_ROOT_2_PI + ratio * x
+        cost = (timed * torch.where(x > 0, torch.minimum(direct, late), direct)).sum(-1)
+        number = min(self.config.refits, cost.shape[1])
+        chosen = cost.topk(number, dim=1, largest=False).indices
+        return self._late_only(rows, self._moved(best_m, _places(step_m, chosen), 0.5 * self.cell_m))
 
     def _costs(self, rows: _Rows, en_m: Tensor) -> _Costs:
         timed, sigma_m = rows.timed[:, None].float(), rows.sigma_m[:, None]
         distance_m, grad_e, grad_n = self.ranges(rows, en_m)
-        residual_m, weight = robust_residual(rows.toa_m[:, None] - distance_m, sigma_m.square(), timed)
-        ellipse = Information.of(weight, grad_e, grad_n).ellipse
+        seen = Arrivals.of(rows.toa_m[:, None] - distance_m, sigma_m, timed, self.delayed, self.delay_m)
+        beside = self._beside(rows, distance_m, grad_e, grad_n)
+        ellipse = Information.of(seen.weight, grad_e, grad_n, beside=beside).ellipse
         levels, _ = self.level_cost(rows, en_m, distance_m)
         beyond_m = (torch.relu(self.low_m - en_m) + torch.relu(en_m - self.high_m)).sum(-1)
         bound_m = ellipse.spread_m().norm(dim=-1).clamp(1, 1e5)
         return _Costs(
-            times=self._cost_of_times(residual_m, sigma_m, timed),
+            times=self._cost_of_times(seen.residual_m, sigma_m, timed),
             levels=levels,
             outside=(beyond_m / bound_m).square().clamp_max(50) / 2,
-            cauchy=(timed * (residual_m / sigma_m).square().log1p()).sum(-1),
+            cauchy=(timed * (seen.residual_m / sigma_m).square().log1p()).sum(-1),
             ellipse=ellipse,
         )
 
     def _cost_of_times(self, residual_m: Tensor, sigma_m: Tensor, timed: Tensor) -> Tensor:
         """(B, Q) minus log likelihood of residuals that are Gaussian, or late by an exponential delay too, up to a
-        constant of the row; the emission time is moved to where it is likely."""
-        ratio = sigma_m / self.delay_m
-        for turn in range(3):
-            residual_m = residual_m * timed
-            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
-            direct = math.log1p(-self.delayed) - x * x / 2
-            z = x - ratio
-            log_phi = torch.special.log_ndtr(z)
-            delayed = (self.delayed * ratio).log() + _LOG_2_PI_2 + ratio * (ratio / 2 - x) + log_phi
-            joint = torch.logaddexp(direct, delayed)
-            if turn == 2:
-                break
-            is_delayed = (delayed - joint).exp()
-            # The derivative of log_ndtr, in its own form far to the left.
-            mills = torch.where(
-                z < -8, -z - 1 / z.clamp_max(-8), (-z * z / 2 - _LOG_2_PI_2 - log_phi).clamp_max(20).exp()
-            )
-            slope = (is_delayed * (mills - ratio) - (1 - is_delayed) * x) / sigma_m
-            shift_m = (timed * slope).sum(-1, keepdim=True) / (timed / sigma_m.square()).sum(-1, keepdim=True)
-            residual_m = residual_m + shift_m
-        return -(timed * joint).sum(-1)
+        constant of the row."""
+        x, ratio = (residual_m / sigma_m).clamp(-3e3, 1e5), sigma_m / self.delay_m
+        direct = math.log1p(-self.delayed) - x * x / 2
+        late = (
+            (self.delayed * ratio).log() + LOG_ROOT_2_PI + ratio * (ratio / 2 - x) + torch.special.log_ndtr(x - ratio)
+        )
+        return -(timed * torch.logaddexp(direct, late)).sum(-1)
 
     def _distinct(self, rows: _Rows, places_m: Tensor, costs: _Costs) -> _Found:
         """The best places that lie further apart than either's ellipse."""
@@ -558,6 +589,17 @@ def _cholesky(variance_m2: Tensor) -> Tensor:
     ee, nn, en = variance_m2.unbind(-1)
     first = ee.sqrt()
     return torch.stack([first, en / first, (nn - en * en / ee).clamp_min(1.0).sqrt()], -1)
+
+
+@cache
+def _subsets(width: int) -> Tensor:
+    """(P, W) 1 for the receivers kept: all but one, and three."""
+    triples = list(combinations(range(width), 3))
+    chosen = np.random.default_rng(0).permutation(len(triples))[:MOST_TRIPLES]
+    three = torch.zeros((len(chosen), width))
+    for row, i in enumerate(chosen):
+        three[row, list(triples[i])] = 1.0
+    return torch.cat([1 - torch.eye(width), three])
 
 
 def _places(places_m: Tensor, index: Tensor) -> Tensor:

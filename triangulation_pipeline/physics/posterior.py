@@ -93,7 +93,7 @@ def exact_posterior(
     n = len(measurements)
     columns = {field.name: np.full(n, np.nan) for field in fields(Posterior)}
     columns |= {"en_m": np.full((n, 2), np.nan), "covariance_m2": np.full((n, 2, 2), np.nan)}
-    levels = Levels.of(scenario, measurements.num_sites)
+    levels = Levels.of(scenario, int(measurements.num_detections.max(initial=1)))
     area = geometry.network.service_area(scenario.area_margin_m)
     count = np.clip(measurements.toa_present.sum(1), 1, MANY_ARRIVAL_TIMES)
     size = max(1, _BLOCK_VALUES // (cells * cells * 8))

@@ -38,7 +38,7 @@ def error_cdf(comparison: Comparison, subset: Subset = Subset.good_geometry) -> 
     of bound b: the bound itself is an rms, and the median of an error may lie below it. The curve is left out without
     arrival times, because an estimator that knows the area is better than that bound.
     """
-    figure, axes = blank_axes(4.6)
+    figure, axes = blank_axes(5.0)
     rows = comparison.common_rows(subset)
     set_title(axes, f"How far off each estimator is: {counted(rows.sum(), 'test row')}{_where(comparison, subset)}")
     if not rows.any():
@@ -141,7 +141,7 @@ def calibration_curve(comparison: Comparison, subset: Subset = Subset.good_geome
     set_title(difference, f"Regions of {', '.join(f'{100 * level:g}' for level in levels)} %\nhold {held} %", 9.5)
     set_title(whole, "Share of true places inside the region", 9.5)
     difference.set_xlim(0, 1)
-    difference.set_ylabel("too many (+) or too few, percentage points")
+    difference.set_ylabel("difference, percentage points")
     difference.legend(loc="lower left", fontsize=8.5, frameon=False)
     difference.margins(y=0.15)
     for axes in (whole, difference):

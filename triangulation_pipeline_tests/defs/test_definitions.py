@@ -41,6 +41,8 @@ def test_graph_is_the_designed_one() -> None:
         "checkpoint_is_sound": True,
         "accuracy": False,
         "calibration": False,
+        "calibration_by_arrival_times": False,
+        "near_exact_posterior": False,
         "better_than_classical": False,
         "not_worse_than_production": False,
     }

@@ -10,7 +10,7 @@ import yaml
 from sqlalchemy import update
 
 from triangulation_pipeline.defs.assets import model_evaluation, registered_model
-from triangulation_pipeline.evaluation.verdict import PromotionCheck
+from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, PromotionCheck
 from triangulation_pipeline.network import random_network
 from triangulation_pipeline.storage.registry import ModelRecord, promote_model
 from triangulation_pipeline.storage.tables import models
@@ -63,7 +63,7 @@ def test_worse_than_production_is_registered_but_not_promoted(champion: Run) -> 
     done, check, model = register(champion)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert (model.version, model.is_active, model.promoted, model.is_production) == (2, True, False, False)
-    assert f"{check.description}. On " in model.promotion_reason
+    assert model.promotion_reason.endswith(f" and {check.description}.")
     numbers: Any = {name: value.value for name, value in check.metadata.items()}
     assert numbers["champion_version"] == 1
     assert numbers["challenger_p95_m"] > 1.02 * numbers["champion_p95_m"]
@@ -115,7 +115,7 @@ def test_production_registered_again_is_not_held_against_itself(champion: Run) -
 @pytest.fixture
 def good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model passes the checks of its evaluation, which so small a training may not."""
-    passed = [PromotionCheck(name, True, "it is good") for name in ("accuracy", "calibration", "better_than_classical")]
+    passed = [PromotionCheck(check.name, True, "it is good") for check in EVALUATION_CHECKS]
     for place in (model_evaluation, registered_model):
         monkeypatch.setattr(place, "promotion_checks", lambda *_: list(passed))
 

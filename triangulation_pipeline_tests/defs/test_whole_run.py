@@ -15,25 +15,28 @@ from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
 from triangulation_pipeline.definitions import defs
-from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
+from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound, pictures_of
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.evaluation.comparison import compare
-from triangulation_pipeline.evaluation.report import estimator_table, posterior_table
-from triangulation_pipeline.evaluation.summary import Subset, Summary
+from triangulation_pipeline.evaluation.report import estimator_table, group_table, posterior_table
+from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, Subset, Summary
+from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.jobs.record import read_metrics
 from triangulation_pipeline.jobs.states import get_job
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, read_checkpoint, write_checkpoint
-from triangulation_pipeline.model.inputs import locator_inputs
-from triangulation_pipeline.model.predict import predict
+from triangulation_pipeline.model.predict import locate_samples
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.plots import evaluation as plots
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import get_model_by_id, get_model_of_job
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+from triangulation_pipeline_tests.evaluation.conftest import some_comparison
 from triangulation_pipeline_tests.storage.conftest import keys_of
 from triangulation_pipeline_tests.storage.model_rows import list_models
 
@@ -159,15 +162,13 @@ def test_checks_ran_and_the_blocking_ones_passed(whole_run: Run) -> None:
         "dataset_quality",
         "splits_disjoint_and_complete",
         "checkpoint_is_sound",
-        "accuracy",
-        "calibration",
-        "better_than_classical",
+        *(check.name for check in EVALUATION_CHECKS),
         "not_worse_than_production",
     }
     assert passed["splits_disjoint_and_complete"]
     assert passed["checkpoint_is_sound"]
     model = get_model_of_job(whole_run.engine, whole_run.run_id)
-    warnings = ("accuracy", "calibration", "better_than_classical", "not_worse_than_production")
+    warnings = (*(check.name for check in EVALUATION_CHECKS), "not_worse_than_production")
     assert model.promoted == all(passed[name] for name in warnings)
     assert model.is_production == model.promoted
 
@@ -179,7 +180,9 @@ def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
         "splits_disjoint_and_complete": {"rows", "training_rows", "validation_rows", "test_rows"},
         "checkpoint_is_sound": {"val_rmse_m", "rows", "epoch", "sha256"},
         "accuracy": {"rmse_m", "limit_m", "rows"},
-        "calibration": {"coverage_95", "lowest", "highest", "rows"},
+        "calibration": {*COVERAGE_LEVELS, "rows"},
+        "calibration_by_arrival_times": {f"{name}_of_7_and_more" for name in COVERAGE_LEVELS},
+        "near_exact_posterior": {"rmse_excess", "rmse_excess_error", "nats_below", "nats_below_error", "rows"},
         "better_than_classical": {"p95_m", "limit_m", "rows"},
         "not_worse_than_production": set(),  # there was none
     }
@@ -327,13 +330,12 @@ def test_the_evaluation_is_of_the_best_epoch_on_the_test_rows(
     assert metrics["max_rmse_m"] == 100.0
     assert metrics["all"]["rows"] == len(test)
     assert metrics["good_geometry"]["rows"] == int((test.gdop < 5).sum())
-    # Beside its comparison, whose site biases are those of the training rows.
-    found = predict(checkpoint.locator(), locator_inputs(test))
-    scenario, spec = PRESETS[Preset.default], checkpoint.spec
-    comparison = compare(spec.network, scenario, test, batches[Split.train], found, 5.0)
+    spec = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], 3000, 0)
+    found = locate_samples(checkpoint, spec, test)
+    comparison = compare(spec, test, batches[Split.train], found, 5.0)
     again = json.loads(json.dumps(comparison.summary().document()))
     assert {name: metrics[name] for name in again} == again
-    lat, lon = spec.network.frame.geodetic(found.en_m, spec.tx_altitude_m)
+    lat, lon = NORTH_WEST_ITALY.frame.geodetic(found.en_m, 2.0)
     error_m = haversine_m(lat, lon, test.tx_lat, test.tx_lon)
     statistics = metrics["all"]["estimators"]["model"]
     assert statistics["p50_m"] == pytest.approx(np.percentile(error_m, 50))
@@ -357,6 +359,11 @@ def test_the_evaluation_is_shown_as_it_is_stored(whole_run: Run, evaluation: Eva
     rows = posterior_table(Summary.model_validate(metrics))
     assert shown["exact_posterior"] == [{key: five_digits(value) for key, value in row.items()} for row in rows]
     assert {row["test rows"] for row in rows} == {"all", "good geometry"}
+    everything = Summary.model_validate(metrics).all
+    for name in ("by_arrival_times", "by_gdop", "by_hull"):
+        rows = group_table(getattr(everything, name))
+        assert shown[name] == [{key: five_digits(value) for key, value in row.items()} for row in rows]
+        assert sum(row["count"] for row in rows) == everything.rows
     assert shown["test_rmse_m"] == five_digits(metrics["headline"]["test_rmse_m"])
     assert shown["test_rmse_m"] == five_digits(metrics["all"]["estimators"]["model"]["rmse_m"])
 
@@ -532,3 +539,19 @@ def test_existing_dataset_by_reference(whole_run: Run) -> None:
     )
     assert run.result.success
     assert run.metadata("synthetic_dataset")["dataset_id"] == dataset_id
+
+
+def test_random_layouts_have_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in ("error_cdf", "calibration_curve"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(
+            plots, name, lambda comparison, subset, draw=draw: drawn.append(subset) or draw(comparison, subset)
+        )
+    own = DatasetSpec(NORTH_WEST_ITALY, Scenario(), 60, 0)
+    comparison = some_comparison()
+    curves = {"error_cdf", "calibration_curve"}
+    assert set(pictures_of(own, comparison)) == curves | {"error_map"}
+    without_gdop = replace(comparison, gdop=np.full(60, np.nan))
+    assert set(pictures_of(DatasetSpec(None, Scenario(), 60, 0, Layouts.random), without_gdop)) == curves
+    assert drawn == [Subset.good_geometry] * 2 + [Subset.all] * 2

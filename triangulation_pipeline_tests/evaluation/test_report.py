@@ -8,6 +8,7 @@ from triangulation_pipeline.evaluation.report import (
     HEADLINE,
     HEADLINE_NAMES,
     estimator_table,
+    group_table,
     headline,
     posterior_table,
 )
@@ -18,6 +19,10 @@ from .conftest import some_comparison
 
 SHOWN = {
     "test": "model",
+    "model_mode": "model_mode",
+    "strongest_receiver": "strongest_receiver",
+    "nearest_fingerprints": "nearest_fingerprints",
+    "chan": "chan",
     "power_weighted_centroid": "power_weighted_centroid",
     "gauss_newton": "gauss_newton",
     "huber_gauss_newton": "huber_gauss_newton",
@@ -49,9 +54,10 @@ def test_each_number_of_the_headline_is_that_of_the_summary() -> None:
             f"crlb_rms{suffix}_m": part["crlb_rms_m"],
             f"crlb_p50{suffix}_m": part["crlb_p50_m"],
             f"mixture_crlb_rms{suffix}_m": part["mixture_crlb_rms_m"],
-            f"test_coverage_68{suffix}": part["calibration"]["coverage_68"],
-            f"test_coverage_95{suffix}": part["calibration"]["coverage_95"],
-            f"test_nees_p50{suffix}": part["calibration"]["nees_p50"],
+            **{
+                f"test_coverage_{name}{suffix}": part["calibration"][f"coverage_{name}"]
+                for name in (50, 68, 90, 95, 99)
+            },
         }
     assert headline(summary) == expected
     # Numbers that are not the same cannot stand for each other.
@@ -99,22 +105,33 @@ def test_an_evaluation_is_read_back_as_it_was_stored(handmade: Comparison) -> No
 
 
 def test_an_evaluation_of_an_older_version_is_read(handmade: Comparison) -> None:
-    """It compared with another limit."""
+    """It compared with another limit, had ellipses for regions, and no groups."""
     document = json.loads(json.dumps(handmade.summary().document()))
     verdict = {"headline": {"test_rmse_m": 1.5}, "max_rmse_m": 100.0, "promoted": False, "promotion_reason": "no"}
     for part in (document["all"], document["good_geometry"]):
-        del part["exact_posterior"]
+        for name in ("exact_posterior", "by_arrival_times", "by_gdop", "by_hull"):
+            del part[name]
+        del part["calibration"]["coverage_99"]
+        part["calibration"] |= {"nees_p50": 1.4, "nees_mean": 3.0, "nees_trimmed_mean": 1.9}
+        part["by_detections"] = [{"detections": 7, "count": 4}]
         part["estimators"]["mixture_ml_from_truth"] = part["estimators"]["model"]
         part["on_common_rows"]["mixture_ml_from_truth"] = part["on_common_rows"]["model"]
         part["ratios"] |= {f"{name}_over_ceiling": 2.0 for name in ("p50", "p95", "rmse")}
-    found = Evaluation.model_validate(document | verdict | {"ceiling": "mixture_ml_from_truth"})
+    found = Evaluation.model_validate(document | verdict | {"ceiling": "mixture_ml_from_truth", "nees_expected": {}})
     assert found.good_geometry.exact_posterior is None
     assert found.good_geometry.model.count == 4
     assert {value for name, value in headline(found).items() if "posterior" in name} == {None}
     assert posterior_table(found) == []
     checks = promotion_checks(found, 100.0)
-    assert [check.passed for check in checks] == [True, False, True]
-    assert "exact posterior" not in promotion_verdict(found, checks)[1]
+    assert [check.passed for check in checks] == [True, False, True, True, True]
+    assert "too few rows to tell" in promotion_verdict(found, checks)[1]
+
+
+def test_the_table_of_groups_has_a_row_for_each(handmade: Comparison) -> None:
+    groups = handmade.summary().all.by_arrival_times
+    table = group_table(groups)
+    assert [row["name"] for row in table] == ["3", "6", "7 and more"]
+    assert table[2] == dict(groups[2])
 
 
 def test_the_table_of_the_limit_has_both_on_both_subsets(handmade: Comparison) -> None:

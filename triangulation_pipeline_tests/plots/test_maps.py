@@ -26,7 +26,7 @@ from triangulation_pipeline_tests.plots.pictures import drawn, named
 def test_maps(by_time: Comparison, default_batch: Samples, rss_batch: Samples) -> None:
     words = drawn(error_map(NORTH_WEST_ITALY, by_time))
     assert all(site.name in words for site in NORTH_WEST_ITALY.sites)
-    assert f"{len(by_time.nees):,} test transmitters" in words
+    assert f"{len(by_time.gdop):,} test transmitters" in words
     assert "4,000 of 4,096 transmitters" in drawn(dataset_map(NORTH_WEST_ITALY, default_batch))
     assert "east, km" in drawn(dataset_map(NORTH_WEST_ITALY, rss_batch))
 

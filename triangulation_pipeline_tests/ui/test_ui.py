@@ -218,8 +218,8 @@ def test_plots_are_of_few_numbers_a_point_a_run(page: Page, stack: Stack) -> Non
 
 def test_a_check_draws_its_numbers(page: Page) -> None:
     page.goto("/assets/model_evaluation?view=checks&checkDetail=calibration")
-    expect(page.get_by_text("Fewer than 125 rows are too few to tell").first).to_be_visible()
-    for name in ("coverage_95", "lowest", "highest", "rows"):
+    expect(page.get_by_text("Fewer than 100 rows are too few to tell").first).to_be_visible()
+    for name in ("coverage_50", "coverage_95", "coverage_99", "rows"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
 
 

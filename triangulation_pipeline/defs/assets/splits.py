@@ -37,7 +37,7 @@ def training_split(
 def validation_split(
     context: dg.AssetExecutionContext, storage: Storage, synthetic_dataset: DatasetReference
 ) -> dg.MaterializeResult[SplitReference]:
-    """15 % of the samples: they stop the training; a third of them is kept back to calibrate the covariances."""
+    """15 % of the samples: they say which epoch of the training is the best."""
     return _reference(storage, synthetic_dataset, Split.val)
 
 

@@ -20,6 +20,7 @@ from triangulation_pipeline.physics.layout import Layout
 FIRST_WIDTH, OTHER_WIDTH, OTHER_LOGIT = 0.0, 1.0, -2.0
 ALTERNATIVE_WIDTH, ALTERNATIVE_LOGIT = 0.3, -4.0
 FARTHEST_ALTERNATIVE = 50.0  # in the ellipse's mean radius
+FARTHEST_STEP = 0.25  # of the standard deviation of a place in the area
 SHIFT = 3.0  # a component's learned shift of 1, in sigmas
 SHAPE_FEATURES = 4
 # Factors that are not learned: scale the features of hypotheses to about one.
@@ -59,7 +60,7 @@ class Triangulation(Locator):
         tokens = self.encoder(view.features_MWF, rows.hears_BW)
         begin_m, spread_m = rows.hypothesis_m_BK2[_row(rows), which_M], rows.spread_m_BK3[_row(rows), which_M]
 
-        fix_m, information, weight = self._step(view, tokens, begin_m, spread_m)
+        fix_m, information, weight = self._step(view, tokens, begin_m, spread_m, rows.area_m_B)
         found_m = torch.where(view.solved_M[:, None], information.ellipse.spread_m(), spread_m)
         about = torch.cat(
             [
@@ -97,21 +98,22 @@ class Triangulation(Locator):
         )
 
     def _step(
-        self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor
+        self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor, area_m: Tensor
     ) -> tuple[Tensor, Information, Tensor]:
         """Where the learned weights and delays lead, with the information and weights without gradient."""
         preference, delay = self.read(tokens_MWD).unbind(-1)
         # A softmax: a factor common to all weights would not move the position, but it would drift, and the spread
         # with it.
         share = preference.masked_fill(view.timed_MW == 0, _MASKED).softmax(-1)
-        weight = view.robust_weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
-        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, damping=self.config.damping)
-        step_m = damped.step_m(view.residual_m_MW - delay * view.sigma_m_MW, weight)
+        weight = view.weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
+        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, self.config.damping, view.beside)
+        step_m = damped.step_m(view.residual_m_MW - view.due_m_MW - delay * view.sigma_m_MW, weight)
         length = Ellipse.of_spread(spread_m).squared(step_m).clamp_min(1e-12).sqrt()
         step_m = step_m * (self.config.longest_step / length.clamp_min(self.config.longest_step))[:, None]
+        step_m = within(step_m, FARTHEST_STEP * area_m[:, None])
         fix_m = begin_m + torch.where(view.solved_M[:, None], step_m, torch.zeros_like(step_m))
         weight = weight.detach()
-        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW), weight
+        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW, beside=view.beside), weight
 
     def _components(self, raw: Tensor, fix_m: Tensor, found_m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, means, Cholesky factors and freedoms of the components around each hypothesis."""
