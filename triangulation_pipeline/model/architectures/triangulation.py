@@ -20,7 +20,7 @@ from triangulation_pipeline.physics.layout import Layout
 FIRST_WIDTH, OTHER_WIDTH, OTHER_LOGIT = 0.0, 1.0, -2.0
 ALTERNATIVE_WIDTH, ALTERNATIVE_LOGIT = 0.3, -4.0
 FARTHEST_ALTERNATIVE = 50.0  # in the ellipse's mean radius
-FARTHEST_STEP = 0.25  # of the standard deviation of a place in the area
+FARTHEST_STEP = 0.05  # of the standard deviation of a place in the area
 SHIFT = 3.0  # a component's learned shift of 1, in sigmas
 SHAPE_FEATURES = 4
 # Factors that are not learned: scale the features of hypotheses to about one.
