@@ -30,7 +30,7 @@ from triangulation_pipeline.training.validation import validate
 
 DATASET = DatasetSpec(None, Scenario(), num_samples=240_000, seed=0, layouts=Layouts.random)
 CONFIG = TrainingConfig(
-    job_name="universal", parent_model_id=RANDOM, batch_size=512, epochs=4, accelerator=Accelerator.cpu
+    job_name="universal", parent_model_id=RANDOM, batch_size=512, epochs=8, accelerator=Accelerator.cpu
 )
 # Networks that the training never saw: 40 for the data sheet, the first two of them for a quick test.
 HELD_OUT = DatasetSpec(None, Scenario(), num_samples=40 * ROWS_PER_LAYOUT, seed=1, layouts=Layouts.random)
