@@ -62,6 +62,12 @@ RUN_BY = {
     ("docs/tutorial.md", "yaml", ""): f"{HERE}::test_the_tutorial",
     ("docs/tutorial.md", "python", ""): f"{HERE}::test_the_tutorial",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
+    (
+        "docs/model.md",
+        "bash",
+        "python -m triangulation_pipeline",
+    ): "training/test_universal.py::test_one_command_makes_them",
+    ("docs/model.md", "bash", "python -m benchmarks"): "reason: takes minutes; benchmarks are run by hand",
     ("docs/operations.md", "bash", "export PATH"): "reason: the aliases of a person's shell",
     ("docs/operations.md", "bash", "triangulation launch"): "test_stack.py::test_training_is_resumed_where_it_was",
     ("docs/operations.md", "bash", "export TRIANGULATION_DATABASE_URL"): (

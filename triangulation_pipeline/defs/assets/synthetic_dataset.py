@@ -84,7 +84,7 @@ def synthetic_dataset(
     return dg.MaterializeResult(
         value=DatasetReference(dataset_id=record.id, sha256=record.sha256),
         metadata={
-            "map": picture(png(dataset_map(layout.network, shown)), f"{layout.network.name}: transmitters by CRLB"),
+            "map": picture(png(dataset_map(layout.network, shown)), "transmitters by CRLB"),
             "histograms": picture(png(dataset_histograms(batch)), "SNR, HDOP and detections"),
             "dagster/row_count": record.num_samples,
             "dataset_id": record.id,
