@@ -244,8 +244,8 @@ def test_the_results_tell_how_it_is_by_number_of_arrival_times() -> None:
     lines = [re.split(r"  +", line.strip()) for line in page()]
     place = lines.index(["arrival times", "rows", "model", "best solver", "below *", "68.3 %", "95 %"])
     assert lines[place + 2 : place + 4] == [
-        ["fewer than 3", "7", "20,345.6", "30,456.7", "50.1%", "95.1%"],
-        ["7 and more", "1,500", "21.4", "0.08", "65.0%", "95.1%"],
+        ["fewer than 3", "7", "20,345.6", "30,456.7", "50.1", "95.1"],
+        ["7 and more", "1,500", "21.4", "0.08", "65.0", "95.1"],
     ]
 
 
