@@ -133,6 +133,7 @@ def test_the_python_examples_print_what_they_say(page: str) -> None:
             assert found == told
 
 
+@pytest.mark.stack
 def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it in its order: files are written, commands are run, and what they print has the lines of the page."""
     monkeypatch.chdir(home)

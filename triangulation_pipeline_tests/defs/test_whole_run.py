@@ -505,6 +505,7 @@ def stale(instance: dg.DagsterInstance, location: dg.Definitions = defs) -> dict
     }
 
 
+@pytest.mark.faults
 def test_equal_training_leaves_what_follows_in_sync(whole_run: Run) -> None:
     first = execute(settings(), instance=whole_run.instance)
     assert first.result.success
