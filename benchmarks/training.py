@@ -8,6 +8,7 @@ from statistics import median
 import torch
 
 from triangulation_pipeline.model.losses import locator_loss
+from triangulation_pipeline.model.spec import RANDOM
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
@@ -27,7 +28,7 @@ def measure() -> dict[str, str]:
     dataset = DatasetSpec(NORTH_WEST_ITALY, PRESETS[Preset.default], SAMPLES, seed=0)
     samples = simulate(dataset)
     splits = samples.take(samples.split == Split.train), samples.take(samples.split == Split.val)
-    config = TrainingConfig(epochs=2 * TURNS + 2, accelerator=Accelerator.cpu, parent_model_id=None)
+    config = TrainingConfig(epochs=2 * TURNS + 2, accelerator=Accelerator.cpu, parent_model_id=RANDOM)
 
     def trainer() -> Trainer:
         return Trainer(config.locator_spec(dataset), config, dataset, *splits)

@@ -22,9 +22,10 @@ from triangulation_pipeline.validation import printable, refuse_booleans, withou
 # Raised if the same description makes another network. It is part of assets' code versions.
 NETWORK_VERSION = 1
 
+# Every row of measurements is as wide as the network: with more sites the default dataset would take over a gigabyte.
+FEWEST_SITES, MOST_SITES = 3, 500
 # A position in the plane and the unknown time of emission take as many.
 LEAST_ARRIVAL_TIMES = 3
-MOST_SITES = 64
 
 # The greatest distance of a site from the middle of all, in a straight line: one frame is useless beyond it.
 FARTHEST_M = 2000e3
@@ -108,7 +109,8 @@ class ReceiverNetwork(BaseModel):
         description="The name of the network has 1 to 100 characters and appears in lists.",
     )
     sites: tuple[Site, ...] = Field(
-        description="The network has 3 to 64 sites; arrays with one value per receiver follow their order."
+        description=f"The network has {FEWEST_SITES} to {MOST_SITES} sites; arrays with one value per receiver follow "
+        "their order."
     )
 
     _has_no_controls = field_validator("name")(without_controls)
@@ -116,8 +118,8 @@ class ReceiverNetwork(BaseModel):
     @field_validator("sites")
     @classmethod
     def _sites_are_usable(cls, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        if not 3 <= len(sites) <= MOST_SITES:
-            raise ValueError(f"a network needs 3 to {MOST_SITES} sites, this one has {len(sites)}")
+        if not FEWEST_SITES <= len(sites) <= MOST_SITES:
+            raise ValueError(f"a network needs {FEWEST_SITES} to {MOST_SITES} sites, this one has {len(sites)}")
         names = [site.name for site in sites]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"site names must be unique, repeated: {', '.join(map(printable, repeated[:5]))}")
@@ -321,7 +323,7 @@ def random_network(
     Parameters
     ----------
     sites : int
-        Number of sites, 3 to 64.
+        Number of sites, 3 to 500.
     seed : int
         Seed of the draw.
     lat, lon : float
@@ -338,8 +340,8 @@ def random_network(
     ValueError
         If ``sites`` is out of range.
     """
-    if not 3 <= sites <= 64:
-        raise ValueError(f"sites must be 3 to 64, got {sites}")
+    if not FEWEST_SITES <= sites <= MOST_SITES:
+        raise ValueError(f"sites must be {FEWEST_SITES} to {MOST_SITES}, got {sites}")
     rng = np.random.Generator(np.random.Philox(key=seed))
     frame = LocalFrame(lat, lon)
     least_m = 0.1 * extent_km * 1e3 / np.sqrt(sites)

@@ -4,6 +4,7 @@ Errors are metres on a sphere of the mean earth radius. Statistics are over samp
 subset they are None.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -205,7 +206,8 @@ class MixturePositions(Positions):
         log_total = _log_sum(log_weight)
         ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
         with np.errstate(invalid="ignore", over="ignore"):
-            sound = np.isfinite(component_en_m).all(-1) & (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
+            definite = (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
+        sound = np.isfinite(component_en_m).all(-1) & definite & ~np.isnan(freedom)
         exists = log_weight > -np.inf
         located = np.isfinite(log_total) & (sound | ~exists).all(1)
         exists &= located[:, None]
@@ -615,7 +617,7 @@ def _log_parts(log_weight: Any, apart_m: Any, whitening: Whitening, freedom: Any
     a, b, c = whitening
     squared = (a * apart_m[..., 0]) ** 2 + (b * apart_m[..., 0] + c * apart_m[..., 1]) ** 2
     finite = np.minimum(freedom, _GAUSSIAN_FREEDOM)
-    log_peak = log_weight + np.log(a * c) - np.log(np.float32(2 * np.pi))
+    log_peak = log_weight + np.log(a * c) - math.log(2 * math.pi)
     return log_peak - (finite / 2 + 1) * np.log1p(squared / finite), squared
 
 

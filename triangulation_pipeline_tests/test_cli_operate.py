@@ -239,7 +239,7 @@ def test_launch_checks_submits_and_announces(engine: Engine, webserver: StandIn,
     job = get_job(engine, printed["job_id"])
     assert printed["run_id"] == job.id
     assert (job.status, job.job_name, job.total_epochs) == (JobStatus.queued, "mine", 7)
-    assert (job.config["lr_scheduler"], job.config["batch_size"]) == ("one_cycle", 512)
+    assert (job.config["lr_scheduler"], job.config["batch_size"]) == ("one_cycle", 1024)
     assert said("launch") in webserver.runs
 
     (home / "run.yaml").write_text(json.dumps({"ops": {"trained_model": {"config": {"epochs": 0}}}}))
@@ -282,14 +282,14 @@ def test_a_launch_can_be_watched_to_its_end(engine: Engine, webserver: StandIn) 
     shown = said("launch", "--watch").splitlines()
     (run_id,) = (run.run_id for run in webserver.runs.values())
     assert shown[0] == f"run {run_id}"
-    assert "epoch 1/15: val RMSE 90.0 m, val loss 1.0000" in shown
+    assert "epoch 1/3: val RMSE 90.0 m, val loss 1.0000" in shown
     assert shown[-1] == f"run {run_id} succeeded"
 
     webserver.story = [Events([epoch(1, 90.0)], None, "1")]
     statuses = iter(["STARTED", "SUCCESS"])
     done = triangulation("launch", "--watch", "--json")
     assert json.loads(done.stdout).keys() == {"run_id", "job_id"}
-    assert "epoch 1/15: val RMSE 90.0 m" in done.stderr
+    assert "epoch 1/3: val RMSE 90.0 m" in done.stderr
 
 
 def test_status_stands_beside_the_run(engine: Engine, webserver: StandIn) -> None:

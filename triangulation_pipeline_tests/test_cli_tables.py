@@ -159,6 +159,23 @@ def test_long_ago_is_a_date() -> None:
     assert ago(None) is None
 
 
+GROUPS = [
+    {
+        "name": name,
+        "count": count,
+        "p50_m": p50_m,
+        "best_baseline_p50_m": baseline_m,
+        "nats_below": nats,
+        "coverage_68": 0.5 + 0.0001 * count,
+        "coverage_95": 0.951,
+    }
+    for name, count, p50_m, baseline_m, nats in (
+        ("fewer than 3", 7, 20_345.6, 30_456.7, None),
+        ("7 and more", 1500, 21.36, None, 0.0812),
+    )
+]
+
+
 def page(**changed: float | None) -> list[str]:
     class Numbers(dict[str, Any]):
         def __missing__(self, name: str) -> float | None:
@@ -166,7 +183,7 @@ def page(**changed: float | None) -> list[str]:
 
     console = Console(file=io.StringIO(), width=80)
     texts = dict.fromkeys(("promotion_reason", "network", "checkpoint", "database", "object_store", "job_id"), "-")
-    rows = {"test_rows": 7512, "test_rows_good_geom": 6543, "max_gdop": 5.0}
+    rows = {"test_rows": 7512, "test_rows_good_geom": 6543, "max_gdop": 5.0, "by_arrival_times": GROUPS}
     metrics = Numbers({"huber_gauss_newton_rows_without_fix": 0} | changed)
     show_results(console, {"model_name": "m", "version": 3, "metrics": metrics} | rows | texts)
     assert isinstance(console.file, io.StringIO)
@@ -209,17 +226,27 @@ def test_the_results_tell_the_distance_to_the_exact_posterior() -> None:
         test_nats_below_posterior_good_geom=-0.01,
     )
     assert "* the limit, on 1,000 of the rows (873 good): it knows how they were simulated" in lines
-    assert "the model's RMSE on those rows: 88.9 % above (good: 0.4 % below) the limit" in lines
-    apart = "its log density at the true places: 0.28 nats below (good: 0.01 nats above) the limit,"
-    place = lines.index(apart)
-    assert lines[place + 1] == "  as if it gave them this share of the density that is due: 75 % (good: 101 %)"
+    place = lines.index("the model's RMSE there: 88.9 % above the limit (good: 0.4 % below)")
+    assert lines[place + 1 : place + 3] == [
+        "its log density there: 0.28 nats below the limit (good: 0.01 nats above),",
+        "  so that the true places have 75 % (good: 101 %) of the density due to them",
+    ]
     assert any(line.startswith("exact posterior * ") for line in lines)
     # An older version did not compute it.
     assert not any("limit" in line or "exact" in line for line in page())
     nothing = {"test_rmse_above_posterior_good_geom": None, "test_nats_below_posterior_good_geom": None}
     by_level = page(exact_posterior_rows=9, exact_posterior_rows_good_geom=0, **nothing)
-    assert "the model's RMSE on those rows: 100.0 % above the limit" in by_level
-    assert "  as if it gave them this share of the density that is due: 37 %" in by_level
+    assert "the model's RMSE there: 100.0 % above the limit" in by_level
+    assert "  so that the true places have 37 % of the density due to them" in by_level
+
+
+def test_the_results_tell_how_it_is_by_number_of_arrival_times() -> None:
+    lines = [re.split(r"  +", line.strip()) for line in page()]
+    place = lines.index(["arrival times", "rows", "model", "best solver", "below *", "68.3 %", "95 %"])
+    assert lines[place + 2 : place + 4] == [
+        ["fewer than 3", "7", "20,345.6", "30,456.7", "50.1", "95.1"],
+        ["7 and more", "1,500", "21.4", "0.08", "65.0", "95.1"],
+    ]
 
 
 def test_the_results_say_what_the_regions_hold() -> None:
@@ -238,7 +265,8 @@ def test_the_results_say_what_the_regions_hold() -> None:
 
 def test_the_results_fit_80_columns() -> None:
     names = ("power_weighted_centroid_p50", "test_p95", "crlb_rms", "test_rmse", "test_p50")
-    large = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}
+    large: dict[str, Any] = {f"{name}{subset}_m": 123_456.7 for name in names for subset in ("", "_good_geom")}
+    large |= {"exact_posterior_rows": 1000, "exact_posterior_rows_good_geom": 888}
     table = [line for line in page(**large) if line not in {BOUND_NOTE}]
     assert max(map(len, table)) <= 80
 

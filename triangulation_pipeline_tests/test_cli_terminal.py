@@ -182,7 +182,7 @@ def test_the_last_page_of_a_run_is_shown_and_not_obeyed() -> None:
 
     console = Console(file=io.StringIO(), width=300)
     names = ("model_name", "version", "network", "promotion_reason", "checkpoint", "database", "object_store", "job_id")
-    rows = {"test_rows": 9, "test_rows_good_geom": 7, "max_gdop": 5.0}
+    rows = {"test_rows": 9, "test_rows_good_geom": 7, "max_gdop": 5.0, "by_arrival_times": []}
     show_results(console, dict.fromkeys(names, HOSTILE) | {"metrics": Numbers()} | rows)
     assert isinstance(console.file, io.StringIO)
     words = harmless(console.file.getvalue())

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 from triangulation_pipeline.cli import COMMANDS, load_command
 from triangulation_pipeline.defs.automation.settings import AutomationSettings
 from triangulation_pipeline.defs.config import check_run_config
-from triangulation_pipeline.evaluation.estimators import ESTIMATORS, MODEL
+from triangulation_pipeline.evaluation.estimators import BASELINES
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.storage.engine import open_database, reading
 from triangulation_pipeline.storage.settings import Settings
@@ -65,6 +65,12 @@ RUN_BY = {
     ("docs/measurements.md", "yaml", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
+    (
+        "docs/model.md",
+        "bash",
+        "python -m triangulation_pipeline",
+    ): "training/test_universal.py::test_one_command_makes_them",
+    ("docs/model.md", "bash", "python -m benchmarks"): "reason: takes minutes; benchmarks are run by hand",
     ("docs/operations.md", "bash", "export PATH"): "reason: the aliases of a person's shell",
     ("docs/operations.md", "bash", "triangulation plan"): "test_cli_plan.py::test_files_to_keep_and_to_send",
     ("docs/operations.md", "bash", "triangulation launch"): "test_stack.py::test_training_is_resumed_where_it_was",
@@ -131,6 +137,7 @@ def test_the_python_examples_print_what_they_say(page: str) -> None:
             assert found == told
 
 
+@pytest.mark.stack
 def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it in its order: files are written, commands are run, and what they print has the lines of the page."""
     monkeypatch.chdir(home)
@@ -259,7 +266,7 @@ def test_the_readme_is_short_and_every_page_is_reached_from_it() -> None:
 
 def test_the_page_on_physics_names_every_baseline() -> None:
     section = (ROOT / "docs" / "physics.md").read_text().partition("## The classical solvers")[2].partition("\n## ")[0]
-    assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == {each.name for each in ESTIMATORS} - {MODEL.name}
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == {each.name for each in BASELINES}
 
 
 def test_the_table_of_the_page_on_physics_is_the_one_that_is_tested() -> None:

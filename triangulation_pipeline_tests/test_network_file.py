@@ -70,7 +70,7 @@ def test_numbers_and_names_are_what_was_written(tmp_path: Path) -> None:
     [
         (changed(name="Torino"), "site names must be unique, repeated: Torino"),
         (changed(lat=45.044, lon=7.672), "sites 'Aquila di Giaveno' and 'Torino' stand on the same spot"),
-        (sites(*PLACES[:2]), "a network needs 3 to 64 sites, this one has 2"),
+        (sites(*PLACES[:2]), "a network needs 3 to 500 sites, this one has 2"),
         (changed(lat=95), "site 1 ('Aquila di Giaveno'): lat: Input should be less than or equal to 90 (got 95)"),
         (changed(lat=144.9, lon=-37.8), "(got 144.9); lat and lon look swapped"),
         (changed(lon=float("nan")), "lon: Input should be less than or equal to 180 (got nan)"),
@@ -211,7 +211,7 @@ def test_csv(tmp_path: Path) -> None:
         ("name,lat,lon\na,45\n", "line 2 has 2 fields, the first line 3"),
         ('name,lat,lon\n"SECRET,45,7\n', "it cannot be read as CSV"),
         ("name;lat;lon\na;45,1;7,5\n", "(got '45,1'); write 45.1"),
-        ("name,lat,lon\n", "a network needs 3 to 64 sites, this one has 0"),
+        ("name,lat,lon\n", "a network needs 3 to 500 sites, this one has 0"),
         ("", "name is missing"),
         ("name,lon\n", "must name the columns name, lat and lon; lat is missing"),
         ("name,lat\n", "must name the columns name, lat and lon; lon is missing"),
@@ -269,7 +269,7 @@ def test_geojson_in_wgs84_says_so_in_many_ways(tmp_path: Path, name: str) -> Non
     [
         (points([[45], [7, 45]]), "feature 1: the coordinates of a point must be [lon, lat] or [lon, lat, altitude]"),
         (points([["SECRET", 45], [7.9, 45.2], [8.3, 44.6]]), "lon: Input should be a valid number"),
-        (points([]).replace("Point", "Polygon"), "a network needs 3 to 64 sites, this one has 0"),
+        (points([]).replace("Point", "Polygon"), "a network needs 3 to 500 sites, this one has 0"),
         (points([[7, 45]]).replace("Point", "Polygon"), "feature 1 is not a point"),
         (
             points([[7, 45]]).replace("marker-color", "elevation"),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from triangulation_pipeline.defs.config import SyntheticDatasetConfig
-from triangulation_pipeline.model.inputs import locator_inputs
 from triangulation_pipeline.model.predict import predict
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, Architecture
 from triangulation_pipeline.network import NETWORK_VERSION, NORTH_WEST_ITALY
@@ -23,8 +22,8 @@ from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.samples import SPLIT_VERSION, Split, samples_digest
 from triangulation_pipeline.training.config import TRAINING_VERSION
-from triangulation_pipeline_tests.model.helpers import DEFAULT, fresh, poked, samples, spec_for
-from triangulation_pipeline_tests.training.conftest import run, trainer_of
+from triangulation_pipeline_tests.model.helpers import DEFAULT, HOME, fresh, poked, samples, spec_for
+from triangulation_pipeline_tests.training.conftest import own, run, trainer_of
 
 NETWORKS = {1: "491d2d57dc5ce699d5b1809bc38cd17a8b7008cc270c2731e1fb652f05b64fa8"}
 # Latitude, longitude, SNR at the first site and bound of the first rows.
@@ -57,11 +56,11 @@ SMALL_DATASETS: dict[int, dict[Preset, str]] = {
 }
 # Number of sites, clock noise and path-loss exponent of the first random layouts; and identity and SHA-256 of 1,000
 # samples over random layouts, seed 0.
-LAYOUTS = {1: [(4, 643.105, 2.91702), (15, 184.695, 2.90094), (15, 169.702, 3.98321)]}
+LAYOUTS = {1: [(4, 643.105, 2.96717), (15, 359.834, 4.6841), (15, 550.138, 4.10304)]}
 RANDOM_DATASET = {
     (2, 1): (
         "cf2b07dc-d24d-53f3-8bc8-4e5405879142",
-        "d2b8c5806ca9558aa95ca76ed2abb0f8b3a9c225099e94f66a3f39a530f7ba56",
+        "34abcde49d94d2779b5c4f38c0435d1696c980409de679e607c485072d9e563a",
     )
 }
 SPLIT = {1: [38, 5, 7]}
@@ -74,21 +73,21 @@ SOLVED = {
 }
 # East, north, and the variances of both.
 PREDICTED = {
-    (1, Architecture.triangulation): [
-        (-90754.6, -41047.3, 27944.9, 18217.7),
-        (-72369.0, 10828.4, 1111.7, 3106.74),
-        (143.785, -35350.3, 230.819, 1074.63),
-        (82434.1, 78276.7, 15451.4, 45115.5),
+    (2, Architecture.triangulation): [
+        (-90809.8, -41100.4, 40444.7, 22246.3),
+        (-72374.1, 10705.1, 1044.96, 1643.43),
+        (156.743, -35352.9, 792.56, 1262.6),
+        (82508.9, 78284.2, 105688.0, 161458.0),
     ],
-    (1, Architecture.regression): [
-        (4658.06, 16799.3, 1.37439e10, 1.01542e9),
-        (-22824.8, 29493.8, 9.63115e9, 1.93447e9),
-        (1108.55, 30742.2, 1.23534e10, 1.58933e9),
-        (21792.1, 7737.3, 1.61512e10, 1.47357e9),
+    (2, Architecture.regression): [
+        (-88971.5, -39050.2, 29161800.0, 70984100.0),
+        (-73105.0, 11201.7, 761535.0, 7703910.0),
+        (543.751, -34993.8, 9832680.0, 111726000.0),
+        (81882.9, 77634.2, 12790300.0, 30922900.0),
     ],
 }
-# Training and validation loss of three epochs, and the scale of the covariances.
-TRAINED = {1: [6.56368, 6.17194, 6.5581, 6.17207, 6.54683, 6.17397, 16.6498]}
+# Training and validation loss of three epochs.
+TRAINED = {2: [9.16404, 9.11446, 9.10669, 9.0885, 9.0834, 9.08542]}
 
 
 def test_network() -> None:
@@ -145,7 +144,7 @@ def test_solvers() -> None:
 
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_locator(architecture: Architecture) -> None:
-    found = predict(poked(fresh(spec_for(architecture))), locator_inputs(samples(50)))
+    found = predict(poked(fresh(spec_for(architecture))), HOME, samples(50))
     rows = np.column_stack([found.en_m, found.covariance_m2[:, 0, 0], found.covariance_m2[:, 1, 1]])[:4]
     assert rows == pytest.approx(np.array(PREDICTED[LOCATOR_VERSION, architecture]), rel=1e-3)
 
@@ -153,15 +152,14 @@ def test_locator(architecture: Architecture) -> None:
 def test_training() -> None:
     trainer = run(trainer_of())
     losses = [loss for metrics in trainer.history for loss in (metrics.train_loss, metrics.val_loss)]
-    assert [*losses, trainer.calibrate()] == pytest.approx(TRAINED[TRAINING_VERSION], rel=1e-3)
+    assert losses == pytest.approx(TRAINED[TRAINING_VERSION], rel=1e-3)
 
 
 @pytest.mark.parametrize("architecture", list(Architecture))
 def test_a_second_training_gives_the_same_weights(architecture: Architecture) -> None:
     """Bit for bit: this is what a change that moves nothing is held against, before and after, on one machine."""
-    settings = {"model_architecture": architecture, "dropout_rate": 0.1}
-    first, second = (run(trainer_of(1000, **settings)) for _ in range(2))
-    assert first.calibrate() == second.calibrate()
+    settings = {"model_architecture": architecture, "learning_rate": 3e-4}
+    first, second = (run(trainer_of(own(1000), **settings)) for _ in range(2))
     assert first.best_checkpoint().weights_digest == second.best_checkpoint().weights_digest
-    other = run(trainer_of(1000, seed=1, **settings))
+    other = run(trainer_of(own(1000), seed=1, **settings))
     assert other.best_checkpoint().weights_digest != first.best_checkpoint().weights_digest

@@ -11,7 +11,7 @@ from rich.table import Table
 from ruamel.yaml import YAML
 
 from triangulation_pipeline.cli.tables import plain, say, show_json
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
+from triangulation_pipeline.network import FEWEST_SITES, MOST_SITES, NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.network_file import read_network
 
 
@@ -24,7 +24,9 @@ from triangulation_pipeline.network_file import read_network
     help="Check a network file: show where on earth its sites are, and warn of what is unusual.",
 )
 @click.option(
-    "--random-sites", type=click.IntRange(3, 64), help="Print a random network with this number of sites instead."
+    "--random-sites",
+    type=click.IntRange(FEWEST_SITES, MOST_SITES),
+    help="Print a random network with this number of sites instead.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the random network. The default is 0.")
 @click.option("--json", "as_json", is_flag=True, help="Print what --check finds as JSON.")

@@ -1,7 +1,7 @@
 """The final page of ``triangulation run``."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -20,7 +20,7 @@ from triangulation_pipeline.storage.views import evaluation_overview, read_view
 
 BOUND_NOTE = (
     "The bound holds for estimators without prior knowledge. Its RMSE is dominated by a few rows of the worst "
-    "geometry, and can exceed that of a model, which has learned the area."
+    "geometry, and can exceed that of a model, which knows the area."
 )
 
 
@@ -43,6 +43,7 @@ def results_of(storage: Storage, run_id: str) -> dict[str, Any]:
         "test_rows": found.all.rows,
         "test_rows_good_geom": found.good_geometry.rows,
         "max_gdop": found.max_gdop,
+        "by_arrival_times": [group.model_dump() for group in found.all.by_arrival_times],
         "checkpoint": model.pytorch_model_location,
         "sha256": model.sha256,
         "database": storage.engine.url.render_as_string(hide_password=True),
@@ -85,10 +86,47 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
     console.print()
     console.print(page)
     console.print()
+    if results["by_arrival_times"]:
+        console.print(_by_arrival_times(results["by_arrival_times"]))
+        console.print()
     for line in (*told, results["promotion_reason"]):
         console.print(plain(line), soft_wrap=not console.is_terminal)
     for label in ("network", "checkpoint", "database", "object_store", "job_id"):
         console.print(plain(f"{label.replace('_', ' '):13} {results[label]}"), soft_wrap=True)
+
+
+def _by_arrival_times(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """The model on all test rows by number of arrival times, beside the best classical solver of each group."""
+    page = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    page.add_column("\narrival times", no_wrap=True)
+    for head in (
+        "\nrows",
+        "median, m\nmodel",
+        "\nbest solver",
+        "nats\nbelow *",
+        "% within\n68.3 %",
+        "regions of\n95 %",
+    ):
+        page.add_column(head, justify="right", no_wrap=True)
+
+    def shown(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    for group in groups:
+        page.add_row(
+            group["name"],
+            f"{group['count']:,}",
+            shown(group["p50_m"], ",.1f"),
+            shown(group["best_baseline_p50_m"], ",.1f"),
+            shown(group["nats_below"], ".2f"),
+            shown(_percent(group["coverage_68"]), ".1f"),
+            shown(_percent(group["coverage_95"]), ".1f"),
+        )
+    return page
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _limit(values: Mapping[str, Any]) -> list[str]:
@@ -97,29 +135,25 @@ def _limit(values: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     told = [f"* the limit, on {rows:,} of the rows ({good_rows:,} good): it knows how they were simulated"]
-    excess = _both(values, "test_rmse_above_posterior", lambda found: _beside(100 * found, 1, "%", "above", "below"))
-    nats = _both(values, "test_nats_below_posterior", lambda found: _beside(found, 2, "nats", "below", "above"))
-    share = _both(values, "test_nats_below_posterior", lambda found: f"{100 * math.exp(-found):.0f} %")
-    if excess and nats and share:
+    excess, nats = "test_rmse_above_posterior", "test_nats_below_posterior"
+    if values[excess] is not None and values[nats] is not None:
+        beside = _both(
+            values, excess, lambda x: f"{abs(100 * x):,.1f} % {'above' if x >= 0 else 'below'}", " the limit"
+        )
+        below = _both(values, nats, lambda x: f"{abs(x):,.2f} nats {'below' if x >= 0 else 'above'}", " the limit")
+        share = _both(values, nats, lambda x: f"{100 * math.exp(-x):.0f} %")
         told += [
-            f"the model's RMSE on those rows: {excess} the limit",
-            f"its log density at the true places: {nats} the limit,",
-            f"  as if it gave them this share of the density that is due: {share}",
+            f"the model's RMSE there: {beside}",
+            f"its log density there: {below},",
+            f"  so that the true places have {share} of the density due to them",
         ]
     return told
 
 
-def _both(values: Mapping[str, Any], name: str, words: Callable[[float], str]) -> str | None:
-    """A number on all rows, and on those with good geometry if there are any; None if there is none."""
-    everywhere, good = values[name], values[f"{name}_good_geom"]
-    if everywhere is None:
-        return None
-    return words(everywhere) + ("" if good is None else f" (good: {words(good)})")
-
-
-def _beside(value: float, digits: int, unit: str, positive: str, negative: str) -> str:
-    """A difference without its sign, and on which side it lies."""
-    return f"{abs(value):,.{digits}f} {unit} {positive if value >= 0 else negative}"
+def _both(values: Mapping[str, Any], name: str, words: Callable[[float], str], than: str = "") -> str:
+    """A number on all rows, and on those with good geometry if there are any."""
+    good = values[f"{name}_good_geom"]
+    return words(values[name]) + than + ("" if good is None else f" (good: {words(good)})")
 
 
 def _regions(values: Mapping[str, Any]) -> list[str]:

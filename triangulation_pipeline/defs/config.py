@@ -16,11 +16,11 @@ from pydantic import ConfigDict, Field, ValidationError, create_model, field_val
 
 from triangulation_pipeline.defs.run_config import config_fault
 from triangulation_pipeline.documents import file_name
-from triangulation_pipeline.model.spec import UNIVERSAL
+from triangulation_pipeline.model.spec import RANDOM, UNIVERSAL
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
-from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_SITES, MOST_SITES, Layouts
+from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, FEWEST_RANDOM_SITES, MOST_RANDOM_SITES, Layouts
 from triangulation_pipeline.physics.plan import check_plan
 from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
 from triangulation_pipeline.storage.settings import dagster_home
@@ -121,9 +121,9 @@ class SyntheticDatasetConfig(StepConfig):
     layouts: Layouts = Field(
         Layouts.own,
         description="The networks: own simulates the network of receiver_network; random simulates a new one for each "
-        f"{ROWS_PER_LAYOUT} samples and takes no network file. A random network has {FEWEST_SITES} to {MOST_SITES} "
-        f"sites within 20 to 400 km. These parameters are drawn for each of them, and scenario must leave them out: "
-        f"{', '.join(DRAWN_PARAMETERS)}.",
+        f"{ROWS_PER_LAYOUT} samples and takes no network file. A random network has {FEWEST_RANDOM_SITES} to "
+        f"{MOST_RANDOM_SITES} sites within 20 to 400 km. These parameters are drawn for each of them, and scenario "
+        f"must leave them out: {', '.join(DRAWN_PARAMETERS)}.",
     )
     scenario: ScenarioOverrides = Field(
         default_factory=ScenarioOverrides, description="Parameters of the simulation that differ from the preset."
@@ -221,15 +221,15 @@ class RegisteredModelConfig(StepConfig):
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters, but not universal. New "
-        "weights are its next version.",
+        description="Name of the model: letters, digits, '.', '_' and '-', 1 to 255 characters, but not universal or "
+        "random. New weights are its next version.",
     )
 
     @field_validator("model_name")
     @classmethod
     def _is_not_reserved(cls, value: str) -> str:
-        if value == UNIVERSAL:
-            raise ValueError(f"must not be {UNIVERSAL}, the name of the weights that come with the package")
+        if value in (UNIVERSAL, RANDOM):
+            raise ValueError(f"must not be {UNIVERSAL} or {RANDOM}, which mean other weights in parent_model_id")
         return value
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-# The peak of a whole run above that of the programs, with some room: 0.96 kB per sample of 7 receivers, 71 kB of 64.
-# The pairs of receivers count when the locator is fitted and evaluated. benchmarks/memory.py compares it with runs.
-BYTES_PER_SAMPLE, BYTES_PER_RECEIVER, BYTES_PER_PAIR = 200, 70, 18
+# The peak of a whole run above that of the programs, with some room: 2.2 kB per sample of 7 receivers, 8.4 kB of 30.
+# benchmarks/memory.py compares it with runs.
+BYTES_PER_SAMPLE, BYTES_PER_RECEIVER = 600, 320
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -36,7 +36,7 @@ def check_memory(num_samples: int, num_sites: int) -> None:
 
 def needed_bytes(num_samples: int, num_sites: int) -> int:
     """The peak memory of a run that simulates, trains and evaluates, without the memory of the programs themselves."""
-    return num_samples * (BYTES_PER_SAMPLE + BYTES_PER_RECEIVER * num_sites + BYTES_PER_PAIR * num_sites**2)
+    return num_samples * (BYTES_PER_SAMPLE + BYTES_PER_RECEIVER * num_sites)
 
 
 def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.evaluation.estimators import Float, Problem
 from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, PosteriorSummary, ScoredErrors
 from triangulation_pipeline.physics.posterior import exact_posterior
-from triangulation_pipeline.positions import coverage, distance_statistics
+from triangulation_pipeline.positions import coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import Samples
 
 LABEL = "exact posterior"
@@ -40,13 +40,31 @@ class Reference:
         posterior = _scored(self.distance_m[rows], self.log_density[rows], self.content[rows])
         model = _scored(model_m[rows], self.model_log_density[rows], content[rows])
         apart = self.log_density[rows] - self.model_log_density[rows]
+        excess, error = rmse_excess(model_m[rows], self.distance_m[rows])
         return PosteriorSummary(
             rows=int(rows.sum()),
             posterior=posterior,
             model=model,
-            rmse_excess=model.rmse_m / posterior.rmse_m - 1 if posterior.rmse_m and model.rmse_m is not None else None,
+            rmse_excess=excess,
+            rmse_excess_error=error,
             nats_below=float(np.mean(apart)) if len(apart) else None,
+            nats_below_error=_standard_error(apart),
         )
+
+
+def rmse_excess(mine_m: Float, limit_m: Float) -> tuple[float | None, float | None]:
+    """The fraction by which one RMSE is above another on the same rows, and its standard error (of the ratio of two
+    means, to first order)."""
+    mine, limit = rmse_m(mine_m), rmse_m(limit_m)
+    if not mine or not limit:
+        return None, None
+    error = _standard_error((mine_m / mine) ** 2 - (limit_m / limit) ** 2)
+    return mine / limit - 1, None if error is None else 0.5 * mine / limit * error
+
+
+def _standard_error(values: Float) -> float | None:
+    """Standard error of the mean; None of fewer than two values."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def reference(problem: Problem, rows: NDArray[np.int64]) -> Reference:

@@ -96,7 +96,8 @@ class PosteriorSummary(_Part):
     """The exact posterior and the model on the same rows, a part of the subset.
 
     ``rmse_excess`` is the fraction by which the model's RMSE is above the posterior mean's, ``nats_below`` the mean
-    difference of the log densities. The least that an estimator can have of either, over all possible rows, is 0.
+    difference of the log densities. The least that an estimator can have of either, over all possible rows, is 0; the
+    standard errors of this sample stand beside them (None in an evaluation that an older version stored).
     """
 
     rows: int
@@ -104,6 +105,8 @@ class PosteriorSummary(_Part):
     model: ScoredErrors
     rmse_excess: float | None
     nats_below: float | None
+    rmse_excess_error: float | None = None
+    nats_below_error: float | None = None
 
 
 class PredictedRmsBin(_Part):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from triangulation_pipeline.model.geometry import Arrivals, Ellipse, mean, ranges_m
+from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, mean, ranges_m
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.spec import EncoderConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
@@ -34,6 +34,7 @@ class View:
     grad_e_MW: Tensor
     grad_n_MW: Tensor
     leverage_MW: Tensor
+    beside: Beside
     features_MWF: Tensor
     noise_MF: Tensor
 
@@ -63,9 +64,10 @@ class View:
             east, north = east - mean(east, scale_weight), north - mean(north, scale_weight)
             return east * to_east, (north - ellipse.k[:, None] * east) * to_across
 
+        slope = inputs.level_slope_B[:, None]
         root = weight.sqrt()
         by_east, by_across = (v * root for v in whitened(torch.ones_like(root), weight))
-        by_level = whitened(inputs.level_slope_B[:, None] / range_m * hears, hears)
+        by_level = whitened(slope / range_m * hears, hears)
         of_time = root * weight.sum(-1, keepdim=True).clamp_min(1e-20).rsqrt()
         leverage = (by_east.square() + by_across.square() + of_time.square()).clamp_max(1.0)
         spare = 1.03 - leverage
@@ -83,6 +85,7 @@ class View:
             dim=-1,
         )
         level = inputs.level_BKW[row, which_M]
+        beside = Beside.of(level, slope, hears, range_m, grad_e, grad_n, inputs.area_m_B)
         log_range = (range_m.log() - mean(range_m.log(), hears)) * hears
         features = [
             torch.tanh(x),
@@ -120,6 +123,7 @@ class View:
             grad_e_MW=grad_e,
             grad_n_MW=grad_n,
             leverage_MW=leverage,
+            beside=beside,
             # Stacked along the first axis, where each is one plain copy: many times faster than along the last.
             features_MWF=torch.stack(features).permute(1, 2, 0),
             noise_MF=noise,

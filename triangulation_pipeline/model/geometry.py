@@ -13,7 +13,7 @@ from torch import Tensor
 from triangulation_pipeline.frame import surface_up_m
 
 # Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
-LEAST_INFORMATION = 1e-7
+LEAST_INFORMATION = 1e-9
 FARTHEST_INFORMATION = 1e-14  # 1 / m^2
 LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 
@@ -128,31 +128,112 @@ class Ellipse:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is known of a position beside the arrival times, by levels and by the area: information (...,), 1 / m^2, and
+    the pull (...,), 1 / m, towards where the levels are likelier."""
+
+    east2: Tensor
+    north2: Tensor
+    both: Tensor
+    pull_e: Tensor
+    pull_n: Tensor
+
+    @classmethod
+    def of(
+        cls, level: Tensor, slope: Tensor, hears: Tensor, range_m: Tensor, grad_e: Tensor, grad_n: Tensor, area_m: Any
+    ) -> Self:
+        """That of levels (..., W) off what is expected, in sigmas, their slope by the logarithm of the range, and the
+        standard deviation of a place in the area; ``hears`` is 0 or 1."""
+        scale = slope * hears / range_m
+        east, north = scale * grad_e, scale * grad_n
+        east, north = (east - mean(east, hears)) * hears, (north - mean(north, hears)) * hears
+        by_area = 1 / (area_m * area_m)
+        return cls(
+            (east * east).sum(-1) + by_area,
+            (north * north).sum(-1) + by_area,
+            (east * north).sum(-1),
+            -(east * level).sum(-1),
+            -(north * level).sum(-1),
+        )
+
+
+@dataclass(frozen=True)
 class Information:
-    """Position information of weighted pseudo-ranges with unknown emission time. Computed without cancellation, so that
-    long and thin ellipses hold in float32."""
+    """Position information of weighted pseudo-ranges with unknown emission time, and of what is known beside them.
+    Computed without cancellation, so that long and thin ellipses hold in float32."""
 
     ellipse: Ellipse
     east: Tensor  # (..., W) gradient by east, less its mean
     across: Tensor  # (..., W) gradient by north, less its mean and less k times ``east``
+    pull_e: Tensor | float  # (...,)
+    pull_across: Tensor | float  # (...,)
 
     @classmethod
-    def of(cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0) -> Self:
+    def of(
+        cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0, beside: Beside | None = None
+    ) -> Self:
         """That of weights and gradients (..., W); ``damping`` times the mean information is added."""
         east, north = grad_e - mean(grad_e, weight), grad_n - mean(grad_n, weight)
         weighted = weight * east
         east2, north2 = (weighted * east).sum(-1), (weight * north * north).sum(-1)
         least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
-        east2 = east2 + least
-        k = (weighted * north).sum(-1) / east2
+        if beside is None:
+            east2 = east2 + least
+            k = (weighted * north).sum(-1) / east2
+            across = north - k[..., None] * east
+            return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across, 0.0, 0.0)
+        east2 = east2 + least + beside.east2
+        k = ((weighted * north).sum(-1) + beside.both) / east2
         across = north - k[..., None] * east
-        return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across)
+        more = beside.north2 - 2 * k * beside.both + k * k * beside.east2
+        ellipse = Ellipse(east2, (weight * across * across).sum(-1) + least + more.clamp_min(0), k)
+        return cls(ellipse, east, across, beside.pull_e, beside.pull_n - k * beside.pull_e)
 
     def step_m(self, residual_m: Tensor, weight: Tensor) -> Tensor:
         """(..., 2) the Gauss-Newton step that lowers the weighted squared residuals."""
         pulled = weight * residual_m
-        north = (pulled * self.across).sum(-1) / self.ellipse.across2
-        return torch.stack([(pulled * self.east).sum(-1) / self.ellipse.east2 - self.ellipse.k * north, north], dim=-1)
+        north = ((pulled * self.across).sum(-1) + self.pull_across) / self.ellipse.across2
+        east = ((pulled * self.east).sum(-1) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north
+        return torch.stack([east, north], dim=-1)
+
+    def reweighted(self, weight: Tensor, other: Tensor, residual_m: Tensor, due_m: Tensor) -> tuple[Tensor, Tensor]:
+        """What becomes of the fix if one receiver has another weight, for each receiver by itself.
+
+        A change of rank one of the information on position and emission time (Sherman and Morrison 1950).
+
+        Parameters
+        ----------
+        weight : Tensor, shape (..., W)
+            The weights that this information was made with.
+        other : Tensor, shape (..., W)
+            What each would be instead, above 0 where ``weight`` is.
+        residual_m : Tensor, shape (..., W)
+            Residuals at the fix, less their weighted mean.
+        due_m : Tensor, shape (..., W)
+            Delay to be expected of each under its other weight.
+
+        Returns
+        -------
+        move_m : Tensor, shape (..., W, 2)
+            From the fix to where it would be.
+        spread_m : Tensor, shape (..., W, 3)
+            Cholesky factor of its covariance: first, cross, second.
+        """
+        k, east2, across2 = (value[..., None] for value in (self.ellipse.k, self.ellipse.east2, self.ellipse.across2))
+        north = self.across / across2
+        east = self.east / east2 - k * north
+        leverage = self.east.square() / east2 + self.across * north
+        with_time = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+        change = other - weight
+        spared = (1 + change * with_time).clamp_min(1e-6)
+        move_m = ((change * residual_m - other * due_m) / spared)[..., None] * torch.stack([east, north], -1)
+        grows = -change / spared
+        first, cross, second = (value[..., None] for value in self.ellipse.spread_m().unbind(-1))
+        new_first = (first.square() + grows * east.square()).clamp_min(1e-6).sqrt()
+        new_cross = (first * cross + grows * east * north) / new_first
+        # By the determinant: nothing cancels.
+        new_second = first * second * (1 + grows * leverage).clamp_min(1e-6).sqrt() / new_first
+        return move_m, torch.stack([new_first, new_cross, new_second], dim=-1)
 
 
 def within(step_m: Tensor, longest_m: Tensor | float) -> Tensor:

@@ -36,6 +36,7 @@ class LocatorInputs:
     surface_B5: Tensor  # ``LocalFrame.surface_coefficients``
     delay_probability_B: Tensor  # of a path without line of sight
     delay_mean_m_B: Tensor
+    area_m_B: Tensor  # standard deviation of a place anywhere in the service area
     alive_BK: Tensor  # bool; the first hypothesis always is, the others if they are distinct and likely enough
     hypothesis_m_BK2: Tensor
     spread_m_BK3: Tensor  # Cholesky factor of its covariance: first, cross, second

@@ -20,15 +20,16 @@ from triangulation_pipeline.physics.scenario import Scenario
 LOCATOR_VERSION = 2
 
 
-# The name of the weights that come with the package.
-UNIVERSAL = "universal"
-
-
 class Architecture(StrEnum):
     """The architectures, by the names of their files."""
 
     triangulation = "triangulation"
     regression = "regression"
+
+
+# Names of weights: those that come with the package, which are of one architecture, and those of a fresh locator.
+UNIVERSAL, RANDOM = "universal", "random"
+UNIVERSAL_ARCHITECTURE = Architecture.triangulation
 
 
 class _Constants(BaseModel):
@@ -40,10 +41,15 @@ class StartConfig(_Constants):
 
     hypotheses: int = Field(3, ge=1, le=16, description="Hypotheses that are kept of each row, at most.")
     cells_per_side: int = Field(8, ge=3, le=64, description="The service area is searched in this number squared.")
-    posterior_cells_per_side: int = Field(
-        16, ge=3, le=64, description="The same where the posterior is summed over cells: too few arrival times."
+    fine_cells_per_side: int = Field(
+        16, ge=3, le=64, description="The same where three arrival times or fewer leave several places."
     )
-    candidates: int = Field(9, ge=1, le=64, description="Minima of the search that are refined.")
+    candidates: int = Field(
+        6,
+        ge=1,
+        le=64,
+        description="Minima of the search that are refined, more in a finer search as its cells per side.",
+    )
     refinement_scales: tuple[float, ...] = Field(
         (0.4, 0.12, 0.04, 0.012, 0.004, 0.0),
         max_length=100,

@@ -4,7 +4,8 @@ each. Nothing here is learned.
 Rows with three arrival times or more: the service area is searched in coarse cells by arrival times, levels and silent
 receivers; the distinct minima are refined down to the noise; delayed paths are late only; where residuals leave doubt
 the row is solved again without each of its receivers; what lies closer together than the ellipses is one. Other rows:
-the posterior is summed over the cells, finely where it lies, and cut into parts across its longer axis.
+the posterior is summed over the cells, finely where it lies; that of two arrival times is cut into parts across its
+longer axis.
 
 Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 """
@@ -24,6 +25,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.geometry import (
     LOG_ROOT_2_PI,
     Arrivals,
+    Beside,
     Ellipse,
     Information,
     mean,
@@ -75,14 +77,20 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
     found = _Found.empty(n, config.hypotheses, width)
     search = _Search(layout, config)
     solved = (rows.timed.sum(1) >= LEAST_ARRIVAL_TIMES) & solve
-    # Rows that as many receivers hear stand together: no row is padded much.
-    key = solved * 10_000_000 + rows.hears.sum(1) * 1000 + rows.silent.sum(1)
-    for value in torch.unique(key // 1000):
-        same = torch.nonzero(key // 1000 == value)[:, 0]
-        same = same[torch.argsort(key[same], stable=True)]
+    just_enough = rows.timed.sum(1) == LEAST_ARRIVAL_TIMES
+    # Rows that as many receivers hear stand together, so that none is padded much.
+    kind = torch.stack([solved.long(), just_enough.long(), rows.hears.sum(1)], 1)
+    for kind_of in torch.unique(kind, dim=0):
+        same = torch.nonzero((kind == kind_of).all(1))[:, 0]
+        same = same[torch.argsort(rows.silent.sum(1)[same], stable=True)]
         for chunk in same.split(CHUNK_ROWS):
             part = rows.take(chunk)
-            found.put(chunk, search.by_solving(part) if bool(solved[chunk[0]]) else search.by_cells(part))
+            if not kind_of[0]:
+                found.put(chunk, search.by_cells(part))
+            else:
+                # Two places may fit exactly: where there is no redundancy the search is finer.
+                side = config.fine_cells_per_side if kind_of[1] else config.cells_per_side
+                found.put(chunk, search.by_solving(part, side))
     link_db = scenario.link_level_sigma_db
     coefficients = torch.tensor(layout.network.frame.surface_coefficients, dtype=torch.float32)
     slope_db = path_loss_slope_db(scenario, np.exp(rows.mean_log_km(found.places_m[:, 0], coefficients)))
@@ -98,6 +106,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
         surface_B5=coefficients.expand(n, 5).contiguous(),
         delay_probability_B=torch.full((n,), scenario.nlos_probability),
         delay_mean_m_B=torch.full((n,), scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS),
+        area_m_B=torch.full((n,), search.area_m),
         alive_BK=found.alive,
         hypothesis_m_BK2=found.places_m,
         spread_m_BK3=found.spread_m,
@@ -142,8 +151,10 @@ class _Rows:
         sigma_m = np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_sigma_ns), 1.0)
 
         # The silent receivers nearest to the centre of the received power.
-        power = np.where(hears, 10 ** (measurements.power_dbm / 10.0), 0.0)
-        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1e-300)[:, None]
+        level_db = np.where(hears, measurements.power_dbm, -np.inf).astype(np.float64)
+        peak_db = np.where(hears.any(1), level_db.max(1, initial=-np.inf), 0.0)
+        power = 10 ** ((level_db - peak_db[:, None]) / 10)
+        centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1.0)[:, None]
         number = min(NEAREST_SILENT, max(1, int((~hears).sum(1).max(initial=0))))
         away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
         away_m2[hears] = np.inf
@@ -153,7 +164,7 @@ class _Rows:
             return torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32))
 
         return cls(
-            tensor(site_m[order].transpose(0, 2, 1)),
+            tensor((site_m[order] * of_hearing(hears)[..., None]).transpose(0, 2, 1)),
             torch.as_tensor(of_hearing(hears)),
             torch.as_tensor(is_timed),
             tensor(toa_m),
@@ -169,13 +180,12 @@ class _Rows:
         """Some rows that as many receivers hear, without padding."""
         width = max(1, int(self.hears[rows].sum(1).max()))
         number = int(self.silent[rows].sum(1).max())
+        of_hearing = ("site_m", "hears", "timed", "toa_m", "sigma_m", "power_dbm")
+        of_silent = ("silent_m", "silent", "floor_dbm")
         return _Rows(
-            *(
-                values[rows][..., :width]
-                for values in (self.site_m, self.hears, self.timed, self.toa_m, self.sigma_m, self.power_dbm)
-            ),
-            *(values[rows][..., :number] for values in (self.silent_m, self.silent, self.floor_dbm)),
-            self.altitude_m[rows],
+            **{name: getattr(self, name)[rows][..., :width] for name in of_hearing},
+            **{name: getattr(self, name)[rows][..., :number] for name in of_silent},
+            altitude_m=self.altitude_m[rows],
         )
 
     def mean_log_km(self, en_m: Tensor, coefficients: Tensor) -> NDArray[np.float64]:
@@ -230,22 +240,38 @@ class _Levels:
         self.threshold_db = scenario.detection_threshold_db
         self.width2_db2 = self.link_db**2 + scenario.detection_width_db**2
 
-    def loss(self, distance_m: Tensor) -> Tensor:
-        """Median loss less the antennas' gains, dB, by a fine table."""
+    def loss(self, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Median loss less the antennas' gains, dB, by a fine table; and how much it rises from node to node."""
         at = ((distance_m.log() - self.first) / self.step).clamp(0, self.nodes - 1.001)
         index = at.long()
-        return self.loss_db[index] + (at - index) * self.rise_db[index]
+        rise_db = self.rise_db[index]
+        return self.loss_db[index] + (at - index) * rise_db, rise_db
+
+    def off(self, rows: _Rows, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, W) how far each level is off what is expected with the likeliest common level, and its slope by the
+        logarithm of the range, both in sigmas."""
+        hears = rows.hears[:, None].float()
+        loss_db, rise_db = self.loss(distance_m)
+        common_dbm = (rows.power_dbm[:, None] + loss_db) * hears
+        return (common_dbm - self._best_dbm(common_dbm, hears)[0]) * hears / self.link_db, rise_db / (
+            self.step * self.link_db
+        )
+
+    def _best_dbm(self, common_dbm: Tensor, hears: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, 1) the likeliest common level by those of single links, and its precision."""
+        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
+        best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
+        return best_dbm, precision
 
     def cost(self, rows: _Rows, distance_m: Tensor, silent_m: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q) minus log likelihood up to a constant of the row, and (B, Q, W) how far each level is off, sigmas."""
         hears = rows.hears[:, None].float()
-        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)) * hears
-        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
-        best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
+        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)[0]) * hears
+        best_dbm, precision = self._best_dbm(common_dbm, hears)
         off = (common_dbm - best_dbm) * hears / self.link_db
         cost = (off * off).sum(-1) / 2 + (best_dbm[..., 0] - self.mean_dbm).square() * (self.precision / 2)
         if silent_m.shape[-1]:
-            margin_db = best_dbm - self.loss(silent_m) - rows.floor_dbm[:, None] - self.threshold_db
+            margin_db = best_dbm - self.loss(silent_m)[0] - rows.floor_dbm[:, None] - self.threshold_db
             heard_not = torch.special.log_ndtr(-margin_db / (self.width2_db2 + 1 / precision).sqrt())
             cost = cost - (heard_not * rows.silent[:, None]).sum(-1)
         return cost, off
@@ -272,7 +298,8 @@ class _Costs:
 
     @classmethod
     def of_columns(cls, columns: Sequence[Tensor]) -> "_Costs":
-        return cls(*columns[:4], Ellipse(*columns[4:]))
+        times, levels, outside, cauchy, east2, across2, k = columns
+        return cls(times, levels, outside, cauchy, Ellipse(east2, across2, k))
 
     def beside(self, others: "_Costs") -> "_Costs":
         """Those of these places and of others of the same rows."""
@@ -299,6 +326,8 @@ class _Search:
         self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
         self.low_m = torch.tensor([self.area.east_min_m, self.area.north_min_m], dtype=torch.float32)
         self.high_m = torch.tensor([self.area.east_max_m, self.area.north_max_m], dtype=torch.float32)
+        # Standard deviation of a place in the area, whose sides differ little.
+        self.area_m = float((self.high_m - self.low_m).max()) / math.sqrt(12)
         self.cell_m = float((self.high_m - self.low_m).max()) / config.cells_per_side
 
     def ranges(self, rows: _Rows, en_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -311,7 +340,7 @@ class _Search:
 
     def by_cells(self, rows: _Rows) -> _Found:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""
-        side = self.config.posterior_cells_per_side
+        side = self.config.fine_cells_per_side
         low_m, high_m = self.low_m.expand(len(rows.hears), 2), self.high_m.expand(len(rows.hears), 2)
         for _ in range(2):
             cell_m = (high_m - low_m) / side
@@ -324,7 +353,10 @@ class _Search:
         parts = self.config.hypotheses
         along = _along_longer_axis(en_m - middle_m[:, None], variance_m2)
         edges = torch.special.ndtri(torch.arange(1, parts) / parts)
-        part = (along[..., None] > edges).sum(-1)
+        # Two arrival times leave a hyperbola, which one ellipse fits badly. What levels leave fills an ellipse, and its
+        # parts would together be flatter than it is, and reach farther out of the area.
+        is_hyperbola = (rows.timed.sum(1) == LEAST_ARRIVAL_TIMES - 1)[:, None]
+        part = (along[..., None] > edges).sum(-1) * is_hyperbola
         within_part = share[:, None] * (part[:, None] == torch.arange(parts)[:, None])
         mass = within_part.sum(-1)
         alive = mass > math.exp(self.config.least_log_share)
@@ -356,9 +388,9 @@ class _Search:
         cost = cost + (timed * (residual_m.square() / variance_m2).log1p()).sum(-1)
         return torch.softmax(-cost, dim=1)
 
-    def by_solving(self, rows: _Rows) -> _Found:
-        """The best distinct minima."""
-        places_m = self._refined(rows, self._minima(rows))
+    def by_solving(self, rows: _Rows, side: int) -> _Found:
+        """The best distinct minima, by a search over ``side`` squared cells."""
+        places_m = self._refined(rows, self._minima(rows, side))
         costs = self._costs(rows, places_m)
         best = costs.total.topk(min(2, places_m.shape[1]), dim=1, largest=False).indices
         late_m = self._late_only(rows, _places(places_m, best))
@@ -378,26 +410,26 @@ class _Search:
             found.put(chunk, self._distinct(some, some_m, some_costs))
         return found
 
-    def _minima(self, rows: _Rows) -> Tensor:
+    def _minima(self, rows: _Rows, side: int) -> Tensor:
         """(B, Q, 2) the lowest local minima of the cells of the area."""
-        side = self.config.cells_per_side
         cell_m = (self.high_m - self.low_m) / side
         en_m = (self.low_m + cell_m * (_unit_cells(side) + 0.5))[None]
         distance_m, _, _ = self.ranges(rows, en_m)
         cost, _ = self.level_cost(rows, en_m, distance_m)
-        scale_m = 0.35 * self.cell_m
+        scale_m = 0.35 * float(cell_m.max())
         timed = rows.timed[:, None].float()
         residual, _ = robust_residual((rows.toa_m[:, None] - distance_m) / scale_m, torch.ones(()), timed)
         cost = cost + (timed * residual.square().log1p()).sum(-1)
         plane = cost.view(-1, 1, side, side)
         lowest_near = -torch.nn.functional.max_pool2d(-plane, 3, 1, 1)
         cost = torch.where((plane <= lowest_near).view_as(cost), cost, cost + 1e3)
-        number = min(self.config.candidates, side * side)
+        number = min(self.config.candidates * side // self.config.cells_per_side, side * side)
         return en_m[0][cost.topk(number, dim=1, largest=False).indices]
 
     def _moved(self, en_m: Tensor, step_m: Tensor, longest_m: float) -> Tensor:
+        margin_m = self.cell_m / 8
         moved_m = en_m + within(step_m, longest_m)
-        return torch.minimum(torch.maximum(moved_m, self.low_m - self.cell_m / 2), self.high_m + self.cell_m / 2)
+        return torch.minimum(torch.maximum(moved_m, self.low_m - margin_m), self.high_m + margin_m)
 
     def _refined(self, rows: _Rows, en_m: Tensor) -> Tensor:
         timed, toa_m, variance_m2 = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m.square()[:, None]
@@ -415,10 +447,16 @@ class _Search:
         for _ in range(self.config.delay_steps):
             distance_m, grad_e, grad_n = self.ranges(rows, en_m)
             seen = Arrivals.of(toa_m - distance_m, sigma_m, timed, self.delayed, self.delay_m)
-            information = Information.of(seen.weight, grad_e, grad_n, damping=_DAMPING)
+            beside = self._beside(rows, distance_m, grad_e, grad_n)
+            information = Information.of(seen.weight, grad_e, grad_n, _DAMPING, beside)
             step_m = information.step_m(seen.residual_m - seen.due_m, seen.weight)
             en_m = self._moved(en_m, step_m, 0.5 * self.cell_m)
         return en_m
+
+    def _beside(self, rows: _Rows, distance_m: Tensor, grad_e: Tensor, grad_n: Tensor) -> Beside:
+        """What levels and area tell of places (B, Q), beside the arrival times."""
+        level, slope = self.levels.off(rows, distance_m)
+        return Beside.of(level, slope, rows.hears[:, None].float(), distance_m, grad_e, grad_n, self.area_m)
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
@@ -455,7 +493,8 @@ class _Search:
         timed, sigma_m = rows.timed[:, None].float(), rows.sigma_m[:, None]
         distance_m, grad_e, grad_n = self.ranges(rows, en_m)
         seen = Arrivals.of(rows.toa_m[:, None] - distance_m, sigma_m, timed, self.delayed, self.delay_m)
-        ellipse = Information.of(seen.weight, grad_e, grad_n).ellipse
+        beside = self._beside(rows, distance_m, grad_e, grad_n)
+        ellipse = Information.of(seen.weight, grad_e, grad_n, beside=beside).ellipse
         levels, _ = self.level_cost(rows, en_m, distance_m)
         beyond_m = (torch.relu(self.low_m - en_m) + torch.relu(en_m - self.high_m)).sum(-1)
         bound_m = ellipse.spread_m().norm(dim=-1).clamp(1, 1e5)

@@ -16,7 +16,7 @@ from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.layout import (
     DRAWN_PARAMETERS,
     LAYOUTS_VERSION,
-    MOST_SITES,
+    MOST_RANDOM_SITES,
     Layout,
     Layouts,
     random_layout,
@@ -99,7 +99,7 @@ class DatasetSpec:
     @property
     def num_sites(self) -> int:
         """Receivers of a row. A random layout with fewer sites uses the first columns, and the others are empty."""
-        return MOST_SITES if self.network is None else len(self.network.sites)
+        return MOST_RANDOM_SITES if self.network is None else len(self.network.sites)
 
     def layout_number(self, sample_index: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) the number of the layout in which each sample was measured: 0 for all if there is one network."""

@@ -12,7 +12,7 @@ from triangulation_pipeline.physics.scenario import Scenario
 
 # Raised with every change of the layouts that ``random_layout`` draws.
 LAYOUTS_VERSION = 1
-FEWEST_SITES, MOST_SITES = 4, 15
+FEWEST_RANDOM_SITES, MOST_RANDOM_SITES = 4, 15
 DRAWN_PARAMETERS = (
     "area_margin_km",
     "clock_sigma_ns",
@@ -47,10 +47,10 @@ def random_layout(scenario: Scenario, seed: int, number: int) -> Layout:
     """A random network, and a scenario whose ``DRAWN_PARAMETERS`` are random too.
 
     There are 4 to 15 sites in a square with a side of 20 to 400 km (log-uniform) between 60 degrees south and north. In
-    three of ten layouts a fifth of the sites, but for four, have no timing. Drawn are the clock's noise (20 to 1000 ns,
-    log-uniform), the share of delayed paths (0 to 0.3, and none in every tenth layout) and their mean delay (100 to
-    2000 ns, log-uniform), the path-loss exponent (2.8 to 4.2) and the shadowing of links (3 to 8 dB). The margin of the
-    area is 0.13 of the side. A layout is drawn again if its sites cover less than a quarter of the area.
+    three of ten layouts a share of the sites, few to all of them, have no timing. Drawn are the clock's noise (20 to
+    1000 ns, log-uniform), the share of delayed paths (0 to 0.3, and none in every tenth layout) and their mean delay
+    (100 to 2000 ns, log-uniform), the path-loss exponent (2.8 to 4.8) and the shadowing of links (3 to 8 dB). The
+    margin of the area is 0.13 of the side. A layout is drawn again if its sites cover less than a quarter of the area.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def _draw(rng: np.random.Generator, scenario: Scenario, name: str) -> Layout:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
     extent_km = log_uniform(20, 400)
-    sites = int(rng.integers(max(FEWEST_SITES, scenario.min_detections), MOST_SITES + 1))
+    sites = int(rng.integers(max(FEWEST_RANDOM_SITES, scenario.min_detections), MOST_RANDOM_SITES + 1))
     network = random_network(
         sites,
         int(rng.integers(2**31)),
@@ -92,9 +92,7 @@ def _draw(rng: np.random.Generator, scenario: Scenario, name: str) -> Layout:
         lon=float(rng.uniform(-180, 180)),
         extent_km=extent_km,
     )
-    without_timing = rng.random(sites) < 0.2
-    if rng.random() >= 0.3 or sites - without_timing.sum() < FEWEST_SITES:
-        without_timing[:] = False
+    without_timing = rng.random(sites) < (rng.random() if rng.random() < 0.3 else 0.0)
     named = tuple(
         site.model_copy(update={"timing": Timing.none}) if untimed else site
         for site, untimed in zip(network.sites, without_timing, strict=True)
@@ -104,7 +102,7 @@ def _draw(rng: np.random.Generator, scenario: Scenario, name: str) -> Layout:
         "clock_sigma_ns": log_uniform(20, 1000),
         "nlos_probability": 0.0 if rng.random() < 0.1 else float(rng.uniform(0, 0.3)),
         "nlos_mean_ns": log_uniform(100, 2000),
-        "path_loss_exponent": float(rng.uniform(2.8, 4.2)),
+        "path_loss_exponent": float(rng.uniform(2.8, 4.8)),
         "shadowing_link_db": float(rng.uniform(3, 8)),
     }
     # Copies are not validated again: that would take longer than the drawing.

@@ -20,6 +20,7 @@ Bool = NDArray[np.bool_]
 # Gaussian (the trapezoidal rule; Trefethen and Weideman 2014).
 _STEP_SIGMAS = 1.4
 _LINEAR_STEPS = 20.0
+_DEAF_SIGMAS = 5.0
 _TAIL = 30.0  # beyond so many sigmas a delayed arrival's density is an exponential
 
 
@@ -32,9 +33,9 @@ class Levels:
     log_prior: Float  # (q,)
 
     @classmethod
-    def of(cls, scenario: Scenario, sites: int) -> "Levels":
-        """Those of a network with so many sites."""
-        node_dbm, log_prior = _common_level(scenario, scenario.link_level_sigma_db / np.sqrt(sites))
+    def of(cls, scenario: Scenario, detections: int) -> "Levels":
+        """Those of rows with so many detections at most: nodes are no further apart than the common level is known."""
+        node_dbm, log_prior = _common_level(scenario, scenario.link_level_sigma_db / np.sqrt(max(detections, 1)))
         return cls(scenario, node_dbm, log_prior)
 
     def log_likelihood(self, distance_m: Float, power_dbm: Float, present: Bool) -> Float:
@@ -51,10 +52,11 @@ class Levels:
         log_joint = self.log_prior - 0.5 * squares / self.scenario.link_level_sigma_db**2
         width_db = np.hypot(self.scenario.link_level_sigma_db, self.scenario.detection_width_db)
         for site in np.flatnonzero(~present.all(0)):
-            rows = np.flatnonzero(~present[:, site])
-            threshold_dbm = power_dbm[rows, site, None, None] + self.scenario.detection_threshold_db
-            margin_db = median_db[rows, :, site, None] + node - threshold_dbm
-            log_joint[rows] += log_ndtr(-margin_db / width_db)
+            threshold_dbm = power_dbm[:, site, None] + self.scenario.detection_threshold_db
+            margin_db = median_db[..., site] - threshold_dbm
+            # Far from a site it is no news that it hears nothing.
+            near = ~present[:, site, None] & (margin_db + node[-1] > -_DEAF_SIGMAS * width_db)
+            log_joint[near] += log_ndtr(-(margin_db[near][:, None] + node) / width_db)
         low_km, high_km = distance_range_km(self.scenario.path_loss)
         covered = ((distance_km >= low_km) & (distance_km <= high_km)).all(-1)
         return np.where(covered, log_sum(log_joint), -np.inf)

@@ -273,7 +273,7 @@ def best_further_site(plan: NetworkPlan) -> FurtherSite:
     Raises
     ------
     ValueError
-        If the network has 64 sites already.
+        If the network has ``MOST_SITES`` sites already.
     """
     network, scenario, cells = plan.network, plan.scenario, plan.cells
     if len(network.sites) >= MOST_SITES:

@@ -45,7 +45,8 @@ class Posterior(Positions):
     ``log_density_at`` is that of the position asked about, in nats per square metre; minus infinity outside the
     service area. ``content_at`` is the probability of the region whose density is higher than there.
     ``effective_draws`` says how exact a row is: it is worth so many independent draws, at least 200 but in the hardest
-    rows. It is infinite for a row that was summed over cells. If the model covers no place at all, everything is NaN.
+    rows. It is infinite for a row that was summed over cells. If the model covers no place at all, or no draw found the
+    place of a row (one in some thousands of rows without delayed paths), everything is NaN.
     """
 
     log_density_at: Float  # (n,)
@@ -93,7 +94,7 @@ def exact_posterior(
     n = len(measurements)
     columns = {field.name: np.full(n, np.nan) for field in fields(Posterior)}
     columns |= {"en_m": np.full((n, 2), np.nan), "covariance_m2": np.full((n, 2, 2), np.nan)}
-    levels = Levels.of(scenario, measurements.num_sites)
+    levels = Levels.of(scenario, int(measurements.num_detections.max(initial=1)))
     area = geometry.network.service_area(scenario.area_margin_m)
     count = np.clip(measurements.toa_present.sum(1), 1, MANY_ARRIVAL_TIMES)
     size = max(1, _BLOCK_VALUES // (cells * cells * 8))
@@ -133,8 +134,8 @@ def _summed(
         return Posterior(
             mean_en_m,
             np.einsum("bs,bsi,bsj->bij", weight, apart_m, apart_m),
-            at[:, 0] - log_total,
-            np.where(np.isnan(log_total) | np.isinf(log_total), np.nan, (weight * (log_density > at)).sum(1)),
+            np.where(np.isfinite(log_total), at[:, 0] - log_total, np.nan),
+            np.where(np.isfinite(log_total), (weight * (log_density > at)).sum(1), np.nan),
             np.broadcast_to(draws, len(en_m)),
         )
 

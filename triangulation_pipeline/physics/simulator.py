@@ -37,6 +37,7 @@ Float = NDArray[np.float64]
 
 _MAX_CANDIDATES = 64  # per sample
 _EMISSION_WINDOW_NS = 1e6
+_RANDOM_STREAMS = 2**63
 FIRST_TIME_NS = 946_684_800 * 10**9  # the beginning of 2000: simulated transmissions are one second apart
 
 
@@ -129,7 +130,9 @@ def simulate_chunk(spec: DatasetSpec, chunk: int) -> Chunk:
 
 def _piece(spec: DatasetSpec, number: int, size: int, rows: int) -> Chunk:
     """The first ``rows`` of the samples from ``number * size`` to ``(number + 1) * size``, which one layout hears."""
-    rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, number], np.uint64)))
+    # No stream is one of a dataset of the other kind: a model trained on random layouts is judged on own ones.
+    stream = number + (_RANDOM_STREAMS if spec.layouts is Layouts.random else 0)
+    rng = np.random.Generator(np.random.Philox(key=np.array([spec.seed, stream], np.uint64)))
     index = np.arange(number * size, number * size + rows, dtype=np.int64)
     layout = spec.layout(int(spec.layout_number(index)[0]))
     parts: list[dict[str, NDArray]] = []

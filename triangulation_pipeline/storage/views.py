@@ -66,8 +66,10 @@ dataset_overview = Table(
     Column("train_count", BigInteger, comment="Number of samples of the training split."),
     Column("val_count", BigInteger, comment="Number of samples of the validation split."),
     Column("test_count", BigInteger, comment="Number of samples of the test split."),
-    Column("network_name", Text, comment="Name of the receiver network."),
-    Column("network_digest", Text, comment="SHA-256 digest of the sites of the network."),
+    Column("network_name", Text, comment="Name of the receiver network, or 'random layouts'."),
+    Column(
+        "network_digest", Text, comment="SHA-256 digest of the sites of the network, or of the rule of random layouts."
+    ),
     Column("sha256", Text, comment="SHA-256 digest of the stored samples."),
     Column("created_at", UtcDateTime, comment="When the dataset was written."),
     Column("num_jobs", BigInteger, comment="Number of training jobs that used the dataset."),
@@ -138,8 +140,10 @@ model_overview = Table(
         UuidText,
         comment="Id of the registered model version from whose weights the training began; null if there was none.",
     ),
-    Column("network_name", Text, comment="Name of the receiver network."),
-    Column("network_digest", Text, comment="SHA-256 digest of the sites of the network."),
+    Column("network_name", Text, comment="Name of the receiver network, or 'random layouts'."),
+    Column(
+        "network_digest", Text, comment="SHA-256 digest of the sites of the network, or of the rule of random layouts."
+    ),
     Column("sha256", Text, comment="SHA-256 digest of the file best_model.pth."),
     Column("location", Text, comment="Path or URL of that file."),
     Column("created_at", UtcDateTime, comment="When the version was registered."),
@@ -163,15 +167,15 @@ evaluation_overview = Table(
     Column("model_id", UuidText, comment="Id of the model version that the weights are registered as; null before."),
     Column("dataset_id", UuidText, comment="Id of the dataset whose test split was used."),
     Column("epoch", Integer, comment="Number of the epoch that the weights are of."),
-    Column(
-        "passed", Boolean, comment="True if accuracy, calibration and the comparison with the classical solver passed."
-    ),
+    Column("passed", Boolean, comment="True if all checks of the evaluation passed."),
     Column("verdict", Text, comment="Why the evaluation passed, or why not, in one sentence."),
     *_measured(),
     Column("sha256", Text, comment="SHA-256 digest of the file of the weights."),
     Column("evaluated_at", UtcDateTime, comment="When the evaluation was made."),
-    Column("network_name", Text, comment="Name of the receiver network."),
-    Column("network_digest", Text, comment="SHA-256 digest of the sites of the network."),
+    Column("network_name", Text, comment="Name of the receiver network, or 'random layouts'."),
+    Column(
+        "network_digest", Text, comment="SHA-256 digest of the sites of the network, or of the rule of random layouts."
+    ),
     Column("network", Text, comment="Name of the network and the first characters of its digest, for display."),
 )
 VIEWS = (dataset_overview, job_overview, epoch_overview, model_overview, evaluation_overview)

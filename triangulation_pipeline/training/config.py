@@ -2,11 +2,18 @@
 
 import re
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triangulation_pipeline.model.spec import ARCHITECTURE_CHOICES, UNIVERSAL, Architecture, LocatorSpec
+from triangulation_pipeline.model.spec import (
+    ARCHITECTURE_CHOICES,
+    RANDOM,
+    UNIVERSAL,
+    UNIVERSAL_ARCHITECTURE,
+    Architecture,
+    LocatorSpec,
+)
 from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.validation import refuse_booleans, without_controls
@@ -53,14 +60,14 @@ class TrainingConfig(BaseModel):
         Architecture.triangulation, description=f"Architecture of the model: {ARCHITECTURE_CHOICES}."
     )
     batch_size: int = Field(
-        512, ge=8, le=65_536, description="Number of samples in one step of the optimiser. 8 to 65536."
+        1024, ge=8, le=65_536, description="Number of samples in one step of the optimiser. 8 to 65536."
     )
     epochs: int = Field(
-        15,
+        3,
         ge=1,
         le=5000,
         description="Maximum number of passes over the training samples; early stopping can end the training sooner. "
-        "1 to 5000.",
+        "From random weights, 10 and more pay. 1 to 5000.",
     )
     learning_rate: float = Field(
         3e-3,
@@ -123,9 +130,11 @@ class TrainingConfig(BaseModel):
     )
     parent_model_id: str | None = Field(
         None,
-        description="The registered model whose weights the training begins with (fine-tuning). It must be of the same "
-        "network and architecture. Give name:version, as in rf-triangulation:4, the id of the model, or the name alone "
-        "for its version in production, or its newest version if none is in production. Null = random weights.",
+        description="The weights that the training begins with: universal (those that come with the package, for the "
+        "architecture triangulation), random, or those of a registered model of the same architecture (fine-tuning), "
+        "whatever its network: give name:version, as in rf-triangulation:4, the id of the model, or the name alone for "
+        "its version in production, or its newest version if none is in production. Null = universal, and for the "
+        "architecture regression random.",
     )
     checkpoint_every: int = Field(
         10,
@@ -150,23 +159,38 @@ class TrainingConfig(BaseModel):
 
     _have_no_controls = field_validator("job_name", "description")(without_controls)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _begins_with_the_best_weights(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("parent_model_id") is None:
+            has_universal = data.get("model_architecture", UNIVERSAL_ARCHITECTURE) == UNIVERSAL_ARCHITECTURE
+            return data | {"parent_model_id": UNIVERSAL if has_universal else RANDOM}
+        return data
+
     @field_validator("parent_model_id")
     @classmethod
-    def _refers_to_a_model(cls, value: str | None) -> str | None:
-        if value is None or MODEL_REFERENCE.fullmatch(value):
+    def _refers_to_a_model(cls, value: str) -> str:
+        if MODEL_REFERENCE.fullmatch(value):
             return value
-        raise ValueError("must be name:version, as in rf-triangulation:4, the name of a model, or the id of one")
+        raise ValueError(
+            f"must be {UNIVERSAL}, {RANDOM}, name:version as in rf-triangulation:4, or the name or the id of a model"
+        )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})")
+        if self.parent_model_id == UNIVERSAL and self.model_architecture is not UNIVERSAL_ARCHITECTURE:
+            raise ValueError(
+                f"parent_model_id ({UNIVERSAL}) must be {RANDOM} or a model, as the weights that come with the package "
+                f"are not for the architecture {self.model_architecture}"
+            )
         return self
 
     @property
     def registered_parent(self) -> str | None:
         """What refers to the registered model whose weights the training begins with; None if there is none."""
-        return None if self.parent_model_id == UNIVERSAL else self.parent_model_id
+        return None if self.parent_model_id in (UNIVERSAL, RANDOM) else self.parent_model_id
 
     def locator_spec(self, dataset: DatasetSpec) -> LocatorSpec:
         """The locator to be trained on a dataset with these settings, with the default constants of its architecture.

@@ -72,15 +72,15 @@ class PreparedRows:
 
     def error_m(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Distance (n,) of a position (n, 2) of each row from the true place, metres, on a sphere of the mean earth
-        radius."""
-        return np.concatenate(
-            [
-                Positions.of_points(en_m[rows]).error_m(
-                    layout.network.frame, self.tx_altitude_m[rows], self.tx_lat[rows], self.tx_lon[rows]
-                )
-                for layout, rows in self.layouts
-            ]
-        )
+        radius; in the plane for a position beyond that radius, where the frame has no surface."""
+        parts = [
+            Positions.of_points(en_m[rows]).error_m(
+                layout.network.frame, self.tx_altitude_m[rows], self.tx_lat[rows], self.tx_lon[rows]
+            )
+            for layout, rows in self.layouts
+        ]
+        on_sphere_m, off_m = np.concatenate(parts), en_m - self.target_m_B2.cpu().numpy()
+        return np.where(np.isnan(on_sphere_m), np.hypot(*off_m.T), on_sphere_m)
 
 
 def batches(num_hearing_B: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, dump, load
 from triangulation_pipeline.model.losses import locator_loss
-from triangulation_pipeline.model.spec import LOCATOR_VERSION, UNIVERSAL, LocatorSpec
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, RANDOM, UNIVERSAL, LocatorSpec
 from triangulation_pipeline.model.universal import load_model
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
@@ -32,7 +32,8 @@ from triangulation_pipeline.training.validation import validate
 CPU_THREADS = 1
 LEAST_VALIDATION_ROWS = 20
 # A step whose gradient is longer than WILD times the median of the last GUARD_STEPS is not made: about once in 600,000
-# rows the gradient of one row is so long that, even clipped, it undoes what many steps have learned.
+# rows the gradient of one row is so long that, even clipped, it undoes what many steps have learned. Before there are
+# so many steps, gradients grow by more than that without harm.
 WILD, GUARD_STEPS = 15.0, 200
 # Raised with every change of what a state holds, also of the fields of EpochMetrics.
 STATE_FORMAT = "triangulation-training-state/3"
@@ -57,8 +58,8 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
         What the rows were simulated by. The locator is for its network and scenario; for any network if the dataset is
         of random ones.
     config : TrainingConfig
-        The settings; ``parent_model_id`` must be None or "universal", as the name of a model means something to a
-        registry only.
+        The settings; ``parent_model_id`` must be None, "universal" or "random", as the name of a model means something
+        to a registry only.
     train_rows, val_rows : Samples
         Rows of the dataset, with the truth. Those of ``val_rows`` choose the best epoch.
 
@@ -76,7 +77,7 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
     """
     if config.registered_parent is not None:
         raise ValueError(
-            f"parent_model_id must be null or {UNIVERSAL} to train without a registry, got {config.registered_parent}"
+            f"parent_model_id must be {UNIVERSAL} or {RANDOM} without a registry, got {config.registered_parent}"
         )
     parent = load_model(UNIVERSAL) if config.parent_model_id == UNIVERSAL else None
     trainer = Trainer(config.locator_spec(dataset), config, dataset, train_rows, val_rows, parent=parent)
@@ -295,7 +296,7 @@ class Trainer:
 
     def _is_wild(self, norm: float) -> bool:
         """Whether a gradient of that norm is far longer than those before it, or no number."""
-        wild = bool(self.norms) and not norm <= WILD * median(self.norms)
+        wild = len(self.norms) == GUARD_STEPS and not norm <= WILD * median(self.norms)
         if math.isfinite(norm):
             self.norms.append(norm)
         return wild

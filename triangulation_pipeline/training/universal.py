@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from triangulation_pipeline.model.checkpoint import Checkpoint, write_checkpoint
-from triangulation_pipeline.model.spec import LOCATOR_VERSION
+from triangulation_pipeline.model.spec import LOCATOR_VERSION, RANDOM
 from triangulation_pipeline.model.universal import DATA_SHEET_FILE, FOLDER, WEIGHTS_FILE
-from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION, DatasetSpec
+from triangulation_pipeline.physics.dataset_spec import GENERATOR_VERSION, ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.layout import DRAWN_PARAMETERS, Layouts
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate
@@ -29,10 +29,12 @@ from triangulation_pipeline.training.trainer import train
 from triangulation_pipeline.training.validation import validate
 
 DATASET = DatasetSpec(None, Scenario(), num_samples=240_000, seed=0, layouts=Layouts.random)
-CONFIG = TrainingConfig(job_name="universal", parent_model_id=None, epochs=3, accelerator=Accelerator.cpu)
+CONFIG = TrainingConfig(
+    job_name="universal", parent_model_id=RANDOM, batch_size=512, epochs=8, accelerator=Accelerator.cpu
+)
 # Networks that the training never saw: 40 for the data sheet, the first two of them for a quick test.
-HELD_OUT = DatasetSpec(None, Scenario(), num_samples=40 * 512, seed=1, layouts=Layouts.random)
-QUICK = DatasetSpec(None, Scenario(), num_samples=2 * 512, seed=1, layouts=Layouts.random)
+HELD_OUT = DatasetSpec(None, Scenario(), num_samples=40 * ROWS_PER_LAYOUT, seed=1, layouts=Layouts.random)
+QUICK = DatasetSpec(None, Scenario(), num_samples=2 * ROWS_PER_LAYOUT, seed=1, layouts=Layouts.random)
 
 
 def main(folder: Path) -> None:
@@ -52,6 +54,7 @@ def main(folder: Path) -> None:
             "sha256": samples_digest([samples]),
             "num_samples": DATASET.num_samples,
             "seed": DATASET.seed,
+            "layouts": -(-DATASET.num_samples // ROWS_PER_LAYOUT),
             "ranges": ranges(DATASET),
         },
         "settings": model.config,
@@ -62,13 +65,13 @@ def main(folder: Path) -> None:
     (folder / DATA_SHEET_FILE).write_text(json.dumps(sheet, indent=2) + "\n")
 
 
-def ranges(dataset: DatasetSpec) -> dict[str, list[float]]:
+def ranges(dataset: DatasetSpec) -> dict[str, dict[str, float]]:
     """Least and greatest value, over the layouts of a dataset, of what is drawn for each."""
     numbers = np.unique(dataset.layout_number(np.arange(dataset.num_samples)))
     layouts = [dataset.layout(int(number)) for number in numbers]
     values: dict[str, list[float]] = {"sites": [len(layout.network.sites) for layout in layouts]}
     values |= {name: [getattr(layout.scenario, name) for layout in layouts] for name in DRAWN_PARAMETERS}
-    return {"layouts": [len(layouts)], **{name: [min(drawn), max(drawn)] for name, drawn in values.items()}}
+    return {name: {"least": min(drawn), "greatest": max(drawn)} for name, drawn in values.items()}
 
 
 def figures(model: Checkpoint, dataset: DatasetSpec) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def validate(model: Locator, rows: PreparedRows, max_gdop: float) -> dict[str, A
         inputs, target_m_B2 = rows.batch(picked)
         mixtures.append(model(inputs))
         loss += float(locator_loss(mixtures[-1], target_m_B2).double().sum())
-    found, truth_m = positions_of(mixtures, order), rows.target_m_B2.double().cpu().numpy()
+    found, truth_m = positions_of(mixtures, order.cpu()), rows.target_m_B2.double().cpu().numpy()
     distance_m = rows.error_m(found.en_m)
     return {
         "val_loss": loss / len(rows),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.defs.resources import Storage
 from triangulation_pipeline.jobs.continuation import start_job
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
+from triangulation_pipeline.physics.layout import Layouts
 from triangulation_pipeline.storage.datasets import DatasetRecord, write_dataset
 from triangulation_pipeline.storage.registry import NewModel, register_model
 from triangulation_pipeline.training.config import TrainingConfig
@@ -45,13 +47,15 @@ def engine(instance: dg.DagsterInstance) -> Iterator[Engine]:
     storage.close()
 
 
-def add_dataset(engine: Engine, network: ReceiverNetwork = NORTH_WEST_ITALY) -> DatasetRecord:
-    spec = a_spec(network=network)
+def add_dataset(
+    engine: Engine, network: ReceiverNetwork | None = NORTH_WEST_ITALY, layouts: Layouts = Layouts.own
+) -> DatasetRecord:
+    spec = replace(a_spec(), network=network, layouts=layouts)
     record, _ = write_dataset(
         engine,
         spec,
         name=f"dataset-{spec.dataset_id[:8]}",
-        batches=[make_batch(0, 10, len(network.sites))],
+        batches=[make_batch(0, 10, spec.num_sites)],
         quality_metrics=dict,
     )
     return record
@@ -158,6 +162,20 @@ def test_dataset_of_another_network_waits_for_its_network(
         "receiver_network": {"config": {"network_file": f"{home}/sites.yaml"}},
         "synthetic_dataset": {"config": {"dataset_id": dataset.id}},
     }
+
+
+def test_datasets_over_random_networks_are_for_runs_that_ask_for_them(
+    instance: dg.DagsterInstance, engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cursor, _ = tick(sensors.new_dataset, instance, None)
+    own, random = add_dataset(engine), add_dataset(engine, None, Layouts.random)
+    (request,), _, _ = tick(sensors.new_dataset, instance, cursor)
+    assert request.run_config["ops"]["synthetic_dataset"]["config"] == {"dataset_id": own.id}
+    write_run_config(home / "run.yaml", synthetic_dataset={"layouts": "random"})
+    monkeypatch.setenv("TRIANGULATION_RUN_CONFIG", "run.yaml")
+    (request,), _, _ = tick(sensors.new_dataset, instance, cursor)
+    assert request.run_config["ops"]["synthetic_dataset"]["config"] == {"dataset_id": random.id}
+    assert request.tags["triangulation/network"] == f"random layouts ({random.network_digest[:8]})"
 
 
 @pytest.mark.parametrize(

@@ -301,8 +301,8 @@ def test_fine_tuning_begins_where_the_parent_ended(whole_run: Run) -> None:
     assert run.result.success
     model = get_model_of_job(run.engine, run.run_id)
     assert (model.parent_model_id, model.version) == (parent.id, parent.version + 1)
-    first = read_metrics(run.engine, run.run_id)["val_rmse_good_geom_m"][0]
-    assert first < read_metrics(run.engine, whole_run.run_id)["val_rmse_good_geom_m"][0]
+    first = read_metrics(run.engine, run.run_id)["val_loss"][0]
+    assert first < read_metrics(run.engine, whole_run.run_id)["val_loss"][0]
 
     other = execute(settings(trained_model=tuned | {"model_architecture": "regression"}), instance=whole_run.instance)
     assert other.failure() == (

@@ -52,8 +52,8 @@ def test_a_container_has_less_than_the_machine(machine: tuple[Path, Path], versi
 
 
 def test_what_a_run_needs_is_what_was_measured_with_some_room() -> None:
-    """0.96 kB a sample of 7 receivers, 71 kB a sample of 64."""
-    for num_sites, measured_bytes in ((7, 960), (64, 71_000)):
+    """2.2 kB a sample of 7 receivers, 8.4 kB a sample of 30."""
+    for num_sites, measured_bytes in ((7, 2240), (30, 8380)):
         assert measured_bytes < needed_bytes(1, num_sites) < 2 * measured_bytes
         assert needed_bytes(1000, num_sites) == 1000 * needed_bytes(1, num_sites)
     assert needed_bytes(1000, 20) > needed_bytes(1000, 19)
@@ -61,12 +61,12 @@ def test_what_a_run_needs_is_what_was_measured_with_some_room() -> None:
 
 def test_a_large_dataset_is_refused_in_megabytes_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 4 * GB)
-    check_memory(2_000_000, 7)
-    with pytest.raises(ValueError, match="need about 7,860 MB of memory") as refused:
+    check_memory(1_400_000, 7)
+    with pytest.raises(ValueError, match="need about 14,200 MB of memory") as refused:
         check_memory(5_000_000, 7)
     assert str(refused.value) == (
-        "num_samples: 5,000,000 samples of 7 sites need about 7,860 MB of memory, and 4,000 MB are left; take at most "
-        "2,544,529 samples"
+        "num_samples: 5,000,000 samples of 7 sites need about 14,200 MB of memory, and 4,000 MB are left; take at most "
+        "1,408,450 samples"
     )
 
 
@@ -84,7 +84,7 @@ def test_a_dataset_that_does_not_fit_is_refused_before_it_is_simulated(
     run = execute(settings())
     assert run.failed_step() == "synthetic_dataset"
     assert run.failure() == (
-        "num_samples: 3,000 samples of 7 sites need about 5 MB of memory, and 5 MB are left; take at most 2,999 samples"
+        "num_samples: 3,000 samples of 7 sites need about 9 MB of memory, and 9 MB are left; take at most 2,999 samples"
     )
     assert list_datasets(run.engine) == []
     monkeypatch.setattr(memory, "available_bytes", lambda: left + 1)

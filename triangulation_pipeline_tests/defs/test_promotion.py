@@ -133,6 +133,7 @@ def production(run: Run) -> int:
     return found.version
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("good")
 def test_a_run_of_another_network_leaves_production_alone(champion: Run, tmp_path: Path) -> None:
     """With the default model_name; once its owner has promoted it, its network follows by itself, and the other not."""

@@ -216,6 +216,7 @@ def test_training_that_cannot_save_its_state_leaves_a_failed_job_that_says_why(h
     assert list_models(run.engine) == []
 
 
+@pytest.mark.faults
 def test_reexecution_goes_on_where_the_training_stopped(home: Path) -> None:
     """As `Re-execute from failure` in the UI: the same job, each epoch once, the weights of never having stopped."""
     instance = dg.DagsterInstance.get()

@@ -15,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 from sqlalchemy import text
 
 from triangulation_pipeline.definitions import defs
-from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound
+from triangulation_pipeline.defs.assets.model_evaluation import checkpoint_is_sound, pictures_of
 from triangulation_pipeline.defs.io_managers import CheckpointReference, StoredCheckpoint, StoredSplit
 from triangulation_pipeline.evaluation.comparison import compare
 from triangulation_pipeline.evaluation.report import estimator_table, group_table, posterior_table
@@ -28,12 +28,15 @@ from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference
 from triangulation_pipeline.model.predict import locate_samples
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.physics.layout import Layouts
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.plots import evaluation as plots
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline.storage.datasets import DatasetRecord, get_dataset, read_samples
 from triangulation_pipeline.storage.evaluations import EvaluationRecord, get_evaluation
 from triangulation_pipeline.storage.registry import get_model_by_id, get_model_of_job
 from triangulation_pipeline_tests.defs.conftest import QUIET, Run, execute, settings
+from triangulation_pipeline_tests.evaluation.conftest import some_comparison
 from triangulation_pipeline_tests.storage.conftest import keys_of
 from triangulation_pipeline_tests.storage.model_rows import list_models
 
@@ -179,7 +182,7 @@ def test_every_check_has_the_numbers_it_was_decided_by(whole_run: Run) -> None:
         "accuracy": {"rmse_m", "limit_m", "rows"},
         "calibration": {*COVERAGE_LEVELS, "rows"},
         "calibration_by_arrival_times": {f"{name}_of_7_and_more" for name in COVERAGE_LEVELS},
-        "near_exact_posterior": {"rmse_excess", "nats_below", "rows"},
+        "near_exact_posterior": {"rmse_excess", "rmse_excess_error", "nats_below", "nats_below_error", "rows"},
         "better_than_classical": {"p95_m", "limit_m", "rows"},
         "not_worse_than_production": set(),  # there was none
     }
@@ -502,6 +505,7 @@ def stale(instance: dg.DagsterInstance, location: dg.Definitions = defs) -> dict
     }
 
 
+@pytest.mark.faults
 def test_equal_training_leaves_what_follows_in_sync(whole_run: Run) -> None:
     first = execute(settings(), instance=whole_run.instance)
     assert first.result.success
@@ -536,3 +540,19 @@ def test_existing_dataset_by_reference(whole_run: Run) -> None:
     )
     assert run.result.success
     assert run.metadata("synthetic_dataset")["dataset_id"] == dataset_id
+
+
+def test_random_layouts_have_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in ("error_cdf", "calibration_curve"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(
+            plots, name, lambda comparison, subset, draw=draw: drawn.append(subset) or draw(comparison, subset)
+        )
+    own = DatasetSpec(NORTH_WEST_ITALY, Scenario(), 60, 0)
+    comparison = some_comparison()
+    curves = {"error_cdf", "calibration_curve"}
+    assert set(pictures_of(own, comparison)) == curves | {"error_map"}
+    without_gdop = replace(comparison, gdop=np.full(60, np.nan))
+    assert set(pictures_of(DatasetSpec(None, Scenario(), 60, 0, Layouts.random), without_gdop)) == curves
+    assert drawn == [Subset.good_geometry] * 2 + [Subset.all] * 2

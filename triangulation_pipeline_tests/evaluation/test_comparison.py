@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
@@ -214,12 +214,22 @@ def defined_posterior(comparison: Comparison, rows: list[int]) -> dict[str, Any]
         **coverages([comparison.content[i] for i in known]),
     }
     excess = over(model["rmse_m"], posterior["rmse_m"])
+    apart = [reference.log_density[i] - reference.model_log_density[i] for i in known]
+    error = None
+    if len(known) > 1:
+        # By propagation of the covariance of both mean squares.
+        squares = np.array([[model_m[i] ** 2, reference.distance_m[i] ** 2] for i in known])
+        mine, limit = squares.mean(0)
+        slope = np.array([0.5 / math.sqrt(mine * limit), -0.5 * math.sqrt(mine / limit**3)])
+        error = math.sqrt(slope @ np.cov(squares.T) @ slope / len(known))
     return {
         "rows": len(known),
         "posterior": posterior,
         "model": model,
         "rmse_excess": None if excess is None else excess - 1,
-        "nats_below": mean([reference.log_density[i] - reference.model_log_density[i] for i in known]),
+        "rmse_excess_error": error,
+        "nats_below": mean(apart),
+        "nats_below_error": stdev(apart) / math.sqrt(len(known)) if len(known) > 1 else None,
     }
 
 
@@ -464,13 +474,15 @@ def test_the_reference_is_the_exact_posterior(
     preset: Preset, default_batch: Samples, rss_batch: Samples, by_time: Comparison, by_level: Comparison
 ) -> None:
     comparison, batch = (by_time, default_batch) if preset is Preset.default else (by_level, rss_batch)
-    test = batch.take(batch.split == Split.test)
-    found = exact_posterior(Geometry(NORTH_WEST_ITALY, 2.0), test, PRESETS[preset], comparison.truth_en_m)
-    assert comparison.reference.rows.all()
-    distance_m = np.hypot(*(found.en_m - comparison.truth_en_m).T)
-    np.testing.assert_allclose(comparison.reference.distance_m, distance_m, rtol=0.01)
-    np.testing.assert_allclose(comparison.reference.log_density, found.log_density_at)
-    np.testing.assert_allclose(comparison.reference.content, found.content_at)
+    rows = np.flatnonzero(comparison.reference.rows)
+    assert len(rows) == 300
+    test = batch.take(batch.split == Split.test).take(rows)
+    truth_en_m = comparison.truth_en_m[rows]
+    found = exact_posterior(Geometry(NORTH_WEST_ITALY, 2.0), test, PRESETS[preset], truth_en_m)
+    distance_m = np.hypot(*(found.en_m - truth_en_m).T)
+    np.testing.assert_allclose(comparison.reference.distance_m[rows], distance_m, rtol=0.01)
+    np.testing.assert_allclose(comparison.reference.log_density[rows], found.log_density_at)
+    np.testing.assert_allclose(comparison.reference.content[rows], found.content_at)
 
 
 def test_the_reference_rows_are_chosen_by_their_ids(default_batch: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,11 +507,11 @@ def test_the_reference_rows_are_chosen_by_their_ids(default_batch: Samples, monk
 
 def test_a_better_density_is_nearer_to_the_reference(default_batch: Samples) -> None:
     """A model whose answer is the exact posterior's mean and covariance lacks the shape alone."""
-    test, train = default_batch.take(slice(0, 200)), default_batch.take(slice(200, 400))
-    exact = exact_posterior(Geometry(NORTH_WEST_ITALY, 2.0), test, Scenario(), np.zeros((200, 2)))
+    test, train = default_batch.take(slice(0, 80)), default_batch.take(slice(80, 400))
+    exact = exact_posterior(Geometry(NORTH_WEST_ITALY, 2.0), test, Scenario(), np.zeros((80, 2)))
     light = gaussian(exact.en_m, exact.covariance_m2)
     heavy = MixturePositions.of_components(
-        np.zeros((200, 1)), exact.en_m[:, None], exact.covariance_m2[:, None] / 2, np.full((200, 1), 4.0)
+        np.zeros((80, 1)), exact.en_m[:, None], exact.covariance_m2[:, None] / 2, np.full((80, 1), 4.0)
     )
     found = [
         compare(spec_of(Preset.default), test, train, predicted, 5.0).summary().all.exact_posterior
@@ -518,11 +530,10 @@ def test_default_ranks_the_estimators(by_time: Comparison) -> None:
     assert p95["chan"] == pytest.approx(p95["gauss_newton"], rel=0.1)
     assert p95["power_weighted_centroid"] < p95["strongest_receiver"]
     limit = good["exact_posterior"]
-    assert limit["rows"] == good["rows"]
+    assert limit["rows"] == (by_time.reference.rows & by_time.good_geometry).sum()
     assert limit["posterior"]["rmse_m"] < good["estimators"]["mixture_ml"]["rmse_m"]
     for name, share in COVERAGE_LEVELS.items():
-        assert limit["posterior"][name] == pytest.approx(share, abs=0.06)
-    assert limit["model"]["rmse_m"] == good["estimators"]["model"]["rmse_m"]
+        assert limit["posterior"][name] == pytest.approx(share, abs=0.09)
     assert good["rows"] > 500
     assert 0.98 * good["rows"] <= good["common_rows"] <= good["rows"]
     # The published medians of this scenario: 21 to 27 m; the bound: 33 m rms, 24 m median.
@@ -548,7 +559,7 @@ def test_levels_alone_have_no_solver_by_time(by_level: Comparison) -> None:
         assert everything["estimators"][name.name] is None
         assert everything["on_common_rows"][name.name] is None
     limit, nearest = everything["exact_posterior"]["posterior"], everything["estimators"]["nearest_fingerprints"]
-    assert 25_000 < limit["rmse_m"] < nearest["rmse_m"] < 40_000
+    assert 25_000 < limit["rmse_m"] < 1.05 * nearest["rmse_m"] < 40_000
     assert limit["coverage_90"] == pytest.approx(0.9, abs=0.05)
     assert [group["name"] for group in everything["by_arrival_times"]] == ["fewer than 3"]
     assert everything["mixture_crlb_rms_m"] is None
@@ -570,7 +581,7 @@ def test_summaries_are_json_without_nan(by_time: Comparison, by_level: Compariso
 
 def test_random_layouts_are_compared_each_in_its_own_frame() -> None:
     """As if each had been compared alone, and put in the place of its rows."""
-    spec = DatasetSpec(None, Scenario(), 3 * ROWS_PER_LAYOUT, 1, Layouts.random)
+    spec = DatasetSpec(None, Scenario(), 3 * ROWS_PER_LAYOUT, 1, Layouts.random)  # one of them with one clock
     whole = simulate(spec)
     picked = np.random.default_rng(0).permutation(len(whole))[:90]
     test = whole.take(picked)
@@ -592,8 +603,8 @@ def test_random_layouts_are_compared_each_in_its_own_frame() -> None:
         for name in BY_TIME:
             mine, other = found.distance_m[name], alone.distance_m[name]
             assert mine is not None
-            assert other is not None
-            np.testing.assert_array_equal(mine[rows], other)
+            # In a layout without three clocks there is none.
+            np.testing.assert_array_equal(mine[rows], np.full(len(rows), np.nan) if other is None else other)
         for column in ("truth_en_m", "content", "mixture_crlb_m", "gdop", "num_arrival_times", "inside_hull"):
             np.testing.assert_array_equal(getattr(found, column)[rows], getattr(alone, column))
         np.testing.assert_allclose(found.reference.log_density[rows], alone.reference.log_density, rtol=1e-6)
@@ -603,20 +614,20 @@ def test_known_gains_are_taken_off_for_all(default_batch: Samples) -> None:
     """A site that is known to read 20 dB too high costs nothing; unknown, it attracts who goes by levels."""
     loud = NORTH_WEST_ITALY.sites[0].model_copy(update={"gain_offset_db": 20.0})
     known = NORTH_WEST_ITALY.model_copy(update={"sites": (loud, *NORTH_WEST_ITALY.sites[1:])})
-    few, others = default_batch.take(slice(0, 100)), default_batch.take(slice(100, 2000))
+    few, others = default_batch.take(slice(0, 40)), default_batch.take(slice(40, 2000))
 
     def louder(samples: Samples) -> Samples:
         return replace(samples, power_dbm=samples.power_dbm + np.float32([20.0, 0, 0, 0, 0, 0, 0]))
 
-    plain = compare(spec_of(Preset.default), few, others, anything(100), 5.0)
-    calibrated = compare(DatasetSpec(known, Scenario(), 4096, 3), louder(few), louder(others), anything(100), 5.0)
+    plain = compare(spec_of(Preset.default), few, others, anything(40), 5.0)
+    calibrated = compare(DatasetSpec(known, Scenario(), 4096, 3), louder(few), louder(others), anything(40), 5.0)
     for name in ESTIMATORS:
         before, after = plain.distance_m[name], calibrated.distance_m[name]
         assert before is not None
         assert after is not None
         np.testing.assert_allclose(after, before, rtol=1e-3, atol=1.0)
     np.testing.assert_allclose(calibrated.reference.log_density, plain.reference.log_density, rtol=1e-3)
-    unknown = compare(spec_of(Preset.default), louder(few), others, anything(100), 5.0)
+    unknown = compare(spec_of(Preset.default), louder(few), others, anything(40), 5.0)
     assert np.median(unknown.distance_m[STRONGEST_RECEIVER]) != np.median(plain.distance_m[STRONGEST_RECEIVER])
 
 

@@ -1,34 +1,36 @@
-"""Seeded rows and locators the tests of the model and of its training share."""
+"""Seeded rows and locators that the tests of the model share."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.architectures import build_locator
-from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator
-from triangulation_pipeline.model.spec import Architecture, LocatorSpec
+from triangulation_pipeline.model.spec import Architecture, LocatorSpec, RegressionConfig, TriangulationConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.samples import Samples
-from triangulation_pipeline.training.config import TrainingConfig
-from triangulation_pipeline.training.rows import SplitTensors, fit_data
 
-DEFAULT = PRESETS[Preset.default]
+DEFAULT, VALLEY, RSS = PRESETS[Preset.default], PRESETS[Preset.valley], PRESETS[Preset.rss]
 HALF_TIMED = NORTH_WEST_ITALY.model_copy(
     update={
         "name": "half-timed",
         "sites": tuple(
-            site.model_copy(update={"timing": Timing.gps if i < 4 else Timing.none})
+            site.model_copy(update={"timing": Timing.gps if i < 3 else Timing.none})
             for i, site in enumerate(NORTH_WEST_ITALY.sites)
         ),
     }
 )
-VALLEY = PRESETS[Preset.valley]
+HOME = Layout(NORTH_WEST_ITALY, DEFAULT)
+# Rows with 0, 1, 2 and 3 arrival times.
+MIXED = Layout(HALF_TIMED, VALLEY)
 
 
 @cache
@@ -38,34 +40,15 @@ def samples(
     return simulate(DatasetSpec(network, scenario, n, seed))
 
 
-def spec_for(
-    architecture: Architecture = Architecture.triangulation,
-    network: ReceiverNetwork = NORTH_WEST_ITALY,
-    dropout_rate: float = 0.0,
-) -> LocatorSpec:
-    settings = TrainingConfig(model_architecture=architecture, dropout_rate=dropout_rate)
-    return settings.locator_spec(network, DEFAULT)
+def spec_for(architecture: Architecture = Architecture.triangulation) -> LocatorSpec:
+    configs = {Architecture.triangulation: TriangulationConfig(), Architecture.regression: RegressionConfig()}
+    return LocatorSpec(config=configs[architecture])
 
 
-def target_m(batch: Samples, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
-    """(n, 2) true east and north."""
-    enu_m = network.frame.enu_m(batch.tx_lat, batch.tx_lon, np.full(len(batch), DEFAULT.tx_height_m))
-    return torch.as_tensor(enu_m[:, :2], dtype=torch.float32)
-
-
-@cache
-def fitted(spec: LocatorSpec, scenario: Scenario = DEFAULT) -> Locator:
-    """A locator that is fitted on training rows and has made no step. Tests share it: it must not be changed."""
-    return fresh(spec, scenario)
-
-
-def fresh(spec: LocatorSpec, scenario: Scenario = DEFAULT) -> Locator:
-    """Such a locator that the test may change."""
+def fresh(spec: LocatorSpec) -> Locator:
+    """A locator that has made no step."""
     torch.manual_seed(0)
-    batch = samples(4096, scenario, spec.network)
-    model = build_locator(spec)
-    model.fit(fit_data(spec, batch, SplitTensors.of(spec, batch, torch.device("cpu"))))
-    return model.eval()
+    return build_locator(spec).eval()
 
 
 @torch.no_grad()
@@ -77,9 +60,31 @@ def poked(model: Locator) -> Locator:
     return model
 
 
-def exact_inputs(range_m: Tensor, power_dbm: Tensor, sigma_m: float = 15.0) -> LocatorInputs:
-    """Rows heard and timed by every receiver, without noise."""
-    everywhere = torch.ones_like(range_m, dtype=torch.bool)
-    toa_m = range_m - range_m.median(1, keepdim=True).values
-    snr_db = power_dbm + 124.0
-    return LocatorInputs(everywhere, snr_db, power_dbm, everywhere, toa_m, torch.full_like(range_m, sigma_m))
+def target_m(batch: Samples, network: ReceiverNetwork = NORTH_WEST_ITALY) -> Tensor:
+    """(n, 2) true east and north."""
+    return torch.as_tensor(batch.tx_en_m(network.frame), dtype=torch.float32)
+
+
+def odd_rows() -> Measurements:
+    """Rows as they should not be: no receiver, one, no arrival time, one, two; absurd and equal times; no noise."""
+    batch = samples(12)
+    present, timed = batch.signal_present.copy(), batch.toa_present.copy()
+    toa_ns, power_dbm, sigma_ns = batch.toa_ns.copy(), batch.power_dbm.copy(), batch.toa_sigma_ns.copy()
+    present[0], timed[0] = False, False
+    present[1:3, 1:], timed[1:3, 1:] = False, False
+    timed[2] = False
+    timed[3] = False
+    timed[4, 1:], timed[5, 2:], timed[6, 3:] = False, False, False
+    toa_ns[7] = np.where(timed[7], np.linspace(-1e12, 1e12, 7), 0.0)
+    toa_ns[8] = np.where(timed[8] & (np.arange(7) == 3), 1e12, toa_ns[8])
+    toa_ns[9] = 0.0
+    sigma_ns[10] = np.where(timed[10], 1e-3, 0.0)
+    power_dbm[11] = np.where(present[11], 300.0, power_dbm[11])
+    return replace(
+        batch,
+        signal_present=present,
+        toa_present=timed,
+        toa_ns=np.where(timed, toa_ns, 0.0),
+        power_dbm=power_dbm,
+        toa_sigma_ns=np.where(timed, sigma_ns, 0).astype(np.float32),
+    )

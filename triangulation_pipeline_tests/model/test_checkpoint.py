@@ -26,11 +26,11 @@ from triangulation_pipeline.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from triangulation_pipeline.model.predict import locate, predict
+from triangulation_pipeline.model.predict import locate, locate_samples, predict
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec, RegressionConfig, TriangulationConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
-from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
+from triangulation_pipeline.physics.layout import Layout, Layouts
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.samples import Samples
@@ -97,6 +97,19 @@ def test_a_checkpoint_locates_by_its_own_layout_or_by_any_other() -> None:
     np.testing.assert_array_equal(locate(of_none, elsewhere, other).en_m, locate(checkpoint, elsewhere, other).en_m)
     with pytest.raises(ValueError, match="trained on random layouts: give locate the layout that measured the rows"):
         locate(of_none, measured)
+
+
+def test_samples_of_random_layouts_are_each_located_by_their_own() -> None:
+    """In any order."""
+    dataset = DatasetSpec(None, Scenario(), 3 * ROWS_PER_LAYOUT, 1, Layouts.random)
+    whole = simulate(dataset)
+    some = whole.take(np.random.default_rng(0).permutation(len(whole))[:60])
+    checkpoint = some_checkpoint(layout=None)
+    found = locate_samples(checkpoint, dataset, some)
+    for layout, rows in dataset.by_layout(some):
+        alone = locate(checkpoint, some.take(rows).of_sites(len(layout.network.sites)), layout)
+        np.testing.assert_allclose(found.en_m[rows], alone.en_m, rtol=1e-4, atol=0.1)
+    assert found.exists.any(1).all()
 
 
 def test_what_is_known_of_the_sites_is_taken_off_first() -> None:

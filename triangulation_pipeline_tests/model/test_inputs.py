@@ -4,110 +4,100 @@ import numpy as np
 import pytest
 import torch
 
-from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import Architecture
+from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
 
-from .helpers import HALF_TIMED, VALLEY, fitted, fresh, poked, samples, spec_for, target_m
-
-
-def test_masks_dtypes_and_centring() -> None:
-    batch = samples(1000, VALLEY, HALF_TIMED)
-    inputs = locator_inputs(batch)
-    assert torch.equal(inputs.present_BR, torch.tensor(batch.signal_present))
-    assert torch.equal(inputs.toa_present_BR, torch.tensor(batch.toa_present))
-    assert inputs.present_BR.dtype == inputs.toa_present_BR.dtype == torch.bool
-    floats = (inputs.snr_db_BR, inputs.power_dbm_BR, inputs.toa_m_BR, inputs.sigma_m_BR)
-    assert {x.dtype for x in floats} == {torch.float32}
-    timed = batch.toa_present
-    assert (inputs.toa_m_BR.numpy()[~timed] == 0).all()
-    assert (inputs.sigma_m_BR.numpy()[~timed] == 1).all()
-    np.testing.assert_allclose(
-        inputs.sigma_m_BR.numpy()[timed], batch.toa_sigma_ns[timed] * SPEED_OF_LIGHT_M_PER_NS, rtol=1e-6
-    )
-    # One receiver of each timed row is the middle: zero; the others keep their differences to the millimetre.
-    several = timed.sum(1) >= 2
-    assert (((inputs.toa_m_BR.numpy() == 0) & timed).sum(1)[several] >= 1).all()
-    earlier = ((inputs.toa_m_BR.numpy() < 0) & timed).sum(1)
-    np.testing.assert_array_equal(earlier[several], (timed.sum(1)[several] - 1) // 2)
-    rows = np.flatnonzero(several)[:200]
-    for row in rows:
-        first, second = np.flatnonzero(timed[row])[:2]
-        expected_m = (batch.toa_ns[row, first] - batch.toa_ns[row, second]) * SPEED_OF_LIGHT_M_PER_NS
-        found_m = float(inputs.toa_m_BR[row, first]) - float(inputs.toa_m_BR[row, second])
-        assert abs(found_m - expected_m) < 0.03
+from .helpers import HALF_TIMED, HOME, MIXED, RSS, VALLEY, fresh, odd_rows, samples, spec_for
 
 
-def test_emission_time_leaves_no_trace() -> None:
-    batch = samples(200)
+@pytest.fixture(scope="module")
+def model() -> Locator:
+    return fresh(spec_for())
+
+
+@pytest.fixture(scope="module")
+def mixed(model: Locator) -> LocatorInputs:
+    return model.prepare(MIXED, samples(300, VALLEY, HALF_TIMED))
+
+
+def same(one: LocatorInputs, other: LocatorInputs, rows: slice = slice(None), atol: float = 0.0) -> None:
+    for field in fields(LocatorInputs):
+        torch.testing.assert_close(
+            getattr(one, field.name)[rows], getattr(other, field.name)[rows], rtol=1e-4 if atol else 0, atol=atol
+        )
+
+
+def test_rows_hold_the_receivers_that_hear_those_with_arrival_times_first(mixed: LocatorInputs) -> None:
+    batch = samples(300, VALLEY, HALF_TIMED)
+    np.testing.assert_array_equal(mixed.num_hearing_B.numpy(), batch.num_detections)
+    for row in range(50):
+        timed, others = batch.toa_present[row], batch.signal_present[row] & ~batch.toa_present[row]
+        expected = [*np.flatnonzero(timed), *np.flatnonzero(others)]
+        found = mixed.site_m_B3W[row, :, : len(expected)].T.numpy()
+        np.testing.assert_allclose(found, HALF_TIMED.site_enu_m[expected], rtol=1e-6)
+        assert mixed.timed_BW[row].sum() == timed.sum()
+        toa_m = batch.toa_ns[row, timed] * SPEED_OF_LIGHT_M_PER_NS
+        middle = np.sort(toa_m)[(len(toa_m) - 1) // 2] if len(toa_m) else 0.0
+        np.testing.assert_allclose(mixed.toa_m_BW[row, : timed.sum()].numpy(), toa_m - middle, atol=0.02)
+
+
+def test_emission_time_leaves_no_trace(model: Locator) -> None:
+    batch = samples(100)
     later = replace(batch, toa_ns=np.where(batch.toa_present, batch.toa_ns + 123_456.0, 0.0))
-    torch.testing.assert_close(locator_inputs(later).toa_m_BR, locator_inputs(batch).toa_m_BR, rtol=0, atol=0.01)
+    one, other = (model.prepare(HOME, rows) for rows in (batch, later))
+    torch.testing.assert_close(one.toa_m_BW, other.toa_m_BW, rtol=0, atol=0.02)
+    torch.testing.assert_close(one.hypothesis_m_BK2[:, 0], other.hypothesis_m_BK2[:, 0], rtol=0, atol=2.0)
 
 
-def test_rows_without_arrival_times_are_zeros_not_nan() -> None:
-    inputs = locator_inputs(samples(100, PRESETS[Preset.rss]))
-    assert not inputs.toa_present_BR.any()
+def test_frequency_offsets_carry_nothing(model: Locator) -> None:
+    batch = samples(60)
+    same(model.prepare(HOME, batch), model.prepare(HOME, replace(batch, frequency_offset_hz=batch.power_dbm)))
+
+
+def test_every_odd_row_is_finite(model: Locator) -> None:
+    inputs = model.prepare(HOME, odd_rows())
     for field in fields(LocatorInputs):
         assert torch.isfinite(getattr(inputs, field.name)).all(), field.name
-    assert (inputs.toa_m_BR == 0).all()
+    assert inputs.alive_BK[:, 0].all()
+    assert (inputs.spread_m_BK3[..., [0, 2]] > 0).all()
 
 
-def test_rows_are_picked_together() -> None:
-    inputs = locator_inputs(samples(50))
-    picked = inputs.take(torch.tensor([7, 3]))
-    assert len(picked) == 2
-    for field in fields(LocatorInputs):
-        assert torch.equal(getattr(picked, field.name), getattr(inputs, field.name)[[7, 3]])
+def test_rows_are_prepared_independently_of_others(model: Locator, mixed: LocatorInputs) -> None:
+    batch = samples(300, VALLEY, HALF_TIMED)
+    alone = LocatorInputs.concatenate([model.prepare(MIXED, batch.take(slice(i, i + 1))) for i in range(0, 60, 3)])
+    there = mixed.take(torch.arange(0, 60, 3)).narrowed(alone.hears_BW.shape[1])
+    same(alone, there, atol=0.02)
 
 
-def test_all_of_a_row_moves_to_a_device() -> None:
-    inputs = locator_inputs(samples(50)).to(torch.device("meta"))
-    assert {getattr(inputs, field.name).device.type for field in fields(LocatorInputs)} == {"meta"}
+def test_no_rows_are_fine(model: Locator) -> None:
+    assert len(model.prepare(HOME, samples(10).take(slice(0, 0)))) == 0
 
 
-def test_frequency_offsets_carry_nothing() -> None:
-    batch = samples(300)
-    shuffled = replace(batch, frequency_offset_hz=batch.frequency_offset_hz[::-1].copy())
-    assert not np.array_equal(batch.frequency_offset_hz, shuffled.frequency_offset_hz)
-    model = poked(fresh(spec_for()))
-    mine, others = predict(model, locator_inputs(batch)), predict(model, locator_inputs(shuffled))
-    assert np.array_equal(mine.en_m, others.en_m)
-    assert np.array_equal(mine.covariance_m2, others.covariance_m2)
+def test_take_narrow_and_concatenate_keep_rows_whole(model: Locator, mixed: LocatorInputs) -> None:
+    few = mixed.take(mixed.num_hearing_B <= 4)
+    assert len(few) > 10
+    narrow = few.narrowed(4)
+    assert narrow.hears_BW.shape[1] == 4
+    assert torch.equal(narrow.num_hearing_B, few.num_hearing_B)
+    same(narrow.narrowed(mixed.hears_BW.shape[1]), few)
+    both = LocatorInputs.concatenate([narrow, mixed])
+    assert len(both) == len(few) + len(mixed)
+    same(both.take(slice(0, len(few))), few)
+    same(both.take(slice(len(few), len(both))), mixed)
+    same(
+        LocatorInputs.concatenate([mixed.take(torch.tensor([7])), mixed.take(slice(3, 4))]),
+        mixed.take(torch.tensor([7, 3])),
+    )
 
 
-def test_no_rows_give_no_rows() -> None:
-    batch = samples(50)
-    for architecture in Architecture:
-        prediction = predict(fitted(spec_for(architecture)), locator_inputs(batch.take(slice(0, 0))))
-        assert prediction.en_m.shape == (0, 2)
-        assert prediction.covariance_m2.shape == (0, 2, 2)
+def test_all_of_a_row_moves_to_a_device(mixed: LocatorInputs) -> None:
+    moved = mixed.to(torch.device("meta"))
+    assert {getattr(moved, field.name).device.type for field in fields(LocatorInputs)} == {"meta"}
 
 
-@pytest.mark.parametrize("architecture", list(Architecture))
-def test_a_prediction_is_the_models_answer_without_dropout(architecture: Architecture) -> None:
-    batch, model = samples(50), poked(fresh(spec_for(architecture, dropout_rate=0.5)))
-    inputs = locator_inputs(batch)
-    start_m = model.initial_fix(inputs) + 500.0
-    with torch.no_grad():
-        located = model(inputs, start_m)
-        other = model(inputs, model.initial_fix(inputs))
-    # Whatever the mode that the model was left in.
-    prediction = predict(model.train(), inputs, start_m)
-    np.testing.assert_array_equal(prediction.en_m, located.en_m_B2.double().numpy())
-    for covariance_m2, factor in zip(prediction.covariance_m2, located.scale_tril_m_B22.double().numpy(), strict=True):
-        np.testing.assert_allclose(covariance_m2, factor @ factor.T)
-    # Without a start the model looks for its own.
-    np.testing.assert_array_equal(predict(model, inputs).en_m, other.en_m_B2.double().numpy())
-
-
-def test_nees_of_a_prediction_against_numpy() -> None:
-    batch = samples(50)
-    prediction = predict(poked(fresh(spec_for())), locator_inputs(batch))
-    target = target_m(batch).double().numpy()
-    expected = [
-        (t - p) @ np.linalg.inv(c) @ (t - p)
-        for t, p, c in zip(target, prediction.en_m, prediction.covariance_m2, strict=True)
-    ]
-    np.testing.assert_allclose(prediction.nees(target), expected, rtol=1e-6)
+def test_rows_without_times_have_parts_of_a_posterior(model: Locator) -> None:
+    inputs = model.prepare(HOME, samples(200, RSS))
+    share = inputs.hypothesis_features_BKF[..., 0].exp() * inputs.alive_BK
+    torch.testing.assert_close(share.sum(1), torch.ones(200), rtol=0, atol=1e-4)
+    assert (share[:, 0] >= share.amax(1) - 1e-6).all()

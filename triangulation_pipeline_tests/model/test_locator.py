@@ -3,310 +3,218 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from triangulation_pipeline.model.architectures import build_locator
-from triangulation_pipeline.model.architectures.triangulation import information_cholesky
-from triangulation_pipeline.model.encoder import ReceiverAttention, ReceiverEncoder, pooled
-from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.locator import Locator, cholesky
-from triangulation_pipeline.model.losses import locator_loss
-from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import Architecture, EncoderConfig, LocatorSpec
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
+from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.measurements import RECEIVER_DTYPES
+from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.locator import Locator
+from triangulation_pipeline.model.losses import locator_loss, log_density
+from triangulation_pipeline.model.predict import predict, predicted
+from triangulation_pipeline.model.spec import Architecture, LocatorSpec, StartConfig, TriangulationConfig
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.samples import Samples
 
-from .helpers import DEFAULT, HALF_TIMED, VALLEY, fitted, fresh, poked, samples, spec_for, target_m
+from .helpers import DEFAULT, HALF_TIMED, HOME, MIXED, RSS, VALLEY, fresh, odd_rows, poked, samples, spec_for, target_m
 
-RSS = PRESETS[Preset.rss]
-Case = tuple[LocatorSpec, Locator, LocatorInputs]
-
-CASES = {
-    "triangulation": (spec_for(), DEFAULT),
-    "regression": (spec_for(Architecture.regression), DEFAULT),
-    "rss": (spec_for(), RSS),
-    "mixed": (spec_for(network=HALF_TIMED), VALLEY),
+LAYOUTS = {
+    "home": HOME,
+    "mixed": MIXED,
+    "rss": Layout(NORTH_WEST_ITALY, RSS),
+    "valley": Layout(NORTH_WEST_ITALY, VALLEY),
 }
 
 
-@pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest) -> Case:
-    """What a locator is built for, the locator with random weights, and rows; of each kind of data."""
-    spec, scenario = CASES[request.param]
-    return spec, poked(fresh(spec, scenario)), locator_inputs(samples(700, scenario, spec.network, seed=1))
+@pytest.fixture(scope="module", params=list(Architecture))
+def model(request: pytest.FixtureRequest) -> Locator:
+    """With random weights."""
+    return poked(fresh(spec_for(request.param)))
 
 
-def test_the_mixed_case_is_mixed() -> None:
-    timed = locator_inputs(samples(700, VALLEY, HALF_TIMED, seed=1)).toa_present_BR.sum(1)
-    assert (timed < 3).sum() > 50
-    assert (timed >= 3).sum() > 50
+@pytest.fixture(scope="module")
+def triangulation() -> Locator:
+    return poked(fresh(spec_for()))
 
 
-def test_answers_do_not_depend_on_order_or_the_number_of_rows(case: Case) -> None:
-    _, model, inputs = case
-    inputs = inputs.take(slice(0, 300))
-    whole = predict(model, inputs)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    shuffled = predict(model, inputs.take(order))
-    # The same rows again and again: more than are predicted at once.
-    again = torch.arange(9000) % len(inputs)
-    many = predict(model, inputs.take(again), model.initial_fix(inputs)[again])
-    scale_m2 = np.abs(whole.covariance_m2).max((1, 2), keepdims=True)
-    for other, rows in ((shuffled, order.numpy()), (many, again.numpy())):
-        # Float32 at 100 km: a hundredth of a metre; sums round otherwise in batches of another size.
-        np.testing.assert_allclose(other.en_m, whole.en_m[rows], rtol=0, atol=0.5)
-        np.testing.assert_allclose(
-            other.covariance_m2 / scale_m2[rows], (whole.covariance_m2 / scale_m2)[rows], atol=2e-3
-        )
+def rows_of(layout: Layout, n: int = 200) -> Samples:
+    return samples(n, layout.scenario, layout.network)
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 2**32 - 1), mixed=st.booleans())
-def test_numbers_of_absent_receivers_never_matter(seed: int, mixed: bool) -> None:
-    spec, scenario = CASES["mixed"] if mixed else (spec_for(), VALLEY)
-    model = poked(fresh(spec, scenario))
-    inputs = locator_inputs(samples(200, scenario, spec.network, seed=1))
-    start_m = model.initial_fix(inputs)
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(scale: float) -> torch.Tensor:
-        return torch.randn(inputs.present_BR.shape, generator=generator) * scale
-
-    absent, untimed = ~inputs.present_BR, ~inputs.toa_present_BR
-    assert absent.any()
-    changed = LocatorInputs(
-        present_BR=inputs.present_BR,
-        snr_db_BR=torch.where(absent, noise(20), inputs.snr_db_BR),
-        power_dbm_BR=torch.where(absent, noise(100), inputs.power_dbm_BR),
-        toa_present_BR=inputs.toa_present_BR,
-        toa_m_BR=torch.where(untimed, noise(1e4), inputs.toa_m_BR),
-        sigma_m_BR=torch.where(untimed, noise(100).abs() + 1, inputs.sigma_m_BR),
-    )
-    # Regressed rows read an untimed receiver's arrival time only if it was heard; that is 0 by the batch's contract.
-    regressed = (inputs.toa_present_BR.sum(1) < 3)[:, None]
-    heard = inputs.present_BR & regressed
-    changed = replace(
-        changed,
-        toa_m_BR=torch.where(heard, inputs.toa_m_BR, changed.toa_m_BR),
-        sigma_m_BR=torch.where(heard, inputs.sigma_m_BR, changed.sigma_m_BR),
-    )
-    mine, others = predict(model, inputs, start_m), predict(model, changed, start_m)
-    np.testing.assert_allclose(others.en_m, mine.en_m, rtol=0, atol=0.05)
-    np.testing.assert_allclose(others.covariance_m2, mine.covariance_m2, rtol=1e-4, atol=1e-2)
-    # The start does read a silent receiver's floor (silence is information), but neither its SNR nor its arrival time.
-    silent = replace(changed, power_dbm_BR=inputs.power_dbm_BR)
-    assert torch.equal(model.initial_fix(silent), start_m)
+def alike(one: MixturePositions, other: MixturePositions, share: float = 0.97) -> None:
+    """The same posteriors, but for rows where another of two equal hypotheses was kept: mean within a part of the
+    spread, and covariance."""
+    spread_m = np.maximum(one.rms_m(), 1.0)
+    off = np.hypot(*(one.en_m - other.en_m).T) / spread_m
+    ratio = other.rms_m() / spread_m
+    assert np.mean((off < 0.05) & (np.abs(ratio - 1) < 0.05)) >= share
 
 
-def test_mixed_rows_are_those_of_each_kind_alone() -> None:
-    spec, scenario = CASES["mixed"]
-    model = poked(fresh(spec, scenario))
-    inputs = locator_inputs(samples(300, scenario, spec.network, seed=1))
-    start_m = model.initial_fix(inputs)
-    solved = inputs.toa_present_BR.sum(1) >= 3
+def test_the_mixed_rows_are_mixed() -> None:
+    times = rows_of(MIXED).toa_present.sum(1)
+    assert np.bincount(times, minlength=4).min() >= 5
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS.values()), ids=list(LAYOUTS))
+def test_mixtures_are_normalised_with_covariances(model: Locator, layout: Layout) -> None:
+    inputs = model.prepare(layout, rows_of(layout))
     with torch.no_grad():
-        whole = model(inputs, start_m)
-        assert torch.equal(whole.solved_B, solved)
-        for rows in (solved, ~solved):
-            alone = model(inputs.take(rows), start_m[rows])
-            assert torch.equal(alone.solved_B, solved[rows])
-            torch.testing.assert_close(whole.en_m_B2[rows], alone.en_m_B2, rtol=0, atol=0)
-            torch.testing.assert_close(whole.scale_tril_m_B22[rows], alone.scale_tril_m_B22, rtol=0, atol=0)
-    assert len(whole.rounds_m_B2) == 2
-    # The loss of rows of both kinds reaches both halves.
-    truth_m = target_m(samples(300, scenario, spec.network, seed=1), spec.network)
-    locator_loss(model(inputs, start_m), truth_m).mean().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+        found = model(inputs)
+    torch.testing.assert_close(found.log_weight_BC.exp().sum(1), torch.ones(len(inputs)))
+    assert (found.scale_tril_m_BC3[..., [0, 2]] > 0).all()
+    assert (found.freedom_BC > 2).all()
+    positions = predict(model, layout, rows_of(layout))
+    assert np.isfinite(positions.covariance_m2).all()
+    np.testing.assert_allclose(positions.en_m, found.en_m_B2.double().numpy(), rtol=1e-3, atol=5.0)
+    at = target_m(samples(200, layout.scenario, layout.network), layout.network)
+    np.testing.assert_allclose(
+        positions.log_density(at.double().numpy()), log_density(found, at).numpy(), rtol=1e-3, atol=1e-2
+    )
 
 
-def test_gradients_reach_every_parameter_that_can_have_one() -> None:
-    batch = samples(300)
-    model = poked(fresh(spec_for())).train()
-    inputs = locator_inputs(batch)
-    locator_loss(model(inputs, model.initial_fix(inputs)), target_m(batch)).mean().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    # Every row has three arrival times: nothing is regressed.
-    assert without == {name for name, _ in model.named_parameters() if name.startswith("regression.")}
+@pytest.mark.parametrize("layout", [HOME, MIXED], ids=["home", "mixed"])
+def test_answers_do_not_depend_on_the_other_rows(model: Locator, layout: Layout) -> None:
+    batch = rows_of(layout)
+    order = np.random.default_rng(0).permutation(len(batch))[:77]
+    alike(predict(model, layout, batch).take(order), predict(model, layout, batch.take(order)), 1.0)
 
 
-def test_weights_common_to_all_receivers_cancel() -> None:
-    """A common weight changes no least-squares fix, and the information takes no part in the likelihood's gradient."""
-    batch = samples(300)
-    model = poked(fresh(spec_for())).train()
-    inputs = locator_inputs(batch)
-    locator_loss(model(inputs, model.initial_fix(inputs)), target_m(batch)).mean().backward()
-    for solver_round in model.rounds:
-        assert abs(float(solver_round.read.bias.grad[0])) < 1e-2 * float(solver_round.read.weight.grad.abs().max())
+@pytest.mark.parametrize("layout", [HOME, MIXED], ids=["home", "mixed"])
+def test_the_order_of_the_sites_does_not_matter(model: Locator, layout: Layout) -> None:
+    order = np.array([3, 0, 6, 5, 1, 2, 4])
+    network = layout.network.model_copy(update={"sites": tuple(layout.network.sites[i] for i in order)})
+    batch = rows_of(layout)
+    turned = replace(batch, **{name: getattr(batch, name)[:, order] for name in RECEIVER_DTYPES})
+    alike(predict(model, layout, batch), predict(model, Layout(network, layout.scenario), turned))
 
 
-def test_covariances_are_positive_definite_and_in_metres(case: Case) -> None:
-    _, model, inputs = case
-    prediction = predict(model, inputs)
-    assert np.isfinite(prediction.en_m).all()
-    assert (np.linalg.eigvalsh(prediction.covariance_m2) > 0).all()
-    assert np.allclose(prediction.covariance_m2, prediction.covariance_m2.transpose(0, 2, 1))
-    model.covariance_scale.fill_(4.0)
-    np.testing.assert_allclose(predict(model, inputs).covariance_m2, 4 * prediction.covariance_m2, rtol=1e-5)
+def test_a_deaf_site_does_not_matter(model: Locator) -> None:
+    """It stands within the box of the others, so that area and frame stay."""
+    further = Site(name="deaf", lat=44.5, lon=7.3, altitude_m=300)
+    network = NORTH_WEST_ITALY.model_copy(update={"sites": (*NORTH_WEST_ITALY.sites, further)})
+    batch = rows_of(HOME, 200)
+    # Deaf: its floor is so high that its silence tells nothing.
+    deaf = {name: np.pad(getattr(batch, name), ((0, 0), (0, 1))) for name in RECEIVER_DTYPES}
+    deaf["power_dbm"][:, -1] = 300.0
+    alike(predict(model, HOME, batch), predict(model, Layout(network, DEFAULT), replace(batch, **deaf)))
 
 
-def test_information_cholesky_is_the_inverse_information() -> None:
-    rng = np.random.default_rng(0)
-    bearing = rng.uniform(0, 2 * np.pi, (30, 7))
-    weight = rng.uniform(0.5, 2, (30, 7)) / 30.0**2
-    tril = information_cholesky(*(torch.tensor(x) for x in (weight, np.cos(bearing), np.sin(bearing)))).numpy()
-    design = np.stack([np.cos(bearing), np.sin(bearing), np.ones_like(bearing)], -1)
-    expected = np.linalg.inv(np.einsum("nri,nr,nrj->nij", design, weight, design))[:, :2, :2]
-    np.testing.assert_allclose(tril @ tril.transpose(0, 2, 1), expected, rtol=1e-3)
+def moved(network: ReceiverNetwork, east_deg: float) -> ReceiverNetwork:
+    sites = tuple(site.model_copy(update={"lon": site.lon + east_deg}) for site in network.sites)
+    return network.model_copy(update={"sites": sites})
 
 
-def test_a_covariance_lies_within_a_metre_and_a_hundred_kilometres() -> None:
-    east, north = (torch.tensor([[1.0, 0.0, -1.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, -1.0]]))
-    for weight, deviation_m in ((1e6, 1.0), (0.0, 100e3), (0.5 / 40.0**2, 40.0)):
-        found = information_cholesky(torch.full((1, 4), weight), east, north)[0]
-        torch.testing.assert_close(found, deviation_m * torch.eye(2), rtol=1e-4, atol=1e-3)
-    # On one line of sight the position across it is unknown, with whatever the rounding leaves.
-    seven = torch.linspace(-1, 1, 7)[None]
-    found = information_cholesky(torch.full((1, 7), 1e-4), 0.6 * seven, 0.8 * seven)
-    assert torch.isfinite(found).all()
-    assert (found.diagonal(dim1=1, dim2=2) >= 1.0).all()
+def test_a_network_elsewhere_on_its_parallel_answers_the_same(model: Locator) -> None:
+    batch = rows_of(HOME)
+    alike(predict(model, HOME, batch), predict(model, Layout(moved(NORTH_WEST_ITALY, 100.0), DEFAULT), batch))
 
 
-def test_cholesky_factors_have_a_bounded_diagonal() -> None:
-    found = cholesky(torch.tensor([[0.5, -0.3, 2.0], [100.0, -100.0, -7.0], [-100.0, 100.0, 0.0]])).double().numpy()
-    expected = [[[np.exp(0.5), 0], [2, np.exp(-0.3)]], [[np.exp(8), 0], [-7, np.exp(-8)]]]
-    np.testing.assert_allclose(found[:2], expected, rtol=1e-6)
-    np.testing.assert_allclose(found[2], [[np.exp(-8), 0], [0, np.exp(8)]], rtol=1e-6)
+@pytest.mark.parametrize("layout", [HOME, MIXED], ids=["home", "mixed"])
+def test_padding_does_not_matter(model: Locator, layout: Layout) -> None:
+    inputs = model.prepare(layout, rows_of(layout))
+    alike(predicted(model, inputs), predicted(model, inputs.narrowed(inputs.hears_BW.shape[1] + 5)), 1.0)
 
 
-@pytest.mark.parametrize(("architecture", "count"), [(Architecture.triangulation, 3), (Architecture.regression, 1)])
-def test_levels_are_scaled_by_those_of_the_receivers_that_hear(architecture: Architecture, count: int) -> None:
-    batch, model = samples(4096), fitted(spec_for(architecture))
-    heard = batch.signal_present
-    assert not heard.all()
-    levels = np.stack([batch.snr_db[heard], batch.power_dbm[heard]]).astype(float)
-    encoders = [module for module in model.modules() if isinstance(module, ReceiverEncoder)]
-    assert len(encoders) == count
-    for encoder in encoders:
-        np.testing.assert_allclose(encoder.level_mean.numpy(), levels.mean(1), rtol=1e-4)
-        np.testing.assert_allclose(encoder.level_std.numpy(), levels.std(1, ddof=1), rtol=1e-4)
-
-
-def test_tokens_know_levels_by_their_scaling_alone() -> None:
-    """As much louder and as much wider as mean and deviation are: the same tokens."""
-    torch.manual_seed(0)
-    encoder = ReceiverEncoder(7, 0, EncoderConfig())
-    inputs = locator_inputs(samples(20))
-    encoder.fit(inputs)
-    tokens = encoder(inputs, [])
-    (snr_db, power_dbm), (snr_std, power_std) = encoder.level_mean.clone(), encoder.level_std.clone()
-    encoder.level_mean.copy_(torch.stack([snr_db + 10, power_dbm - 30]))
-    encoder.level_std.copy_(torch.stack([2 * snr_std, 3 * power_std]))
-    wider = replace(
+def test_a_hypothesis_that_stands_twice_changes_nothing(triangulation: Locator) -> None:
+    """Two halves of one hypothesis are the whole."""
+    inputs = triangulation.prepare(HOME, rows_of(HOME))
+    inputs = inputs.take(inputs.alive_BK.sum(1) == 1)
+    features = inputs.hypothesis_features_BKF.clone()
+    features[:, 1] = features[:, 0]
+    features[:, :2, 0] = np.log(0.5)
+    twice = replace(
         inputs,
-        snr_db_BR=snr_db + 10 + 2 * (inputs.snr_db_BR - snr_db),
-        power_dbm_BR=power_dbm - 30 + 3 * (inputs.power_dbm_BR - power_dbm),
+        alive_BK=torch.tensor([True, True, False]).expand_as(inputs.alive_BK),
+        hypothesis_m_BK2=inputs.hypothesis_m_BK2[:, [0, 0, 2]],
+        spread_m_BK3=inputs.spread_m_BK3[:, [0, 0, 2]],
+        level_BKW=inputs.level_BKW[:, [0, 0, 2]],
+        hypothesis_features_BKF=features,
     )
-    torch.testing.assert_close(encoder(wider, []), tokens, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(encoder(inputs, []), tokens, rtol=1e-2)
-
-
-@torch.no_grad()
-def test_tokens_tell_who_heard_from_who_timed() -> None:
-    torch.manual_seed(0)
-    encoder, inputs = ReceiverEncoder(7, 0, EncoderConfig()), locator_inputs(samples(20))
-    everywhere = torch.ones(20, 7, dtype=torch.bool)
-    both = replace(inputs, present_BR=everywhere, toa_present_BR=everywhere)
-    heard = replace(both, toa_present_BR=~everywhere)
-    neither = replace(heard, present_BR=~everywhere)
-    tokens = [encoder(each, []) for each in (both, heard, neither)]
-    for i, j in ((0, 1), (1, 2), (0, 2)):
-        assert float((tokens[i] - tokens[j]).abs().max()) > 1e-3
-    # The precision of an arrival time that is not there says nothing.
-    vague = 100 * inputs.sigma_m_BR
-    torch.testing.assert_close(encoder(replace(heard, sigma_m_BR=vague), []), tokens[1])
-    assert float((encoder(replace(both, sigma_m_BR=vague), []) - tokens[0]).abs().max()) > 1e-3
-
-
-def test_levels_that_are_all_the_same_are_scaled_to_finite_numbers() -> None:
-    encoder, inputs = ReceiverEncoder(7, 0, EncoderConfig()), locator_inputs(samples(20))
-    even = replace(inputs, snr_db_BR=torch.full((20, 7), 12.0), power_dbm_BR=torch.full((20, 7), -90.0))
-    encoder.fit(even)
-    assert torch.isfinite(encoder(even, [])).all()
-
-
-@pytest.mark.parametrize("part", ["encoder", "attention"])
-@pytest.mark.parametrize("dropout_rate", [0.0, 0.6])
-def test_dropout_is_in_the_encoder_and_in_the_attention_block(part: str, dropout_rate: float) -> None:
-    torch.manual_seed(0)
-    inputs, tokens = locator_inputs(samples(20)), torch.randn(20, 7, 32)
-    config = EncoderConfig(dropout_rate=dropout_rate)
-    encoder, attention = ReceiverEncoder(7, 0, config), ReceiverAttention(config)
-    encoder.fit(inputs)
-
-    def output() -> torch.Tensor:
-        return encoder(inputs, []) if part == "encoder" else attention(tokens, inputs.present_BR)
-
-    assert torch.equal(output(), output()) == (dropout_rate == 0.0)
-    encoder.eval()
-    attention.eval()
-    assert torch.equal(output(), output())
-
-
-def test_pooling_without_keys_is_zero() -> None:
-    tokens = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    key = torch.tensor([[True, False, True], [False, False, False]])
-    found = pooled(tokens, key)
-    torch.testing.assert_close(found[0, :4], tokens[0, [0, 2]].mean(0))
-    torch.testing.assert_close(found[0, 4:], tokens[0, [0, 2]].amax(0))
-    assert (found[1] == 0).all()
-
-
-def test_state_dict_round_trip(case: Case) -> None:
-    spec, model, inputs = case
-    copy = build_locator(spec).eval()
-    copy.load_state_dict(model.state_dict())
-    start_m = model.initial_fix(inputs)
-    assert torch.equal(copy.initial_fix(inputs), start_m)
-    mine, others = predict(model, inputs, start_m), predict(copy, inputs, start_m)
-    assert np.array_equal(mine.en_m, others.en_m)
-    assert np.array_equal(mine.covariance_m2, others.covariance_m2)
-
-
-def test_before_any_training_the_answer_is_the_robust_start() -> None:
-    batch = samples(4096)
-    inputs, model = locator_inputs(batch), fitted(spec_for())
-    start_m = model.initial_fix(inputs)
-    answer = predict(model, inputs, start_m).en_m
-    good, truth = batch.gdop < 5, target_m(batch).numpy()
-    started, answered = (np.hypot(*(p - truth)[good].T) for p in (start_m.numpy(), answer))
-    assert np.sqrt(np.mean(answered**2)) < 1.02 * np.sqrt(np.mean(started**2))
-    assert np.median(answered) < 1.02 * np.median(started)
-
-
-def test_a_round_steps_no_further_than_two_kilometres() -> None:
-    batch = samples(300)
-    inputs, model = locator_inputs(batch), fitted(spec_for())
-    far_m = target_m(batch) + 60e3
+    once = replace(inputs, hypothesis_features_BKF=features)
+    at = inputs.hypothesis_m_BK2[:, 0] + 20.0
     with torch.no_grad():
-        located = model(inputs, far_m)
-    steps = [b - a for a, b in zip((far_m, *located.rounds_m_B2), located.rounds_m_B2, strict=False)]
-    assert [float(step.norm(dim=1).max()) for step in steps] == pytest.approx([2000.0, 2000.0], rel=1e-3)
-    # Nearer to its aim a round steps as far as it has to.
-    near_m = target_m(batch) + 100
-    with torch.no_grad():
-        located = model(inputs, near_m)
-    assert (located.rounds_m_B2[0] - near_m).norm(dim=1).median() < 300
+        found, expected = (log_density(triangulation(rows), at) for rows in (twice, once))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
-def test_untrained_regression_answers_with_the_middle_of_the_area() -> None:
-    inputs, model = locator_inputs(samples(50)), fitted(spec_for(Architecture.regression))
-    found = predict(model, inputs).en_m
-    np.testing.assert_allclose(found, model.middle_m.double().numpy()[None].repeat(50, 0))
+def test_gradients_are_finite_in_every_odd_row_alone_and_together(model: Locator) -> None:
+    inputs = model.prepare(HOME, odd_rows())
+    for rows in (inputs, *(inputs.take(slice(i, i + 1)) for i in range(len(inputs)))):
+        model.zero_grad()
+        loss = locator_loss(model(rows), torch.full((len(rows), 2), 1e4))
+        assert torch.isfinite(loss).all()
+        loss.mean().backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_a_row_that_nobody_heard_has_a_finite_answer(case: Case) -> None:
-    _, model, inputs = case
-    silent = torch.zeros_like(inputs.present_BR)
-    prediction = predict(model, replace(inputs, present_BR=silent, toa_present_BR=silent))
-    assert np.isfinite(prediction.en_m).all()
-    assert np.isfinite(prediction.covariance_m2).all()
+def test_rows_of_200_sites_are_as_wide_as_those_that_hear(triangulation: Locator) -> None:
+    layout = Layout(random_network(200, seed=0, extent_km=1300), VALLEY)
+    batch = rows_of(layout, 100)
+    inputs = triangulation.prepare(layout, batch)
+    assert inputs.hears_BW.shape[1] == batch.num_detections.max() < 40
+    off_m = (inputs.hypothesis_m_BK2[:, 0] - target_m(samples(100, VALLEY, layout.network), layout.network)).norm(dim=1)
+    good = torch.tensor(batch.gdop < 5) & torch.tensor(batch.toa_present.sum(1) >= 4)
+    assert good.sum() > 40
+    assert off_m[good].median() < 100
+    found = predicted(triangulation, inputs)
+    assert np.isfinite(found.log_density(found.en_m)).all()
+
+
+def test_no_rows_are_answered_by_none(model: Locator) -> None:
+    assert len(predict(model, HOME, rows_of(HOME).take(slice(0, 0)))) == 0
+
+
+def test_every_parameter_is_trained(model: Locator) -> None:
+    model.zero_grad()
+    parts = [model.prepare(layout, rows_of(layout)) for layout in (HOME, MIXED)]
+    targets = [target_m(rows_of(layout), layout.network) for layout in (HOME, MIXED)]
+    locator_loss(model(LocatorInputs.concatenate(parts)), torch.cat(targets)).mean().backward()
+    untrained = [name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    assert untrained == []
+
+
+def test_some_steps_of_training_lower_the_loss(model: Locator) -> None:
+    learner = fresh(spec_for(Architecture(type(model).__name__.lower())))
+    inputs, at = learner.prepare(HOME, rows_of(HOME, 1000)), target_m(rows_of(HOME, 1000))
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = locator_loss(learner(inputs), at).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.03
+
+
+def test_calibration_is_taken_off_before_anything_else(triangulation: Locator) -> None:
+    """What a biased network measures, calibrated, is what an unbiased one measures."""
+    batch = rows_of(HOME)
+    bias_ns, gain_db = np.linspace(-300, 300, 7), np.linspace(-5, 5, 7)
+    off = replace(
+        batch,
+        toa_ns=np.where(batch.toa_present, batch.toa_ns + bias_ns, 0.0),
+        power_dbm=(batch.power_dbm + gain_db).astype(np.float32),
+    )
+    known = replace(SiteCalibration.of_network(NORTH_WEST_ITALY), toa_bias_ns=bias_ns, gain_offset_db=gain_db)
+    alike(predict(triangulation, HOME, batch), predict(triangulation, HOME, known.apply(off)))
+
+
+def test_the_parts_of_the_form_can_be_left_out() -> None:
+    """For ablations: one hypothesis, one component, no alternatives."""
+    for config in (
+        TriangulationConfig(start=StartConfig(hypotheses=1), components=1, alternatives=False),
+        TriangulationConfig(start=StartConfig(hypotheses=1), components=3),
+    ):
+        small = poked(fresh(LocatorSpec(config=config)))
+        with torch.no_grad():
+            found = small(small.prepare(MIXED, rows_of(MIXED)))
+        receivers = max(rows_of(MIXED).num_detections) if config.alternatives else 0
+        assert found.log_weight_BC.shape == (200, config.components + receivers)
+        assert torch.isfinite(found.mean_m_BC2).all()
+
+
+def test_half_timed_sites_help(triangulation: Locator) -> None:
+    """Rows of sites of which some only tell levels hold both."""
+    inputs = triangulation.prepare(MIXED, samples(200, VALLEY, HALF_TIMED))
+    assert (inputs.hears_BW & ~inputs.timed_BW).any()

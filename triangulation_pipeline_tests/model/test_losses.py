@@ -1,93 +1,82 @@
-import math
-
 import numpy as np
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import multivariate_normal, multivariate_t
+from scipy.stats import multivariate_t
 
-from triangulation_pipeline.model.locator import Located
-from triangulation_pipeline.model.losses import locator_loss, normalised_error_squared
+from triangulation_pipeline.model.locator import LEAST_FREEDOM, Mixture, freedom
+from triangulation_pipeline.model.losses import DISTANCE_WEIGHT, FARTHEST_BOUNDS, locator_loss, log_density
 
 
-def some_rows(n: int, seed: int, solved: bool | None = None) -> tuple[Located, torch.Tensor]:
-    """Random positions of three rounds, covariances and targets, some hundred metres apart, float64."""
-    rng = np.random.default_rng(seed)
-    tril = np.zeros((n, 2, 2))
-    tril[:, 0, 0], tril[:, 1, 1] = np.exp(rng.normal(4, 1, (2, n)))
-    tril[:, 1, 0] = rng.normal(0, 60, n)
-    which = rng.random(n) < 0.5 if solved is None else np.full(n, solved)
-    rounds = tuple(torch.tensor(rng.normal(0, 200, (n, 2))) for _ in range(3))
-    return Located(rounds, torch.tensor(tril), torch.tensor(which)), torch.tensor(rng.normal(0, 200, (n, 2)))
+def mixture(**changes: torch.Tensor) -> Mixture:
+    """Two rows of three components; the last of the second row is none."""
+    weight = torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]])
+    columns = {
+        "log_weight_BC": weight.log(),
+        "mean_m_BC2": torch.tensor([[[0.0, 0.0], [50.0, 10.0], [-400.0, 0.0]], [[1e3, 0.0], [0.0, 0.0], [0.0, 0.0]]]),
+        "scale_tril_m_BC3": torch.tensor(
+            [
+                [[20.0, 5.0, 10.0], [50.0, -20.0, 30.0], [5.0, 0.0, 5.0]],
+                [[100.0, 90.0, 5.0], [10.0, 0.0, 10.0], [1.0, 0.0, 1.0]],
+            ]
+        ),
+        "freedom_BC": torch.tensor([[3.0, 10.0, 2.5], [4.0, 4.0, 4.0]]),
+        "fix_m_BK2": torch.tensor([[[0.0, 0.0], [-400.0, 0.0]], [[1e3, 0.0], [0.0, 0.0]]]),
+        "bound_m_BK": torch.tensor([[20.0, 10.0], [100.0, torch.inf]]),
+    }
+    return Mixture(**(columns | changes))
 
 
-def position_term(located: Located, target: torch.Tensor) -> np.ndarray:
-    """The error in units of 30 m, robust, of all rounds; of regressed rows that of the answer, squared, of 30 km."""
-    robust = [np.sqrt(1 + ((p - target).numpy() ** 2).sum(1) / 30.0**2) - 1 for p in located.rounds_m_B2]
-    squared = ((located.en_m_B2 - target).numpy() ** 2).sum(1) / 30e3**2
-    return np.where(located.solved_B.numpy(), np.mean(robust, axis=0), squared)
+def test_the_density_is_that_of_scipy() -> None:
+    posterior = mixture()
+    at = torch.tensor([[30.0, -10.0], [900.0, -95.0]])
+    found = log_density(posterior, at).numpy()
+    for row in range(2):
+        total = 0.0
+        for c in range(3):
+            first, cross, second = posterior.scale_tril_m_BC3[row, c].double().numpy()
+            tril = np.array([[first, 0], [cross, second]])
+            density = multivariate_t(
+                posterior.mean_m_BC2[row, c].double().numpy(), tril @ tril.T, float(posterior.freedom_BC[row, c])
+            )
+            total += float(posterior.log_weight_BC[row, c].exp()) * density.pdf(at[row].double().numpy())
+        np.testing.assert_allclose(found[row], np.log(total), rtol=1e-4)
 
 
-def negative_log_likelihood(located: Located, target: torch.Tensor) -> np.ndarray:
-    """Twice what the loss has beside the position's error."""
-    return 2 * (locator_loss(located, target).numpy() - position_term(located, target))
-
-
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_nees_against_numpy(seed: int) -> None:
-    located, target = some_rows(5, seed)
-    tril, error = located.scale_tril_m_B22.numpy(), (target - located.en_m_B2).numpy()
-    expected = [e @ np.linalg.inv(factor @ factor.T) @ e for e, factor in zip(error, tril, strict=True)]
-    np.testing.assert_allclose(normalised_error_squared(located, target).numpy(), expected, rtol=1e-9)
-
-
-def test_likelihoods_are_scipys() -> None:
-    for solved in (True, False):
-        located, target = some_rows(40, seed=0, solved=solved)
-        found = negative_log_likelihood(located, target)
-        for row in range(40):
-            mean, tril = located.en_m_B2[row].numpy(), located.scale_tril_m_B22[row].numpy()
-            expected = (
-                multivariate_t(mean, tril @ tril.T, df=4) if solved else multivariate_normal(mean, tril @ tril.T)
-            ).logpdf(target[row].numpy())
-            assert math.isclose(found[row], -expected, rel_tol=1e-9)
-
-
-def test_densities_integrate_to_one() -> None:
-    # x = s tan(u) maps the plane onto a square, so that the heavy tail is inside.
-    u = (np.arange(400) + 0.5) / 400 * np.pi - np.pi / 2
-    x, jacobian = 80 * np.tan(u), 80 / np.cos(u) ** 2 * np.pi / 400
-    grid = torch.tensor(np.stack(np.meshgrid(x, x, indexing="ij"), -1).reshape(-1, 2))
-    tril = torch.tensor([[60.0, 0.0], [30.0, 90.0]], dtype=torch.float64)
-    for solved in (True, False):
-        centre = torch.zeros_like(grid)
-        located = Located((centre,), tril.expand(len(grid), 2, 2), torch.full((len(grid),), solved))
-        density = np.exp(-negative_log_likelihood(located, grid))
-        assert abs((density * np.outer(jacobian, jacobian).ravel()).sum() - 1) < 1e-3
-
-
-def test_the_loss_is_a_rows_own() -> None:
-    located, target = some_rows(30, seed=2)
-    whole = locator_loss(located, target)
-    assert whole.shape == (30,)
-    for row in range(0, 30, 7):
-        alone = Located(
-            tuple(p[row : row + 1] for p in located.rounds_m_B2),
-            located.scale_tril_m_B22[row : row + 1],
-            located.solved_B[row : row + 1],
+def test_the_density_integrates_to_one() -> None:
+    axis = torch.arange(-3000.0, 3000.0, 4.0)
+    points = torch.cartesian_prod(axis, axis)
+    # Lighter tails than those of the other test: what lies outside the square is negligible.
+    posterior = mixture(freedom_BC=torch.full((2, 3), 8.0))
+    one = Mixture(
+        *(
+            getattr(posterior, name)[:1].expand(len(points), *getattr(posterior, name).shape[1:])
+            for name in Mixture.__dataclass_fields__
         )
-        torch.testing.assert_close(locator_loss(alone, target[row : row + 1])[0], whole[row], rtol=1e-12, atol=0)
+    )
+    assert abs(float(log_density(one, points).exp().sum()) * 16 - 1) < 2e-3
 
 
-def test_solved_rows_bear_outliers_and_regressed_rows_are_squared() -> None:
-    tril = torch.eye(2, dtype=torch.float64)[None] * 1e6
-    target = torch.zeros(1, 2, dtype=torch.float64)
+def test_the_loss_is_the_density_and_the_distance_of_the_nearest_hypothesis() -> None:
+    posterior, at = mixture(), torch.tensor([[-400.0, 30.0], [1e3, 0.0]])
+    expected = DISTANCE_WEIGHT * torch.tensor([10**0.5 - 1, 0.0]) - log_density(posterior, at)
+    torch.testing.assert_close(locator_loss(posterior, at), expected)
 
-    def loss(off_m: float, solved: bool) -> float:
-        position = torch.tensor([[off_m, 0.0]], dtype=torch.float64)
-        return float(locator_loss(Located((position,), tril, torch.tensor([solved])), target))
 
-    base = {solved: loss(0.0, solved) for solved in (True, False)}
-    assert 1.95 < (loss(20e3, True) - base[True]) / (loss(10e3, True) - base[True]) < 2.05
-    assert 3.95 < (loss(20e3, False) - base[False]) / (loss(10e3, False) - base[False]) < 4.05
+def test_distances_of_absurd_rows_are_bounded_and_dead_hypotheses_count_for_nothing() -> None:
+    posterior, far = mixture(), torch.tensor([[0.0, 1e7], [0.0, 0.0]])
+    distance = (locator_loss(posterior, far) + log_density(posterior, far)) / DISTANCE_WEIGHT
+    torch.testing.assert_close(distance, torch.tensor([FARTHEST_BOUNDS, 101**0.5 - 1]), rtol=1e-4, atol=0)
+
+
+def test_gradients_of_a_component_that_is_none_are_zero() -> None:
+    parts = {name: getattr(mixture(), name).clone().requires_grad_() for name in ("mean_m_BC2", "log_weight_BC")}
+    locator_loss(mixture(**parts), torch.zeros(2, 2)).sum().backward()
+    for part in parts.values():
+        assert torch.isfinite(part.grad).all()
+        assert (part.grad[1, 2] == 0).all()
+
+
+def test_degrees_of_freedom_begin_at_four_and_leave_a_covariance() -> None:
+    found = freedom(torch.tensor([-1e9, 0.0, 1e9]))
+    assert found[0] > LEAST_FREEDOM - 1e-6 > 2
+    assert found[1] == 4
+    assert torch.isfinite(found).all()

@@ -3,228 +3,218 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import least_squares
 
-from triangulation_pipeline.frame import ServiceArea
-from triangulation_pipeline.model.geometry import SiteGeometry
-from triangulation_pipeline.model.inputs import LocatorInputs, locator_inputs
-from triangulation_pipeline.model.locator import FitData
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.spec import StartConfig
-from triangulation_pipeline.model.start import RobustStart, robust_residual
-from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
-from triangulation_pipeline.physics.scenario import PRESETS, Preset
-from triangulation_pipeline.physics.simulator import site_constants
+from triangulation_pipeline.model.start import prepared
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.posterior import exact_posterior
+from triangulation_pipeline.physics.propagation import noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.scenario import PathLossModel, Scenario
 
-from .helpers import DEFAULT, exact_inputs, fitted, fresh, samples, spec_for, target_m
+from .helpers import DEFAULT, HOME, RSS, VALLEY, samples, target_m
 
-AREA = NORTH_WEST_ITALY.service_area(DEFAULT.area_margin_m)
-RSS = PRESETS[Preset.rss]
-SLOPE_DB = 10 * 3.5 / np.log(10)
+START = StartConfig()
 
 
-def anywhere(area: ServiceArea, n: int, seed: int = 0) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
+def exact_rows(
+    layout: Layout, en_m: np.ndarray, altitude_m: np.ndarray | float = 2.0, sigma_ns: float = 50.0
+) -> Measurements:
+    """What every site measures without noise: mean power, direct paths."""
+    n, scenario, sites = len(en_m), layout.scenario, len(layout.network.sites)
+    altitude_m = np.broadcast_to(altitude_m, n).astype(float)
+    distance_m, _ = Geometry(layout.network, altitude_m).ranges_m(en_m)
+    power_dbm = 44.0 + 4.0 - path_loss_function(scenario)(distance_m / 1e3)
+    everywhere = np.ones((n, sites), bool)
+    return Measurements(
+        time_ns=np.zeros(n, np.int64),
+        frequency_hz=np.full(n, scenario.frequency_hz, np.int64),
+        tx_altitude_m=altitude_m,
+        signal_present=everywhere,
+        toa_present=everywhere,
+        snr_db=(power_dbm + 124).astype(np.float32),
+        power_dbm=power_dbm.astype(np.float32),
+        frequency_offset_hz=np.zeros((n, sites), np.float32),
+        toa_ns=distance_m / SPEED_OF_LIGHT_M_PER_NS + 777.0,
+        toa_sigma_ns=np.full((n, sites), sigma_ns, np.float32),
+    )
+
+
+def anywhere(layout: Layout, n: int, seed: int = 0) -> np.ndarray:
+    area = layout.network.service_area(layout.scenario.area_margin_m)
     low, high = (area.east_min_m, area.north_min_m), (area.east_max_m, area.north_max_m)
-    return torch.tensor(rng.uniform(low, high, (n, 2)), dtype=torch.float32)
+    return np.random.default_rng(seed).uniform(low, high, (n, 2))
 
 
-def test_noise_free_rows_are_found_within_metres_anywhere_in_the_area() -> None:
-    for network in (NORTH_WEST_ITALY, random_network(9, seed=1)):
-        area = network.service_area(20e3)
-        geometry = SiteGeometry(network, 2.0)
-        start = RobustStart(geometry, area, StartConfig())
-        start.slope_db.fill_(SLOPE_DB)
-        start.level_sigma_db.fill_(6.0)
-        start.threshold_db.fill_(6.0)
-        truth = anywhere(area, 2000)
-        range_m = geometry.ranges_m(truth)[0]
-        found = start(exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log()))
-        assert (found - truth).norm(dim=1).max() < 5.0
+def only(measurements: Measurements, heard: list[int], timed: list[int]) -> Measurements:
+    """The same rows if only some sites heard and timed them; the others are deaf."""
+    hears, times = (np.isin(np.arange(measurements.num_sites), which) for which in (heard, timed))
+    return replace(
+        measurements,
+        signal_present=measurements.signal_present & hears,
+        toa_present=measurements.toa_present & times,
+        power_dbm=np.where(hears, measurements.power_dbm, 300.0).astype(np.float32),
+        toa_ns=np.where(times, measurements.toa_ns, 0.0),
+        toa_sigma_ns=np.where(times, measurements.toa_sigma_ns, 0.0).astype(np.float32),
+    )
 
 
-def test_fit_recovers_slope_gains_and_scatter() -> None:
-    start = fitted(spec_for()).start
-    gain_db = site_constants(NORTH_WEST_ITALY, DEFAULT).gain_offset_db
-    # Weak signals go unheard, which flattens the fitted slope a little.
-    assert abs(float(start.slope_db) / SLOPE_DB - 1) < 0.05
-    np.testing.assert_allclose(start.gain_db_R.numpy(), gain_db - gain_db.mean(), atol=0.5)
-    assert abs(float(start.level_sigma_db) - DEFAULT.shadowing_link_db) < 0.3
+@pytest.mark.parametrize(
+    "layout",
+    [
+        HOME,
+        Layout(random_network(9, seed=1, extent_km=60), DEFAULT),
+        Layout(NORTH_WEST_ITALY, DEFAULT.model_copy(update={"path_loss": PathLossModel.free_space})),
+    ],
+    ids=["italy", "random", "free space"],
+)
+@pytest.mark.parametrize("high", [False, True], ids=["ground", "aircraft"])
+def test_clean_rows_are_found_within_a_part_of_the_bound(layout: Layout, high: bool) -> None:
+    en_m = anywhere(layout, 600)
+    altitude_m = np.random.default_rng(1).uniform(500, 12e3, 600) if high else 2.0
+    found = prepared(layout, exact_rows(layout, en_m, altitude_m), START, solve=True)
+    off_m = (found.hypothesis_m_BK2[:, 0] - torch.tensor(en_m)).norm(dim=1)
+    assert (off_m < 0.1 * found.spread_m_BK3[:, 0].norm(dim=-1) + 1.0).float().mean() > 0.995
 
 
-def test_fit_is_exact_on_exact_levels_and_heeds_the_mask() -> None:
-    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA, StartConfig())
-    truth = anywhere(AREA, 500)
-    gain_db = torch.tensor([3.0, -1.0, 0.5, 0.0, -2.0, 1.5, -2.0])
-    common_db = torch.linspace(40, 80, 500)[:, None]
-    range_m = geometry.ranges_m(truth)[0]
-    inputs = exact_inputs(range_m, common_db + gain_db - SLOPE_DB * range_m.log())
-    absent = torch.rand(500, 7, generator=torch.Generator().manual_seed(0)) < 0.3
-    inputs = replace(inputs, present_BR=~absent, power_dbm_BR=inputs.power_dbm_BR.masked_fill(absent, 77.0))
-    bias_m = torch.arange(7.0)
-    start.fit(FitData(inputs, truth, bias_m))
-    assert abs(float(start.slope_db) - SLOPE_DB) < 1e-3
-    torch.testing.assert_close(start.gain_db_R, gain_db - gain_db.mean(), atol=1e-3, rtol=0)
-    assert torch.equal(start.site_bias_m_R, bias_m)
-    # Nothing scatters, but a level is believed to half a decibel at best.
-    assert float(start.level_sigma_db) == 0.5
+def test_noisy_rows_of_good_geometry_begin_within_a_few_bounds() -> None:
+    batch = samples(2000)
+    found = prepared(HOME, batch, START, solve=True)
+    off = (found.hypothesis_m_BK2 - target_m(batch)[:, None]).norm(dim=-1)
+    good = torch.tensor(batch.gdop < 5)
+    bound_m = torch.tensor(batch.crlb_m)
+    nearest = off.masked_fill(~found.alive_BK, torch.inf).amin(1)
+    assert (off[:, 0] / bound_m)[good].median() < 1.1
+    assert (nearest / bound_m < 5)[good].float().mean() > 0.96
+    # Few rows need more than one hypothesis.
+    assert found.alive_BK.float().sum(1).mean() < 1.5
 
 
-def test_the_scatter_of_levels_is_that_about_the_fit() -> None:
-    """Seven levels of a row leave six numbers of scatter, since their common part is fitted."""
-    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA, StartConfig())
-    truth = anywhere(AREA, 3000)
-    range_m = geometry.ranges_m(truth)[0]
-    noise_db = 6.0 * torch.randn(range_m.shape, generator=torch.Generator().manual_seed(0))
-    inputs = exact_inputs(range_m, 60.0 - SLOPE_DB * range_m.log() + noise_db)
-    start.fit(FitData(inputs, truth, torch.zeros(7)))
-    assert float(start.level_sigma_db) == pytest.approx(6.0, rel=0.02)
+def test_delayed_paths_are_late_only_and_found_out_though_three_of_nine_are() -> None:
+    layout = Layout(random_network(9, seed=1, extent_km=60), DEFAULT.model_copy(update={"nlos_probability": 0.3}))
+    en_m = anywhere(layout, 300)
+    rows, rng = exact_rows(layout, en_m), np.random.default_rng(3)
+    late = rng.random((300, 9)).argsort(1) < 3
+    delayed = replace(rows, toa_ns=rows.toa_ns + np.where(late, rng.uniform(500, 3000, (300, 9)), 0.0))
+    found = prepared(layout, delayed, START, solve=True)
+    off_m = (found.hypothesis_m_BK2 - torch.tensor(en_m)[:, None]).norm(dim=-1)
+    nearest = off_m.masked_fill(~found.alive_BK, torch.inf).amin(1)
+    assert (nearest < 2 * found.spread_m_BK3[:, 0].norm(dim=-1)).float().mean() > 0.85
 
 
-def test_the_threshold_is_the_signal_that_nineteen_of_twenty_detections_exceed() -> None:
-    batch, start = samples(4096), fitted(spec_for()).start
-    assert float(start.threshold_db) == pytest.approx(np.quantile(batch.snr_db[batch.signal_present], 0.05), rel=1e-4)
+def symmetric() -> Layout:
+    """Three sites on a line, and one to the side that is silent: places north and south of the line look alike."""
+    sites = tuple(
+        Site(name=name, lat=lat, lon=lon)
+        for name, lat, lon in (
+            ("west", 45.0, 7.8),
+            ("middle", 45.0, 8.0),
+            ("east", 45.0, 8.2),
+            ("north", 45.4, 8.0),
+            ("south", 44.6, 8.0),
+        )
+    )
+    return Layout(ReceiverNetwork(name="line", sites=sites), DEFAULT)
 
 
-@pytest.mark.parametrize("margin_m", [10e3, 1e3])
-def test_contradictory_arrival_times_start_within_the_margin_of_the_area(margin_m: float) -> None:
-    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA, StartConfig(margin_m=margin_m))
-    far_m = 500e3 * torch.randn((2000, 7), generator=torch.Generator().manual_seed(0))
-    found = start(exact_inputs(far_m, torch.full_like(far_m, -90.0)))
-    low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
-    high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
-    outside_m = torch.maximum(low - found, found - high)
-    # To each side some go as far as they may.
-    for side_m in (*(low - found).T, *(found - high).T):
-        assert float(side_m.max()) == pytest.approx(margin_m, abs=1.0)
-    assert float(outside_m.max()) <= margin_m + 1.0
+def test_both_solutions_of_three_sites_on_a_line_are_kept_with_like_shares() -> None:
+    layout = symmetric()
+    en_m = np.random.default_rng(0).uniform((-10e3, 8e3), (10e3, 30e3), (100, 2))
+    found = prepared(layout, only(exact_rows(layout, en_m), [0, 1, 2], [0, 1, 2]), START, solve=True)
+    mirrored = torch.tensor(en_m * [1, -1])
+    for truth in (torch.tensor(en_m), mirrored):
+        off_m = (found.hypothesis_m_BK2 - truth[:, None]).norm(dim=-1).masked_fill(~found.alive_BK, torch.inf)
+        # The line bends with the earth: a hundred metres.
+        assert (off_m.amin(1) < 500).float().mean() > 0.97
+    share = found.hypothesis_features_BKF[..., 0].exp() * found.alive_BK
+    assert (share.amax(1) < 0.7).float().mean() > 0.95
 
 
-def test_site_biases_are_taken_off_the_arrival_times() -> None:
-    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA, StartConfig())
-    bias_m = torch.tensor([300.0, -200.0, 100.0, 0.0, -500.0, 250.0, 50.0])
-    truth = anywhere(AREA, 200)
-    range_m = geometry.ranges_m(truth)[0]
-    inputs = exact_inputs(range_m + bias_m, torch.full_like(range_m, -90.0))
-    start.level_sigma_db.fill_(1e3)
-    start.site_bias_m_R.copy_(bias_m)
-    assert (start(inputs) - truth).norm(dim=1).max() < 5.0
+@pytest.mark.parametrize("site", ["north", "south"])
+def test_a_silent_receiver_tells_the_two_solutions_apart(site: str) -> None:
+    layout = symmetric()
+    en_m = np.random.default_rng(0).uniform((-10e3, 15e3), (10e3, 30e3), (100, 2))
+    rows = only(exact_rows(layout, en_m), [0, 1, 2], [0, 1, 2])
+    # It hears as well as it can, and yet it did not hear the transmission.
+    power_dbm = rows.power_dbm.copy()
+    power_dbm[:, [s.name for s in layout.network.sites].index(site)] = -124.0
+    found = prepared(layout, replace(rows, power_dbm=power_dbm), START, solve=True)
+    is_north = found.hypothesis_m_BK2[:, 0, 1] > 0
+    assert (is_north == (site == "south")).float().mean() > 0.95
 
 
-def test_rows_without_arrival_times_give_the_levels_posterior_mean() -> None:
-    model = fitted(spec_for(), RSS)
-    batch = samples(500, RSS, seed=1)
-    inputs, truth = locator_inputs(batch), target_m(batch)
-    found = model.initial_fix(inputs)
-    low = torch.tensor([AREA.east_min_m, AREA.north_min_m])
-    high = torch.tensor([AREA.east_max_m, AREA.north_max_m])
-    assert ((found > low) & (found < high)).all()
-
-    middle = torch.tensor([AREA.east_min_m + AREA.east_max_m, AREA.north_min_m + AREA.north_max_m]) / 2
-    assert (found - truth).square().mean() < 0.6 * (middle - truth).square().mean()
+def test_levels_tell_the_two_solutions_apart() -> None:
+    layout = symmetric()
+    en_m = np.random.default_rng(0).uniform((-10e3, 15e3), (10e3, 30e3), (100, 2))
+    found = prepared(layout, only(exact_rows(layout, en_m), [0, 1, 2, 3, 4], [0, 1, 2]), START, solve=True)
+    assert (found.hypothesis_m_BK2[:, 0] - torch.tensor(en_m)).norm(dim=1).median() < 50
 
 
-@pytest.mark.parametrize("threshold_db", [None, 25.0, -10.0])
-def test_the_posterior_of_the_levels_is_that_of_numpy(threshold_db: float | None) -> None:
-    """In double precision over the same cells; with the fitted threshold, or a receiver that is deafer or keener."""
-    start = fresh(spec_for(), RSS).start
-    if threshold_db is not None:
-        start.threshold_db.fill_(threshold_db)
-    batch = samples(500, RSS, seed=1)
-    found = start(locator_inputs(batch))
-    cells = start.cells_K2.double().numpy()
-    assert len(cells) == 16**2
-    sites = NORTH_WEST_ITALY.site_enu_m
-    gain, slope = start.gain_db_R.double().numpy(), float(start.slope_db)
-    log_range = np.log(np.hypot(*(cells[:, None] - sites[None, :, :2]).transpose(2, 0, 1)))
-    for row in range(0, 500, 50):
-        heard = batch.signal_present[row]
-        level = batch.power_dbm[row] - gain + slope * log_range
-        level = level - level[:, heard].mean(1, keepdims=True)
-        off = np.where(heard, level, np.maximum(-level - float(start.threshold_db), 0)) / float(start.level_sigma_db)
-        posterior = np.exp(-(off**2).sum(1) / 2)
-        expected = posterior @ cells / posterior.sum()
-        # Heights (up to 700 m and the earth's curvature) are left out here.
-        np.testing.assert_allclose(found[row].numpy(), expected, atol=1500)
+@pytest.mark.parametrize("scenario", [RSS, VALLEY.model_copy(update={"features": RSS.features})], ids=["rss", "valley"])
+def test_without_arrival_times_mean_and_spread_are_those_of_the_exact_posterior(scenario: Scenario) -> None:
+    layout = Layout(NORTH_WEST_ITALY, scenario)
+    batch = samples(150, scenario)
+    found = prepared(layout, batch, START, solve=True)
+    share = (found.hypothesis_features_BKF[..., 0].exp() * found.alive_BK)[..., None]
+    mean_m = (share * found.hypothesis_m_BK2).sum(1)
+    apart_m = found.hypothesis_m_BK2 - mean_m[:, None]
+    variance_m2 = (share * (apart_m.square() + _variances_m2(found.spread_m_BK3))).sum(1)
+    exact = exact_posterior(Geometry(NORTH_WEST_ITALY, 2.0), batch, scenario, batch.tx_en_m(NORTH_WEST_ITALY.frame))
+    spread_m = np.sqrt(np.trace(exact.covariance_m2, axis1=1, axis2=2))
+    off = np.hypot(*(mean_m.numpy() - exact.en_m).T) / spread_m
+    assert np.median(off) < 0.1
+    assert np.quantile(off, 0.95) < 0.4
+    assert np.median(np.sqrt(variance_m2.sum(1).numpy()) / spread_m) == pytest.approx(1.0, abs=0.05)
 
 
-def test_residuals_are_reweighted_by_how_far_off_they_are() -> None:
-    """Three rounds: each takes a residual's weight from its distance to the mean of the round before."""
-    rng = np.random.default_rng(0)
-    residual, variance = rng.normal(0, 3, (20, 7)), rng.uniform(0.5, 20, (20, 7))
-    residual[:, 0] += 100
-    timed = (rng.random((20, 7)) < 0.8) | (np.arange(7) < 3)
-    weight = timed / variance
-    for _ in range(3):
-        off = residual - (weight * residual).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
-        weight = timed / variance / (1 + off**2 / variance)
-    expected = residual - (weight * residual).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
-    found, weights = robust_residual(torch.tensor(residual), torch.tensor(variance), torch.tensor(timed).double())
-    np.testing.assert_allclose(found.numpy(), expected)
-    np.testing.assert_allclose(weights.numpy(), weight)
+def _variances_m2(spread_m: torch.Tensor) -> torch.Tensor:
+    first, cross, second = spread_m.unbind(-1)
+    return torch.stack([first.square(), cross.square() + second.square()], -1)
 
 
-def two_crossings(geometry: SiteGeometry) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two places at least 25 km apart with the very same arrival-time differences at the first three sites, and those
-    differences, (1, 3) metres."""
-    double = SiteGeometry(NORTH_WEST_ITALY, 2.0).double()
-
-    def differences(en_m: np.ndarray) -> np.ndarray:
-        range_m = double.ranges_m(torch.tensor(en_m))[0][:3].numpy()
-        return range_m[1:] - range_m[0]
-
-    for candidate in anywhere(AREA, 200, seed=4).double().numpy():
-        measured = differences(candidate)
-        for guess in anywhere(AREA, 12, seed=5).double().numpy():
-            fit = least_squares(lambda p, m=measured: differences(p) - m, guess, x_scale=1e4, ftol=1e-15, xtol=1e-15)
-            inside = AREA.east_min_m < fit.x[0] < AREA.east_max_m and AREA.north_min_m < fit.x[1] < AREA.north_max_m
-            if inside and np.abs(fit.fun).max() < 0.01 and np.hypot(*(fit.x - candidate)) > 25e3:
-                pair = torch.tensor(np.stack([candidate, fit.x]), dtype=torch.float32)
-                return pair[0], pair[1], torch.tensor([[0.0, *measured]], dtype=torch.float32)
-    raise AssertionError("no pair of crossings found")
+def test_two_arrival_times_narrow_what_levels_alone_leave() -> None:
+    batch = samples(200)
+    by_levels, by_two = (
+        prepared(HOME, only(batch, list(range(7)), timed), START, solve=True) for timed in ([], [2, 6])
+    )
+    truth = target_m(batch)[:, None]
+    errors = [
+        (rows.hypothesis_m_BK2 - truth).norm(dim=-1).masked_fill(~rows.alive_BK, torch.inf).amin(1)
+        for rows in (by_levels, by_two)
+    ]
+    assert errors[1].median() < 0.8 * errors[0].median()
 
 
-def test_levels_and_silent_receivers_tell_two_crossings_apart() -> None:
-    geometry = SiteGeometry(NORTH_WEST_ITALY, 2.0)
-    start = RobustStart(geometry, AREA, StartConfig())
-    start.slope_db.fill_(SLOPE_DB)
-    start.level_sigma_db.fill_(6.0)
-    start.threshold_db.fill_(6.0)
-    first, second, differences = two_crossings(geometry)
-    both = torch.stack([first, second])
-    expected_db = -SLOPE_DB * geometry.ranges_m(both)[0].log()
-    heard = torch.tensor([[True] * 3 + [False] * 4])
-    deaf_dbm = 200.0
-
-    def found(power_dbm: torch.Tensor) -> torch.Tensor:
-        toa_m = torch.cat([differences, torch.zeros(1, 4)], 1)
-        inputs = LocatorInputs(heard, power_dbm, power_dbm, heard, toa_m, torch.full((1, 7), 15.0))
-        return start(inputs)[0]
-
-    # Levels: three receivers hear it, the others are deaf and say nothing.
-    for place, levels_db in zip(both, expected_db, strict=True):
-        power_dbm = torch.cat([levels_db[:3], torch.full((4,), deaf_dbm)])[None]
-        assert (found(power_dbm) - place).norm() < 2e3
-
-    # Silence: levels that speak a little for the first place, until the receiver that ought to have heard it says no.
-    # Lenient about levels: against strong ones the robust cost would rather give up an arrival time.
-    start.level_sigma_db.fill_(20.0)
-    relative_db = expected_db - expected_db[:, :3].mean(1, keepdim=True)
-    levels_db = 0.6 * relative_db[0, :3] + 0.4 * relative_db[1, :3]
-    floor_dbm = torch.full((4,), deaf_dbm)
-    assert (found(torch.cat([levels_db, floor_dbm])[None]) - first).norm() < 2e3
-    silent = int((relative_db[0] - relative_db[1])[3:].argmax())
-    floor_dbm[silent] = float(relative_db[0, 3 + silent]) - 30.0
-    assert (found(torch.cat([levels_db, floor_dbm])[None]) - second).norm() < 2e3
+def test_contradictory_arrival_times_stay_near_the_area() -> None:
+    rows = exact_rows(HOME, anywhere(HOME, 300))
+    noise_ns = np.random.default_rng(0).normal(scale=2e6, size=(300, 7))
+    found = prepared(HOME, replace(rows, toa_ns=rows.toa_ns + noise_ns), START, solve=True)
+    area = NORTH_WEST_ITALY.service_area(DEFAULT.area_margin_m + 30e3)
+    assert area.contains(found.hypothesis_m_BK2[found.alive_BK].double().numpy()).all()
 
 
-def test_no_row_of_good_geometry_starts_kilometres_off() -> None:
-    batch = samples(4096, seed=0)
-    off_m = (fitted(spec_for()).start(locator_inputs(batch)) - target_m(batch)).norm(dim=1).numpy()
-    good = batch.gdop < 5
-    assert good.sum() > 3000
-    assert off_m[good].max() < 5e3
-    assert np.median(off_m[good]) < 30.0
+def test_without_solving_every_row_is_a_posterior_over_cells() -> None:
+    rows = prepared(HOME, samples(100), START, solve=False)
+    assert (rows.hypothesis_features_BKF[..., -1] == 0).all()
+    off = (rows.hypothesis_m_BK2 - target_m(samples(100))[:, None]).norm(dim=-1)
+    assert off.masked_fill(~rows.alive_BK, torch.inf).amin(1).median() < 10e3
+
+
+def test_the_threshold_of_a_silent_receiver_is_its_own_floor() -> None:
+    """A receiver with a higher floor that is silent says less: the place moves towards it."""
+    scenario = RSS
+    layout, batch = Layout(NORTH_WEST_ITALY, scenario), samples(200, RSS)
+    silent = ~batch.signal_present
+    assert silent.any(1).sum() > 10
+    floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in NORTH_WEST_ITALY.sites])
+    np.testing.assert_allclose(batch.power_dbm[silent], np.broadcast_to(floor_dbm, silent.shape)[silent], atol=1e-3)
+    deafer = replace(batch, power_dbm=np.where(silent, 300.0, batch.power_dbm).astype(np.float32))
+    keen, deaf = (
+        prepared(layout, rows, START.model_copy(update={"hypotheses": 1}), solve=True) for rows in (batch, deafer)
+    )
+    sites_m = torch.tensor(NORTH_WEST_ITALY.site_enu_m[:, :2], dtype=torch.float32)
+    away_m = [(rows.hypothesis_m_BK2 - sites_m).norm(dim=-1)[torch.tensor(silent)].mean() for rows in (keen, deaf)]
+    assert away_m[0] > away_m[1] + 1e3

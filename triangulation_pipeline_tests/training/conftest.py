@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
     "epochs": 3,
     "warmup_epochs": 1,
     "batch_size": 128,
-    "parent_model_id": None,
+    "parent_model_id": "random",
     "accelerator": Accelerator.cpu,
 }
 # Some 420 rows of training and 90 of validation.

@@ -84,8 +84,8 @@ def test_what_is_trained_where_nothing_is_said() -> None:
         "job_name": "training",
         "description": "",
         "model_architecture": "triangulation",
-        "batch_size": 512,
-        "epochs": 15,
+        "batch_size": 1024,
+        "epochs": 3,
         "learning_rate": 0.003,
         "weight_decay": 0.0001,
         "lr_scheduler": "cosine",
@@ -95,7 +95,7 @@ def test_what_is_trained_where_nothing_is_said() -> None:
         "max_grad_norm": 1.0,
         "max_gdop": 5.0,
         "min_snr_db": None,
-        "parent_model_id": None,
+        "parent_model_id": "universal",
         "checkpoint_every": 10,
         "accelerator": "auto",
         "seed": 0,
@@ -135,13 +135,38 @@ def test_what_refers_to_no_model_is_refused_and_not_quoted(reference: str) -> No
     with pytest.raises(ValidationError) as caught:
         TrainingConfig(parent_model_id=reference)
     assert one_sentence(caught.value) == (
-        "parent_model_id: must be name:version, as in rf-triangulation:4, the name of a model, or the id of one"
+        "parent_model_id: must be universal, random, name:version as in rf-triangulation:4, or the name or the id of a "
+        "model"
     )
 
 
-def test_weights_of_the_package_are_no_registered_model() -> None:
-    names: tuple[str | None, ...] = (None, "universal", "a:4")
-    assert [TrainingConfig(parent_model_id=name).registered_parent for name in names] == [None, None, "a:4"]
+@pytest.mark.parametrize(
+    ("settings", "parent", "registered"),
+    [
+        ({}, "universal", None),
+        ({"parent_model_id": None}, "universal", None),
+        ({"model_architecture": "triangulation", "parent_model_id": "universal"}, "universal", None),
+        ({"model_architecture": "regression"}, "random", None),
+        ({"model_architecture": Architecture.regression, "parent_model_id": None}, "random", None),
+        ({"parent_model_id": "random"}, "random", None),
+        ({"parent_model_id": "a:4"}, "a:4", "a:4"),
+        ({"model_architecture": "regression", "parent_model_id": "a"}, "a", "a"),
+    ],
+)
+def test_where_nothing_is_said_a_training_begins_with_the_best_weights_there_are(
+    settings: dict[str, Any], parent: str, registered: str | None
+) -> None:
+    config = TrainingConfig(**settings)
+    assert (config.parent_model_id, config.registered_parent) == (parent, registered)
+
+
+def test_an_architecture_without_universal_weights_cannot_begin_with_them() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig(model_architecture=Architecture.regression, parent_model_id="universal")
+    assert one_sentence(caught.value) == (
+        "parent_model_id (universal) must be random or a model, as the weights that come with the package are not for "
+        "the architecture regression"
+    )
 
 
 def test_a_locator_is_for_the_network_and_the_scenario_of_its_dataset_or_for_any() -> None:

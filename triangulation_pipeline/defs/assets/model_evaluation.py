@@ -112,7 +112,7 @@ def model_evaluation(
     summary = comparison.summary()
     checks = promotion_checks(summary, config.max_rmse_m)
     evaluation = _judged(summary, config.max_rmse_m, checks)
-    pictures = _pictures(dataset.spec, comparison)
+    pictures = pictures_of(dataset.spec, comparison)
     evaluation_id = _stored(storage, trained_model.reference, checkpoint, dataset.id, evaluation, pictures)
     log.info("model_evaluation: %s", printable(evaluation.promotion_reason))
     found = [checkpoint.weights_digest, dataset.sha256, config.max_rmse_m, summary.document()]
@@ -145,7 +145,7 @@ def _judged(summary: Summary, max_rmse_m: float, checks: list[PromotionCheck]) -
     )
 
 
-def _pictures(spec: DatasetSpec, comparison: "Comparison") -> dict[str, bytes]:
+def pictures_of(spec: DatasetSpec, comparison: "Comparison") -> dict[str, bytes]:
     """PNG files by name, on the rows with good geometry, or on all if none has it. Random layouts have no common
     map."""
     from triangulation_pipeline.plots.evaluation import calibration_curve, error_cdf, error_map

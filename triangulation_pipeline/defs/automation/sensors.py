@@ -20,7 +20,7 @@ from triangulation_pipeline.defs.automation.runs import (
 from triangulation_pipeline.defs.config import network_path
 from triangulation_pipeline.defs.jobs import train_locator
 from triangulation_pipeline.defs.resources import Storage
-from triangulation_pipeline.defs.run_tags import REASON_TAG, run_tags
+from triangulation_pipeline.defs.run_tags import REASON_TAG, network_tag, run_tags
 from triangulation_pipeline.storage.datasets import list_untrained_datasets
 from triangulation_pipeline.storage.registry import find_production_model
 from triangulation_pipeline.validation import printable
@@ -48,16 +48,17 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
         return dg.SkipReason(busy)
     try:
         run_config, settings = automatic_run_config(job_of(context))
-        network = settings.network
+        trained_on = settings.synthetic_dataset.spec(settings.network)
     except ValueError as error:
         return dg.SkipReason(str(error))
     known = set(json.loads(context.cursor)) & {dataset.id for dataset in untrained}
     new = [dataset for dataset in untrained if dataset.id not in known]
-    of_network = [dataset for dataset in new if dataset.network_digest == network.digest]
+    of_network = [dataset for dataset in new if dataset.network_digest == trained_on.network_digest]
     if not of_network:
         others = ", ".join(printable(f"{dataset.name} of {dataset.network_name}") for dataset in new)
         return dg.SkipReason(
-            f"new datasets are of another network than {network.name} ({network.digest[:8]}): {others}"
+            f"new datasets are of another network than {trained_on.network_name} ({trained_on.network_digest[:8]}): "
+            f"{others}"
             if new
             else "there is no new dataset"
         )
@@ -68,7 +69,9 @@ def new_dataset(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
             dg.RunRequest(
                 run_key=f"dataset:{dataset.id}",
                 run_config=run_config,
-                tags=run_tags(settings, network) | {REASON_TAG: f"new dataset {printable(dataset.name)}"},
+                tags=run_tags(settings)
+                | network_tag(dataset.network_name, dataset.network_digest)
+                | {REASON_TAG: f"new dataset {printable(dataset.name)}"},
             )
         ],
         # Datasets that have a training by now need not be remembered: the query no longer gives them.

@@ -20,6 +20,7 @@ from triangulation_pipeline.physics.layout import Layout
 FIRST_WIDTH, OTHER_WIDTH, OTHER_LOGIT = 0.0, 1.0, -2.0
 ALTERNATIVE_WIDTH, ALTERNATIVE_LOGIT = 0.3, -4.0
 FARTHEST_ALTERNATIVE = 50.0  # in the ellipse's mean radius
+FARTHEST_STEP = 0.05  # of the standard deviation of a place in the area
 SHIFT = 3.0  # a component's learned shift of 1, in sigmas
 SHAPE_FEATURES = 4
 # Factors that are not learned: scale the features of hypotheses to about one.
@@ -59,7 +60,7 @@ class Triangulation(Locator):
         tokens = self.encoder(view.features_MWF, rows.hears_BW)
         begin_m, spread_m = rows.hypothesis_m_BK2[_row(rows), which_M], rows.spread_m_BK3[_row(rows), which_M]
 
-        fix_m, information, weight = self._step(view, tokens, begin_m, spread_m)
+        fix_m, information, weight = self._step(view, tokens, begin_m, spread_m, rows.area_m_B)
         found_m = torch.where(view.solved_M[:, None], information.ellipse.spread_m(), spread_m)
         about = torch.cat(
             [
@@ -74,7 +75,9 @@ class Triangulation(Locator):
         log_share = rows.hypothesis_features_BKF[_row(rows), which_M, 0] + raw[:, 0]
         logit, mean_m, tril_m, freedom_MC = self._components(raw[:, 1:], fix_m, found_m)
         if self.read_alternative is not None:
-            others = self._alternatives(self.read_alternative(tokens), view, fix_m, information, weight, tril_m[:, 0])
+            others = self._alternatives(
+                self.read_alternative(tokens), raw[:, 2:5], view, fix_m, information, weight, rows.delay_mean_m_B
+            )
             logit, mean_m, tril_m, freedom_MC = (
                 torch.cat(pair, 1) for pair in zip((logit, mean_m, tril_m, freedom_MC), others, strict=True)
             )
@@ -97,7 +100,7 @@ class Triangulation(Locator):
         )
 
     def _step(
-        self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor
+        self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor, area_m: Tensor
     ) -> tuple[Tensor, Information, Tensor]:
         """Where the learned weights and delays lead, with the information and weights without gradient."""
         preference, delay = self.read(tokens_MWD).unbind(-1)
@@ -105,13 +108,14 @@ class Triangulation(Locator):
         # with it.
         share = preference.masked_fill(view.timed_MW == 0, _MASKED).softmax(-1)
         weight = view.weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
-        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, damping=self.config.damping)
+        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, self.config.damping, view.beside)
         step_m = damped.step_m(view.residual_m_MW - view.due_m_MW - delay * view.sigma_m_MW, weight)
         length = Ellipse.of_spread(spread_m).squared(step_m).clamp_min(1e-12).sqrt()
         step_m = step_m * (self.config.longest_step / length.clamp_min(self.config.longest_step))[:, None]
+        step_m = within(step_m, FARTHEST_STEP * area_m[:, None])
         fix_m = begin_m + torch.where(view.solved_M[:, None], step_m, torch.zeros_like(step_m))
         weight = weight.detach()
-        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW), weight
+        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW, beside=view.beside), weight
 
     def _components(self, raw: Tensor, fix_m: Tensor, found_m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, means, Cholesky factors and freedoms of the components around each hypothesis."""
@@ -128,27 +132,31 @@ class Triangulation(Locator):
         return logit, mean_m, tril_m, freedom(raw[..., 4])
 
     def _alternatives(
-        self, raw: Tensor, view: View, fix_m: Tensor, information: Information, weight: Tensor, tril_m: Tensor
+        self,
+        raw: Tensor,
+        shape: Tensor,
+        view: View,
+        fix_m: Tensor,
+        information: Information,
+        weight: Tensor,
+        delay_m: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One component a receiver (M, W): where the fix would be were its arrival time judged the other way, trusted
-        if its weight is low and ignored if it is high."""
+        """One component a receiver (M, W): where the fix would be, and how sure, if its arrival time were judged the
+        other way. A trusted one is then late, by the mean delay and as uncertain as that; a distrusted one is direct.
+        """
         with torch.no_grad():
-            ellipse = information.ellipse
-            north = information.across / ellipse.across2[:, None]
-            east = information.east / ellipse.east2[:, None] - ellipse.k[:, None] * north
-            leverage = information.east.square() / ellipse.east2[:, None] + information.across * north
-            leverage = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+            direct = view.timed_MW / view.sigma_m_MW.square()
+            late = view.timed_MW / (view.sigma_m_MW.square() + delay_m[:, None].square())
+            trusted = weight > direct / 2
+            other = torch.where(trusted, torch.minimum(late, weight), torch.maximum(direct, weight))
             residual_m = view.residual_m_MW - mean(view.residual_m_MW, weight)
-            more = (view.timed_MW / view.sigma_m_MW.square() - weight).clamp_min(0)
-            amount = more / (1 + more * leverage) - weight / (1 - weight * leverage).clamp_min(0.05)
-            move_m = (amount * residual_m)[..., None] * torch.stack([east, north], -1)
-            first, _, second = ellipse.spread_m().unbind(-1)
-            longest_m = (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None]
-            move_m = within(move_m, longest_m)
+            move_m, spread_m = information.reweighted(weight, other, residual_m, delay_m[:, None] * trusted)
+            first, _, second = information.ellipse.spread_m().unbind(-1)
+            move_m = within(move_m, (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None])
         possible = (view.timed_MW > 0) & view.solved_M[:, None]
         logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, -torch.inf)
         mean_m = fix_m[:, None] + move_m * raw[..., 1].clamp(-2, 2).exp()[..., None]
-        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * tril_m[:, None]
+        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * scaled(spread_m, shape[:, None])
         return logit, mean_m, wider, freedom(raw[..., 3])
 
 

@@ -4,7 +4,6 @@ An error is N(0, s^2), plus an exponential excess delay with probability p: an e
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,7 +188,10 @@ def _leave_one_out(geometry: Geometry, data: Arrivals, en_m: Float) -> Iterator[
     """For each site, the least-squares fix (m, 2) from ``en_m`` without it; NaN if fewer than three would be left."""
     spare = (data.weight > 0).sum(1) > LEAST_ARRIVAL_TIMES
     for site in range(data.weight.shape[1]):
-        weight = data.weight.copy()
+        rows = np.flatnonzero(spare & (data.weight[:, site] > 0))
+        weight = data.weight[rows]
         weight[:, site] = 0.0
-        start = np.where((spare & (data.weight[:, site] > 0))[:, None], en_m, np.nan)
-        yield best_descent(geometry, replace(data, weight=weight), linear_cost, [start])[0]
+        others = Arrivals(data.rows[rows], data.range_m[rows], weight)
+        found_m = np.full_like(en_m, np.nan)
+        found_m[rows] = best_descent(geometry.take(rows), others, linear_cost, [en_m[rows]])[0]
+        yield found_m
