@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
     from triangulation_pipeline.physics.geometry import Geometry
+    from triangulation_pipeline.physics.layout import Layout
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
@@ -39,6 +40,7 @@ _MODULES = {
     "Checkpoint": "model.checkpoint",
     "DatasetSpec": "physics.dataset_spec",
     "Geometry": "physics.geometry",
+    "Layout": "physics.layout",
     "Loss": "physics.solvers.gauss_newton",
     "Measurements": "measurements",
     "Positions": "positions",
@@ -67,6 +69,7 @@ __all__ = [
     "Checkpoint",
     "DatasetSpec",
     "Geometry",
+    "Layout",
     "Loss",
     "Measurements",
     "Positions",

@@ -196,6 +196,45 @@ class Information:
         east = ((pulled * self.east).sum(-1) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north
         return torch.stack([east, north], dim=-1)
 
+    def reweighted(self, weight: Tensor, other: Tensor, residual_m: Tensor, due_m: Tensor) -> tuple[Tensor, Tensor]:
+        """What becomes of the fix if one receiver has another weight, for each receiver by itself.
+
+        A change of rank one of the information on position and emission time (Sherman and Morrison 1950).
+
+        Parameters
+        ----------
+        weight : Tensor, shape (..., W)
+            The weights that this information was made with.
+        other : Tensor, shape (..., W)
+            What each would be instead, above 0 where ``weight`` is.
+        residual_m : Tensor, shape (..., W)
+            Residuals at the fix, less their weighted mean.
+        due_m : Tensor, shape (..., W)
+            Delay to be expected of each under its other weight.
+
+        Returns
+        -------
+        move_m : Tensor, shape (..., W, 2)
+            From the fix to where it would be.
+        spread_m : Tensor, shape (..., W, 3)
+            Cholesky factor of its covariance: first, cross, second.
+        """
+        k, east2, across2 = (value[..., None] for value in (self.ellipse.k, self.ellipse.east2, self.ellipse.across2))
+        north = self.across / across2
+        east = self.east / east2 - k * north
+        leverage = self.east.square() / east2 + self.across * north
+        with_time = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+        change = other - weight
+        spared = (1 + change * with_time).clamp_min(1e-6)
+        move_m = ((change * residual_m - other * due_m) / spared)[..., None] * torch.stack([east, north], -1)
+        grows = -change / spared
+        first, cross, second = (value[..., None] for value in self.ellipse.spread_m().unbind(-1))
+        new_first = (first.square() + grows * east.square()).clamp_min(1e-6).sqrt()
+        new_cross = (first * cross + grows * east * north) / new_first
+        # By the determinant: nothing cancels.
+        new_second = first * second * (1 + grows * leverage).clamp_min(1e-6).sqrt() / new_first
+        return move_m, torch.stack([new_first, new_cross, new_second], dim=-1)
+
 
 def within(step_m: Tensor, longest_m: Tensor | float) -> Tensor:
     """Steps (..., 2), shortened to a length (..., 1)."""

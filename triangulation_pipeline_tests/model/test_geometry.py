@@ -155,3 +155,28 @@ def test_what_has_no_arrival_time_has_no_weight() -> None:
     assert (seen.weight[timed == 0] == 0).all()
     assert (seen.residual_m[timed == 0] == 0).all()
     assert torch.isfinite(seen.residual_m).all()
+
+
+def test_another_weight_of_one_receiver_is_least_squares_with_it() -> None:
+    rng = np.random.default_rng(3)
+    design = np.column_stack([rng.normal(size=(6, 2)), np.ones(6)])
+    weight, due_m = rng.uniform(0.5, 2, 6) / 15.0**2, rng.uniform(0, 200, 6)
+    other = weight * np.array([0.01, 30.0, 0.2, 1.0, 1e-4, 5.0])
+    residual_m = rng.normal(size=6) * 20
+    solved = np.linalg.lstsq(design * np.sqrt(weight)[:, None], residual_m * np.sqrt(weight), rcond=None)[0]
+    residual_m = residual_m - design @ solved  # at the fix
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.float64)
+
+    information = Information.of(tensor(weight), tensor(design[:, 0]), tensor(design[:, 1]))
+    move_m, spread_m = information.reweighted(tensor(weight), tensor(other), tensor(residual_m), tensor(due_m))
+    for i in range(6):
+        changed, observed_m = weight.copy(), residual_m.copy()
+        changed[i], observed_m[i] = other[i], residual_m[i] - due_m[i]
+        normal = design.T @ (changed[:, None] * design)
+        expected_m = np.linalg.solve(normal, design.T @ (changed * observed_m))[:2]
+        np.testing.assert_allclose(move_m[i].numpy(), expected_m, rtol=1e-4, atol=1e-3)
+        first, cross, second = spread_m[i].numpy()
+        factor = np.array([[first, 0], [cross, second]])
+        np.testing.assert_allclose(factor @ factor.T, np.linalg.inv(normal)[:2, :2], rtol=1e-4, atol=1e-3)

@@ -20,7 +20,7 @@ from triangulation_pipeline.physics.layout import Layout
 FIRST_WIDTH, OTHER_WIDTH, OTHER_LOGIT = 0.0, 1.0, -2.0
 ALTERNATIVE_WIDTH, ALTERNATIVE_LOGIT = 0.3, -4.0
 FARTHEST_ALTERNATIVE = 50.0  # in the ellipse's mean radius
-FARTHEST_STEP = 0.25  # of the standard deviation of a place in the area
+FARTHEST_STEP = 0.05  # of the standard deviation of a place in the area
 SHIFT = 3.0  # a component's learned shift of 1, in sigmas
 SHAPE_FEATURES = 4
 # Factors that are not learned: scale the features of hypotheses to about one.
@@ -75,7 +75,9 @@ class Triangulation(Locator):
         log_share = rows.hypothesis_features_BKF[_row(rows), which_M, 0] + raw[:, 0]
         logit, mean_m, tril_m, freedom_MC = self._components(raw[:, 1:], fix_m, found_m)
         if self.read_alternative is not None:
-            others = self._alternatives(self.read_alternative(tokens), view, fix_m, information, weight, tril_m[:, 0])
+            others = self._alternatives(
+                self.read_alternative(tokens), raw[:, 2:5], view, fix_m, information, weight, rows.delay_mean_m_B
+            )
             logit, mean_m, tril_m, freedom_MC = (
                 torch.cat(pair, 1) for pair in zip((logit, mean_m, tril_m, freedom_MC), others, strict=True)
             )
@@ -130,27 +132,31 @@ class Triangulation(Locator):
         return logit, mean_m, tril_m, freedom(raw[..., 4])
 
     def _alternatives(
-        self, raw: Tensor, view: View, fix_m: Tensor, information: Information, weight: Tensor, tril_m: Tensor
+        self,
+        raw: Tensor,
+        shape: Tensor,
+        view: View,
+        fix_m: Tensor,
+        information: Information,
+        weight: Tensor,
+        delay_m: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One component a receiver (M, W): where the fix would be were its arrival time judged the other way, trusted
-        if its weight is low and ignored if it is high."""
+        """One component a receiver (M, W): where the fix would be, and how sure, if its arrival time were judged the
+        other way. A trusted one is then late, by the mean delay and as uncertain as that; a distrusted one is direct.
+        """
         with torch.no_grad():
-            ellipse = information.ellipse
-            north = information.across / ellipse.across2[:, None]
-            east = information.east / ellipse.east2[:, None] - ellipse.k[:, None] * north
-            leverage = information.east.square() / ellipse.east2[:, None] + information.across * north
-            leverage = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+            direct = view.timed_MW / view.sigma_m_MW.square()
+            late = view.timed_MW / (view.sigma_m_MW.square() + delay_m[:, None].square())
+            trusted = weight > direct / 2
+            other = torch.where(trusted, torch.minimum(late, weight), torch.maximum(direct, weight))
             residual_m = view.residual_m_MW - mean(view.residual_m_MW, weight)
-            more = (view.timed_MW / view.sigma_m_MW.square() - weight).clamp_min(0)
-            amount = more / (1 + more * leverage) - weight / (1 - weight * leverage).clamp_min(0.05)
-            move_m = (amount * residual_m)[..., None] * torch.stack([east, north], -1)
-            first, _, second = ellipse.spread_m().unbind(-1)
-            longest_m = (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None]
-            move_m = within(move_m, longest_m)
+            move_m, spread_m = information.reweighted(weight, other, residual_m, delay_m[:, None] * trusted)
+            first, _, second = information.ellipse.spread_m().unbind(-1)
+            move_m = within(move_m, (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None])
         possible = (view.timed_MW > 0) & view.solved_M[:, None]
         logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, -torch.inf)
         mean_m = fix_m[:, None] + move_m * raw[..., 1].clamp(-2, 2).exp()[..., None]
-        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * tril_m[:, None]
+        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * scaled(spread_m, shape[:, None])
         return logit, mean_m, wider, freedom(raw[..., 3])
 
 
