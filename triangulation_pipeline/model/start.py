@@ -117,11 +117,12 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
 @dataclass(frozen=True)
 class _Rows:
     """Measurements as tensors, each row by its own receivers: those with arrival times, then the others that hear; and
-    beside them the silent ones that count."""
+    beside them the silent ones that count. A level that was not reported is 0 and not levelled."""
 
     site_m: Tensor  # (B, 3, W)
     hears: Tensor  # (B, W) bool
     timed: Tensor  # (B, W) bool
+    levelled: Tensor  # (B, W) bool
     toa_m: Tensor  # (B, W)
     sigma_m: Tensor  # (B, W)
     power_dbm: Tensor  # (B, W)
@@ -134,6 +135,9 @@ class _Rows:
     def of(cls, layout: Layout, measurements: Measurements) -> "_Rows":
         hears = measurements.signal_present
         timed = measurements.toa_present & hears
+        has_level = np.isfinite(measurements.power_dbm)
+        levelled = hears & has_level
+        power_dbm = np.where(has_level, measurements.power_dbm, 0.0)
         site_m = layout.network.site_enu_m
         width = max(1, int(hears.sum(1).max(initial=0)))
         order = np.argsort(-(timed.astype(np.int8) + hears), axis=1, kind="stable")[:, :width]
@@ -151,13 +155,13 @@ class _Rows:
         sigma_m = np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * of_hearing(measurements.toa_sigma_ns), 1.0)
 
         # The silent receivers nearest to the centre of the received power.
-        level_db = np.where(hears, measurements.power_dbm, -np.inf).astype(np.float64)
-        peak_db = np.where(hears.any(1), level_db.max(1, initial=-np.inf), 0.0)
+        level_db = np.where(levelled, power_dbm, -np.inf).astype(np.float64)
+        peak_db = np.where(levelled.any(1), level_db.max(1, initial=-np.inf), 0.0)
         power = 10 ** ((level_db - peak_db[:, None]) / 10)
         centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1.0)[:, None]
         number = min(NEAREST_SILENT, max(1, int((~hears).sum(1).max(initial=0))))
         away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
-        away_m2[hears] = np.inf
+        away_m2[hears | ~has_level] = np.inf
         nearest = np.argsort(away_m2, axis=1, kind="stable")[:, :number]
 
         def tensor(values: NDArray) -> Tensor:
@@ -167,12 +171,13 @@ class _Rows:
             tensor((site_m[order] * of_hearing(hears)[..., None]).transpose(0, 2, 1)),
             torch.as_tensor(of_hearing(hears)),
             torch.as_tensor(is_timed),
+            torch.as_tensor(of_hearing(levelled)),
             tensor(toa_m),
             tensor(sigma_m),
-            tensor(of_hearing(measurements.power_dbm)),
+            tensor(of_hearing(power_dbm)),
             tensor(site_m[nearest].transpose(0, 2, 1)),
             torch.as_tensor(np.isfinite(np.take_along_axis(away_m2, nearest, 1))),
-            tensor(np.take_along_axis(measurements.power_dbm, nearest, 1)),
+            tensor(np.take_along_axis(power_dbm, nearest, 1)),
             tensor(measurements.tx_altitude_m),
         )
 
@@ -180,7 +185,7 @@ class _Rows:
         """Some rows that as many receivers hear, without padding."""
         width = max(1, int(self.hears[rows].sum(1).max()))
         number = int(self.silent[rows].sum(1).max())
-        of_hearing = ("site_m", "hears", "timed", "toa_m", "sigma_m", "power_dbm")
+        of_hearing = ("site_m", "hears", "timed", "levelled", "toa_m", "sigma_m", "power_dbm")
         of_silent = ("silent_m", "silent", "floor_dbm")
         return _Rows(
             **{name: getattr(self, name)[rows][..., :width] for name in of_hearing},
@@ -250,25 +255,25 @@ class _Levels:
     def off(self, rows: _Rows, distance_m: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, W) how far each level is off what is expected with the likeliest common level, and its slope by the
         logarithm of the range, both in sigmas."""
-        hears = rows.hears[:, None].float()
+        levelled = rows.levelled[:, None].float()
         loss_db, rise_db = self.loss(distance_m)
-        common_dbm = (rows.power_dbm[:, None] + loss_db) * hears
-        return (common_dbm - self._best_dbm(common_dbm, hears)[0]) * hears / self.link_db, rise_db / (
+        common_dbm = (rows.power_dbm[:, None] + loss_db) * levelled
+        return (common_dbm - self._best_dbm(common_dbm, levelled)[0]) * levelled / self.link_db, rise_db / (
             self.step * self.link_db
         )
 
-    def _best_dbm(self, common_dbm: Tensor, hears: Tensor) -> tuple[Tensor, Tensor]:
+    def _best_dbm(self, common_dbm: Tensor, levelled: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, 1) the likeliest common level by those of single links, and its precision."""
-        precision = hears.sum(-1, keepdim=True) / self.link_db**2 + self.precision
+        precision = levelled.sum(-1, keepdim=True) / self.link_db**2 + self.precision
         best_dbm = (common_dbm.sum(-1, keepdim=True) / self.link_db**2 + self.mean_dbm * self.precision) / precision
         return best_dbm, precision
 
     def cost(self, rows: _Rows, distance_m: Tensor, silent_m: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q) minus log likelihood up to a constant of the row, and (B, Q, W) how far each level is off, sigmas."""
-        hears = rows.hears[:, None].float()
-        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)[0]) * hears
-        best_dbm, precision = self._best_dbm(common_dbm, hears)
-        off = (common_dbm - best_dbm) * hears / self.link_db
+        levelled = rows.levelled[:, None].float()
+        common_dbm = (rows.power_dbm[:, None] + self.loss(distance_m)[0]) * levelled
+        best_dbm, precision = self._best_dbm(common_dbm, levelled)
+        off = (common_dbm - best_dbm) * levelled / self.link_db
         cost = (off * off).sum(-1) / 2 + (best_dbm[..., 0] - self.mean_dbm).square() * (self.precision / 2)
         if silent_m.shape[-1]:
             margin_db = best_dbm - self.loss(silent_m)[0] - rows.floor_dbm[:, None] - self.threshold_db
@@ -456,7 +461,7 @@ class _Search:
     def _beside(self, rows: _Rows, distance_m: Tensor, grad_e: Tensor, grad_n: Tensor) -> Beside:
         """What levels and area tell of places (B, Q), beside the arrival times."""
         level, slope = self.levels.off(rows, distance_m)
-        return Beside.of(level, slope, rows.hears[:, None].float(), distance_m, grad_e, grad_n, self.area_m)
+        return Beside.of(level, slope, rows.levelled[:, None].float(), distance_m, grad_e, grad_n, self.area_m)
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
@@ -550,7 +555,7 @@ class _Search:
             [
                 log_share,
                 times / timed,
-                levels / rows.hears.sum(1, keepdim=True).clamp_min(1),
+                levels / rows.levelled.sum(1, keepdim=True).clamp_min(1),
                 cauchy / timed,
                 apart.log1p(),
                 outside.clamp_max(20),

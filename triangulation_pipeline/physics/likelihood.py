@@ -40,15 +40,16 @@ class Levels:
 
     def log_likelihood(self, distance_m: Float, power_dbm: Float, present: Bool) -> Float:
         """(b, s) of calibrated levels (b, r) for distances (b, s, r), up to a constant of the row; minus infinity if
-        the path-loss model does not cover a distance. A receiver that detected nothing has its noise floor as level."""
+        the path-loss model does not cover a distance. A receiver that detected nothing has its noise floor as level.
+        What is NaN says nothing."""
         distance_km = distance_m / 1e3
         antennas_db = self.scenario.tx_antenna_gain_dbi + self.scenario.rx_antenna_gain_dbi
         median_db = antennas_db - path_loss_function(self.scenario)(distance_km)
-        heard = present[:, None]
+        heard = (present & np.isfinite(power_dbm))[:, None]
         common_dbm = np.where(heard, power_dbm[:, None] - median_db, 0.0)  # the common level by each link alone
         squares, total = (common_dbm * common_dbm).sum(-1), common_dbm.sum(-1)
         node = self.node_dbm
-        squares = squares[..., None] - 2 * total[..., None] * node + present.sum(1)[:, None, None] * node * node
+        squares = squares[..., None] - 2 * total[..., None] * node + heard.sum(-1)[..., None] * node * node
         log_joint = self.log_prior - 0.5 * squares / self.scenario.link_level_sigma_db**2
         width_db = np.hypot(self.scenario.link_level_sigma_db, self.scenario.detection_width_db)
         for site in np.flatnonzero(~present.all(0)):

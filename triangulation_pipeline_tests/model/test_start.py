@@ -218,3 +218,37 @@ def test_the_threshold_of_a_silent_receiver_is_its_own_floor() -> None:
     sites_m = torch.tensor(NORTH_WEST_ITALY.site_enu_m[:, :2], dtype=torch.float32)
     away_m = [(rows.hypothesis_m_BK2 - sites_m).norm(dim=-1)[torch.tensor(silent)].mean() for rows in (keen, deaf)]
     assert away_m[0] > away_m[1] + 1e3
+
+
+def without_torino(measurements: Measurements) -> tuple[ReceiverNetwork, Measurements]:
+    """Network and rows without a site that stands within the box of the others, so that the frame is the same."""
+    kept = np.array([site.name != "Torino" for site in NORTH_WEST_ITALY.sites])
+    network = NORTH_WEST_ITALY.model_copy(
+        update={"sites": tuple(site for site in NORTH_WEST_ITALY.sites if site.name != "Torino")}
+    )
+    columns = {name: getattr(measurements, name) for name in Measurements.__dataclass_fields__}
+    return network, Measurements(**{k: v[:, kept] if v.ndim == 2 else v for k, v in columns.items()})
+
+
+@pytest.mark.parametrize("scenario", [DEFAULT, RSS], ids=["arrival times", "levels"])
+def test_what_is_not_reported_says_nothing(scenario: Scenario) -> None:
+    """A receiver that heard and reported no level, and one that nobody knows whether it listened, are as if they were
+    not there."""
+    rows = samples(300, scenario)
+    torino = np.array([site.name == "Torino" for site in NORTH_WEST_ITALY.sites])
+    blind = replace(
+        rows,
+        power_dbm=np.where(torino, np.float32(np.nan), rows.power_dbm),
+        toa_present=rows.toa_present & ~torino,
+    )
+    absent = replace(blind, signal_present=blind.signal_present & ~torino)
+    network, others = without_torino(rows)
+    hear = others.signal_present.any(1)
+    expected = prepared(Layout(network, scenario), others.take(hear), START, solve=True)
+    for measured in (blind, absent):
+        found = prepared(Layout(NORTH_WEST_ITALY, scenario), measured.take(hear), START, solve=True)
+        both = found.alive_BK & expected.alive_BK
+        assert both.float().mean() > 0.98 * expected.alive_BK.float().mean()
+        off_m = (found.hypothesis_m_BK2 - expected.hypothesis_m_BK2).norm(dim=-1)[both]
+        assert off_m.quantile(0.98) < 1.0
+        assert torch.isfinite(found.level_BKW).all()

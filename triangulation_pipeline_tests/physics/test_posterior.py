@@ -10,6 +10,7 @@ from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Ti
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.likelihood import Levels
 from triangulation_pipeline.physics.posterior import LEAST_EFFECTIVE_DRAWS, Posterior, exact_posterior
 from triangulation_pipeline.physics.propagation import noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
@@ -200,3 +201,18 @@ def test_no_rows_and_no_covered_place() -> None:
     assert np.isnan(found.log_density_at).all()
     assert np.isnan(found.content_at).all()
     assert len(posterior(NORTH_WEST_ITALY, scenario, batch.take(slice(0, 0)))) == 0
+
+
+def test_a_level_that_is_not_known_says_nothing() -> None:
+    rng = np.random.default_rng(4)
+    distance_m = rng.uniform(2e3, 80e3, (20, 9, 4))
+    power_dbm = rng.uniform(-120, -80, (20, 4))
+    present = rng.random((20, 4)) < 0.6
+    power_dbm[:, 2] = np.nan
+    levels = Levels.of(TINY_SCENARIO, 4)
+    others = [0, 1, 3]
+    np.testing.assert_allclose(
+        levels.log_likelihood(distance_m, power_dbm, present),
+        levels.log_likelihood(distance_m[..., others], power_dbm[:, others], present[:, others]),
+        rtol=1e-12,
+    )
