@@ -96,7 +96,7 @@ def _page_data(network: ReceiverNetwork, chunks: list[Fixes]) -> dict[str, Any]:
                 "lat": site.lat,
                 "lon": float(_unwrapped(network, np.array(site.lon))),
                 "altitude_m": site.altitude_m,
-                "timed": site.timing is Timing.gps,
+                "timed": site.timing is not Timing.none,
             }
             for site in network.sites
         ],
