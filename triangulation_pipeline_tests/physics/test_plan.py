@@ -272,7 +272,8 @@ def test_shares_are_of_the_curved_surface() -> None:
     assert wide.share[0] > 1.01 * wide.share[40]
 
 
-def test_64_sites_are_planned_and_none_can_be_added() -> None:
+def test_64_sites_are_planned_and_none_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triangulation_pipeline.physics.plan.MOST_SITES", 64)
     plan = coarse(random_network(64, 2), PRESETS[Preset.valley], 8)
     assert len(plan.without) == 64
     assert plan.hears.shape == (64, 64)
