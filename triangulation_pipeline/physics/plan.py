@@ -352,7 +352,8 @@ class _Links:
             distance_km=distance_m / 1e3,
             gradient=gradient,
             snr_db=antennas_db - path_loss_function(scenario)(distance_m / 1e3) + gain_db - floor_dbm,
-            timed=np.array([site.timing is not Timing.none for site in sites]) & (scenario.features is Features.rss_tdoa),
+            timed=np.array([site.timing is not Timing.none for site in sites])
+            & (scenario.features is Features.rss_tdoa),
             common_dbm=_common_level_dbm(scenario, draws),
             link_db=scenario.link_level_sigma_db * ndtri(uniform[0]),
             threshold_db=scenario.detection_threshold_db + scenario.detection_width_db * ndtri(uniform[1]),
