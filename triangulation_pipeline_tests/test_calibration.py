@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
-from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
+from triangulation_pipeline import calibration
+from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
@@ -33,6 +34,10 @@ def biased(scenario: Scenario, n: int, seed: int = 0) -> Samples:
 @pytest.fixture(scope="module")
 def default() -> Samples:
     return biased(PRESETS[Preset.default], 2000)
+
+
+def estimate_calibration(layout: Layout, samples: Samples) -> SiteCalibration:
+    return calibration.estimate_calibration(layout, samples, samples.tx_lat, samples.tx_lon, samples.tx_power_dbm)
 
 
 def bias_z(found: SiteCalibration) -> np.ndarray:
@@ -97,7 +102,9 @@ def test_applied_it_takes_biases_and_gains_off(default: Samples) -> None:
     off_ns = (default.toa_ns - calibrated.toa_ns)[timed]
     np.testing.assert_allclose(off_ns, np.broadcast_to(found.toa_bias_ns, timed.shape)[timed], atol=1e-6)
     np.testing.assert_allclose(
-        calibrated.toa_sigma_ns, np.where(timed, np.hypot(default.toa_sigma_ns, found.toa_bias_sigma_ns), 0), rtol=1e-6
+        calibrated.toa_sigma_ns,
+        np.where(timed, np.hypot(default.toa_sigma_ns * found.toa_sigma_factor, found.toa_bias_sigma_ns), 0),
+        rtol=1e-6,
     )
     # What is left of the biases and gains cannot be told from nothing.
     unknown = Layout(NORTH_WEST_ITALY, layout.scenario)
@@ -107,9 +114,9 @@ def test_applied_it_takes_biases_and_gains_off(default: Samples) -> None:
 
 
 def test_a_network_file_tells_gains_and_no_bias(default: Samples) -> None:
-    calibration = SiteCalibration.of_network(KNOWN)
-    np.testing.assert_array_equal(calibration.gain_offset_db, GAIN_DB)
-    calibrated = calibration.apply(default)
+    told = SiteCalibration.of_network(KNOWN)
+    np.testing.assert_array_equal(told.gain_offset_db, GAIN_DB)
+    calibrated = told.apply(default)
     np.testing.assert_allclose(default.power_dbm - calibrated.power_dbm, np.broadcast_to(GAIN_DB, (2000, 7)), atol=1e-4)
     untouched = SiteCalibration.of_network(NORTH_WEST_ITALY).apply(default)
     for name in ("toa_ns", "toa_sigma_ns", "power_dbm", "toa_present"):
@@ -148,7 +155,7 @@ def test_another_number_of_receivers_and_no_rows_are_refused(default: Samples) -
         estimate_calibration(layout, default)
     with pytest.raises(ValueError, match=sentence):
         SiteCalibration.of_network(layout.network).apply(default)
-    with pytest.raises(ValueError, match=r"^a calibration needs samples of known position, there are none$"):
+    with pytest.raises(ValueError, match=r"^a calibration needs transmissions of known position, there are none$"):
         estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 0)))
 
 
@@ -162,3 +169,68 @@ def test_a_level_that_was_not_reported_tells_nothing(default: Samples) -> None:
     assert np.abs(gain_z(found)).max() < 4.5
     assert (found.gain_offset_sigma_db > whole.gain_offset_sigma_db).all()
     np.testing.assert_array_equal(found.toa_bias_ns, whole.toa_bias_ns)
+
+
+@pytest.mark.parametrize("preset", [Preset.default, Preset.urban])
+def test_without_the_power_gains_are_relative_and_nothing_else_changes(preset: Preset) -> None:
+    z = []
+    for seed in range(8):
+        batch = biased(PRESETS[preset], 400, seed)
+        layout = Layout(KNOWN, PRESETS[preset])
+        found = calibration.estimate_calibration(layout, batch, batch.tx_lat, batch.tx_lon)
+        known = np.isfinite(found.gain_offset_sigma_db)
+        assert found.gain_offset_db[known].sum() == pytest.approx(0, abs=1e-9)
+        error_db = found.gain_offset_db - (GAIN_DB - GAIN_DB[known].mean())
+        z.append((error_db / found.gain_offset_sigma_db)[known])
+        with_power = estimate_calibration(layout, batch)
+        np.testing.assert_array_equal(found.toa_bias_ns, with_power.toa_bias_ns)
+    assert len(np.concatenate(z)) >= 40
+    assert 0.7 < np.sqrt(np.mean(np.concatenate(z) ** 2)) < 1.35
+
+
+@pytest.mark.parametrize("preset", [Preset.default, Preset.line_of_sight, Preset.urban])
+def test_the_noise_of_clocks_their_drift_and_outliers_are_found_within_their_standard_errors(preset: Preset) -> None:
+    """What receivers say of their noise is wrong by these factors, one drifts, and a tenth of one's times is absurd."""
+    factor, drift = np.array([1, 2, 0.5, 1, 5, 1, 1]), np.array([0, 0, 0, 2.0, 0, 0, 0])
+    z: list[np.ndarray] = []
+    for seed in range(6):
+        batch = biased(PRESETS[preset], 400, seed)
+        since_s = (batch.time_ns - batch.time_ns[0])[:, None] / 1e9
+        odd = (np.arange(400)[:, None] % 10 == 3) & (np.arange(7) == 6)
+        shift_ns = since_s * drift + np.where(odd, -3e4, 0)
+        batch = replace(
+            batch,
+            toa_ns=batch.toa_ns + np.where(batch.toa_present, shift_ns, 0),
+            toa_sigma_ns=(batch.toa_sigma_ns / factor).astype(np.float32),
+        )
+        found = estimate_calibration(Layout(KNOWN, PRESETS[preset]), batch)
+        steady = [0, 1, 2, 4, 5]  # a drift is noise too, and the factor of the last rests on fewer rows
+        z.append(((found.toa_sigma_factor - factor) / found.toa_sigma_factor_sigma)[steady])
+        z.append((found.drift_ns_per_s - (drift - drift.mean())) / found.drift_sigma_ns_per_s)
+        assert found.outlier_share[6] == pytest.approx(0.1, abs=4 * found.outlier_share_sigma[6])
+        assert found.outlier_share[:6].max() < 0.02
+    everything = np.concatenate(z)
+    assert 0.7 < np.sqrt(np.mean(everything**2)) < 1.4
+    assert np.abs(everything).max() < 5
+
+
+def test_few_rows_leave_the_noise_near_what_receivers_say(default: Samples) -> None:
+    found = estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 3)))
+    assert (np.abs(np.log(found.toa_sigma_factor)) < 1).all()
+    assert (found.toa_sigma_factor_sigma > 0.2).all()
+    one = estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 1)))
+    assert np.isinf(one.drift_sigma_ns_per_s).all()
+    assert np.isfinite(one.toa_bias_sigma_ns).any()
+
+
+def test_sites_that_nobody_calibrated_are_uncertain_by_their_clocks() -> None:
+    timings = (Timing.gps, Timing.radarcape_gps, Timing.beast, Timing.dump1090, Timing.none)
+    sites = tuple(site.model_copy(update={"timing": t}) for site, t in zip(KNOWN.sites, timings, strict=False))
+    network = ReceiverNetwork(name="clocks", sites=(sites[0].model_copy(update={"gain_offset_db": None}), *sites[1:]))
+    prior = SiteCalibration.prior(network)
+    np.testing.assert_allclose(prior.toa_bias_sigma_ns[:4], [90, 91.2, 122.4, 508.0], atol=0.1)
+    np.testing.assert_array_equal(prior.gain_offset_sigma_db, [3, 0, 0, 0, 0])
+    np.testing.assert_array_equal(prior.gain_offset_db[1:], GAIN_DB[1:5])
+    scenario = PRESETS[Preset.default]
+    assert prior.conditions(scenario).gain_offset_sigma_db == pytest.approx(np.sqrt(9 / 5))
+    assert SiteCalibration.of_network(network).conditions(scenario) == scenario
