@@ -27,7 +27,7 @@ from triangulation_pipeline.model.spec import (
     StartConfig,
     TriangulationConfig,
 )
-from triangulation_pipeline.model.universal import load_model
+from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
@@ -123,7 +123,7 @@ def main() -> None:
         Judged.of(OWN, own.take((own.split == Split.test) & (own.gdop < 5))),
         Judged.of(HELD_OUT, held_out.take((held_out.toa_present.sum(1) >= 4) & (held_out.gdop < 5))),
     )
-    whole, universal = TriangulationConfig(), load_model(UNIVERSAL)
+    whole, universal = TriangulationConfig(), universal_model()
     unaware = Unaware(NETWORKS.network, NETWORKS.scenario, NETWORKS.num_samples, NETWORKS.seed, NETWORKS.layouts)
     variants = {
         "42,000 rows of random networks": lambda: trained(NETWORKS, whole),

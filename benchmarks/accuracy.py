@@ -21,8 +21,7 @@ from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS
 from triangulation_pipeline.model.checkpoint import read_checkpoint
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.predict import predict
-from triangulation_pipeline.model.spec import UNIVERSAL
-from triangulation_pipeline.model.universal import load_model
+from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import ROWS_PER_LAYOUT, DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
@@ -194,9 +193,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the held-out networks and of valley (default: 1)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = (
-        load_model(UNIVERSAL) if options.checkpoint is None else read_checkpoint(options.checkpoint.read_bytes())
-    )
+    checkpoint = universal_model() if options.checkpoint is None else read_checkpoint(options.checkpoint.read_bytes())
     model = checkpoint.locator()
     for place in places(options.seed):
         started = time.perf_counter()

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
+    from triangulation_pipeline.calibration_file import read_calibration, write_calibration
     from triangulation_pipeline.formats.columns import read_mapping
     from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
     from triangulation_pipeline.formats.recording import Recording, recording_of, write_measurements
     from triangulation_pipeline.measurements import Measurements
     from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
     from triangulation_pipeline.model.predict import locate
-    from triangulation_pipeline.model.universal import load_model
+    from triangulation_pipeline.models import load_model
     from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
     from triangulation_pipeline.network_file import read_network
     from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -61,9 +62,10 @@ _MODULES = {
     "distance_statistics": "positions",
     "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
-    "load_model": "model.universal",
+    "load_model": "models",
     "locate": "model.predict",
     "plan_network": "physics.plan",
+    "read_calibration": "calibration_file",
     "read_checkpoint": "model.checkpoint",
     "read_mapping": "formats.columns",
     "read_measurements": "formats.measurement_file",
@@ -72,6 +74,7 @@ _MODULES = {
     "recording_of_frame": "formats.measurement_file",
     "simulate": "physics.simulator",
     "train": "training.trainer",
+    "write_calibration": "calibration_file",
     "write_measurements": "formats.recording",
 }
 
@@ -102,6 +105,7 @@ __all__ = [
     "load_model",
     "locate",
     "plan_network",
+    "read_calibration",
     "read_checkpoint",
     "read_mapping",
     "read_measurements",
@@ -110,6 +114,7 @@ __all__ = [
     "recording_of_frame",
     "simulate",
     "train",
+    "write_calibration",
     "write_measurements",
 ]
 

@@ -36,6 +36,8 @@ COMMANDS = {
         "Print a network file, or check one.",
     ),
     "plan": ("plan", "Show how well a network can locate."),
+    "calibrate": ("calibrate", "Find what is known of the sites."),
+    "locate": ("locate", "Locate the transmissions of a measurement file."),
 }
 
 

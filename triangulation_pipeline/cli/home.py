@@ -18,8 +18,8 @@ def use_home() -> None:
         if not Path("dagster.yaml").is_file():
             raise ValueError(
                 "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it to the project's folder, "
-                "or change to that folder: every command but `network` and `plan` reads the database, which is there "
-                "if TRIANGULATION_DATABASE_URL names no other (--url only names Dagster's webserver)"
+                "or change to that folder: this command reads the database, which is there if "
+                "TRIANGULATION_DATABASE_URL names no other (--url only names Dagster's webserver)"
             )
         os.environ["DAGSTER_HOME"] = str(Path.cwd())
     dagster_home = Path(os.environ["DAGSTER_HOME"])

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 
 from triangulation_pipeline.client import Webserver
+from triangulation_pipeline.validation import shown
 
 Command = Callable[..., Any]
 
@@ -43,3 +45,32 @@ def config_option(command: Command) -> Command:
         type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
         help="File of Dagster run config in YAML. Settings that it leaves out keep their defaults.",
     )(command)
+
+
+def set_option(command: Command) -> Command:
+    """``--set``, passed on as ``settings``: parameters of the scenario for ``overrides_of``."""
+    return click.option(
+        "--set",
+        "settings",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Change a parameter of the scenario, as in --set frequency_mhz=433. It can be given several times.",
+    )(command)
+
+
+def overrides_of(settings: tuple[str, ...]) -> dict[str, Any]:
+    """The values of ``--set`` by parameter, for ``scenario_of``. Raises UsageError."""
+    from triangulation_pipeline.physics.scenario import Scenario
+
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set takes NAME=VALUE, got {shown(setting)}")
+        if name not in Scenario.model_fields:
+            close = difflib.get_close_matches(name, Scenario.model_fields, 1)
+            raise click.UsageError(
+                f"--set: the scenario has no parameter {shown(name)}" + (f"; meant {close[0]}?" if close else "")
+            )
+        overrides[name] = value.split(",") if name.startswith("tx_power") else value
+    return overrides

@@ -1,15 +1,13 @@
 """``triangulation plan``."""
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
-from triangulation_pipeline.cli.options import json_option
+from triangulation_pipeline.cli.options import json_option, overrides_of, set_option
 from triangulation_pipeline.cli.tables import Columns, say, show_json, show_rows
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.plan import COLUMNS, LEGEND, PlanReport, conditions_words
@@ -17,7 +15,7 @@ from triangulation_pipeline.network import MOST_SITES
 from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.plan import best_further_site, check_plan, plan_network, service_cells
 from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
-from triangulation_pipeline.validation import expanded, shown
+from triangulation_pipeline.validation import expanded
 
 _SHOWN_LOSSES = 10
 
@@ -36,13 +34,7 @@ _SHOWN_LOSSES = 10
     type=click.FloatRange(0.001, 10_000),
     help="Plan for transmitters of this power alone, watts, instead of the mix of the preset.",
 )
-@click.option(
-    "--set",
-    "settings",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Change a parameter of the scenario, as in --set frequency_mhz=433. It can be given several times.",
-)
+@set_option
 @click.option(
     "--compare",
     "compared",
@@ -101,17 +93,7 @@ def plan(
 
 
 def _scenario(preset: Preset, power_w: float | None, settings: tuple[str, ...]) -> Scenario:
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set takes NAME=VALUE, got {shown(setting)}")
-        if name not in Scenario.model_fields:
-            close = difflib.get_close_matches(name, Scenario.model_fields, 1)
-            raise click.UsageError(
-                f"--set: the scenario has no parameter {shown(name)}" + (f"; meant {close[0]}?" if close else "")
-            )
-        overrides[name] = value.split(",") if name.startswith("tx_power") else value
+    overrides = overrides_of(settings)
     if power_w is not None:
         if any(name.startswith("tx_power") for name in overrides):
             raise click.UsageError("--power-w is the one power: leave out --set tx_power_w and tx_power_share")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame, haversine_m
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
+from triangulation_pipeline.network import FARTHEST_M, LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
@@ -67,13 +67,16 @@ RECEIVER_COLUMNS = {
 }
 
 FLAGS = {
-    "no_position": "No position could be found.",
+    "no_position": "No position could be found, as when arrival times contradict each other by far.",
     "few_times": "Fewer than three receivers measured an arrival time. The place rests mainly on signal levels.",
     "outside_area": "The place is outside the area that the network serves.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
 }
 """What speaks against a fix, and what it means."""
+
+REACH_M = 1.5 * FARTHEST_M
+"""Positions that are farther from the middle of a network are none."""
 
 _AMBIGUOUS_PROBABILITY = 0.1
 _EARLY_SIGMAS = 5.0
@@ -160,6 +163,7 @@ def fixes_of(
         if len(given) != n:
             raise ValueError(f"{name} must have {n} rows, as many as positions; it has {len(given)}")
     network, altitude_m = layout.network, measurements.tx_altitude_m
+    positions = _within_reach(positions)
     probability, solution_en_m, main, axes = _solutions(positions)
     point_m = main.mode_en_m()
     lat, lon = _places(network.frame, point_m, altitude_m)
@@ -251,6 +255,16 @@ def _decimals(column: str) -> int | None:
     """How many decimals a column is written with: by its last word."""
     name = column.rpartition(".")[2]
     return None if name == "time_ns" else _DECIMALS.get(name, _DECIMALS.get(name.rpartition("_")[2]))
+
+
+def _within_reach(positions: MixturePositions) -> MixturePositions:
+    """The posteriors without places that no network of ``FARTHEST_M`` can tell of: arrival times that contradict each
+    other by far lead beyond the horizon, where the frame ends."""
+    near = np.hypot(*np.moveaxis(positions.component_en_m, -1, 0)) < REACH_M
+    if (near | ~positions.exists).all():
+        return positions
+    log_weight = np.where(near, positions.log_weight, -np.inf)
+    return MixturePositions.of_components(log_weight, positions.component_en_m, positions.scale_m2, positions.freedom)
 
 
 def _places(frame: LocalFrame, en_m: Float, altitude_m: Float) -> tuple[Float, Float]:

@@ -29,7 +29,7 @@ _LEAFLET = "leaflet"
 _REGION_DECIMALS = 6
 
 
-def write_map(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
+def write_map(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes], further: int = 0) -> None:
     """Writes a page with a map of receivers, fixes, regions, other possible places and errors, and a slider of time.
 
     Data and scripts are inside the page, which loads nothing but, if a person asks for it there, the street map of
@@ -43,9 +43,11 @@ def write_map(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes])
         The network that measured the fixes.
     chunks : iterable of Fixes
         The first ``MOST_FIXES`` of them are shown; the page says how many are left out.
+    further : int
+        So many fixes that are not among the chunks are left out too.
     """
     held: list[Fixes] = []
-    shown = left_out = 0
+    shown, left_out = 0, further
     for chunk in chunks:
         kept = chunk.take(slice(0, MOST_FIXES - shown))
         held.append(kept)

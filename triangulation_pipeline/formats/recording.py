@@ -1,12 +1,12 @@
 """Recordings: measurements of transmissions with their ids, what is known of the truth, and where each came from."""
 
 import gzip
-import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.formats.columns import FIELDS, PLACE_FIELDS
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.outputs import replaced_file
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.validation import expanded
 
@@ -178,13 +179,9 @@ def write_measurements(recording: Recording, path: str | Path) -> None:
     # Arrow would quote every text.
     style: Literal["needed", "none"] = "needed" if re.search('[",]', names) else "none"
     target = expanded(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with gzip.open(part, "wb") if target.suffix == ".gz" else part.open("wb") as file:
-            file.write((",".join(FIELDS) + "\n").encode())
-            pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style=style))
-        part.replace(target)
-    except OSError as error:
-        raise ValueError(f"{target} cannot be written: {cast(str, error.strerror)}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replaced_file(target) as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb") if target.suffix == ".gz" else nullcontext(raw) as file,
+    ):
+        file.write((",".join(FIELDS) + "\n").encode())
+        pa_csv.write_csv(table, file, pa_csv.WriteOptions(include_header=False, quoting_style=style))

@@ -22,6 +22,7 @@ _CELLS_PER_SIGMA, _FEWEST_CELLS, _MOST_CELLS = 4, 24, 160
 _SIMPLIFIED_SIGMAS = 0.02
 # Components whose peak is by so many nats below the border do not move it.
 _COUNTED_NATS = 7.0
+_FARTHEST_M = 5000e3
 _MOST_EXCESS = 50.0
 # So many degrees of freedom are a Gaussian, to the digits of single precision.
 _GAUSSIAN_FREEDOM = 1e6
@@ -60,6 +61,8 @@ def region_polygons(
         drawn[row, column] = _multi(_contours(positions, row, solution[row], border[row, column]))
     flat = drawn.ravel()
     corner_m, index = shapely.get_coordinates(flat, return_index=True)
+    # A region of a hopeless row may go beyond the horizon, where the frame ends.
+    corner_m = corner_m * np.minimum(1.0, _FARTHEST_M / np.maximum(np.hypot(*corner_m.T), 1.0))[:, None]
     of_corner = np.broadcast_to(altitude_m[:, None], border.shape).ravel()[index]
     with np.errstate(invalid="ignore"):
         lat, lon = frame.geodetic(corner_m, of_corner)

@@ -9,7 +9,7 @@ from triangulation_pipeline.jobs.record import job_folder, load_checkpoint, read
 from triangulation_pipeline.jobs.states import JobRecord
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, write_checkpoint
 from triangulation_pipeline.model.spec import UNIVERSAL
-from triangulation_pipeline.model.universal import load_model
+from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.storage.datasets import DatasetRecord
 from triangulation_pipeline.storage.objects import ObjectStore, StoredObject
@@ -25,7 +25,7 @@ def parent_checkpoint(engine: Engine, objects: ObjectStore, config: TrainingConf
     """The checkpoint of the model that the training begins from, None if it begins from random weights. The config
     names a registered model by its id. Raises StorageError and ValueError if the checkpoint cannot be read."""
     if config.parent_model_id == UNIVERSAL:
-        return load_model(UNIVERSAL)
+        return universal_model()
     if config.registered_parent is None:
         return None
     model = get_model_by_id(engine, config.registered_parent)

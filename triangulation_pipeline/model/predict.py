@@ -1,11 +1,13 @@
 """Posteriors of many rows, without gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.formats.fixes import Fixes, fixes_of
+from triangulation_pipeline.formats.recording import Recording
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs
@@ -60,6 +62,36 @@ def locate(
         )
     calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
     return predict(checkpoint.locator(), layout, calibration.apply(measurements))
+
+
+def locate_recordings(
+    checkpoint: Checkpoint, recordings: Iterable[Recording], layout: Layout, calibration: SiteCalibration
+) -> Iterator[Fixes]:
+    """Fixes of all that was recorded, block by block: the memory that it takes does not grow.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model. It serves any network.
+    recordings : iterable of Recording
+        Blocks as ``read_measurements`` gives them.
+    layout : Layout
+        The network that measured them, and the scenario that holds there.
+    calibration : SiteCalibration
+        What is known of the sites: ``SiteCalibration.prior`` if nothing was measured.
+
+    Yields
+    ------
+    Fixes
+        Of each block that has transmissions.
+    """
+    model = checkpoint.locator()
+    layout = Layout(layout.network, calibration.conditions(layout.scenario))
+    for recording in recordings:
+        if len(recording):
+            measurements = calibration.apply(recording.measurements)
+            truth = np.stack([recording.latitude, recording.longitude], axis=-1)
+            yield fixes_of(predict(model, layout, measurements), layout, measurements, recording.transmission_id, truth)
 
 
 def locate_samples(checkpoint: Checkpoint, dataset: DatasetSpec, samples: Samples) -> MixturePositions:

@@ -16,6 +16,9 @@ from triangulation_pipeline.storage.evaluations import check_origin
 from triangulation_pipeline.storage.tables import model_evaluations, models
 from triangulation_pipeline.validation import printable, shown, uuid_text
 
+# After the name of a model: its version in production.
+IN_PRODUCTION = "@production"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Weights:
@@ -122,7 +125,7 @@ def get_model_by_id(engine: Engine, model_id: str) -> ModelRecord:
 
 
 def find_referred_model(engine: Engine, reference: str, before_id: str | None = None) -> ModelRecord:
-    """The version that a person refers to by its id, by ``name:version``, or by a name.
+    """The version that a person refers to by its id, by ``name/3`` or ``name:3``, ``name@production``, or by a name.
 
     A name means its version in production, else its newest. If the reference could mean the version ``before_id``, it
     means that one: a job that began from a version continues from it. Raises StorageError if there is none.
@@ -130,12 +133,16 @@ def find_referred_model(engine: Engine, reference: str, before_id: str | None = 
     with reading(engine) as connection:
         if before_id is not None:
             before = _get_by_id(connection, before_id)
-            if reference in (before.id, before.model_name, f"{before.model_name}:{before.version}"):
+            name = before.model_name
+            numbered = (f"{name}{sign}{before.version}" for sign in ":/")
+            if reference in (before.id, name, f"{name}{IN_PRODUCTION}", *numbered):
                 return before
         with suppress(ValueError):
             return _get_by_id(connection, uuid_text("model_id", reference))
-        name, _, version = reference.partition(":")
+        name, _, version = reference.removesuffix(IN_PRODUCTION).replace("/", ":").partition(":")
         production = None if version else _production(connection, name)
+        if production is None and reference.endswith(IN_PRODUCTION):
+            raise StorageError(f"no version of model {shown(name)} is in production")
         return production or _get(connection, name, int(version) if version else None)
 
 

@@ -19,7 +19,7 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.validation import refuse_booleans, without_controls
 
 # The name of a model, which may look like an id, with or without a version.
-MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(:[1-9][0-9]{0,8})?")
+MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}([:/][1-9][0-9]{0,8}|@production)?")
 
 # Raised with every change that trains other weights with equal settings and rows: of losses, steps and stopping, and of
 # the universal weights. It is part of the code versions of assets, and of saved states.
@@ -173,7 +173,8 @@ class TrainingConfig(BaseModel):
         if MODEL_REFERENCE.fullmatch(value):
             return value
         raise ValueError(
-            f"must be {UNIVERSAL}, {RANDOM}, name:version as in rf-triangulation:4, or the name or the id of a model"
+            f"must be {UNIVERSAL}, {RANDOM}, or a model: its name, its id, name/version as in rf-triangulation/4, or "
+            "name@production"
         )
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.checkpoint import Checkpoint, DatasetReference, dump, load
 from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, RANDOM, UNIVERSAL, LocatorSpec
-from triangulation_pipeline.model.universal import load_model
+from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
 from triangulation_pipeline.positions import median_of_bounds_m, rmse_m
@@ -79,7 +79,7 @@ def train(dataset: DatasetSpec, config: TrainingConfig, train_rows: Samples, val
         raise ValueError(
             f"parent_model_id must be {UNIVERSAL} or {RANDOM} without a registry, got {config.registered_parent}"
         )
-    parent = load_model(UNIVERSAL) if config.parent_model_id == UNIVERSAL else None
+    parent = universal_model() if config.parent_model_id == UNIVERSAL else None
     trainer = Trainer(config.locator_spec(dataset), config, dataset, train_rows, val_rows, parent=parent)
     for _ in trainer.epochs():
         pass

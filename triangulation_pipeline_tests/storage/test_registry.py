@@ -439,11 +439,15 @@ def test_a_model_is_referred_to_by_name_version_or_id(engine: Engine, make_job: 
     assert find_referred_model(engine, "locator:1").id == first.id
     for text in (first.id, first.id.upper(), first.id.replace("-", "")):
         assert find_referred_model(engine, text).id == first.id
+    assert find_referred_model(engine, "locator/1").id == first.id
+    with pytest.raises(StorageError, match="no version of model 'locator' is in production"):
+        find_referred_model(engine, "locator@production")
     third = register(engine, job, sha256="c" * 64, passed=True)
     newest = register(engine, job, sha256="d" * 64, passed=False)
     assert find_referred_model(engine, "locator").id == third.id
     # What goes on stays with what it was begun from, where that is what was meant.
-    for text in ("locator", "locator:1", first.id):
+    assert find_referred_model(engine, "locator@production").id == third.id
+    for text in ("locator", "locator:1", "locator/1", "locator@production", first.id):
         assert find_referred_model(engine, text, first.id).id == first.id
     assert find_referred_model(engine, "locator:4", first.id).id == newest.id
     other = register(engine, make_job(), model_name="other")

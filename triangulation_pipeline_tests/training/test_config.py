@@ -124,19 +124,31 @@ def test_json_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["rf-triangulation", "rf-triangulation:4", "a:1", "x" * 255, "00000000-0000-4000-8000-000000000000"]
+    "reference",
+    [
+        "rf-triangulation",
+        "rf-triangulation:4",
+        "rf-triangulation/4",
+        "a@production",
+        "a:1",
+        "x" * 255,
+        "00000000-0000-4000-8000-000000000000",
+    ],
 )
 def test_a_model_is_referred_to_by_name_version_or_id(reference: str) -> None:
     assert TrainingConfig(parent_model_id=reference).parent_model_id == reference
 
 
-@pytest.mark.parametrize("reference", ["", ":4", "a:", "a:0", "a:-1", "a:4:5", "a b", "a:four", "x" * 256, "a\n", "/a"])
+@pytest.mark.parametrize(
+    "reference",
+    ["", ":4", "a:", "a:0", "a:-1", "a:4:5", "a/4@production", "a@staging", "a b", "a:four", "x" * 256, "a\n", "/a"],
+)
 def test_what_refers_to_no_model_is_refused_and_not_quoted(reference: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TrainingConfig(parent_model_id=reference)
     assert one_sentence(caught.value) == (
-        "parent_model_id: must be universal, random, name:version as in rf-triangulation:4, or the name or the id of a "
-        "model"
+        "parent_model_id: must be universal, random, or a model: its name, its id, name/version as in "
+        "rf-triangulation/4, or name@production"
     )
 
 

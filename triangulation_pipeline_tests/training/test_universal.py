@@ -71,11 +71,6 @@ def test_they_serve_a_network_that_never_trained() -> None:
     assert 0.9 < (content <= 0.95).mean() < 0.99
 
 
-def test_no_other_model_comes_with_the_package() -> None:
-    with pytest.raises(ValueError, match="the package holds the model 'universal' alone, not 'rf-triangulation'"):
-        tp.load_model("rf-triangulation")
-
-
 def test_a_training_may_begin_with_them() -> None:
     dataset = own(FEW)
     settings = {"learning_rate": 1e-4, "epochs": 1, "warmup_epochs": 0}

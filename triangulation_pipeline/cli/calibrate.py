@@ -1,0 +1,129 @@
+"""``triangulation calibrate``."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from triangulation_pipeline.calibration import estimate_calibration
+from triangulation_pipeline.calibration_file import calibration_document, write_calibration
+from triangulation_pipeline.cli.measured import Refusals, mapping_of, measurement_options
+from triangulation_pipeline.cli.options import json_option, overrides_of
+from triangulation_pipeline.cli.tables import Columns, Row, say, show_json, show_rows
+from triangulation_pipeline.documents import file_name
+from triangulation_pipeline.formats.measurement_file import read_measurements
+from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.outputs import checked_output
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import Preset, scenario_of
+
+MOST_TRANSMISSIONS = 50_000
+"""A calibration rests on so many transmissions at most, the last ones of the file."""
+
+_DRIFT_SIGMAS = 5.0
+_MANY_OUTLIERS = 0.05
+
+
+@click.command()
+@measurement_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the calibration as YAML, or as JSON if the name ends in .json. `triangulation locate` reads it.",
+)
+@json_option
+def calibrate(
+    file: str,
+    network: Path,
+    mapping: Path | None,
+    file_format: str | None,
+    preset: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Find what is known of the sites.
+
+    FILE is a measurement file, or - for standard input. From its transmissions of known position (latitude, longitude)
+    the clock bias, the noise of the clock, the drift, the share of outliers and the gain of each site are estimated,
+    each with its standard error. Transmit powers are not known, so gains are relative to each other.
+    """
+    layout = Layout(read_network(network), scenario_of(Preset(preset or Preset.default), overrides_of(settings)))
+    columns = mapping_of(mapping)
+    place = None if out is None else checked_output(out)
+
+    refusals = Refusals()
+    known: list[Recording] = []
+    held = 0
+    for recording in refusals.watch(read_measurements(file, layout, columns, file_format)):
+        known.append(recording.take(recording.is_known))
+        held += len(known[-1])
+        while held - len(known[0]) >= MOST_TRANSMISSIONS:
+            held -= len(known.pop(0))
+    if not held:
+        refusals.show()
+        raise ValueError(
+            "a calibration needs transmissions of known position, this file has none (latitude, longitude)"
+        )
+    used = Recording.concatenate(known)
+    used = used.take(slice(max(0, len(used) - MOST_TRANSMISSIONS), None))
+    found = estimate_calibration(layout, used.measurements, used.latitude, used.longitude)
+    if place is not None:
+        write_calibration(found, layout.network, place)
+    document = calibration_document(found, layout.network) | {"transmissions": len(used)}
+    if as_json:
+        show_json(document | {"refused": refusals.document()})
+        return
+    _show(document)
+    refusals.show()
+    if place is not None:
+        say(f"written: {file_name(place)}")
+
+
+def _show(document: dict[str, Any]) -> None:
+    say(
+        f"{document['transmissions']:,} transmissions of known position, {_moment(document['from_ns'])} to "
+        f"{_moment(document['to_ns'])}"
+    )
+
+    def pair(name: str, sigma: str, scale: float = 1.0) -> Any:
+        return lambda row: None if row[name] is None else _with_error(scale * row[name], scale * row[sigma])
+
+    columns: Columns = {
+        "site": lambda row: row["name"],
+        "rows": lambda row: f"{row['rows']:,}",
+        "bias ns": pair("toa_bias_ns", "toa_bias_sigma_ns"),
+        "noise": pair("toa_sigma_factor", "toa_sigma_factor_sigma"),
+        "drift ps/s": pair("drift_ns_per_s", "drift_sigma_ns_per_s", 1e3),
+        "outliers %": pair("outlier_share", "outlier_share_sigma", 100.0),
+        "gain dB": pair("gain_offset_db", "gain_offset_sigma_db"),
+    }
+    show_rows(document["sites"], False, columns, note=_note)
+    say("noise: standard deviation of arrival times, in units of what the receiver says of it")
+
+
+def _note(row: Row) -> str | None:
+    """What is wrong with a receiver, in a sentence."""
+    if not row["rows"]:
+        return "it heard none of them, so nothing is known of it."
+    if row["toa_bias_ns"] is None:
+        return "its arrival times cannot be compared with those of the others, and are left out."
+    if row["drift_ns_per_s"] is not None and abs(row["drift_ns_per_s"]) > _DRIFT_SIGMAS * row["drift_sigma_ns_per_s"]:
+        return "its clock drifts; a bias serves only near the time of this calibration."
+    if row["outlier_share"] > _MANY_OUTLIERS + 3 * row["outlier_share_sigma"]:
+        return "many of its arrival times are far off."
+    return None
+
+
+def _with_error(value: float, sigma: float) -> str:
+    """A number and its standard error, which has two digits."""
+    decimals = int(np.clip(1 - np.floor(np.log10(sigma)), 0, 4)) if sigma > 0 else 1
+    return f"{value:.{decimals}f} ± {sigma:.{decimals}f}"
+
+
+def _moment(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,89 @@
+"""What commands that read a measurement file have in common."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from triangulation_pipeline.cli.options import set_option
+from triangulation_pipeline.cli.tables import say
+from triangulation_pipeline.formats.columns import PLAIN, ColumnMapping, read_mapping
+from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.formats.sources import Format
+from triangulation_pipeline.physics.scenario import Preset
+from triangulation_pipeline.validation import shown
+
+Command = Callable[..., Any]
+
+
+def measurement_options(command: Command) -> Command:
+    """The file, the network and how both are to be read: ``file``, ``network``, ``mapping``, ``file_format``,
+    ``preset`` and ``settings``."""
+    for option in (
+        set_option,
+        click.option(
+            "--preset",
+            type=click.Choice([preset.value for preset in Preset]),
+            help="The conditions, as in a run. The default is default, or what the model was trained for.",
+        ),
+        click.option(
+            "--format",
+            "file_format",
+            type=click.Choice([form.value for form in Format]),
+            help="The format of FILE, instead of what its ending says.",
+        ),
+        click.option(
+            "--mapping",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A mapping file, which names columns, units and missing values of FILE.",
+        ),
+        click.option(
+            "--network", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The network file."
+        ),
+        click.argument("file", metavar="FILE"),
+    ):
+        command = option(command)
+    return command
+
+
+def mapping_of(path: Path | None) -> ColumnMapping:
+    """The mapping of a file, or none. Raises ValueError."""
+    return PLAIN if path is None else read_mapping(path)
+
+
+class Refusals:
+    """The rows of a file that were refused: how many for each reason, and the first of each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, Any]] = {}
+
+    def watch(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """The recordings themselves; what was refused in them is counted."""
+        for recording in recordings:
+            for reason, rows in recording.refused.groupby("reason", sort=False):
+                count, first = self._found.get(str(reason), (0, rows.iloc[0]))
+                self._found[str(reason)] = count + len(rows), first
+            yield recording
+
+    def document(self) -> list[dict[str, Any]]:
+        """Count, reason and the first row of each reason, ready for JSON; the most frequent first."""
+        return [
+            {
+                "rows": count,
+                "reason": reason,
+                "first": {name: value if isinstance(value, str) else int(value) for name, value in first.items()},
+            }
+            for reason, (count, first) in sorted(self._found.items(), key=lambda item: -item[1][0])
+        ]
+
+    def show(self) -> None:
+        """Prints a line for each reason."""
+        for found in self.document():
+            first = found["first"]
+            where = f"first in line {first['line']:,}"
+            if first["column"]:
+                where += f", {first['column']} {shown(first['value'])}" if first["value"] else f", {first['column']}"
+            rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
+            say(f"refused {rows}: {found['reason']} ({where})")

@@ -1,0 +1,185 @@
+"""``triangulation calibrate | locate``, on a recording of sites with biases of their own."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from triangulation_pipeline.calibration_file import read_calibration
+from triangulation_pipeline.cli import main
+from triangulation_pipeline.formats.recording import recording_of, write_measurements
+from triangulation_pipeline.model.checkpoint import write_checkpoint
+from triangulation_pipeline.model.universal import universal_model
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.simulator import simulate
+from triangulation_pipeline_tests.conftest import ROOT
+
+ITALY = ROOT / "docker" / "networks" / "north-west-italy.yaml"
+BIAS_NS = np.array([150.0, -300.0, 80.0, 0.0, 420.0, -90.0, 40.0])
+BIAS_NS -= BIAS_NS.mean()
+HEADER = "transmission_id,time,receiver,toa_ns,toa_sigma_ns,rssi_dbm"
+
+
+def triangulation(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Result:
+    runner = CliRunner(env={"COLUMNS": "120", **(env or {})})
+    return runner.invoke(main, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings: one with a third of the places, to calibrate; one with all, to be compared with."""
+    folder = tmp_path_factory.mktemp("recording")
+    samples = simulate(DatasetSpec(NORTH_WEST_ITALY, Scenario(), 900, seed=11))
+    late = replace(samples, toa_ns=np.where(samples.toa_present, samples.toa_ns + BIAS_NS, 0.0))
+    write_measurements(recording_of(late, NORTH_WEST_ITALY, withhold=0.67), folder / "m.csv")
+    write_measurements(recording_of(late, NORTH_WEST_ITALY), folder / "known.csv")
+    done = triangulation("calibrate", folder / "m.csv", "--network", ITALY, "--out", folder / "c.yaml")
+    assert done.exit_code == 0, done.output
+    (folder / "shown.txt").write_text(done.stdout)
+    return folder
+
+
+def test_biases_are_found_within_what_is_told(folder: Path) -> None:
+    found = read_calibration(folder / "c.yaml", NORTH_WEST_ITALY)
+    assert (np.abs(found.toa_bias_ns - BIAS_NS) < 4 * found.toa_bias_sigma_ns).all()
+    assert found.toa_bias_sigma_ns.max() < 5
+    lines = (folder / "shown.txt").read_text().splitlines()
+    assert " transmissions of known position, 2000-01-01 00:00:" in lines[0]
+    assert [line.partition("  ")[0].strip() for line in lines[2:9]] == [site.name for site in NORTH_WEST_ITALY.sites]
+    assert "written: " in lines[-1]
+
+
+def test_what_a_program_reads_of_a_calibration(folder: Path) -> None:
+    done = triangulation("calibrate", folder / "m.csv", "--network", ITALY, "--json")
+    found = json.loads(done.stdout)
+    assert found["sites"][1]["toa_bias_ns"] == pytest.approx(BIAS_NS[1], abs=20)
+    assert found["transmissions"] > 200
+    assert found["refused"] == []
+
+
+def test_with_the_calibration_regions_hold_what_they_say(folder: Path) -> None:
+    out = folder / "fixes.csv"
+    done = triangulation(
+        "locate", folder / "known.csv", "--network", ITALY, "--calibration", folder / "c.yaml", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert "900 of 900 transmissions located" in done.stdout
+    assert "not calibrated" not in done.stdout
+    assert "(880 more; --out writes all)" in done.stdout
+    last = next(line for line in done.stdout.splitlines() if "of known position" in line)
+    inside = float(last.partition("regions of 50%, ")[2].partition("%")[0])
+    assert 92 < inside < 97.5
+    rows = list(csv.DictReader(out.open()))
+    error_m = np.array([float(row["error_m"]) for row in rows])
+    assert len(rows) == 900
+    assert np.median(error_m) < 30
+
+
+def test_without_a_calibration_regions_are_wider(folder: Path) -> None:
+    widths = []
+    for options in ((), ("--calibration", folder / "c.yaml")):
+        out = folder / "some.csv"
+        done = triangulation("locate", folder / "m.csv", "--network", ITALY, "--out", out, *options)
+        assert done.exit_code == 0, done.output
+        assert ("not calibrated: " in done.stdout) == (not options)
+        widths.append(np.median([float(row["semi_major_95_m"]) for row in csv.DictReader(out.open())]))
+    assert widths[0] > 2 * widths[1]
+
+
+@pytest.mark.parametrize("ending", ["geojson", "kml", "html"])
+def test_files_of_fixes_and_the_map(ending: str, folder: Path) -> None:
+    few = folder / "few.csv"
+    few.write_text("".join((folder / "m.csv").open().readlines()[:60]))
+    out, page = folder / f"f.{ending}", folder / "map.html"
+    done = triangulation("locate", few, "--network", ITALY, "--out", out, "--map", page)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("written: ") == 2
+    first = next(csv.reader(few.open().readlines()[1:]))[0]
+    assert first in out.read_text()
+    assert first in page.read_text()
+
+
+HOSTILE = f"""{HEADER}
+two,1764151200123456789,Torino,412310,50,-91.5
+two,1764151200123456789,Genova,798745,50,-88.0
+two,1764151200123456789,Coazze,431022,55,-104.3
+two,1764151200123456789,Coazze,431022,55,-104.3
+unknown,1764151201123456789,Nowhere,1,50,-90
+absurd,1764151202123456789,Torino,1e30,50,-90
+loud,1764151202123456789,Torino,5,50,9000
+level,1764151203123456789,Torino,,,-80
+far,1764151203123456789,Torino,0,0.001,-80
+far,1764151203123456789,Genova,900000000,0.001,-80
+far,1764151203123456789,Coazze,-900000000,0.001,-80
+far,1764151203123456789,Montanaro,500000000,0.001,-173
+garbage
+"""
+
+
+@pytest.mark.parametrize("ending", ["csv", "geojson", "kml", "html"])
+def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(HOSTILE)
+    done = triangulation("locate", tmp_path / "m.csv", "--network", ITALY, "--out", tmp_path / f"f.{ending}")
+    assert done.exit_code == 0, done.output
+    for sentence in (
+        "refused 2 rows: two rows of one receiver in one transmission (first in line 4, receiver 'Coazze')",
+        "refused 1 row: no site of the network has this name (first in line 6, receiver 'Nowhere')",
+        "refused 1 row: a level must be -174 to 50 dBm; ",
+        "refused 1 row: the line has another number of fields than the first (first in line 14)",
+        "few_times, 2: ",
+        "early_arrival, 1: ",
+        "3 of 3 transmissions located",
+    ):
+        assert sentence in done.stdout
+    assert (tmp_path / f"f.{ending}").stat().st_size > 500
+
+
+def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"{HEADER}\na,1764151200123456789,Nowhere,1,50,-90\n")
+    for command, sentence in (("locate", "there is nothing to locate"), ("calibrate", "a calibration needs")):
+        done = triangulation(command, tmp_path / "m.csv", "--network", ITALY, "--out", tmp_path / "f.csv")
+        assert done.exit_code == 1
+        assert f"Error: {sentence}" in done.output
+        assert "refused 1 row: no site of the network has this name" in done.output
+        assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--out", "f.txt"], "--out: the name must end in .csv, .geojson, .kml, .html, got f.txt"),
+        (["--out", "/none/f.csv"], "/none/f.csv cannot be written: its folder does not exist"),
+        (["--map", "/none/f.html"], "/none/f.html cannot be written: its folder does not exist"),
+        (["--calibration", "/none"], "calibration /none does not exist"),
+        (["--mapping", "/none"], "mapping file /none does not exist"),
+        (["--set", "frequency_mhz=lots"], "scenario: frequency_mhz: "),
+        (["--model", "a:b:c"], "a model must be universal, name, name/version as in rf-triangulation/3"),
+        (["--model", "/none.pth"], "model /none.pth cannot be read: No such file or directory"),
+        (["--model", "some/3"], "there is no registry to find the model 'some/3' in: "),
+    ],
+)
+def test_mistakes_are_found_before_any_work(options: list[str], sentence: str, folder: Path, tmp_path: Path) -> None:
+    home = {"DAGSTER_HOME": str(tmp_path), "TRIANGULATION_DATABASE_URL": f"sqlite:///{tmp_path}/none.db"}
+    done = triangulation("locate", folder / "m.csv", "--network", ITALY, *options, env=home)
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert done.output.startswith("Error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_a_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("".join((folder / "m.csv").open().readlines()[:40]))
+    (tmp_path / "own.pth").write_bytes(write_checkpoint(universal_model()))
+    shown = [
+        triangulation("locate", few, "--network", ITALY, "--model", model).stdout
+        for model in ("universal", tmp_path / "own.pth")
+    ]
+    assert shown[0] == shown[1] != ""
