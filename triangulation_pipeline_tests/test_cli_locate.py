@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline_tests.conftest import ROOT
+from triangulation_pipeline_tests.test_documentation import blocks
 
 ITALY = ROOT / "docker" / "networks" / "north-west-italy.yaml"
 BIAS_NS = np.array([150.0, -300.0, 80.0, 0.0, 420.0, -90.0, 40.0])
@@ -91,6 +94,17 @@ def test_without_a_calibration_regions_are_wider(folder: Path) -> None:
         assert ("not calibrated: " in done.stdout) == (not options)
         widths.append(np.median([float(row["semi_major_95_m"]) for row in csv.DictReader(out.open())]))
     assert widths[0] > 2 * widths[1]
+
+
+def test_the_commands_of_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are run as they stand, with files of these names."""
+    shutil.copy(folder / "m.csv", tmp_path / "measurements.csv")
+    shutil.copy(ITALY, tmp_path / "network.yaml")
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/locating.md", "bash")
+    for line in block.content.replace("\\\n", "").splitlines():
+        assert triangulation(*shlex.split(line)[1:]).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"calibration.yaml", "fixes.csv", "map.html"}
 
 
 @pytest.mark.parametrize("ending", ["geojson", "kml", "html"])

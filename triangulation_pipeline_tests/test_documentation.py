@@ -64,6 +64,7 @@ RUN_BY = {
     ("docs/measurements.md", "csv", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "yaml", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
+    ("docs/locating.md", "bash", "triangulation"): "test_cli_locate.py::test_the_commands_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
     (
         "docs/model.md",
@@ -314,7 +315,7 @@ def test_the_guide_names_files_that_exist() -> None:
     tree = set(re.findall(r"(?m)^  ([\w.]+)/? ", drawn.content))
     package = ROOT / "triangulation_pipeline"
     assert {name for name in tree if not (package / name).exists()} == set()
-    named_beside = {"network_file.py", "webserver.py", "py.typed", "graphql", "__pycache__"}
+    named_beside = {"network_file.py", "calibration_file.py", "webserver.py", "py.typed", "graphql", "__pycache__"}
     assert {path.name for path in package.iterdir()} - tree <= named_beside
 
 

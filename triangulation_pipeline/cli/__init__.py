@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "plan": ("plan", "Show how well a network can locate."),
     "calibrate": ("calibrate", "Find what is known of the sites."),
-    "locate": ("locate", "Locate the transmissions of a measurement file."),
+    "locate": ("locate", "Locate the transmissions of a file."),
 }
 
 

@@ -81,7 +81,7 @@ def locate(
     out: Path | None,
     map_file: Path | None,
 ) -> None:
-    """Locate the transmissions of a measurement file.
+    """Locate the transmissions of a file.
 
     FILE is a measurement file, or - for standard input. Each transmission gets a position with its uncertainty. Rows
     that cannot be right are refused, each with a reason, and the others are used.
