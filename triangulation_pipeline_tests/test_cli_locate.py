@@ -4,14 +4,17 @@ import csv
 import json
 import shlex
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+import triangulation_pipeline as tp
 from triangulation_pipeline.calibration_file import read_calibration
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.formats.recording import recording_of, write_measurements
@@ -22,7 +25,8 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline_tests.conftest import ROOT
-from triangulation_pipeline_tests.test_documentation import blocks
+from triangulation_pipeline_tests.test_cli import COMMAND
+from triangulation_pipeline_tests.test_documentation import blocks, printed
 
 ITALY = ROOT / "docker" / "networks" / "north-west-italy.yaml"
 BIAS_NS = np.array([150.0, -300.0, 80.0, 0.0, 420.0, -90.0, 40.0])
@@ -105,6 +109,8 @@ def test_the_commands_of_the_page(folder: Path, tmp_path: Path, monkeypatch: pyt
     for line in block.content.replace("\\\n", "").splitlines():
         assert triangulation(*shlex.split(line)[1:]).exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} >= {"calibration.yaml", "fixes.csv", "map.html"}
+    (example,) = blocks("docs/locating.md", "python")
+    assert len(printed(example.content, {})) > 10
 
 
 @pytest.mark.parametrize("ending", ["geojson", "kml", "html"])
@@ -118,6 +124,48 @@ def test_files_of_fixes_and_the_map(ending: str, folder: Path) -> None:
     first = next(csv.reader(few.open().readlines()[1:]))[0]
     assert first in out.read_text()
     assert first in page.read_text()
+
+
+def test_a_data_frame_gives_what_the_command_writes(folder: Path) -> None:
+    few, out = folder / "few.csv", folder / "f.csv"
+    few.write_text("".join((folder / "m.csv").open().readlines()[:80]))
+    assert triangulation("locate", few, "--network", ITALY, "--out", out).exit_code == 0
+    frame, model = pd.read_csv(few), tp.load_model("universal")
+    found = model.locate(frame.sample(frac=1, random_state=1), NORTH_WEST_ITALY).set_index("transmission_id")
+    written = pd.read_csv(out).set_index("transmission_id")
+    assert list(found.columns) == list(written.columns)
+    for name in ("latitude", "longitude", "semi_major_95_m"):
+        np.testing.assert_allclose(found[name].loc[written.index], written[name], atol=0.06, rtol=1e-6)
+    with pytest.warns(UserWarning, match=r"refused rows: 1 \(1 because: no site of the network has"):
+        model.locate(pd.concat([frame, frame.head(1).assign(receiver="Nowhere")]), NORTH_WEST_ITALY)
+    with pytest.raises(ValueError, match="give locate the network of your receivers"):
+        model.locate(frame)
+    with pytest.raises(ValueError, match="every row was refused"):
+        model.locate(frame.assign(receiver="Nowhere"), NORTH_WEST_ITALY)
+
+
+def test_live_each_fix_is_printed_as_soon_as_the_next_transmission_begins(folder: Path) -> None:
+    header, *rows = (folder / "m.csv").read_text().splitlines(keepends=True)
+    ids = list(dict.fromkeys(row.partition(",")[0] for row in rows[:60]))
+    first, second, third = ([row for row in rows if row.startswith(one)] for one in ids[:3])
+    program = [*COMMAND, "locate", "-", "--network", str(ITALY), "--follow"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        process.stdin.write("".join([header, *first, second[0]]))
+        process.stdin.flush()
+        # The program still waits for more.
+        assert json.loads(process.stdout.readline())["transmission_id"] == ids[0]
+        process.stdin.write("".join([*second[1:], "garbage\n", *third]))
+        process.stdin.close()
+        found = [json.loads(line) for line in process.stdout]
+        assert process.stderr.read().startswith("refused 1 row: the line has another number of fields")
+    assert process.returncode == 0
+    assert [row["transmission_id"] for row in found] == ids[1:3]
+    assert all(44 < row["latitude"] < 46 and row["semi_major_95_m"] > 5 for row in found)
 
 
 HOSTILE = f"""{HEADER}

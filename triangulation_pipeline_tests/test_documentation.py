@@ -65,6 +65,7 @@ RUN_BY = {
     ("docs/measurements.md", "yaml", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/locating.md", "bash", "triangulation"): "test_cli_locate.py::test_the_commands_of_the_page",
+    ("docs/locating.md", "python", ""): "test_cli_locate.py::test_the_commands_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
     (
         "docs/model.md",

@@ -1,5 +1,6 @@
 """``triangulation locate``."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from triangulation_pipeline.cli.measured import Refusals, mapping_of, measuremen
 from triangulation_pipeline.cli.options import overrides_of
 from triangulation_pipeline.cli.tables import LONGEST_WORD, Row, say, show_rows
 from triangulation_pipeline.documents import file_name
-from triangulation_pipeline.formats.fixes import FLAGS, LEVELS, Fixes, write_csv
+from triangulation_pipeline.formats.fixes import FLAGS, LEVELS, Fixes, rows_of, write_csv
 from triangulation_pipeline.formats.geojson import write_geojson
 from triangulation_pipeline.formats.html_map import MOST_FIXES, write_map
 from triangulation_pipeline.formats.kml import write_kml
@@ -69,6 +70,11 @@ WRITERS: Mapping[str, Writer] = {
     metavar="FILE",
     help=f"Write a map as one HTML file that needs no network, of the first {MOST_FIXES:,} fixes.",
 )
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="FILE is still being written: print each fix as one line of JSON, as soon as the next transmission begins.",
+)
 def locate(
     file: str,
     network: Path,
@@ -80,12 +86,15 @@ def locate(
     reference: str,
     out: Path | None,
     map_file: Path | None,
+    follow: bool,
 ) -> None:
     """Locate the transmissions of a file.
 
     FILE is a measurement file, or - for standard input. Each transmission gets a position with its uncertainty. Rows
     that cannot be right are refused, each with a reason, and the others are used.
     """
+    if follow and (out is not None or map_file is not None):
+        raise click.UsageError("--follow prints fixes: leave out --out and --map")
     sites = read_network(network)
     columns = mapping_of(mapping)
     calibration = (
@@ -103,6 +112,13 @@ def locate(
     checkpoint = load_model(reference)
     layout = Layout(sites, told or checkpoint.spec.scenario or Scenario())
     refusals = Refusals()
+    if follow:
+        recordings = refusals.watch(read_measurements(file, layout, columns, file_format, live=True))
+        for chunk in locate_recordings(checkpoint, recordings, layout, calibration):
+            for row in rows_of(chunk.table):
+                click.echo(json.dumps(row, allow_nan=False))
+        refusals.show(err=True)
+        return
     summary = _Summary(sites, MOST_FIXES if map_place is not None else SHOWN_FIXES)
     recordings = refusals.watch(read_measurements(file, layout, columns, file_format))
     fixes = summary.watch(locate_recordings(checkpoint, recordings, layout, calibration))

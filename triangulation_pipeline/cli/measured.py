@@ -78,12 +78,12 @@ class Refusals:
             for reason, (count, first) in sorted(self._found.items(), key=lambda item: -item[1][0])
         ]
 
-    def show(self) -> None:
-        """Prints a line for each reason."""
+    def show(self, *, err: bool = False) -> None:
+        """Prints a line for each reason, on standard output or on standard error."""
         for found in self.document():
             first = found["first"]
             where = f"first in line {first['line']:,}"
             if first["column"]:
                 where += f", {first['column']} {shown(first['value'])}" if first["value"] else f", {first['column']}"
             rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
-            say(f"refused {rows}: {found['reason']} ({where})")
+            say(f"refused {rows}: {found['reason']} ({where})", err=err)

@@ -6,15 +6,24 @@ import json
 import warnings
 import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from triangulation_pipeline.formats.columns import PLAIN, ColumnMapping
 from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.spec import LOCATOR_VERSION, LocatorSpec
+from triangulation_pipeline.network import ReceiverNetwork
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.validation import brief, one_sentence, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from triangulation_pipeline.calibration import SiteCalibration
 
 FORMAT = "triangulation-checkpoint/3"
 # Of locators of version 1, which learned the clock bias and the gain of each site.
@@ -69,6 +78,63 @@ class Checkpoint:
         _check_shapes(self)
         model.load_state_dict(self.weights)
         return model.eval()
+
+    def locate(
+        self,
+        frame: "pd.DataFrame",
+        network: ReceiverNetwork | None = None,
+        calibration: "SiteCalibration | None" = None,
+        scenario: Scenario | None = None,
+        mapping: ColumnMapping = PLAIN,
+    ) -> "pd.DataFrame":
+        """Fixes of the measurements in a data frame.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            The columns of a measurement file: one row for each reception, in any order, or the wide form.
+        network : ReceiverNetwork, optional
+            The receivers. By default those that the model was trained for.
+        calibration : SiteCalibration, optional
+            What is known of them; by default ``SiteCalibration.prior``, by the clocks that the network names.
+        scenario : Scenario, optional
+            The conditions there; by default those that the model was trained for, or the preset ``default``.
+        mapping : ColumnMapping, optional
+            Other columns, units and missing values (``read_mapping``).
+
+        Returns
+        -------
+        DataFrame
+            A row for each transmission, in the order of their first rows, with the columns of a file of fixes.
+
+        Warns
+        -----
+        UserWarning
+            If rows were refused: how many, and why most of them.
+
+        Raises
+        ------
+        ValueError
+            If no network is given and the model was trained on random ones, if a column is missing, or if no row can be
+            used.
+        """
+        from triangulation_pipeline.calibration import SiteCalibration
+        from triangulation_pipeline.formats.measurement_file import recording_of_frame
+        from triangulation_pipeline.model.predict import locate_recordings
+
+        network = self.spec.network if network is None else network
+        if network is None:
+            raise ValueError("the model was trained on random networks: give locate the network of your receivers")
+        layout = Layout(network, scenario or self.spec.scenario or Scenario())
+        recording = recording_of_frame(frame, layout, mapping)
+        if len(recording.refused):
+            told = "; ".join(f"{count:,} because: {reason}" for reason, count in recording.reasons.head(3).items())
+            if not len(recording):
+                raise ValueError(f"data frame: every row was refused ({told})")
+            warnings.warn(f"refused rows: {len(recording.refused):,} ({told})", stacklevel=2)
+        known = SiteCalibration.prior(network) if calibration is None else calibration
+        (fixes,) = locate_recordings(self, [recording], layout, known)
+        return fixes.table
 
     def non_finite(self) -> list[str]:
         """The names of the tensors that hold a value that is not a finite number."""
