@@ -20,6 +20,9 @@ from triangulation_pipeline.physics.solvers.mixture import mixture_information, 
 Bool = NDArray[np.bool_]
 Float = NDArray[np.float64]
 
+# Biases count from the mean of the sites that have so many rows, as a share of the most that a site has: what is hardly
+# known of one must not blur the others.
+_REFERENCE_SHARE = 0.1
 _MEDIAN_ROUNDS, _MAX_ROUNDS = 4, 100
 _EARLY_SIGMAS = 3.0
 _LEAST_DELAYED_SHARE = 0.01
@@ -40,8 +43,8 @@ class SiteCalibration:
     """What is known of r sites, each number with its standard error, and the measurements that it rests on.
 
     Only differences of clock biases are observable: the biases of the sites with arrival times have the sum 0, and so
-    have the drifts. A number that nothing is known of has an infinite standard error. ``from_ns`` and ``to_ns`` are the
-    times of the first and the last measurement, None if there are none.
+    have the drifts, but for sites that have few rows. A number that nothing is known of has an infinite standard error.
+    ``from_ns`` and ``to_ns`` are the times of the first and the last measurement, None if there are none.
 
     Drift and outliers tell how a receiver is, and are not taken off: a clock that GPS disciplines does not drift for
     long, and any other one cannot be foretold.
@@ -216,8 +219,8 @@ def estimate_calibration(
     Returns
     -------
     SiteCalibration
-        Biases have the sum 0 over the sites that they are known of. A number that no row tells of is 0 (a factor 1),
-        and its standard error infinite.
+        Biases have the sum 0 over the sites that have a tenth of the most rows or more. A number that no row tells of
+        is 0 (a factor 1), and its standard error infinite.
 
     Raises
     ------
@@ -271,20 +274,26 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
         error_ns -= step_ns
     error_ns = np.where(present, error_ns, 0.0)
 
+    count = present.sum(0)
+    counts = known & (count >= _REFERENCE_SHARE * count.max())
+    reference = counts / counts.sum()
     constant = np.ones((1, len(error_ns)))
     factor, outliers = np.ones(len(known)), np.full(len(known), _OUTLIERS / _ARRIVALS)
     for _ in range(_FACTOR_ROUNDS):
-        (step_ns,), (bias_sigma_ns,), error_ns = _site_terms(present, stated_ns * factor, error_ns, delay, constant)
+        (step_ns,), (bias_sigma_ns,), error_ns = _site_terms(
+            present, stated_ns * factor, error_ns, delay, constant, reference
+        )
         bias_ns += step_ns
         factor, factor_sigma, outliers = _noise(present, stated_ns, factor, error_ns, delay, outliers)
-    bias_ns -= bias_ns[known].mean()
+    bias_ns -= reference @ bias_ns
 
     time_ns = measurements.time_ns[rows]
     since_s = (time_ns - time_ns.min()) / 1e9
     span_s = max(float(since_s.max()), 1e-9)
     place = since_s / span_s - 0.5
-    terms, sigmas, _ = _site_terms(present, stated_ns * factor, error_ns, delay, np.stack([constant[0], place]))
-    count = present.sum(0)
+    terms, sigmas, _ = _site_terms(
+        present, stated_ns * factor, error_ns, delay, np.stack([constant[0], place]), reference
+    )
     middle = (place @ present) / np.maximum(count, 1)
     moves = known & (((place[:, None] - middle) ** 2 * present).sum(0) > 1e-9)
     return replace(
@@ -301,14 +310,19 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
 
 
 def _site_terms(
-    present: Bool, sigma_ns: Float, error_ns: Float, delay: ExcessDelay, design: Float
+    present: Bool, sigma_ns: Float, error_ns: Float, delay: ExcessDelay, design: Float, reference: Float
 ) -> tuple[Float, Float, Float]:
-    """(k, r) terms of sites that go with the columns of a design (k, n) and have the sum 0 each, their standard errors,
-    and (n, r) the errors that are left, from the likeliest time of emission of each row."""
+    """(k, r) terms of sites that go with the columns of a design (k, n), counted from their mean with the weights
+    ``reference``, their standard errors, and (n, r) the errors that are left, from the likeliest time of emission of
+    each row."""
     used = present.any(0)
     curvature = np.where(present, sigma_ns**-2.0, 0.0)
     information = np.where(present, mixture_information(sigma_ns, delay), 0.0)
-    sigma_of_term = np.sqrt(np.diag(_inverse_of_contrasts(information, design))).reshape(len(design), -1)
+    k, r = len(design), present.shape[1]
+    from_reference = np.eye(r) - reference
+    covariance = _inverse_of_contrasts(information, design).reshape(k, r, k, r)
+    variances = [np.diag(from_reference @ covariance[i, :, i] @ from_reference.T) for i in range(k)]
+    sigma_of_term = np.sqrt(np.maximum(variances, 0.0))
     step_of_score = _inverse_of_contrasts(curvature, design)
     terms = np.zeros(sigma_of_term.shape)
     for _ in range(_MAX_ROUNDS):
@@ -323,7 +337,7 @@ def _site_terms(
         error_ns = np.where(present, error_ns - step_ns - off_row[:, None], 0.0)
         if (np.abs(step[:, used]).max(1) < 0.01 * sigma_of_term[:, used].min(1)).all():
             break
-    return terms, sigma_of_term, error_ns
+    return terms @ from_reference.T, sigma_of_term, error_ns
 
 
 def _inverse_of_contrasts(weight: Float, design: Float) -> Float:

@@ -234,3 +234,17 @@ def test_sites_that_nobody_calibrated_are_uncertain_by_their_clocks() -> None:
     scenario = PRESETS[Preset.default]
     assert prior.conditions(scenario).gain_offset_sigma_db == pytest.approx(np.sqrt(9 / 5))
     assert SiteCalibration.of_network(network).conditions(scenario) == scenario
+
+
+def test_a_site_with_few_rows_does_not_blur_the_others(default: Samples) -> None:
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    rare = (np.arange(len(default))[:, None] < 5) | (np.arange(7) != 4)
+    batch = replace(default, toa_present=default.toa_present & rare)
+    found, whole = estimate_calibration(layout, batch), estimate_calibration(layout, default)
+    others = np.arange(7) != 4
+    np.testing.assert_allclose(found.toa_bias_sigma_ns[others], whole.toa_bias_sigma_ns[others], rtol=0.15)
+    np.testing.assert_allclose(found.drift_sigma_ns_per_s[others], whole.drift_sigma_ns_per_s[others], rtol=0.15)
+    assert found.toa_bias_ns[others].sum() == pytest.approx(0, abs=1e-9)
+    expected_ns = BIAS_NS - BIAS_NS[others].mean()
+    assert (np.abs(found.toa_bias_ns - expected_ns) < 4 * found.toa_bias_sigma_ns).all()
+    assert found.toa_bias_sigma_ns[4] > 10
