@@ -236,6 +236,14 @@ def test_mistakes_are_found_before_any_work(options: list[str], sentence: str, f
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triangulation_pipeline.models.load_model", lambda reference: pytest.fail("too late"))
+    for command in ("locate", "calibrate"):
+        done = triangulation(command, "/none.csv", "--network", ITALY)
+        assert done.exit_code == 1
+        assert done.output == "Error: /none.csv does not exist\n"
+
+
 def test_a_model_of_a_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
     few.write_text("".join((folder / "m.csv").open().readlines()[:40]))

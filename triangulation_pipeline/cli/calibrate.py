@@ -9,7 +9,7 @@ import numpy as np
 
 from triangulation_pipeline.calibration import estimate_calibration
 from triangulation_pipeline.calibration_file import calibration_document, write_calibration
-from triangulation_pipeline.cli.measured import Refusals, mapping_of, measurement_options
+from triangulation_pipeline.cli.measured import Refusals, check_file, mapping_of, measurement_options
 from triangulation_pipeline.cli.options import json_option, overrides_of
 from triangulation_pipeline.cli.tables import Columns, Row, say, show_json, show_rows
 from triangulation_pipeline.documents import file_name
@@ -52,6 +52,7 @@ def calibrate(
     the clock bias, the noise of the clock, the drift, the share of outliers and the gain of each site are estimated,
     each with its standard error. Transmit powers are not known, so gains are relative to each other.
     """
+    check_file(file)
     layout = Layout(read_network(network), scenario_of(Preset(preset or Preset.default), overrides_of(settings)))
     columns = mapping_of(mapping)
     place = None if out is None else checked_output(out)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.calibration_file import read_calibration
-from triangulation_pipeline.cli.measured import Refusals, mapping_of, measurement_options
+from triangulation_pipeline.cli.measured import Refusals, check_file, mapping_of, measurement_options
 from triangulation_pipeline.cli.options import overrides_of
 from triangulation_pipeline.cli.tables import LONGEST_WORD, Row, say, show_rows
 from triangulation_pipeline.documents import file_name
@@ -95,6 +95,7 @@ def locate(
     """
     if follow and (out is not None or map_file is not None):
         raise click.UsageError("--follow prints fixes: leave out --out and --map")
+    check_file(file)
     sites = read_network(network)
     columns = mapping_of(mapping)
     calibration = (

@@ -8,11 +8,12 @@ import click
 
 from triangulation_pipeline.cli.options import set_option
 from triangulation_pipeline.cli.tables import say
+from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.columns import PLAIN, ColumnMapping, read_mapping
 from triangulation_pipeline.formats.recording import Recording
-from triangulation_pipeline.formats.sources import Format
+from triangulation_pipeline.formats.sources import STANDARD_INPUT, Format
 from triangulation_pipeline.physics.scenario import Preset
-from triangulation_pipeline.validation import shown
+from triangulation_pipeline.validation import expanded, shown
 
 Command = Callable[..., Any]
 
@@ -46,6 +47,12 @@ def measurement_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def check_file(file: str) -> None:
+    """Raises ValueError if the measurement file does not exist, before anything slow is imported."""
+    if file != STANDARD_INPUT and not expanded(file).exists():
+        raise ValueError(f"{file_name(Path(file))} does not exist")
 
 
 def mapping_of(path: Path | None) -> ColumnMapping:
