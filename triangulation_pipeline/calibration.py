@@ -28,10 +28,15 @@ _EARLY_SIGMAS = 3.0
 _LEAST_DELAYED_SHARE = 0.01
 _STRONG_SIGMAS = 2.0
 _LEVEL_ROUNDS = 4
+# A level that is farther off the medians of its row and its site is an error of the file.
+_GROSS_SIGMAS = 6.0
 # Factors of standard deviations that are tried, and how far from 1 they are expected: half the people are right to 1.4.
 _FACTORS, _FACTOR_SPREAD, _FACTOR_ROUNDS = np.geomspace(0.2, 20.0, 49), 0.5, 3
 # A time of emission that nearly only delayed paths tell of is unknown.
 _LEAST_WEIGHT = 1e-3
+# An arrival that is farther off the median of its row, 300 km, is an outlier and nothing else. No clock is better than
+# the least standard deviation.
+_GROSS_NS, _LEAST_SIGMA_NS = 1e6, 0.1
 # An outlier may be anywhere within so many nanoseconds; before any row is seen, one in a hundred arrivals is one.
 _OUTLIER_RANGE_NS, _OUTLIERS, _ARRIVALS = 1e5, 0.1, 10.0
 
@@ -263,7 +268,8 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
     present = measurements.toa_present & known
     rows = present.sum(1) > 1
     present = present[rows]
-    stated_ns = np.where(present, measurements.toa_sigma_ns[rows], 1.0).astype(np.float64)
+    stated_ns = np.where(present, np.maximum(measurements.toa_sigma_ns[rows], _LEAST_SIGMA_NS), 1.0).astype(np.float64)
+    time_ns = measurements.time_ns[rows]
     error_ns = np.where(present, (measurements.toa_ns - distance_m / SPEED_OF_LIGHT_M_PER_NS)[rows], np.nan)
     delay = ExcessDelay(max(delay.probability, _LEAST_DELAYED_SHARE), delay.mean_ns)
     bias_ns = np.zeros(len(known))
@@ -273,6 +279,15 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
         bias_ns += step_ns
         error_ns -= step_ns
     error_ns = np.where(present, error_ns, 0.0)
+    gross = present & (np.abs(error_ns) > _GROSS_NS)
+    known = _largest_group(present & ~gross)
+    if known.sum() < 2:
+        return nothing
+    present = present & ~gross & known
+    rows = present.sum(1) > 1
+    present, stated_ns, error_ns, time_ns = present[rows], stated_ns[rows], error_ns[rows], time_ns[rows]
+    error_ns = np.where(present, error_ns, 0.0)
+    stated_ns = np.where(present, stated_ns, 1.0)
 
     count = present.sum(0)
     counts = known & (count >= _REFERENCE_SHARE * count.max())
@@ -287,7 +302,6 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
         factor, factor_sigma, outliers = _noise(present, stated_ns, factor, error_ns, delay, outliers)
     bias_ns -= reference @ bias_ns
 
-    time_ns = measurements.time_ns[rows]
     since_s = (time_ns - time_ns.min()) / 1e9
     span_s = max(float(since_s.max()), 1e-9)
     place = since_s / span_s - 0.5
@@ -296,6 +310,9 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
     )
     middle = (place @ present) / np.maximum(count, 1)
     moves = known & (((place[:, None] - middle) ** 2 * present).sum(0) > 1e-9)
+    found = outliers * (count + _ARRIVALS) + gross.sum(0)
+    arrivals = count + gross.sum(0) + _ARRIVALS
+    outliers = found / arrivals
     return replace(
         nothing,
         toa_bias_ns=np.where(known, bias_ns, 0.0),
@@ -305,7 +322,7 @@ def _clocks(measurements: Measurements, distance_m: Float, delay: ExcessDelay) -
         drift_ns_per_s=np.where(moves, terms[1] / span_s, 0.0),
         drift_sigma_ns_per_s=np.where(moves, sigmas[1] / span_s, np.inf),
         outlier_share=np.where(known, outliers, 0.0),
-        outlier_share_sigma=np.where(known, np.sqrt(outliers * (1 - outliers) / (count + _ARRIVALS)), np.inf),
+        outlier_share_sigma=np.where(known, np.sqrt(outliers * (1 - outliers) / arrivals), np.inf),
     )
 
 
@@ -407,6 +424,10 @@ def _gains(
     threshold_dbm = floor_dbm + scenario.detection_threshold_db
     heard = measurements.signal_present & np.isfinite(measurements.power_dbm)
     residual_db = np.where(heard, measurements.power_dbm - median_dbm, 0.0)
+    off_db = np.ma.masked_array(residual_db, ~heard)
+    for axis in (1, 0):
+        off_db = off_db - np.ma.median(off_db, axis=axis, keepdims=True)
+    heard = heard & (np.abs(off_db.filled(np.inf)) < _GROSS_SIGMAS * np.hypot(link_db, width_db))
     gain_db, sigma_db = np.zeros(measurements.num_sites), np.full(measurements.num_sites, np.inf)
     level_db, used = np.zeros(len(measurements)), heard.astype(np.float64)
     # A gain moves the level at which a site hears: a few rounds show which links are strong.

@@ -203,6 +203,33 @@ def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_p
     assert (tmp_path / f"f.{ending}").stat().st_size > 500
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_rows_do_no_harm(seed: int, folder: Path, tmp_path: Path) -> None:
+    """A third of the rows has a wrong value, is cut, is doubled, or has an absurd arrival time."""
+    rng = np.random.default_rng(seed)
+    header, *rows = (folder / "known.csv").read_text().splitlines()[:400]
+    junk = ["nan", "inf", "1e308", "-1e308", "", '"', "\x00", "é", "9" * 40, "-0", "1e-320", "Torino", "180.1", "-999"]
+    for at in np.flatnonzero(rng.random(len(rows)) < 0.33):
+        cells = rows[at].split(",")
+        kind = rng.integers(5)
+        if kind == 0:
+            cells[3:6] = [f"{rng.uniform(-1e9, 1e9):.3f}", str(rng.choice(["1e-9", "1e9", "0.001"])), "50"]
+        elif kind < 3:
+            cells[rng.integers(len(cells))] = str(rng.choice(junk))
+        text = ",".join(cells)
+        rows[at] = text[: rng.integers(len(text))] if kind == 3 else f"{text}\n{text}" if kind == 4 else text
+    path = tmp_path / "damaged.csv"
+    path.write_text("\n".join([header, *rows]))
+    done = triangulation("locate", path, "--network", ITALY, "--out", tmp_path / f"f.{['geojson', 'kml', 'csv'][seed]}")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("refused ") > 5
+    done = triangulation("calibrate", path, "--network", ITALY, "--json")
+    assert done.exit_code == 0, done.output
+    for site, bias_ns in zip(json.loads(done.stdout)["sites"], BIAS_NS, strict=True):
+        assert abs(site["toa_bias_ns"] - bias_ns) < 5 * site["toa_bias_sigma_ns"] + 5
+        assert abs(site["gain_offset_db"]) < 8
+
+
 def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"{HEADER}\na,1764151200123456789,Nowhere,1,50,-90\n")
     for command, sentence in (("locate", "there is nothing to locate"), ("calibrate", "a calibration needs")):

@@ -22,7 +22,7 @@ _CELLS_PER_SIGMA, _FEWEST_CELLS, _MOST_CELLS = 4, 24, 160
 _SIMPLIFIED_SIGMAS = 0.02
 # Components whose peak is by so many nats below the border do not move it.
 _COUNTED_NATS = 7.0
-_FARTHEST_M = 5000e3
+_FARTHEST_M = 3000e3
 _MOST_EXCESS = 50.0
 # So many degrees of freedom are a Gaussian, to the digits of single precision.
 _GAUSSIAN_FREEDOM = 1e6
@@ -67,7 +67,11 @@ def region_polygons(
     with np.errstate(invalid="ignore"):
         lat, lon = frame.geodetic(corner_m, of_corner)
     lon = frame.lon + (lon - frame.lon + 180) % 360 - 180
-    on_earth = shapely.orient_polygons(shapely.set_coordinates(flat, np.stack([lon, lat], axis=-1)))
+    on_earth = shapely.set_coordinates(flat, np.stack([lon, lat], axis=-1))
+    # Outlines around a pole, or at the horizon, cross themselves.
+    for crossed in np.flatnonzero(~shapely.is_valid(on_earth)):
+        on_earth[crossed] = _multi(shapely.make_valid(on_earth[crossed], method="structure", keep_collapsed=False))
+    on_earth = shapely.orient_polygons(on_earth)
     return np.reshape(on_earth, border.shape)
 
 

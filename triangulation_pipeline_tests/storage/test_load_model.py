@@ -12,7 +12,7 @@ from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.models import load_model
 from triangulation_pipeline.storage.errors import StorageError
 from triangulation_pipeline.storage.objects import FolderStore
-from triangulation_pipeline_tests.storage.test_registry import register
+from triangulation_pipeline_tests.storage.test_registry import MakeJob, register
 
 
 def other_weights(factor: float) -> Checkpoint:
@@ -23,7 +23,7 @@ def other_weights(factor: float) -> Checkpoint:
 def test_a_registered_model_is_found_by_name_version_or_production(
     engine: Engine,
     database_url: str,
-    make_job: Callable[[], JobRecord],
+    make_job: MakeJob,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
