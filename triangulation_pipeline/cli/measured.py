@@ -26,8 +26,8 @@ def measurement_options(command: Command) -> Command:
         click.option(
             "--preset",
             type=click.Choice([preset.value for preset in Preset]),
-            help="The conditions, as in a run. If they are left out they are default; locate takes those of a model that "
-            "was trained for one network.",
+            help="The conditions, as in a run. If they are left out they are default; locate takes those of a model "
+            "that was trained for one network.",
         ),
         click.option(
             "--format",
