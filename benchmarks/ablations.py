@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.model.architectures import build_locator
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.predict import predict
@@ -72,7 +72,8 @@ class Judged:
         samples = samples.take(np.sort(np.lexsort(samples.sample_id.T)[:ROWS]))
         exact = np.empty(len(samples))
         for layout, rows in dataset.by_layout(samples):
-            part, truth_en_m = _calibrated(layout, samples.take(rows))
+            part = calibrated(layout, samples.take(rows))
+            truth_en_m = part.tx_en_m(layout.network.frame)
             geometry = Geometry(layout.network, part.tx_altitude_m)
             exact[rows] = exact_posterior(geometry, part, layout.scenario, truth_en_m).log_density_at
         return cls(dataset, samples, exact)
@@ -81,17 +82,12 @@ class Judged:
         """(n,) the exact posterior's log density less the model's."""
         locator, found = model.locator(), np.empty(len(self.samples))
         for layout, rows in self.dataset.by_layout(self.samples):
-            part, truth_en_m = _calibrated(layout, self.samples.take(rows))
+            part = calibrated(layout, self.samples.take(rows))
+            truth_en_m = part.tx_en_m(layout.network.frame)
             if unaware:
                 layout = Layout(layout.network, layout.scenario.model_copy(update=SUPPOSED_DELAYS))
             found[rows] = predict(locator, layout, part).log_density(truth_en_m)
         return self.exact - found
-
-
-def _calibrated(layout: Layout, samples: Samples) -> tuple[Samples, Float]:
-    network = layout.network
-    part = SiteCalibration.of_network(network).apply(samples.of_sites(len(network.sites)))
-    return part, part.tx_en_m(network.frame)
 
 
 def trained(

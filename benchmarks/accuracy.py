@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.evaluation.reference import rmse_excess
 from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS
 from triangulation_pipeline.model.checkpoint import read_checkpoint
@@ -110,7 +110,7 @@ def places(seed: int) -> list[Place]:
 def measured(model: Locator, layout: Layout, samples: Samples) -> Measured:
     """The columns of samples of one layout."""
     network, scenario = layout.network, layout.scenario
-    samples = SiteCalibration.of_network(network).apply(samples.of_sites(len(network.sites)))
+    samples = calibrated(layout, samples)
     geometry, truth_en_m = Geometry(network, samples.tx_altitude_m), samples.tx_en_m(network.frame)
     found = predict(model, layout, samples)
     exact = exact_posterior(geometry, samples, scenario, truth_en_m)

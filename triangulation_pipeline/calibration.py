@@ -187,6 +187,25 @@ class SiteCalibration:
         )
 
 
+def calibrated(layout: Layout, measurements: AnyMeasurements) -> AnyMeasurements:
+    """Rows of a layout as every estimator gets them: of its own sites, less what its network file says of them.
+
+    Parameters
+    ----------
+    layout : Layout
+        The network that measured them.
+    measurements : Measurements
+        n rows, perhaps with further columns that stand for no site of the layout.
+
+    Returns
+    -------
+    Measurements
+        Of the same type.
+    """
+    network = layout.network
+    return SiteCalibration.of_network(network).apply(measurements.of_sites(len(network.sites)))
+
+
 def estimate_calibration(
     layout: Layout,
     measurements: Measurements,

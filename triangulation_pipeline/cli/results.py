@@ -105,7 +105,7 @@ def _by_arrival_times(groups: Sequence[Mapping[str, Any]]) -> Table:
         "\nbest solver",
         "nats\nbelow *",
         "% within\n68.3 %",
-        "regions of\n95 %",
+        "regions\n95 %",
     ):
         page.add_column(head, justify="right", no_wrap=True)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.evaluation.estimators import (
     BASELINES,
     ESTIMATORS,
@@ -34,7 +34,6 @@ from triangulation_pipeline.evaluation.summary import (
 )
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.positions import MixturePositions, Positions, coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import Samples
 
@@ -266,8 +265,8 @@ def compare(
     is_reference[reference_rows(test)] = True
     parts, places = [], []
     for layout, rows in spec.by_layout(test):
-        known = None if spec.network is None else _calibrated(layout, train)
-        problem = Problem(layout, _calibrated(layout, test.take(rows)), known, predicted.take(rows))
+        known = None if spec.network is None else calibrated(layout, train)
+        problem = Problem(layout, calibrated(layout, test.take(rows)), known, predicted.take(rows))
         parts.append(_compared(problem, np.flatnonzero(is_reference[rows]), max_gdop))
         places.append(rows)
     return _joined(parts, np.concatenate(places), max_gdop)
@@ -296,11 +295,6 @@ def errors_m(spec: DatasetSpec, samples: Samples, positions: Positions) -> Float
         part = samples.take(rows)
         error_m[rows] = some.error_m(layout.network.frame, part.tx_altitude_m, part.tx_lat, part.tx_lon)
     return error_m
-
-
-def _calibrated(layout: Layout, samples: Samples) -> Samples:
-    network = layout.network
-    return SiteCalibration.of_network(network).apply(samples.of_sites(len(network.sites)))
 
 
 def _compared(problem: Problem, of_reference: NDArray[np.int64], max_gdop: float) -> Comparison:

@@ -26,8 +26,8 @@ MOST_P95_OVER_PRODUCTION = 1.02
 # standard errors more.
 COVERAGE_TOLERANCE, BAND_SIGMAS = 0.01, 3.0
 LEAST_ROWS = 100
-# A trained model is 0.05 to 0.12 nats below the exact posterior, and about 1 % above it in RMSE. On the 880 rows of a
-# default evaluation the standard errors are about 0.03 nats and 3 %.
+# A trained model is about 0.05 nats below the exact posterior, and 1 to 3 % above it in RMSE. On the 900 rows of a
+# default evaluation the standard errors are about 0.01 nats and 2 %.
 MOST_NATS_BELOW, MOST_RMSE_EXCESS = 0.15, 0.05
 LEAST_POSTERIOR_ROWS = 200
 

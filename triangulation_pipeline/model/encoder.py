@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, mean, ranges_m
-from triangulation_pipeline.model.inputs import LocatorInputs
+from triangulation_pipeline.model.inputs import LEAST_DELAYED, LocatorInputs
 from triangulation_pipeline.model.spec import EncoderConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
 TOKEN_FEATURES = 25
 NOISE_FEATURES = 2
-# Delays are at least so likely to a locator, whatever the scenario says.
-LEAST_DELAYED = 2e-3
-_MASKED = -1e9
+MASKED = -1e9  # what is not attended to
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class ReceiverEncoder(nn.Module):
             .view(batch, receivers, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        mask = torch.zeros_like(hears_MW, dtype=tokens.dtype).masked_fill(~hears_MW, _MASKED)
+        mask = torch.zeros_like(hears_MW, dtype=tokens.dtype).masked_fill(~hears_MW, MASKED)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
         tokens = tokens + self.out(mixed.transpose(1, 2).reshape(batch, receivers, width))
         return tokens + self.feed(tokens)
@@ -164,7 +162,7 @@ def pooled(tokens_MWD: Tensor, hears_MW: Tensor) -> Tensor:
     """Mean and maximum over the receivers that hear, (M, 2 D); zeros if none does."""
     mask = hears_MW[..., None].to(tokens_MWD.dtype)
     mean_MD = (tokens_MWD * mask).sum(1) / mask.sum(1).clamp_min(1)
-    maximum = tokens_MWD.masked_fill(~hears_MW[..., None], _MASKED).amax(1)
+    maximum = tokens_MWD.masked_fill(~hears_MW[..., None], MASKED).amax(1)
     return torch.cat([mean_MD, torch.where(hears_MW.any(1, keepdim=True), maximum, torch.zeros_like(maximum))], dim=-1)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Beyond it no transmitter on earth can be, so that absurd arrival times stay finite in float32.
 FARTHEST_M = 2e7
+# Delayed paths are at least so likely to a locator, whatever the scenario says: the likelihoods stay finite.
+LEAST_DELAYED = 2e-3
 # Numbers that describe a hypothesis beside its place, see ``start``.
 HYPOTHESIS_FEATURES = 9
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import SiteCalibration, calibrated
 from triangulation_pipeline.formats.fixes import Fixes, fixes_of
 from triangulation_pipeline.formats.recording import Recording
 from triangulation_pipeline.measurements import Measurements
@@ -114,8 +114,7 @@ def locate_samples(checkpoint: Checkpoint, dataset: DatasetSpec, samples: Sample
     """
     model, found, places = checkpoint.locator(), [], []
     for layout, rows in dataset.by_layout(samples):
-        measured = samples.take(rows).of_sites(len(layout.network.sites))
-        found.append(predict(model, layout, SiteCalibration.of_network(layout.network).apply(measured)))
+        found.append(predict(model, layout, calibrated(layout, samples.take(rows))))
         places.append(rows)
     return MixturePositions.concatenate(found).take(np.argsort(np.concatenate(places)))
 

@@ -3,9 +3,9 @@ each. Nothing here is learned.
 
 Rows with three arrival times or more: the service area is searched in coarse cells by arrival times, levels and silent
 receivers; the distinct minima are refined down to the noise; delayed paths are late only; where residuals leave doubt
-the row is solved again without each of its receivers; what lies closer together than the ellipses is one. Other rows:
-the posterior is summed over the cells, finely where it lies; that of two arrival times is cut into parts across its
-longer axis.
+the row is solved again by all receivers but one, and by any three; what lies closer together than the ellipses is one.
+Other rows: the posterior is summed over the cells, finely where it lies; that of two arrival times is cut into parts
+across its longer axis.
 
 Shapes: B rows, Q places, W receivers that hear, S silent receivers.
 """
@@ -33,7 +33,7 @@ from triangulation_pipeline.model.geometry import (
     robust_residual,
     within,
 )
-from triangulation_pipeline.model.inputs import FARTHEST_M, HYPOTHESIS_FEATURES, LocatorInputs
+from triangulation_pipeline.model.inputs import FARTHEST_M, HYPOTHESIS_FEATURES, LEAST_DELAYED, LocatorInputs
 from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
@@ -46,8 +46,6 @@ CHUNK_ROWS = 512
 NEAREST_SILENT = 12
 # Of all choices of three receivers so many are tried.
 MOST_TRIPLES = 100
-# Excess delays of a scenario without any: the likelihoods stay finite.
-_LEAST_DELAYED = 2e-3
 _DAMPING = 1e-5
 
 
@@ -327,7 +325,7 @@ class _Search:
         self.area = layout.network.service_area(scenario.area_margin_m)
         self.surface = layout.network.frame.surface_coefficients
         self.levels = _Levels(scenario)
-        self.delayed = max(scenario.nlos_probability, _LEAST_DELAYED)
+        self.delayed = max(scenario.nlos_probability, LEAST_DELAYED)
         self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
         self.low_m = torch.tensor([self.area.east_min_m, self.area.north_min_m], dtype=torch.float32)
         self.high_m = torch.tensor([self.area.east_max_m, self.area.north_max_m], dtype=torch.float32)

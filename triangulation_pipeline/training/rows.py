@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
@@ -44,12 +44,10 @@ class PreparedRows:
             layouts.append((layout, slice(first, first + len(rows))))
             first += len(rows)
             groups.append(rows)
-            network = layout.network
-            calibration = SiteCalibration.of_network(network)
             for i in range(0, len(rows), PREPARED_AT_ONCE):
-                part = samples.take(rows[i : i + PREPARED_AT_ONCE]).of_sites(len(network.sites))
-                inputs.append(model.prepare(layout, calibration.apply(part)))
-                targets.append(torch.as_tensor(part.tx_en_m(network.frame), dtype=torch.float32))
+                part = calibrated(layout, samples.take(rows[i : i + PREPARED_AT_ONCE]))
+                inputs.append(model.prepare(layout, part))
+                targets.append(torch.as_tensor(part.tx_en_m(layout.network.frame), dtype=torch.float32))
         order = np.concatenate(groups)
         return cls(
             inputs=LocatorInputs.concatenate(inputs).to(device),

@@ -64,7 +64,7 @@ def database() -> Iterator[Engine]:
 
 def test_a_full_disk_under_the_objects(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(home, synthetic_dataset=DATASET, trained_model=TRAINING | {"checkpoint_every": 1})
-    with small_disk(home / "objects", 2048) as resize:
+    with small_disk(home / "objects", 768) as resize:
         monkeypatch.setenv("TRIANGULATION_OBJECT_STORE", str(home / "objects"))
         assert "cannot be stored" in (told := refused("run", "--config", str(config)))
         assert "No space left on device" in told

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.architectures.regression import scaled
-from triangulation_pipeline.model.encoder import NOISE_FEATURES, ReceiverEncoder, View, pooled
+from triangulation_pipeline.model.encoder import MASKED, NOISE_FEATURES, ReceiverEncoder, View, pooled
 from triangulation_pipeline.model.geometry import Ellipse, Information, mean, within
 from triangulation_pipeline.model.inputs import HYPOTHESIS_FEATURES, LocatorInputs
 from triangulation_pipeline.model.locator import Locator, Mixture, freedom, zeroed
@@ -25,7 +25,6 @@ SHIFT = 3.0  # a component's learned shift of 1, in sigmas
 SHAPE_FEATURES = 4
 # Factors that are not learned: scale the features of hypotheses to about one.
 FEATURE_SCALES = (0.2, 0.3, 0.3, 0.3, 0.3, 0.1, 0.5, 0.5, 1.0)
-_MASKED = -1e9
 
 
 class Triangulation(Locator):
@@ -106,7 +105,7 @@ class Triangulation(Locator):
         preference, delay = self.read(tokens_MWD).unbind(-1)
         # A softmax: a factor common to all weights would not move the position, but it would drift, and the spread
         # with it.
-        share = preference.masked_fill(view.timed_MW == 0, _MASKED).softmax(-1)
+        share = preference.masked_fill(view.timed_MW == 0, MASKED).softmax(-1)
         weight = view.weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
         damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, self.config.damping, view.beside)
         step_m = damped.step_m(view.residual_m_MW - view.due_m_MW - delay * view.sigma_m_MW, weight)
