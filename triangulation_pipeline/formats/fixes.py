@@ -18,7 +18,7 @@ from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import ExcessDelay
 from triangulation_pipeline.physics.solvers.mixture import mixture_log_density
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 
 Float = NDArray[np.float64]
 
