@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from triangulation_pipeline.model.arrivals import robust_residual
 from triangulation_pipeline.model.hypotheses import Hypotheses, features
 from triangulation_pipeline.model.receptions import Receptions
-from triangulation_pipeline.model.search import Area, unit_cells
+from triangulation_pipeline.model.search import CELL_NUMBERS, Area, unit_cells
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 
 Float = NDArray[np.floating]
@@ -21,6 +21,10 @@ Float = NDArray[np.floating]
 
 class Cells(Area):
     """The hypotheses of the rows of one layout that have fewer than three arrival times."""
+
+    def rows_at_once(self, sites: int) -> int:
+        """How many rows that so many sites hear are best computed together."""
+        return max(1, CELL_NUMBERS // (sites * self.config.fine_cells_per_side**2))
 
     def hypotheses(self, rows: Receptions) -> Hypotheses:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""

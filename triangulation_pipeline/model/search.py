@@ -33,8 +33,9 @@ Int = NDArray[np.int64]
 
 # Of all choices of three receivers so many are tried.
 MOST_TRIPLES = 100
-# So many numbers of one kind are computed at once: what is worked on stays in the processor's cache.
-CHUNK_NUMBERS = 2**16
+# So many numbers of one kind are computed at once, but for those of the cells: what is worked on stays in the
+# processor's cache, and the many small steps are of many rows.
+CHUNK_NUMBERS, CELL_NUMBERS = 2**18, 2**15
 _DAMPING = 1e-5
 
 
@@ -116,9 +117,18 @@ class _Costs:
 class Search(Area):
     """The hypotheses of the rows of one layout that have three arrival times or more."""
 
-    def hypotheses(self, rows: Receptions, side: int) -> Hypotheses:
-        """The best distinct minima, by a search over ``side`` squared cells."""
-        places_m = self._refined(rows, self._minima(rows, side))
+    def rows_at_once(self, sites: int) -> int:
+        """How many rows that so many sites hear are best computed together: by the pairs of sites at the candidates."""
+        return max(1, CHUNK_NUMBERS // (sites * sites * self.config.candidates))
+
+    def hypotheses(self, rows: Receptions) -> Hypotheses:
+        """The best distinct minima of rows of one kind: all with three arrival times, or all with more."""
+        # Two places may fit exactly: where there is no redundancy the search is finer.
+        just_enough = len(rows) and rows.timed[:, 0].sum() <= LEAST_ARRIVAL_TIMES
+        side = self.config.fine_cells_per_side if just_enough else self.config.cells_per_side
+        step = max(1, CELL_NUMBERS // (side * side * len(rows.hears)))
+        parts = (rows.part(slice(first, first + step)) for first in range(0, len(rows), step))
+        places_m = self._refined(rows, np.concatenate([self._minima(part, side) for part in parts], axis=1))
         costs = self._costs(rows, places_m)
         best = np.argpartition(costs.total, 1, axis=-1)[:, :2] if places_m.shape[-1] > 2 else None
         late_m = self._late_only(rows, places_m if best is None else _picked(places_m, best))

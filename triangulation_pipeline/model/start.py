@@ -18,7 +18,7 @@ from triangulation_pipeline.model.cells import Cells
 from triangulation_pipeline.model.hypotheses import Hypotheses
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.receptions import Receptions
-from triangulation_pipeline.model.search import CHUNK_NUMBERS, Search
+from triangulation_pipeline.model.search import Search
 from triangulation_pipeline.model.spec import StartConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
@@ -57,14 +57,12 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
     found = Hypotheses.empty(n, config.hypotheses, width)
     search, cells = _prepared(layout, config)
     for start, end in pairwise(np.flatnonzero(np.diff(kind, prepend=-1, append=-1))):
-        # Two places may fit exactly: where there is no redundancy the search is finer.
-        is_fine = timed[order[start]] <= LEAST_ARRIVAL_TIMES
-        side = config.fine_cells_per_side if is_fine else config.cells_per_side
-        step = max(1, CHUNK_NUMBERS // (side * side * max(1, int(heard[order[start]]))))
-        for first in range(start, end, step):
-            chunk = slice(first, min(first + step, end))
-            part = ordered.part(chunk)
-            found.put(chunk, search.hypotheses(part, side) if is_solved[order[start]] else cells.hypotheses(part))
+        first, sites = order[start], max(1, int(heard[order[start]]))
+        solver = search if is_solved[first] else cells
+        step = solver.rows_at_once(sites)
+        for begin in range(start, end, step):
+            chunk = slice(begin, min(begin + step, end))
+            found.put(chunk, solver.hypotheses(ordered.part(chunk)))
     back = np.empty_like(order)
     back[order] = np.arange(n)
     surface = layout.network.frame.surface_coefficients
