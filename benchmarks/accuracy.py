@@ -30,7 +30,7 @@ from triangulation_pipeline.physics.posterior import exact_posterior
 from triangulation_pipeline.physics.scenario import PRESETS, Features, Preset, Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.physics.solvers.mixture import mixture_maximum_likelihood
-from triangulation_pipeline.positions import coverage, rmse_m
+from triangulation_pipeline.positions.statistics import coverage, rmse_m
 from triangulation_pipeline.samples import Samples, Split
 
 Float = NDArray[np.float64]

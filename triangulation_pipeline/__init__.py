@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
     from triangulation_pipeline.physics.simulator import simulate
     from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
-    from triangulation_pipeline.positions import Positions, distance_statistics
+    from triangulation_pipeline.positions.points import Positions
+    from triangulation_pipeline.positions.statistics import distance_statistics
     from triangulation_pipeline.samples import Samples, Split
     from triangulation_pipeline.training.config import TrainingConfig
     from triangulation_pipeline.training.trainer import train
@@ -48,7 +49,7 @@ _MODULES = {
     "Layout": "physics.layout",
     "Loss": "physics.solvers.gauss_newton",
     "Measurements": "measurements",
-    "Positions": "positions",
+    "Positions": "positions.points",
     "Preset": "physics.scenario",
     "ReceiverNetwork": "network",
     "Recording": "formats.recording",
@@ -59,7 +60,7 @@ _MODULES = {
     "Split": "samples",
     "TrainingConfig": "training.config",
     "best_further_site": "physics.plan",
-    "distance_statistics": "positions",
+    "distance_statistics": "positions.statistics",
     "estimate_calibration": "calibration",
     "gauss_newton": "physics.solvers.gauss_newton",
     "load_model": "models",

@@ -7,14 +7,9 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import chi2, multivariate_normal, multivariate_t
 
-from triangulation_pipeline.positions import (
-    MixturePositions,
-    Positions,
-    coverage,
-    distance_statistics,
-    median_of_bounds_m,
-    rmse_m,
-)
+from triangulation_pipeline.positions.mixtures import MixturePositions
+from triangulation_pipeline.positions.points import Positions
+from triangulation_pipeline.positions.statistics import coverage, distance_statistics, median_of_bounds_m, rmse_m
 
 
 def test_the_median_of_bounds_is_that_of_an_efficient_estimator() -> None:

@@ -41,7 +41,7 @@ ROOMS = {
         ["training", "model/checkpoint.py"],
         ["training", "model/test_checkpoint.py", "test_versions.py"],
     ),
-    "evaluation": (["positions.py", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
+    "evaluation": (["positions", "evaluation", "plots"], ["test_positions.py", "evaluation", "plots"]),
     "storage": (["storage"], ["storage"]),
     "jobs": (["jobs"], ["jobs", "defs/test_trained_model.py", "defs/test_life_cycle.py"]),
     "defs": (["defs"], ["test_run_config.py", "defs"]),

@@ -34,7 +34,9 @@ from triangulation_pipeline.evaluation.summary import (
 )
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.positions import MixturePositions, Positions, coverage, distance_statistics, rmse_m
+from triangulation_pipeline.positions.mixtures import MixturePositions
+from triangulation_pipeline.positions.points import Positions
+from triangulation_pipeline.positions.statistics import coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import Samples
 
 Rows = NDArray[np.bool_]

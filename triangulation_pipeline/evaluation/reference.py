@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.evaluation.estimators import Float, Problem
 from triangulation_pipeline.evaluation.summary import COVERAGE_LEVELS, PosteriorSummary, ScoredErrors
 from triangulation_pipeline.physics.posterior import exact_posterior
-from triangulation_pipeline.positions import coverage, distance_statistics, rmse_m
+from triangulation_pipeline.positions.statistics import coverage, distance_statistics, rmse_m
 from triangulation_pipeline.samples import Samples
 
 LABEL = "exact posterior"

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 
 Float = NDArray[np.float64]
 Polygons = NDArray[np.object_]

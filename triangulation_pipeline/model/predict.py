@@ -14,7 +14,7 @@ from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator, Mixture
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline.samples import Samples
 
 CHUNK_ROWS = 4096

@@ -16,7 +16,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information
 from triangulation_pipeline.physics.likelihood import Levels, Target, log_sum
 from triangulation_pipeline.physics.scenario import Scenario
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

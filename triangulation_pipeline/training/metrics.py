@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.positions import distance_statistics
+from triangulation_pipeline.positions.statistics import distance_statistics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.samples import Samples
 
 # As many rows are prepared at once, so that nothing but the inputs themselves takes memory with the number of rows.

@@ -19,7 +19,7 @@ from triangulation_pipeline.model.spec import LOCATOR_VERSION, RANDOM, UNIVERSAL
 from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.solvers import SOLVERS_VERSION
-from triangulation_pipeline.positions import median_of_bounds_m, rmse_m
+from triangulation_pipeline.positions.statistics import median_of_bounds_m, rmse_m
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training.config import TRAINING_VERSION, Accelerator, TrainingConfig
 from triangulation_pipeline.training.metrics import EpochMetrics

@@ -7,7 +7,7 @@ import torch
 from triangulation_pipeline.model.locator import Locator
 from triangulation_pipeline.model.losses import locator_loss
 from triangulation_pipeline.model.predict import positions_of
-from triangulation_pipeline.positions import rmse_m
+from triangulation_pipeline.positions.statistics import rmse_m
 from triangulation_pipeline.training.metrics import position_metrics
 from triangulation_pipeline.training.rows import PreparedRows
 

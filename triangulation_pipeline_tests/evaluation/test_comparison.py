@@ -40,7 +40,8 @@ from triangulation_pipeline.physics.solvers.fingerprint import nearest_fingerpri
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 from triangulation_pipeline.physics.solvers.mixture import mixture_crlb_m, mixture_maximum_likelihood
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid, strongest_receiver
-from triangulation_pipeline.positions import MixturePositions, Positions
+from triangulation_pipeline.positions.mixtures import MixturePositions
+from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.samples import Samples, Split
 from triangulation_pipeline_tests.evaluation.conftest import (
     SIGMA_M,

@@ -12,7 +12,7 @@ from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.physics.simulator import simulate
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline.samples import Samples
 
 LAYOUT = Layout(NORTH_WEST_ITALY, Scenario())

@@ -11,7 +11,7 @@ from triangulation_pipeline.formats.fixes import COLUMNS, FLAGS, RECEIVER_COLUMN
 from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.formats.fixed import EAST, HOSTILE, LAYOUT, fixes, mixture, samples
 

@@ -7,7 +7,7 @@ from scipy.stats import chi2
 
 from triangulation_pipeline.formats.regions import region_polygons, within_180
 from triangulation_pipeline.frame import LocalFrame
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline_tests.formats.fixed import mixture
 
 FRAME = LocalFrame(45.0, 8.0)

@@ -13,7 +13,7 @@ from triangulation_pipeline.model.predict import predict, predicted
 from triangulation_pipeline.model.spec import Architecture, LocatorSpec, StartConfig, TriangulationConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.layout import Layout
-from triangulation_pipeline.positions import MixturePositions
+from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline.samples import Samples
 
 from .helpers import DEFAULT, HALF_TIMED, HOME, MIXED, RSS, VALLEY, fresh, odd_rows, poked, samples, spec_for, target_m

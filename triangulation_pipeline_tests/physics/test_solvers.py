@@ -32,7 +32,7 @@ from triangulation_pipeline.physics.solvers.mixture import (
     mixture_maximum_likelihood,
 )
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid, strongest_receiver
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.samples import Samples
 
 HEIGHT_M = 2.0

@@ -20,7 +20,8 @@ from triangulation_pipeline.model.predict import locate
 from triangulation_pipeline.model.spec import Architecture, RegressionConfig, StartConfig, TriangulationConfig
 from triangulation_pipeline.network import NORTH_WEST_ITALY, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.positions import MixturePositions, median_of_bounds_m
+from triangulation_pipeline.positions.mixtures import MixturePositions
+from triangulation_pipeline.positions.statistics import median_of_bounds_m
 from triangulation_pipeline.samples import Samples
 from triangulation_pipeline.training import rows as rows_module
 from triangulation_pipeline.training import trainer as trainer_module

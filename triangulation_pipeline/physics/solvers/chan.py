@@ -11,7 +11,7 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.solvers.descent import Arrivals, arrivals
 from triangulation_pipeline.physics.solvers.signal_strength import power_weighted_centroid
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 
 Float = NDArray[np.float64]
 

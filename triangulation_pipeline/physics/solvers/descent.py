@@ -10,7 +10,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information, toa_weight
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 
 Float = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.samples import Samples
 
 Float = NDArray[np.float64]

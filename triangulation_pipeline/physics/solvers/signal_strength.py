@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork
-from triangulation_pipeline.positions import Positions
+from triangulation_pipeline.positions.points import Positions
 
 
 def power_weighted_centroid(network: ReceiverNetwork, measurements: Measurements) -> Positions:

@@ -1,27 +1,23 @@
-"""Positions with the covariances of their errors, which every locator returns, and statistics of errors.
+"""Posteriors: mixtures of bivariate Student's t, their modes and regions."""
 
-Errors are metres on a sphere of the mean earth radius. Statistics are over samples, never over batches; for an empty
-subset they are None.
-"""
-
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from triangulation_pipeline.frame import LocalFrame, haversine_m
+from triangulation_pipeline.positions.points import Positions
+from triangulation_pipeline.positions.solutions import Alternatives, separate_solutions
+from triangulation_pipeline.positions.student_t import (
+    covariances_m2,
+    inverses,
+    log_densities,
+    log_sum,
+    moments,
+    whitening_of,
+)
 
-Float = NDArray[np.floating]
-# The elements (1, 1), (2, 1) and (2, 2) of lower triangular matrices that turn scale matrices into the unit matrix.
-Whitening = tuple[Any, Any, Any]
-
-# Components farther apart than so many standard deviations of both are separate solutions, which have a name if they
-# are at least so probable.
-SEPARATE_SIGMAS = 4.0
-LEAST_ALTERNATIVE = 0.01
 # Draws from each mixture, and the weight of the components, all together, that get none.
 DRAWS = 400
 _NEGLIGIBLE = 1e-3
@@ -29,116 +25,6 @@ _BLOCK_ROWS = 64
 # Steps towards a mode, until they are shorter than so many standard deviations.
 _UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
 _MODE_BLOCK_ROWS = 2048
-# So many degrees of freedom are a Gaussian, to all digits.
-_GAUSSIAN_FREEDOM = 1e12
-
-
-@dataclass(frozen=True)
-class Positions:
-    """n positions on the surface at a known altitude, each with the covariance of its error, in a network's frame.
-
-    In a row without a position both are NaN. If nothing is known of the error, the covariance alone is NaN. Raises
-    ValueError if an array has another shape.
-    """
-
-    en_m: NDArray[np.float64]  # (n, 2) east and north
-    covariance_m2: NDArray[np.float64]  # (n, 2, 2)
-
-    def __post_init__(self) -> None:
-        n = len(self.en_m)
-        for name, shape in (("en_m", (n, 2)), ("covariance_m2", (n, 2, 2))):
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"{name} must have the shape {shape}, it has {found}")
-
-    def __len__(self) -> int:
-        return len(self.en_m)
-
-    @classmethod
-    def of_points(cls, en_m: NDArray[np.float64]) -> Self:
-        """Positions without covariances.
-
-        Parameters
-        ----------
-        en_m : ndarray, shape (n, 2)
-            East and north, metres.
-
-        Returns
-        -------
-        Positions
-            With NaN as covariances.
-        """
-        return cls(en_m, np.full((len(en_m), 2, 2), np.nan))
-
-    def error_m(
-        self, frame: LocalFrame, altitude_m: float | NDArray[np.float64], lat: ArrayLike, lon: ArrayLike
-    ) -> NDArray[np.float64]:
-        """Distance of each position from the true place.
-
-        Parameters
-        ----------
-        frame : LocalFrame
-            The frame of the positions.
-        altitude_m : float or ndarray, shape (n,)
-            Altitude of the transmitters above the ellipsoid, metres.
-        lat, lon : array_like, shape (n,)
-            True places, WGS-84 degrees.
-
-        Returns
-        -------
-        ndarray, shape (n,)
-            Great-circle distance, metres; NaN for a row without a position, or with one beyond the earth's radius.
-        """
-        # Beyond the earth's radius the frame has no surface.
-        with np.errstate(invalid="ignore", over="ignore"):
-            found_lat, found_lon = frame.geodetic(self.en_m, altitude_m)
-            return haversine_m(found_lat, found_lon, np.asarray(lat), np.asarray(lon))
-
-    def nees(self, truth_en_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Normalised estimation error squared, ``e^T S^-1 e``: mean 2 if the covariances are right.
-
-        Parameters
-        ----------
-        truth_en_m : ndarray, shape (n, 2)
-            True places, east and north, metres.
-
-        Returns
-        -------
-        ndarray, shape (n,)
-            NEES; NaN if the covariance is not positive definite.
-        """
-        error_m = truth_en_m - self.en_m
-        (ee, en), (ne, nn) = self.covariance_m2.transpose(1, 2, 0)
-        with np.errstate(invalid="ignore", over="ignore"):
-            determinant = ee * nn - en * ne
-            definite = (determinant > 0) & (ee > 0) & np.isfinite(determinant)
-            e, n = error_m.T
-            scaled = e * e * nn - e * n * (en + ne) + n * n * ee
-            return np.where(definite, scaled / np.where(definite, determinant, 1.0), np.nan)
-
-    def rms_m(self) -> NDArray[np.float64]:
-        """The rms error that the covariances claim.
-
-        Returns
-        -------
-        ndarray, shape (n,)
-            Square root of the trace, metres; NaN if the trace is not positive.
-        """
-        trace = np.trace(self.covariance_m2, axis1=1, axis2=2)
-        return np.sqrt(np.where(trace > 0, trace, np.nan))
-
-
-@dataclass(frozen=True)
-class Alternatives:
-    """The separate solutions of n rows, at most s in a row, the most probable first.
-
-    Where a row has fewer, the probability is 0 and the rest is NaN.
-    """
-
-    probability: NDArray[np.float64]  # (n, s)
-    en_m: NDArray[np.float64]  # (n, s, 2) mean of each solution, east and north
-    covariance_m2: NDArray[np.float64]  # (n, s, 2, 2) of each solution
-    of_component: NDArray[np.int64]  # (n, k) the solution that each component is a part of; -1 if of none
 
 
 @dataclass(frozen=True)
@@ -203,7 +89,7 @@ class MixturePositions(Positions):
         ValueError
             As the class does.
         """
-        log_total = _log_sum(log_weight)
+        log_total = log_sum(log_weight)
         ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
         with np.errstate(invalid="ignore", over="ignore"):
             definite = (ee > 0) & (ee * nn - en * en > 0) & np.isfinite(ee * nn)
@@ -215,8 +101,8 @@ class MixturePositions(Positions):
         component_en_m = np.where(exists[..., None], component_en_m, 0.0)
         scale_m2 = np.where(exists[..., None, None], scale_m2, np.eye(2))
         freedom = np.where(exists, freedom, np.inf)
-        inside_m2 = _covariances_m2(scale_m2, freedom)
-        en_m, covariance_m2 = _moments(np.exp(log_weight), component_en_m, inside_m2)
+        inside_m2 = covariances_m2(scale_m2, freedom)
+        en_m, covariance_m2 = moments(np.exp(log_weight), component_en_m, inside_m2)
         return cls(en_m, covariance_m2, log_weight, component_en_m, scale_m2, freedom)
 
     @classmethod
@@ -282,8 +168,8 @@ class MixturePositions(Positions):
             Nats per square metre; NaN in a row without a position.
         """
         apart_m = en_m[:, None] - self.component_en_m
-        log_parts, _ = _log_parts(self.log_weight, apart_m, _whitening(self.scale_m2), self.freedom)
-        return np.where(self.exists.any(1), _log_sum(log_parts), np.nan)
+        log_parts, _ = log_densities(self.log_weight, apart_m, whitening_of(self.scale_m2), self.freedom)
+        return np.where(self.exists.any(1), log_sum(log_parts), np.nan)
 
     def mode_en_m(self) -> NDArray[np.float64]:
         """The peak of the density that is uphill from the densest centre, by expectation maximisation. Where many
@@ -301,11 +187,11 @@ class MixturePositions(Positions):
                 values[rows[:, None], picked]
                 for values in (self.log_weight, self.component_en_m, self.scale_m2, self.freedom)
             )
-            whitening, precision = _whitening(scale_m2), _inverses(scale_m2)
+            whitening, precision = whitening_of(scale_m2), inverses(scale_m2)
             en_m, highest = np.zeros((len(rows), 2)), np.full(len(rows), -np.inf)
             for k in range(picked.shape[1]):
-                log_parts, _ = _log_parts(log_weight, centre_m[:, k, None] - centre_m, whitening, freedom)
-                log_density = np.where(log_weight[:, k] > -np.inf, _log_sum(log_parts), -np.inf)
+                log_parts, _ = log_densities(log_weight, centre_m[:, k, None] - centre_m, whitening, freedom)
+                log_density = np.where(log_weight[:, k] > -np.inf, log_sum(log_parts), -np.inf)
                 higher = log_density > highest
                 en_m[higher], highest[higher] = centre_m[higher, k], log_density[higher]
             moving = np.arange(len(rows))
@@ -314,11 +200,11 @@ class MixturePositions(Positions):
                     values[moving] for values in (centre_m, log_weight, freedom, precision)
                 )
                 whitening = tuple(values[moving] for values in whitening)
-                log_parts, squared = _log_parts(log_weight, en_m[:, None] - centre_m, whitening, freedom)
-                share = np.exp(log_parts - _log_sum(log_parts)[:, None])
+                log_parts, squared = log_densities(log_weight, en_m[:, None] - centre_m, whitening, freedom)
+                share = np.exp(log_parts - log_sum(log_parts)[:, None])
                 pull = (share * (1 + 2 / freedom) / (1 + squared / freedom))[..., None, None] * precision
                 total = pull.sum(1)
-                new_m = np.einsum("nij,nkjl,nkl->ni", _inverses(total), pull, centre_m)
+                new_m = np.einsum("nij,nkjl,nkl->ni", inverses(total), pull, centre_m)
                 step_m = new_m - en_m
                 mode_en_m[rows] = new_m
                 moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2)
@@ -411,58 +297,15 @@ class MixturePositions(Positions):
         return border
 
     def alternatives(self) -> Alternatives:
-        """The separate solutions: components within a few standard deviations of each other are one.
-
-        From the heaviest component on, each one that is left takes in all that lie within ``SEPARATE_SIGMAS`` of it,
-        by the sum of both covariances. What has a probability below ``LEAST_ALTERNATIVE`` is left out.
+        """The separate solutions (``separate_solutions``).
 
         Returns
         -------
         Alternatives
             The solutions of each row, the most probable first.
         """
-        weight = np.exp(self.log_weight)
-        inside_m2 = _covariances_m2(self.scale_m2, self.freedom)
-        left = self.exists.copy()
-        found: list[tuple[NDArray[np.float64], ...]] = []
-        member = np.full(weight.shape, -1)
-        # What is left of a row ends its search once all of it together would have no name.
-        while len(rows := np.flatnonzero(np.where(left, weight, 0.0).sum(1) >= LEAST_ALTERNATIVE)):
-            part_weight, centre_m, part_m2 = weight[rows], self.component_en_m[rows], inside_m2[rows]
-            core, index = np.where(left[rows], part_weight, -1.0).argmax(1), np.arange(len(rows))
-            east, north = np.moveaxis(centre_m - centre_m[index, core][:, None], -1, 0)
-            (ee, en), (_, nn) = np.moveaxis(part_m2 + part_m2[index, core][:, None], (-2, -1), (0, 1))
-            squared = (nn * east**2 - 2 * en * east * north + ee * north**2) / (ee * nn - en * en)
-            near = squared <= SEPARATE_SIGMAS**2
-            near[index, core] = True
-            near &= left[rows]
-            left[rows] &= ~near
-            member[rows] = np.where(near, len(found), member[rows])
-            part = np.where(near, part_weight, 0.0)
-            solution = (
-                np.zeros(len(self)),
-                np.full((len(self), 2), np.nan),
-                np.full((len(self), 2, 2), np.nan),
-            )
-            for whole, values in zip(solution, (part.sum(1), *_moments(part, centre_m, part_m2)), strict=True):
-                whole[rows] = values
-            found.append(solution)
-        if not found:
-            found.append((np.zeros(len(self)), np.full((len(self), 2), np.nan), np.full((len(self), 2, 2), np.nan)))
-        probability, en_m, covariance_m2 = (np.stack(part, axis=1) for part in zip(*found, strict=True))
-        probability = np.where(probability >= LEAST_ALTERNATIVE, probability, 0.0)
-        order = np.argsort(-probability, axis=1, kind="stable")
-        rank = np.argsort(order, axis=1, kind="stable")
-        order = order[:, : max(1, int((probability > 0).sum(1).max(initial=0)))]
-        probability = np.take_along_axis(probability, order, 1)
-        named = probability > 0
-        of_component = np.where(member >= 0, np.take_along_axis(rank, np.maximum(member, 0), 1), -1)
-        return Alternatives(
-            probability,
-            np.where(named[..., None], np.take_along_axis(en_m, order[..., None], 1), np.nan),
-            np.where(named[..., None, None], np.take_along_axis(covariance_m2, order[..., None, None], 1), np.nan),
-            np.where(of_component < named.sum(1, keepdims=True), of_component, -1),
-        )
+        inside_m2 = covariances_m2(self.scale_m2, self.freedom)
+        return separate_solutions(np.exp(self.log_weight), self.component_en_m, inside_m2)
 
     def _heaviest(self, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Blocks of b rows that have a position: which rows, and (b, k) their components from the heaviest on, without
@@ -491,7 +334,7 @@ class MixturePositions(Positions):
             )
             centre_m = self.component_en_m[rows[:, None], picked]
             centre_m = centre_m - centre_m[:, :1]  # small numbers, for the sake of the precision
-            whitening = _whitening(scale_m2)
+            whitening = whitening_of(scale_m2)
             ends = np.cumsum(np.exp(log_weight), axis=1)
             index = (which >= (ends / ends[:, -1:])[:, :-1, None]).sum(1)
             of_draw = np.take_along_axis(freedom, index, 1)
@@ -507,7 +350,7 @@ class MixturePositions(Positions):
             draw_m = draw_m.astype(np.float32)
             for k in range(picked.shape[1]):
                 one = (slice(None), slice(k, k + 1))
-                log_part, _ = _log_parts(
+                log_part, _ = log_densities(
                     (log_weight[one] - log_peak[:, None]).astype(np.float32),
                     draw_m - centre_m[one].astype(np.float32),
                     tuple(values[one].astype(np.float32) for values in whitening),
@@ -517,136 +360,8 @@ class MixturePositions(Positions):
             yield rows, at_draws, log_peak
 
 
-def rmse_m(distance_m: Float) -> float | None:
-    """sqrt(mean(d^2)), metres."""
-    return float(np.sqrt(np.mean(np.square(distance_m, dtype=np.float64)))) if len(distance_m) else None
-
-
-def median_of_bounds_m(bound_m: Float) -> float | None:
-    """The median error of an efficient estimator on rows with different bounds.
-
-    Half of its errors lie below it: ``mean(1 - exp(-d^2 / bound^2)) = 1/2`` for circular Gaussian errors. For equal
-    bounds it is 0.83 of them.
-
-    Parameters
-    ----------
-    bound_m : ndarray, shape (n,)
-        Bounds of the rms error, metres; rows without a bound (NaN) are left out.
-
-    Returns
-    -------
-    float or None
-        Metres; None if no row has a bound.
-    """
-    known = np.asarray(bound_m, np.float64)[np.isfinite(bound_m)]
-    if not len(known):
-        return None
-    low, high = known.min() * 0.8, known.max()  # of equal bounds the median is 0.83 of them
-    for _ in range(40):
-        middle = (low + high) / 2
-        if np.mean(-np.expm1(-np.square(middle / known))) < 0.5:
-            low = middle
-        else:
-            high = middle
-    return float((low + high) / 2)
-
-
-def distance_statistics(distance_m: Float) -> dict[str, float | int | None]:
-    """Statistics of position errors.
-
-    Parameters
-    ----------
-    distance_m : ndarray, shape (n,)
-        Errors, metres.
-
-    Returns
-    -------
-    dict
-        ``count``, ``rmse_m``, ``mean_m``, ``p50_m``, ``p68_m``, ``p95_m``, ``p99_m`` and ``max_m``; all but the count
-        are None if there are no errors.
-    """
-    values = (
-        [None] * 6
-        if not len(distance_m)
-        else [
-            float(np.mean(distance_m, dtype=np.float64)),
-            *(float(p) for p in np.percentile(distance_m, (50, 68, 95, 99))),
-            float(np.max(distance_m)),
-        ]
-    )
-    names = ("mean_m", "p50_m", "p68_m", "p95_m", "p99_m", "max_m")
-    return {"count": len(distance_m), "rmse_m": rmse_m(distance_m), **dict(zip(names, values, strict=True))}
-
-
-def coverage(content: Float, level: float) -> float | None:
-    """Share of the truths within the regions of a probability.
-
-    Parameters
-    ----------
-    content : ndarray, shape (n,)
-        Content at the truths, as of ``MixturePositions.content_at``; NaN counts as outside.
-    level : float
-        Probability of the regions, 0 to 1.
-
-    Returns
-    -------
-    float or None
-        None if there are no truths.
-    """
-    return float(np.mean(content <= level)) if len(content) else None
-
-
 def _quasi_random(number: int) -> NDArray[np.float64]:
     """(3, number) points: even steps, and beside them the additive recurrence with powers of the root of x^3 = x + 1
     (Roberts 2018)."""
     index, root = np.arange(number) + 0.5, 1.324717957244746
     return np.stack([index / number, index / root % 1, index / root**2 % 1])
-
-
-def _whitening(scale_m2: NDArray[np.float64]) -> Whitening:
-    """The inverse of the Cholesky factor of scale matrices (..., 2, 2)."""
-    ee, nn, en = scale_m2[..., 0, 0], scale_m2[..., 1, 1], scale_m2[..., 0, 1]
-    first = np.sqrt(ee)
-    second = np.sqrt(nn - en * en / ee)
-    return 1 / first, -en / (ee * second), 1 / second
-
-
-def _log_parts(log_weight: Any, apart_m: Any, whitening: Whitening, freedom: Any) -> tuple[Any, Any]:
-    """The logarithm of weighted t densities (...) at distances ``apart_m`` (..., 2) from their centres, and the squared
-    distances in units of the scale matrices. In the precision of the arguments."""
-    a, b, c = whitening
-    squared = (a * apart_m[..., 0]) ** 2 + (b * apart_m[..., 0] + c * apart_m[..., 1]) ** 2
-    finite = np.minimum(freedom, _GAUSSIAN_FREEDOM)
-    log_peak = log_weight + np.log(a * c) - math.log(2 * math.pi)
-    return log_peak - (finite / 2 + 1) * np.log1p(squared / finite), squared
-
-
-def _log_sum(log_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log sum exp over the last axis; minus infinity of nothing."""
-    peak = np.maximum(log_values.max(-1, initial=-np.inf), -1e300)
-    with np.errstate(divide="ignore"):
-        return peak + np.log(np.exp(log_values - peak[..., None]).sum(-1))
-
-
-def _covariances_m2(scale_m2: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, k, 2, 2) covariances of Student's t."""
-    return scale_m2 / (1 - 2 / freedom)[..., None, None]
-
-
-def _inverses(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverses of symmetric matrices (..., 2, 2)."""
-    ee, nn, en = matrix[..., 0, 0], matrix[..., 1, 1], matrix[..., 0, 1]
-    rows = np.stack([np.stack([nn, -en], axis=-1), np.stack([-en, ee], axis=-1)], axis=-2)
-    return rows / (ee * nn - en * en)[..., None, None]
-
-
-def _moments(
-    weight: NDArray[np.float64], en_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (n, 2) and covariance (n, 2, 2) of mixtures with weights (n, k); NaN if all weights are 0."""
-    with np.errstate(invalid="ignore"):
-        share = weight / weight.sum(1, keepdims=True)
-    mean_m = np.einsum("nk,nki->ni", share, en_m)
-    apart_m = en_m - mean_m[:, None]
-    between_m2 = np.einsum("nk,nki,nkj->nij", share, apart_m, apart_m)
-    return mean_m, np.einsum("nk,nkij->nij", share, covariance_m2) + between_m2
