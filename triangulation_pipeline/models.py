@@ -7,13 +7,13 @@ from sqlalchemy import make_url
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.jobs.record import load_checkpoint
 from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
+from triangulation_pipeline.model.names import ModelName
 from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.registry import find_referred_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.stores import open_store
-from triangulation_pipeline.training.config import MODEL_REFERENCE
 from triangulation_pipeline.validation import expanded, shown
 
 FILE_ENDING = ".pth"
@@ -47,7 +47,7 @@ def load_model(reference: str) -> Checkpoint:
         return universal_model()
     if reference.lower().endswith(FILE_ENDING):
         return _from_file(expanded(reference))
-    if not MODEL_REFERENCE.fullmatch(reference):
+    if ModelName.parse(reference) is None:
         raise ValueError(
             f"a model must be {UNIVERSAL}, name, name/version as in rf-triangulation/3, name@production, an id, or a "
             f"file that ends in {FILE_ENDING}, got {shown(reference)}"

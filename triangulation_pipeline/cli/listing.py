@@ -48,11 +48,11 @@ def datasets(as_json: bool) -> None:
 def models(as_json: bool) -> None:
     """List the registered models by name.
 
-    The newest version comes first. Errors are on the test rows of good geometry. The first column is name:version; a
-    run config may give it as parent_model_id.
+    The newest version comes first. Errors are on the test rows of good geometry. The first column is what a
+    model is called: `triangulation locate --model` takes it, and a run config as parent_model_id.
     """
     columns: Columns = {
-        "model": lambda row: f"{row['model_name']}:{row['version']}",
+        "model": lambda row: f"{row['model_name']}/{row['version']}",
         "network": lambda row: row["network"],
         "production": lambda row: row["is_production"],
         "p50 m": lambda row: tenths(row["test_p50_good_geom_m"]),

@@ -104,7 +104,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
         surface_B5=coefficients.expand(n, 5).contiguous(),
         delay_probability_B=torch.full((n,), scenario.nlos_probability),
         delay_mean_m_B=torch.full((n,), scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS),
-        area_m_B=torch.full((n,), search.area_m),
+        area_m_B=rows.area_m,
         alive_BK=found.alive,
         hypothesis_m_BK2=found.places_m,
         spread_m_BK3=found.spread_m,
@@ -128,6 +128,8 @@ class _Rows:
     silent: Tensor  # (B, S) bool
     floor_dbm: Tensor  # (B, S)
     altitude_m: Tensor  # (B,)
+    low_m: Tensor  # (B, 2) corners of the service area
+    high_m: Tensor  # (B, 2)
 
     @classmethod
     def of(cls, layout: Layout, measurements: Measurements) -> "_Rows":
@@ -177,7 +179,18 @@ class _Rows:
             torch.as_tensor(np.isfinite(np.take_along_axis(away_m2, nearest, 1))),
             tensor(np.take_along_axis(power_dbm, nearest, 1)),
             tensor(measurements.tx_altitude_m),
+            *map(tensor, layout.areas_m(measurements)),
         )
+
+    @property
+    def longer_m(self) -> Tensor:
+        """(B,) the longer side of the service area; the other one differs little."""
+        return (self.high_m - self.low_m).amax(1)
+
+    @property
+    def area_m(self) -> Tensor:
+        """(B,) standard deviation of a place in the area."""
+        return self.longer_m / math.sqrt(12)
 
     def take(self, rows: Tensor) -> "_Rows":
         """Some rows that as many receivers hear, without padding."""
@@ -188,7 +201,7 @@ class _Rows:
         return _Rows(
             **{name: getattr(self, name)[rows][..., :width] for name in of_hearing},
             **{name: getattr(self, name)[rows][..., :number] for name in of_silent},
-            altitude_m=self.altitude_m[rows],
+            **{name: getattr(self, name)[rows] for name in ("altitude_m", "low_m", "high_m")},
         )
 
     def mean_log_km(self, en_m: Tensor, coefficients: Tensor) -> NDArray[np.float64]:
@@ -322,16 +335,14 @@ class _Search:
     def __init__(self, layout: Layout, config: StartConfig) -> None:
         scenario = layout.scenario
         self.config = config
-        self.area = layout.network.service_area(scenario.area_margin_m)
         self.surface = layout.network.frame.surface_coefficients
         self.levels = _Levels(scenario)
         self.delayed = max(scenario.nlos_probability, LEAST_DELAYED)
         self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
-        self.low_m = torch.tensor([self.area.east_min_m, self.area.north_min_m], dtype=torch.float32)
-        self.high_m = torch.tensor([self.area.east_max_m, self.area.north_max_m], dtype=torch.float32)
-        # Standard deviation of a place in the area, whose sides differ little.
-        self.area_m = float((self.high_m - self.low_m).max()) / math.sqrt(12)
-        self.cell_m = float((self.high_m - self.low_m).max()) / config.cells_per_side
+
+    def cell_m(self, rows: _Rows) -> Tensor:
+        """(B, 1) side of a cell of the coarse search."""
+        return (rows.longer_m / self.config.cells_per_side)[:, None]
 
     def ranges(self, rows: _Rows, en_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of places (B or 1, Q, 2) to the receivers that hear, (B, Q, W) each."""
@@ -344,15 +355,15 @@ class _Search:
     def by_cells(self, rows: _Rows) -> _Found:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""
         side = self.config.fine_cells_per_side
-        low_m, high_m = self.low_m.expand(len(rows.hears), 2), self.high_m.expand(len(rows.hears), 2)
+        low_m, high_m = rows.low_m, rows.high_m
         for _ in range(2):
             cell_m = (high_m - low_m) / side
             en_m = low_m[:, None] + cell_m[:, None] * (_unit_cells(side) + 0.5)
             share = self._share_of_cells(rows, en_m, cell_m)
             middle_m, variance_m2 = _moments(share, en_m)
             reach_m = 3 * variance_m2[..., :2].sqrt() + cell_m
-            low_m = torch.maximum(middle_m - reach_m, self.low_m)
-            high_m = torch.minimum(middle_m + reach_m, self.high_m)
+            low_m = torch.maximum(middle_m - reach_m, rows.low_m)
+            high_m = torch.minimum(middle_m + reach_m, rows.high_m)
         parts = self.config.hypotheses
         along = _along_longer_axis(en_m - middle_m[:, None], variance_m2)
         edges = torch.special.ndtri(torch.arange(1, parts) / parts)
@@ -415,11 +426,11 @@ class _Search:
 
     def _minima(self, rows: _Rows, side: int) -> Tensor:
         """(B, Q, 2) the lowest local minima of the cells of the area."""
-        cell_m = (self.high_m - self.low_m) / side
-        en_m = (self.low_m + cell_m * (_unit_cells(side) + 0.5))[None]
+        cell_m = (rows.high_m - rows.low_m) / side
+        en_m = rows.low_m[:, None] + cell_m[:, None] * (_unit_cells(side) + 0.5)
         distance_m, _, _ = self.ranges(rows, en_m)
         cost, _ = self.level_cost(rows, en_m, distance_m)
-        scale_m = 0.35 * float(cell_m.max())
+        scale_m = 0.35 * cell_m.amax(1)[:, None, None]
         timed = rows.timed[:, None].float()
         residual, _ = robust_residual((rows.toa_m[:, None] - distance_m) / scale_m, torch.ones(()), timed)
         cost = cost + (timed * residual.square().log1p()).sum(-1)
@@ -427,21 +438,22 @@ class _Search:
         lowest_near = -torch.nn.functional.max_pool2d(-plane, 3, 1, 1)
         cost = torch.where((plane <= lowest_near).view_as(cost), cost, cost + 1e3)
         number = min(self.config.candidates * side // self.config.cells_per_side, side * side)
-        return en_m[0][cost.topk(number, dim=1, largest=False).indices]
+        return _places(en_m, cost.topk(number, dim=1, largest=False).indices)
 
-    def _moved(self, en_m: Tensor, step_m: Tensor, longest_m: float) -> Tensor:
-        margin_m = self.cell_m / 8
-        moved_m = en_m + within(step_m, longest_m)
-        return torch.minimum(torch.maximum(moved_m, self.low_m - margin_m), self.high_m + margin_m)
+    def _moved(self, rows: _Rows, en_m: Tensor, step_m: Tensor, longest_cells: float) -> Tensor:
+        cell_m = self.cell_m(rows)[:, None]
+        moved_m = en_m + within(step_m, longest_cells * cell_m)
+        margin_m = cell_m / 8
+        return torch.minimum(torch.maximum(moved_m, rows.low_m[:, None] - margin_m), rows.high_m[:, None] + margin_m)
 
     def _refined(self, rows: _Rows, en_m: Tensor) -> Tensor:
         timed, toa_m, variance_m2 = rows.timed[:, None].float(), rows.toa_m[:, None], rows.sigma_m.square()[:, None]
         for scale in self.config.refinement_scales:
             distance_m, grad_e, grad_n = self.ranges(rows, en_m)
-            blurred_m2 = variance_m2 + (scale * self.cell_m) ** 2
+            blurred_m2 = variance_m2 + (scale * self.cell_m(rows)[:, None]) ** 2
             residual_m, weight = robust_residual(toa_m - distance_m, blurred_m2, timed)
             step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
-            en_m = self._moved(en_m, step_m, 1.5 * self.cell_m)
+            en_m = self._moved(rows, en_m, step_m, 1.5)
         return en_m
 
     def _late_only(self, rows: _Rows, en_m: Tensor) -> Tensor:
@@ -453,13 +465,13 @@ class _Search:
             beside = self._beside(rows, distance_m, grad_e, grad_n)
             information = Information.of(seen.weight, grad_e, grad_n, _DAMPING, beside)
             step_m = information.step_m(seen.residual_m - seen.due_m, seen.weight)
-            en_m = self._moved(en_m, step_m, 0.5 * self.cell_m)
+            en_m = self._moved(rows, en_m, step_m, 0.5)
         return en_m
 
     def _beside(self, rows: _Rows, distance_m: Tensor, grad_e: Tensor, grad_n: Tensor) -> Beside:
         """What levels and area tell of places (B, Q), beside the arrival times."""
         level, slope = self.levels.off(rows, distance_m)
-        return Beside.of(level, slope, rows.levelled[:, None].float(), distance_m, grad_e, grad_n, self.area_m)
+        return Beside.of(level, slope, rows.levelled[:, None].float(), distance_m, grad_e, grad_n, rows.area_m[:, None])
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
@@ -480,7 +492,7 @@ class _Search:
         weight = weight / (1 + (residual_m / sigma_m).square() / 9)
         residual_m = residual_m - mean(residual_m, weight)
         information = Information.of(weight, grad_e, grad_n, damping=_DAMPING)
-        step_m = within(information.step_m(residual_m, weight), 0.5 * self.cell_m)
+        step_m = within(information.step_m(residual_m, weight), 0.5 * self.cell_m(rows)[:, None])
         left_m = residual_m - step_m[..., :1] * grad_e - step_m[..., 1:] * grad_n
         left_m = left_m - mean(left_m, weight)
         x, ratio = left_m / sigma_m, sigma_m / self.delay_m
@@ -490,7 +502,7 @@ class _Search:
         cost = (timed * torch.where(x > 0, torch.minimum(direct, late), direct)).sum(-1)
         number = min(self.config.refits, cost.shape[1])
         chosen = cost.topk(number, dim=1, largest=False).indices
-        return self._late_only(rows, self._moved(best_m, _places(step_m, chosen), 0.5 * self.cell_m))
+        return self._late_only(rows, self._moved(rows, best_m, _places(step_m, chosen), 0.5))
 
     def _costs(self, rows: _Rows, en_m: Tensor) -> _Costs:
         timed, sigma_m = rows.timed[:, None].float(), rows.sigma_m[:, None]
@@ -499,7 +511,7 @@ class _Search:
         beside = self._beside(rows, distance_m, grad_e, grad_n)
         ellipse = Information.of(seen.weight, grad_e, grad_n, beside=beside).ellipse
         levels, _ = self.level_cost(rows, en_m, distance_m)
-        beyond_m = (torch.relu(self.low_m - en_m) + torch.relu(en_m - self.high_m)).sum(-1)
+        beyond_m = torch.relu(torch.maximum(rows.low_m[:, None] - en_m, en_m - rows.high_m[:, None])).sum(-1)
         bound_m = ellipse.spread_m().norm(dim=-1).clamp(1, 1e5)
         return _Costs(
             times=self._cost_of_times(seen.residual_m, sigma_m, timed),

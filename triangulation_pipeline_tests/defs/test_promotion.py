@@ -92,7 +92,7 @@ def test_worse_than_the_checks_ask_is_said_whatever_network_is_in_production(cha
     _, check, model = register(champion, model_evaluation={"max_rmse_m": 1.0})
     put_into_production(champion, network_digest=digest)
     assert not check.passed
-    assert check.description == "version 1 in production is for another network, north-west-italy (eeeeeeee)"
+    assert check.description == "rf-triangulation/1 in production is for another network, north-west-italy (eeeeeeee)"
     assert (model.passed, model.promoted) == (False, False)
     assert "m is above 1.0 m" in model.promotion_reason
 
@@ -106,7 +106,7 @@ def test_production_whose_weights_are_gone_lets_nobody_follow(champion: Run) -> 
         _, check, model = register(champion)
         assert (check.passed, model.promoted) == (False, False)
         why = str(check.description).replace("\\:", ":")  # in Markdown an address is made no link
-        assert why.startswith(f"version 1 in production cannot be compared (object '{key}'")
+        assert why.startswith(f"rf-triangulation/1 in production cannot be compared (object '{key}'")
         assert why.endswith("; restore its weights, replace it by hand, or roll back")
         assert why in model.promotion_reason
     objects.put(key, content)
@@ -117,7 +117,7 @@ def test_production_registered_again_is_not_held_against_itself(champion: Run) -
     put_into_production(champion, version=2)
     _, check, model = register(champion)
     assert check.passed
-    assert check.description == "it is version 2, which was in production"
+    assert check.description == "it is rf-triangulation/2, which was in production"
     assert model.version == 2
 
 
@@ -154,11 +154,11 @@ def test_a_run_of_another_network_leaves_production_alone(champion: Run, tmp_pat
     done, check, model = whole(champion, **there)
     assert (model.passed, model.promoted, model.is_production) == (True, False, False)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"version 1 in production is for another network, {italian.network}"
+    assert check.description == f"rf-triangulation/1 in production is for another network, {italian.network}"
     assert model.promotion_reason == (
-        f"Not promoted: version 1 of rf-triangulation, which is in production, is for another network, "
+        f"Not promoted: rf-triangulation/1, which is in production, is for another network, "
         f"{italian.network}, and this one for {model.network}; train it under another model_name, or replace that "
-        f"version by `triangulation promote rf-triangulation {model.version}`."
+        f"version by `triangulation promote rf-triangulation/{model.version}`."
     )
     shown = done.metadata("registered_model")
     assert {name: shown[name] for name in ("promoted", "promotion_reason", "network")} == {
@@ -188,6 +188,6 @@ def test_what_went_into_production_meanwhile_is_compared_with(champion: Run, mon
     looked_up = iter([None, put_into_production(champion)])
     monkeypatch.setattr(registered_model, "find_production_model", lambda *_: next(looked_up))
     _, check, model = register(champion)
-    assert "of version 1 in production" in str(check.description)
+    assert "of rf-triangulation/1 in production" in str(check.description)
     assert model.promoted == check.passed
     assert list(looked_up) == []

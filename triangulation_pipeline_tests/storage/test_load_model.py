@@ -45,7 +45,7 @@ def test_a_registered_model_is_found_by_name_version_or_production(
     ):
         assert load_model(reference).weights_digest == made[expected].weights_digest, reference
     assert load_model("universal").weights_digest == universal_model().weights_digest
-    with pytest.raises(StorageError, match="there is no model 'locator' version 3 in the registry"):
+    with pytest.raises(StorageError, match="there is no model 'locator/3' in the registry"):
         load_model("locator/3")
     with pytest.raises(StorageError, match="there is no model 'other' in the registry"):
         load_model("other")
