@@ -119,8 +119,8 @@ def write_calibration(calibration: SiteCalibration, network: ReceiverNetwork, pa
 def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibration:
     """Reads a calibration of a network. The order of its sites does not matter.
 
-    A site of the network that the file does not know has no known bias, so its arrival times are left out; its gain is
-    that of the network file.
+    A site of the network that the file does not know has no known bias: it counts as one that nobody calibrated. Its
+    gain is that of the network file.
 
     Parameters
     ----------
