@@ -142,7 +142,7 @@ def locate(
         for site, sigma_ns in zip(sites.sites, calibration.toa_bias_sigma_ns, strict=True)
         if np.isinf(sigma_ns)
     ]:
-        say(f"arrival times left out, because the calibration knows no bias: {', '.join(unknown)}")
+        say(f"not calibrated, so that their arrival times count for less: {', '.join(unknown)}")
     refusals.show()
     for written in (place, map_place):
         if written is not None:
