@@ -167,7 +167,7 @@ def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_network(home / "network.yaml").name == "my-network"
     for name in ("run.yaml", "scenario.yaml"):
         check_run_config(yaml.safe_load((home / name).read_text()))
-    assert "my-locator:1" in said
+    assert "my-locator/1" in said
 
 
 @pytest.fixture

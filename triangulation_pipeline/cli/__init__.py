@@ -38,6 +38,7 @@ COMMANDS = {
     "plan": ("plan", "Show how well a network can locate."),
     "calibrate": ("calibrate", "Find what is known of the sites."),
     "locate": ("locate", "Locate the transmissions of a file."),
+    "calibrations": ("listing", "List the calibrations, the newest first."),
 }
 
 
