@@ -284,9 +284,12 @@ def _slip(site: Site, others: tuple[Site, ...], spread_m: float) -> str:
 
 
 def _refuse_strays(sites: tuple[Site, ...]) -> None:
-    for site, away_m, spread_m in _strays(sites, STRAY_M):
-        raise ValueError(_stray_sentence(sites, site, away_m, spread_m))
     place_m = _ecef_m(sites)
+    for site, away_m, spread_m in _strays(sites, STRAY_M):
+        near = np.linalg.norm(place_m - place_m[sites.index(site)], axis=-1) <= spread_m
+        # As many as can locate, that stand as close together as the others do, are an island and no mistake.
+        if near.sum() < LEAST_ARRIVAL_TIMES:
+            raise ValueError(_stray_sentence(sites, site, away_m, spread_m))
     away_m = np.linalg.norm(place_m - (place_m.min(0) + place_m.max(0)) / 2, axis=-1)
     if away_m.max() > FARTHEST_M:
         site = sites[int(away_m.argmax())]

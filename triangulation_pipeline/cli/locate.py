@@ -206,11 +206,11 @@ class _Calibration:
             "from_ns": self.calibration.from_ns,
             "to_ns": self.calibration.to_ns,
             "age_s": self.calibration.age_s(summary.to_ns),
-            "sites_without_bias": self._left_out(network),
+            "not_calibrated": self._unknown(network),
         }
 
     def show(self, network: ReceiverNetwork, summary: "_Summary") -> None:
-        """Prints where it is from, how old it was when it was used, and whose arrival times it leaves out."""
+        """Prints where it is from, how old it was when it was used, and which sites it does not know."""
         told, from_ns = f"calibrated by {self.source}", self.calibration.from_ns
         age_s = self.calibration.age_s(summary.to_ns)
         if age_s is not None and age_s >= MINUTE_S:
@@ -218,10 +218,10 @@ class _Calibration:
         elif from_ns is not None and (ahead_s := (from_ns - summary.from_ns) / 1e9) >= MINUTE_S:
             told += f", whose first measurement was {_duration(ahead_s)} after the first transmission"
         say(told)
-        if unknown := self._left_out(network):
-            say(f"arrival times left out, because the calibration knows no bias: {', '.join(unknown)}")
+        if unknown := self._unknown(network):
+            say(f"not calibrated, so that their arrival times count for less: {', '.join(unknown)}")
 
-    def _left_out(self, network: ReceiverNetwork) -> list[str]:
+    def _unknown(self, network: ReceiverNetwork) -> list[str]:
         known = np.isfinite(self.calibration.toa_bias_sigma_ns)
         return [site.name for site, is_known in zip(network.sites, known, strict=True) if not is_known]
 

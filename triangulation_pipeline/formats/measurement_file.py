@@ -308,9 +308,9 @@ class _Reader:
     def receptions(self, piece: Piece) -> _Rows:
         """The rows by field; of the wide form one for each receiver that has a value."""
         self.has_rows = self.has_rows or len(piece.line) > 0 or len(piece.broken) > 0
-        if not len(piece.line):
-            return _Rows({}, piece.line)
         names = list(piece.columns)
+        if not names:
+            return _Rows({}, piece.line)
         if self._form is None or self._form[0] != names:
             form = form_of(names, self._sources)
             if self._form is None:

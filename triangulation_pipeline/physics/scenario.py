@@ -250,6 +250,15 @@ class Scenario(BaseModel):
         "with this mean, 1 to 100000 ns. Used only if nlos_probability is above 0.",
     )
 
+    refractivity_ppm: float | None = Field(
+        None,
+        ge=0,
+        le=500,
+        description="Air at sea level slows signals down by this many parts per million (N-units), 0 to 500; higher up "
+        "by less. 315 is the mean of ITU-R P.453. If it is left out, signals travel as in vacuum. Used only with "
+        "features: rss_tdoa.",
+    )
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if len(self.tx_power_w) != len(self.tx_power_share):
