@@ -87,12 +87,11 @@ class SiteCalibration:
         SiteCalibration
         """
         wide = PRESETS[Preset.uncalibrated]
-        stamp_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, 0.0) for site in network.sites])
         told = np.array([site.gain_offset_db is not None for site in network.sites])
         unknown = np.full(len(network.sites), np.inf)
         return replace(
             cls.of_network(network),
-            toa_bias_sigma_ns=np.hypot(wide.site_bias_sigma_ns, stamp_ns),
+            toa_bias_sigma_ns=_uncalibrated_bias_sigma_ns(network),
             toa_sigma_factor_sigma=unknown,
             drift_sigma_ns_per_s=unknown,
             outlier_share_sigma=unknown,
@@ -137,10 +136,10 @@ class SiteCalibration:
         """Measurements less what is known of the sites and of the air.
 
         Biases are taken off the arrival times, which become those of vacuum (``refraction.slowing``). ``toa_sigma_ns``
-        is multiplied by the factor of its site, and the standard error of the bias is added in quadrature. An arrival
-        time of a site whose bias is unknown (an infinite standard error) is left out; of a row whose sites are of
-        several groups, only those of the largest one are kept. Gains are taken off the levels, and off the noise floor
-        that stands for the level of a receiver which detected nothing.
+        is multiplied by the factor of its site, and the standard error of the bias is added in quadrature; if a bias is
+        unknown (an infinite standard error), that of ``prior``. Of a row whose sites are of several groups, only the
+        arrival times of the largest one are kept. Gains are taken off the levels, and off the noise floor that stands
+        for the level of a receiver which detected nothing.
 
         Parameters
         ----------
@@ -160,10 +159,12 @@ class SiteCalibration:
             If the measurements are of another number of sites.
         """
         _check_sites(len(self.rows), measurements)
-        timed = measurements.toa_present & np.isfinite(self.toa_bias_sigma_ns)
-        of_group = np.stack([timed[:, self.group == number].sum(1) for number in range(self.group.max(initial=0) + 1)])
-        timed &= of_group.argmax(0)[:, None] == self.group
-        sigma_ns = np.hypot(measurements.toa_sigma_ns * self.toa_sigma_factor, self.toa_bias_sigma_ns)
+        timed, known = measurements.toa_present, np.isfinite(self.toa_bias_sigma_ns)
+        numbers = range(self.group.max(initial=0) + 1)
+        of_group = np.stack([(timed & known)[:, self.group == number].sum(1) for number in numbers])
+        timed = timed & (~known | (of_group.argmax(0)[:, None] == self.group))
+        bias_sigma_ns = np.where(known, self.toa_bias_sigma_ns, _uncalibrated_bias_sigma_ns(layout.network))
+        sigma_ns = np.hypot(measurements.toa_sigma_ns * self.toa_sigma_factor, bias_sigma_ns)
         in_air = 1 + slowing(layout, measurements.tx_altitude_m)[:, None]
         return replace(
             measurements,
@@ -253,6 +254,12 @@ def estimate_calibration(
         from_ns=int(measurements.time_ns.min()),
         to_ns=int(measurements.time_ns.max()),
     )
+
+
+def _uncalibrated_bias_sigma_ns(network: ReceiverNetwork) -> Float:
+    """(r,) standard error of a bias of which nothing is known but the clock."""
+    stamp_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, 0.0) for site in network.sites])
+    return np.hypot(PRESETS[Preset.uncalibrated].site_bias_sigma_ns, stamp_ns)
 
 
 def _check_sites(sites: int, measurements: Measurements) -> None:

@@ -119,8 +119,8 @@ def write_calibration(calibration: SiteCalibration, network: ReceiverNetwork, pa
 def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibration:
     """Reads a calibration of a network. The order of its sites does not matter.
 
-    A site of the network that the file does not know has no known bias, so its arrival times are left out; its gain is
-    that of the network file.
+    A site of the network that the file does not know has no known bias: it counts as one that nobody calibrated. Its
+    gain is that of the network file.
 
     Parameters
     ----------
@@ -146,11 +146,20 @@ def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibrat
         raise ValueError(f"calibration {error}") from None
     try:
         parsed = parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
-        return _calibration(_Document.model_validate(parsed), network)
-    except ValidationError as error:
-        raise ValueError(f"calibration {file_name(path)}: {one_sentence(error)}") from None
+        return calibration_of(parsed, network)
     except ValueError as error:
         raise ValueError(f"calibration {file_name(path)}: {error}") from None
+
+
+def calibration_of(document: Any, network: ReceiverNetwork) -> SiteCalibration:
+    """A calibration out of a document as ``calibration_document`` makes it, for the sites of a network.
+
+    Raises ValueError with one sentence, as ``read_calibration`` does.
+    """
+    try:
+        return _calibration(_Document.model_validate(document), network)
+    except ValidationError as error:
+        raise ValueError(one_sentence(error)) from None
 
 
 def _calibration(document: _Document, network: ReceiverNetwork) -> SiteCalibration:

@@ -46,6 +46,8 @@ CHUNK_ROWS = 512
 NEAREST_SILENT = 12
 # Of all choices of three receivers so many are tried.
 MOST_TRIPLES = 100
+# A residual of so many mean delays, which seven in a thousand delays have, shows that the search missed the place.
+LOST_DELAYS = 5.0
 _DAMPING = 1e-5
 
 
@@ -89,6 +91,10 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
                 # Two places may fit exactly: where there is no redundancy the search is finer.
                 side = config.fine_cells_per_side if kind_of[1] else config.cells_per_side
                 found.put(chunk, search.by_solving(part, side))
+                # A delay that no path has: the cells were too coarse for the true minimum.
+                lost = torch.nonzero(search.is_lost(part, found.places_m[chunk, :1]))[:, 0]
+                if len(lost) and side < config.fine_cells_per_side:
+                    found.put(chunk[lost], search.by_solving(part.take(lost), config.fine_cells_per_side))
     link_db = scenario.link_level_sigma_db
     coefficients = torch.tensor(layout.network.frame.surface_coefficients, dtype=torch.float32)
     slope_db = path_loss_slope_db(scenario, np.exp(rows.mean_log_km(found.places_m[:, 0], coefficients)))
@@ -475,11 +481,19 @@ class _Search:
 
     def _is_doubtful(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B,) whether a residual at the best place (B, 1, 2) is large, where one receiver can be spared."""
+        worst = (self._residual_m(rows, best_m).abs() / rows.sigma_m).amax(1)
+        return (worst > self.config.doubt_sigmas) & (rows.timed.sum(1) > LEAST_ARRIVAL_TIMES)
+
+    def is_lost(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B,) whether a residual at the best place (B, 1, 2) is larger than delays are."""
+        return (self._residual_m(rows, best_m).abs() > LOST_DELAYS * self.delay_m + 3 * rows.sigma_m).any(1)
+
+    def _residual_m(self, rows: _Rows, best_m: Tensor) -> Tensor:
+        """(B, W) residuals at places (B, 1, 2); 0 without an arrival time."""
         timed = rows.timed.float()
         distance_m = self.ranges(rows, best_m)[0][:, 0]
         residual_m, _ = robust_residual(rows.toa_m - distance_m, rows.sigma_m.square(), timed)
-        worst = (residual_m.abs() * timed / rows.sigma_m).amax(1)
-        return (worst > self.config.doubt_sigmas) & (timed.sum(1) > LEAST_ARRIVAL_TIMES)
+        return residual_m * timed
 
     def _by_few(self, rows: _Rows, best_m: Tensor) -> Tensor:
         """(B, Q, 2) places that all receivers but one agree on, or any three, from the best place (B, 1, 2): the

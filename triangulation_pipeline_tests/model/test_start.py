@@ -218,6 +218,17 @@ def test_where_silence_is_unknown_a_row_is_looked_for_around_those_that_heard_it
     np.testing.assert_allclose(layout.areas_m(rows)[0], [[whole.east_min_m, whole.north_min_m]] * 200)
 
 
+def test_a_place_that_explains_nothing_is_looked_for_in_finer_cells() -> None:
+    """Aircraft beside four sites close together: coarse cells find a place where one is 4 microseconds late."""
+    places = {"a": (47.4, 8.63), "b": (47.25, 8.53), "c": (47.036, 8.324), "d": (48.71, 9.265), "e": (47.036, 8.33)}
+    sites = tuple(Site(name=name, lat=lat, lon=lon, altitude_m=430) for name, (lat, lon) in places.items())
+    layout = Layout(ReceiverNetwork(name="lake", sites=sites), DEFAULT.model_copy(update={"area_margin_km": 100.0}))
+    en_m = np.array([[-39.7e3, -48.0e3], [-37.4e3, -53.1e3], [-37.3e3, -49.2e3]])
+    rows = exact_rows(layout, en_m, 10e3)
+    found = prepared(layout, replace(rows, power_dbm=np.full_like(rows.power_dbm, np.nan)), START, solve=True)
+    assert ((found.hypothesis_m_BK2[:, 0] - torch.as_tensor(en_m)).norm(dim=-1) < 30).all()
+
+
 def test_without_solving_every_row_is_a_posterior_over_cells() -> None:
     rows = prepared(HOME, samples(100), START, solve=False)
     assert (rows.hypothesis_features_BKF[..., -1] == 0).all()
