@@ -146,11 +146,20 @@ def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibrat
         raise ValueError(f"calibration {error}") from None
     try:
         parsed = parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
-        return _calibration(_Document.model_validate(parsed), network)
-    except ValidationError as error:
-        raise ValueError(f"calibration {file_name(path)}: {one_sentence(error)}") from None
+        return calibration_of(parsed, network)
     except ValueError as error:
         raise ValueError(f"calibration {file_name(path)}: {error}") from None
+
+
+def calibration_of(document: Any, network: ReceiverNetwork) -> SiteCalibration:
+    """A calibration out of a document as ``calibration_document`` makes it, for the sites of a network.
+
+    Raises ValueError with one sentence, as ``read_calibration`` does.
+    """
+    try:
+        return _calibration(_Document.model_validate(document), network)
+    except ValidationError as error:
+        raise ValueError(one_sentence(error)) from None
 
 
 def _calibration(document: _Document, network: ReceiverNetwork) -> SiteCalibration:

@@ -39,6 +39,7 @@ COMMANDS = {
     "simulate": ("simulate", "Simulate a recording of a network."),
     "calibrate": ("calibrate", "Find what is known of the sites."),
     "locate": ("locate", "Locate the transmissions of a file."),
+    "calibrations": ("listing", "List the calibrations, the newest first."),
 }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame, haversine_m
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.network import FARTHEST_M, LEAST_ARRIVAL_TIMES, ReceiverNetwork
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
@@ -74,9 +74,6 @@ FLAGS = {
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
 }
 """What speaks against a fix, and what it means."""
-
-REACH_M = 1.5 * FARTHEST_M
-"""Positions that are farther from the middle of a network are none."""
 
 _AMBIGUOUS_PROBABILITY = 0.1
 _EARLY_SIGMAS = 5.0

@@ -343,13 +343,13 @@ PRESETS: dict[Preset, Scenario] = {
 }
 
 
-def scenario_of(preset: Preset, overrides: Mapping[str, Any]) -> Scenario:
-    """A preset with some parameters changed.
+def scenario_of(base: Preset | Scenario, overrides: Mapping[str, Any]) -> Scenario:
+    """A preset, or another scenario, with some parameters changed.
 
     Parameters
     ----------
-    preset : Preset
-        The named scenario.
+    base : Preset or Scenario
+        The scenario, or the name of one.
     overrides : mapping
         Values of the parameters that differ, by their names.
 
@@ -363,6 +363,7 @@ def scenario_of(preset: Preset, overrides: Mapping[str, Any]) -> Scenario:
         With one sentence, if a value is out of range or parameters contradict each other.
     """
     try:
-        return Scenario.model_validate(PRESETS[preset].model_dump() | dict(overrides))
+        given = PRESETS[base] if isinstance(base, Preset) else base
+        return Scenario.model_validate(given.model_dump() | dict(overrides))
     except ValidationError as error:
         raise ValueError(f"scenario: {one_sentence(error)}") from None

@@ -24,8 +24,10 @@ from triangulation_pipeline.formats.columns import ALIASES, FIELDS, parse_mappin
 from triangulation_pipeline.formats.lines import CUT_OFF, LONG_LINE
 from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
 from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.propagation import noise_floor_dbm
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline_tests.formats.conftest import LAYOUT, NETWORK, TIME_NS, Read
 
 LONG = f"""{",".join(FIELDS)}
@@ -273,31 +275,19 @@ GOOD = f"t,{TIME_NS},A,5,50,-90"
     [
         (f",{TIME_NS},B hill,5,50,-90", "transmission_id", "", measurement_file.NO_ID),
         (f"t,{TIME_NS},,5,50,-90", "receiver", "", measurement_file.NO_RECEIVER),
-        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", measurement_file.UNKNOWN_RECEIVER),
+        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", measurement_file.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},B\u00a0hill,5,50,-90", "receiver", "B\\xa0hill", measurement_file.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},M\ufffdnchen,5,50,-90", "receiver", "M\ufffdnchen", measurement_file.NO_UTF8),
         (f"t,{TIME_NS},{'x' * 99},5,50,-90", "receiver", "x" * 40, measurement_file.UNKNOWN_RECEIVER),
         (f"t,{TIME_NS},\x1b[2J,5,50,-90", "receiver", "\\x1b[2J", measurement_file.UNKNOWN_RECEIVER),
         (f"t,{TIME_NS},B hill,,,", "toa_ns", "", measurement_file.NO_VALUE),
         (f"t,{TIME_NS},B hill,five,50,-90", "toa_ns", "five", measurement_file.NO_TIME_TEXT),
         (f"t,{TIME_NS},B hill,5,50,-9O", "rssi_dbm", "-9O", measurement_file.NO_NUMBER),
         (f"t,{TIME_NS},B hill,5,inf,-90", "toa_sigma_ns", "inf", measurement_file.NO_NUMBER),
-        (
-            f"t,{TIME_NS},B hill,5,0,-90",
-            "toa_sigma_ns",
-            "0",
-            "a standard deviation must be above 0 and at most a second",
-        ),
-        (
-            f"t,{TIME_NS},B hill,5,-5,-90",
-            "toa_sigma_ns",
-            "-5",
-            "a standard deviation must be above 0 and at most a second",
-        ),
-        (
-            f"t,{TIME_NS},B hill,5,2e9,-90",
-            "toa_sigma_ns",
-            "2e9",
-            "a standard deviation must be above 0 and at most a second",
-        ),
+        (f"t,{TIME_NS},B hill,5,0,-90", "toa_sigma_ns", "0", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,-5,-90", "toa_sigma_ns", "-5", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,5e-8,-90", "toa_sigma_ns", "5e-8", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,2e9,-90", "toa_sigma_ns", "2e9", measurement_file._LIMITS["toa_sigma_ns"][2]),
         (f"t,{TIME_NS},B hill,5,50,-200", "rssi_dbm", "-200", measurement_file._LIMITS["rssi_dbm"][2]),
         (f"t,{TIME_NS},B hill,5,50,99", "rssi_dbm", "99", measurement_file._LIMITS["rssi_dbm"][2]),
         (f"t,{TIME_NS},B hill,2000000000,50,-90", "toa_ns", "2000000000", measurement_file.FAR_TOA),
@@ -394,6 +384,50 @@ def test_rows_without_any_id_are_refused(read: Read) -> None:
     assert found.reasons.to_dict() == {measurement_file.NO_ID: 2}
 
 
+def test_accents_may_be_encoded_in_two_ways(read: Read) -> None:
+    composed, apart = "M\u00fcnchen", "Mu\u0308nchen"
+    for own, written in ((composed, apart), (apart, composed)):
+        site = Site(name=own, lat=48.1, lon=11.6)
+        layout = Layout(ReceiverNetwork(name="n", sites=(site, *NETWORK.sites[:2])), Scenario())
+        assert read(rows(GOOD.replace(",A,", f",{written},")), layout=layout).receivers[0] == own
+
+
+def test_a_place_out_of_reach_is_refused(read: Read) -> None:
+    swapped = read(rows(f"{GOOD},7.5,45.1", header=f"{HEADER},latitude,longitude"))
+    assert swapped.refused[["column", "reason"]].to_numpy().tolist() == [["latitude", measurement_file.FAR_PLACE]]
+
+
+@pytest.mark.parametrize(("unit", "digits"), [("s", 10), ("ms", 13), ("us", 16)])
+def test_times_in_another_unit_are_no_nanoseconds(unit: str, digits: int, read: Read) -> None:
+    """Unless a mapping says so; dates are what they say."""
+    time = str(TIME_NS)[:digits]
+    told = {"time": {"column": "time", "unit": "ns"}}
+    text = rows(f"t,{time}.5,A,5,50,-90")
+    with pytest.raises(
+        ValueError, match=rf"the numbers of time look like times in {unit}, and without a unit they are"
+    ):
+        read(text)
+    assert read(text, parse_mapping(told)).measurements.time_ns.tolist() == [int(time)]
+    frame = pd.DataFrame({"id": ["t"], "time": pd.to_datetime([int(time)], utc=True), "gateway": ["A"], "rssi": [-90]})
+    assert recording_of_frame(frame, LAYOUT).measurements.time_ns.tolist() == [int(time)]
+
+
+def test_arrival_times_in_a_larger_unit_are_no_nanoseconds(read: Read) -> None:
+    """The sites A and B are 260 microseconds apart."""
+    text = rows(
+        *(
+            f"{i},{TIME_NS},{receiver},{toa},50,-90"
+            for i in range(10)
+            for receiver, toa in (("A", 9), ("B hill", i * 26))
+        )
+    )
+    with pytest.raises(
+        ValueError, match=r"its arrival times differ between receivers by only 1[0-9]{2} ns, and the sites are"
+    ):
+        read(text)
+    assert len(read(text, parse_mapping({"toa_ns": {"column": "toa_ns", "unit": "us"}}))) == 10
+
+
 def test_receivers_may_measure_the_carrier_a_little_differently(read: Read) -> None:
     lines = [
         f"t,{TIME_NS},{r},-90,{f},,,,," for r, f in (("A", 145000100), ("B hill", "144999990.4"), ("D", 145000020))
@@ -419,8 +453,10 @@ def test_nothing_is_left_of_refused_rows_alone(read: Read) -> None:
 def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the size of the pieces in which a file is read."""
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
-    lines = [f"{i // 3 if i % 3 else 'far'},{TIME_NS},{'A' if i % 3 == 1 else 'B hill'},{i},50,-90" for i in range(300)]
-    lines[40] = lines[40].replace(",A,", ",D,").replace(",40,50,", ",,,")  # allowed beside the other
+    lines = [
+        f"{i // 3 if i % 3 else 'far'},{TIME_NS},{'A' if i % 3 == 1 else 'B hill'},{i}0000,50,-90" for i in range(300)
+    ]
+    lines[40] = lines[40].replace(",A,", ",D,").replace(",400000,50,", ",,,")  # allowed beside the other
     text = rows(*lines)
     whole = read(text)
     # Rows 0, 3, 6... have the id "far": up to line 2 + 50 they belong together, but then they are too late.
@@ -464,7 +500,11 @@ def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatc
 
 
 def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{i},{TIME_NS},{receiver},{i},50,-90" for i in range(200) for receiver in ("A", "B hill")]
+    lines = [
+        f"{i},{TIME_NS},{receiver},{i}{toa},50,-90"
+        for i in range(200)
+        for receiver, toa in (("A", 0), ("B hill", 9999))
+    ]
     in_order = read(rows(*lines))
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
     frame = pd.read_csv(io.StringIO(rows(*lines)))
@@ -520,6 +560,26 @@ def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, mo
             "the columns 'gateway' and 'station' may both be",
         ),
         (rows("1,A,-2,3", header="id,gateway,toa_s,time"), "m.csv", "unknown column 'toa_s'; meant toa_ns? Rename it"),
+        *(
+            (
+                rows("1,A,-2,3,5", header=f"id,gateway,snr,{name},time"),
+                "m.csv",
+                f"unknown column '{name}'; meant {field}?",
+            )
+            for name, field in (
+                *(
+                    ("toa", "toa_ns"),
+                    ("TOA [ns]", "toa_ns"),
+                    ("rssi (dBm)", "rssi_dbm"),
+                    ("Latitude [deg]", "latitude"),
+                ),
+                *(
+                    ("altitude", "altitude_m"),
+                    ("frequency [MHz]", "frequency_hz"),
+                    ("toa-sigma (ns)", "toa_sigma_ns"),
+                ),
+            )
+        ),
         (
             rows("1,A,2", header="id,gateway,toa_ns"),
             "m.csv",

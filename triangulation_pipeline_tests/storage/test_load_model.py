@@ -53,7 +53,7 @@ def test_a_registered_model_is_found_by_name_version_or_production(
 
 def test_looking_for_a_model_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{tmp_path}/none/here.db")
-    with pytest.raises(ValueError, match=r"there is no registry to find the model 'locator/1' in: .*here\.db"):
+    with pytest.raises(StorageError, match=r"there is no database to find the model 'locator/1' in: .*here\.db"):
         load_model("locator/1")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="a model must be universal, name, name/version"):
