@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.documents import file_name, parse_json, parse_yaml, read_text
-from triangulation_pipeline.network import ReceiverNetwork, Site
+from triangulation_pipeline.network import MOST_SITES, ReceiverNetwork, Site
 from triangulation_pipeline.outputs import replaced_file
 from triangulation_pipeline.validation import expanded, one_sentence, refuse_booleans, shown
 
@@ -37,6 +37,7 @@ class _SiteNumbers(BaseModel):
     lon: float = Field(ge=-180, le=180)
     altitude_m: float = Field(ge=-500, le=9000)
     rows: int = Field(0, ge=0)
+    group: int = Field(0, ge=0, lt=MOST_SITES)
     toa_bias_ns: float | None = Field(None, ge=-1e9, le=1e9)
     toa_bias_sigma_ns: float | None = Field(None, ge=0, le=1e9)
     toa_sigma_factor: float | None = Field(None, ge=0.01, le=1000)
@@ -86,7 +87,7 @@ def calibration_document(calibration: SiteCalibration, network: ReceiverNetwork)
             for key, value in zip((name, sigma), pair, strict=True):
                 numbers[key] = round(float(value), decimals) if np.isfinite(pair[1]) else None
         place = {"name": site.name, "lat": site.lat, "lon": site.lon, "altitude_m": site.altitude_m}
-        sites.append({**place, "rows": int(calibration.rows[index]), **numbers})
+        sites.append({**place, "rows": int(calibration.rows[index]), "group": int(calibration.group[index]), **numbers})
     return {"network": network.name, "from_ns": calibration.from_ns, "to_ns": calibration.to_ns, "sites": sites}
 
 
@@ -118,8 +119,8 @@ def write_calibration(calibration: SiteCalibration, network: ReceiverNetwork, pa
 def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibration:
     """Reads a calibration of a network. The order of its sites does not matter.
 
-    A site of the network that the file does not know has no known bias, so its arrival times are left out; its gain is
-    that of the network file.
+    A site of the network that the file does not know has no known bias: it counts as one that nobody calibrated. Its
+    gain is that of the network file.
 
     Parameters
     ----------
@@ -145,11 +146,20 @@ def read_calibration(path: str | Path, network: ReceiverNetwork) -> SiteCalibrat
         raise ValueError(f"calibration {error}") from None
     try:
         parsed = parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
-        return _calibration(_Document.model_validate(parsed), network)
-    except ValidationError as error:
-        raise ValueError(f"calibration {file_name(path)}: {one_sentence(error)}") from None
+        return calibration_of(parsed, network)
     except ValueError as error:
         raise ValueError(f"calibration {file_name(path)}: {error}") from None
+
+
+def calibration_of(document: Any, network: ReceiverNetwork) -> SiteCalibration:
+    """A calibration out of a document as ``calibration_document`` makes it, for the sites of a network.
+
+    Raises ValueError with one sentence, as ``read_calibration`` does.
+    """
+    try:
+        return _calibration(_Document.model_validate(document), network)
+    except ValidationError as error:
+        raise ValueError(one_sentence(error)) from None
 
 
 def _calibration(document: _Document, network: ReceiverNetwork) -> SiteCalibration:
@@ -158,7 +168,7 @@ def _calibration(document: _Document, network: ReceiverNetwork) -> SiteCalibrati
     given_db = np.array([site.gain_offset_db or 0.0 for site in network.sites])
     columns = {name: np.full(r, default) for name, (_, default, _) in NUMBERS.items()} | {"gain_offset_db": given_db}
     columns |= {sigma: np.full(r, np.inf) for sigma, _, _ in NUMBERS.values()}
-    rows = np.zeros(r, np.int64)
+    rows, group = np.zeros(r, np.int64), np.zeros(r, np.int64)
     seen: set[str] = set()
     for site in document.sites:
         if site.name in seen:
@@ -174,11 +184,11 @@ def _calibration(document: _Document, network: ReceiverNetwork) -> SiteCalibrati
             raise ValueError(
                 f"the site {shown(site.name)} stands {moved_m:,.0f} m from where it was calibrated; calibrate again"
             )
-        rows[at] = site.rows
+        rows[at], group[at] = site.rows, site.group
         for name, (sigma, _, _) in NUMBERS.items():
             if getattr(site, sigma) is not None:
                 columns[name][at], columns[sigma][at] = getattr(site, name), getattr(site, sigma)
-    return SiteCalibration(**columns, rows=rows, from_ns=document.from_ns, to_ns=document.to_ns)
+    return SiteCalibration(**columns, group=group, rows=rows, from_ns=document.from_ns, to_ns=document.to_ns)
 
 
 def _apart_m(before: _SiteNumbers, now: Site) -> float:

@@ -202,13 +202,13 @@ def surface_up_m(
     return z + altitude_m * (1.0 + slope_e * slope_e + slope_n * slope_n) ** 0.5, (slope_e, slope_n)
 
 
-def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float, lon_b: Float) -> Float:
+def haversine_m(lat_a: Float, lon_a: Float, lat_b: Float | float, lon_b: Float | float) -> Float:
     """Great-circle distance on a sphere of the mean earth radius.
 
     Parameters
     ----------
     lat_a, lon_a, lat_b, lon_b : ndarray, shape (...)
-        The two places, degrees.
+        The two places, degrees; the second may be one for all.
 
     Returns
     -------

@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.jobs.record import load_checkpoint
 from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
+from triangulation_pipeline.model.names import ModelName
 from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.model.universal import universal_model
-from triangulation_pipeline.storage.engine import open_database
+from triangulation_pipeline.storage.engine import open_existing_database
 from triangulation_pipeline.storage.registry import find_referred_model
 from triangulation_pipeline.storage.settings import read_settings
 from triangulation_pipeline.storage.stores import open_store
-from triangulation_pipeline.training.config import MODEL_REFERENCE
 from triangulation_pipeline.validation import expanded, shown
 
 FILE_ENDING = ".pth"
@@ -47,20 +45,13 @@ def load_model(reference: str) -> Checkpoint:
         return universal_model()
     if reference.lower().endswith(FILE_ENDING):
         return _from_file(expanded(reference))
-    if not MODEL_REFERENCE.fullmatch(reference):
+    if ModelName.parse(reference) is None:
         raise ValueError(
             f"a model must be {UNIVERSAL}, name, name/version as in rf-triangulation/3, name@production, an id, or a "
             f"file that ends in {FILE_ENDING}, got {shown(reference)}"
         )
     settings = read_settings()
-    url = make_url(settings.database_url)
-    # A look must not make a database.
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        raise ValueError(
-            f"there is no registry to find the model {shown(reference)} in: {file_name(Path(str(url.database)))} does "
-            "not exist; set DAGSTER_HOME to the folder of the project"
-        )
-    engine = open_database(settings.database_url)
+    engine = open_existing_database(settings.database_url, f"the model {shown(reference)}")
     try:
         model = find_referred_model(engine, reference)
     finally:

@@ -29,6 +29,8 @@ LEAST_ARRIVAL_TIMES = 3
 
 # The greatest distance of a site from the middle of all, in a straight line: one frame is useless beyond it.
 FARTHEST_M = 2000e3
+# Transmitters that are farther from the middle of a network are out of its reach.
+REACH_M = 1.5 * FARTHEST_M
 # A site is a stray if it is this many times farther from the middle of the others than most of those are. A stray is
 # odd if it is farther away than the first distance, and refused as a mistake beyond the second.
 STRAY_EXTENTS, ODD_M, STRAY_M = 5, 50e3, 1000e3
@@ -210,7 +212,7 @@ class ReceiverNetwork(BaseModel):
         found = [
             f"the names of sites {other!r} and {site.name!r} look alike"
             for site in self.sites
-            if (other := folded.setdefault(_folded(site.name), site.name)) != site.name
+            if (other := folded.setdefault(folded_name(site.name), site.name)) != site.name
         ]
         distance_m = _apart_m(self.sites)
         extent_m = float(np.median(distance_m[~np.eye(len(self.sites), dtype=bool)]))
@@ -240,7 +242,7 @@ def _apart_m(sites: tuple[Site, ...]) -> NDArray[np.float64]:
     return np.linalg.norm(place_m[:, None] - place_m[None], axis=-1)
 
 
-def _folded(name: str) -> str:
+def folded_name(name: str) -> str:
     """A text that is equal for names that look alike: without case, joiners, and variants of one letter."""
     return unicodedata.normalize("NFKC", name.replace("\u200c", "").replace("\u200d", "")).casefold()
 
@@ -284,9 +286,12 @@ def _slip(site: Site, others: tuple[Site, ...], spread_m: float) -> str:
 
 
 def _refuse_strays(sites: tuple[Site, ...]) -> None:
-    for site, away_m, spread_m in _strays(sites, STRAY_M):
-        raise ValueError(_stray_sentence(sites, site, away_m, spread_m))
     place_m = _ecef_m(sites)
+    for site, away_m, spread_m in _strays(sites, STRAY_M):
+        near = np.linalg.norm(place_m - place_m[sites.index(site)], axis=-1) <= spread_m
+        # As many as can locate, that stand as close together as the others do, are an island and no mistake.
+        if near.sum() < LEAST_ARRIVAL_TIMES:
+            raise ValueError(_stray_sentence(sites, site, away_m, spread_m))
     away_m = np.linalg.norm(place_m - (place_m.min(0) + place_m.max(0)) / 2, axis=-1)
     if away_m.max() > FARTHEST_M:
         site = sites[int(away_m.argmax())]

@@ -15,6 +15,10 @@ def checked_output(path: str | Path) -> Path:
     path = expanded(path).absolute()
     if path.is_dir():
         raise ValueError(f"{file_name(path)} cannot be written: it is a folder")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{file_name(path)} cannot be written: it is not a regular file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{file_name(path)} cannot be written: it is write-protected")
     if not path.parent.is_dir():
         raise ValueError(f"{file_name(path)} cannot be written: its folder does not exist")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -92,7 +92,7 @@ def test_it_stands_delays_and_outliers_on_either_side(default: Samples) -> None:
 def test_applied_it_takes_biases_and_gains_off(default: Samples) -> None:
     layout = Layout(KNOWN, PRESETS[Preset.default])
     found = estimate_calibration(layout, default)
-    calibrated = found.apply(default)
+    calibrated = found.apply(layout, default)
     assert type(calibrated) is Samples
     heard, silent, timed = default.signal_present, ~default.signal_present, default.toa_present
     assert silent.any()
@@ -114,38 +114,62 @@ def test_applied_it_takes_biases_and_gains_off(default: Samples) -> None:
 
 
 def test_a_network_file_tells_gains_and_no_bias(default: Samples) -> None:
-    told = SiteCalibration.of_network(KNOWN)
+    told, layout = SiteCalibration.of_network(KNOWN), Layout(KNOWN, PRESETS[Preset.default])
     np.testing.assert_array_equal(told.gain_offset_db, GAIN_DB)
-    calibrated = told.apply(default)
+    calibrated = told.apply(layout, default)
     np.testing.assert_allclose(default.power_dbm - calibrated.power_dbm, np.broadcast_to(GAIN_DB, (2000, 7)), atol=1e-4)
-    untouched = SiteCalibration.of_network(NORTH_WEST_ITALY).apply(default)
+    untouched = SiteCalibration.of_network(NORTH_WEST_ITALY).apply(layout, default)
     for name in ("toa_ns", "toa_sigma_ns", "power_dbm", "toa_present"):
         np.testing.assert_array_equal(getattr(untouched, name), getattr(default, name))
     np.testing.assert_array_equal(calibrated.toa_ns, default.toa_ns)
 
 
 def test_what_no_row_tells_of_is_unknown(default: Samples) -> None:
-    """A site without arrival times, two that share no transmission with the others, and one that hears nothing."""
+    """A site without arrival times, two that share no transmission with any other, and one that hears nothing."""
     first = np.arange(len(default))[:, None] < 1500
-    hears = np.where(first, np.arange(7) < 4, np.isin(np.arange(7), (4, 5)))
+    alone = np.where(np.arange(len(default))[:, None] % 2, np.arange(7) == 4, np.arange(7) == 5)
+    hears = np.where(first, np.arange(7) < 4, alone)
     timed = default.toa_present & hears & (np.arange(7) != 2)
     batch = replace(default, toa_present=timed, signal_present=default.signal_present & hears)
-    found = estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), batch)
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    found = estimate_calibration(layout, batch)
     assert np.isinf(found.toa_bias_sigma_ns).tolist() == [False, False, True, False, True, True, True]
     assert found.toa_bias_ns[[2, 4, 5, 6]].tolist() == [0, 0, 0, 0]
     assert np.abs(bias_z(found)).max() < 4
     assert found.rows[6] == 0
     assert np.isinf(found.gain_offset_sigma_db[6])
     assert found.gain_offset_db[6] == 0
-    # Times of a clock that is unknown are no times.
-    calibrated = found.apply(default)
-    assert not calibrated.toa_present[:, [2, 4, 5, 6]].any()
-    np.testing.assert_array_equal(calibrated.toa_present[:, :2], default.toa_present[:, :2])
-    assert np.isfinite(calibrated.toa_sigma_ns).all()
+    # Times of a clock that nobody knows count as not calibrated.
+    calibrated = found.apply(layout, default)
+    np.testing.assert_array_equal(calibrated.toa_present, default.toa_present)
+    unknown = default.toa_present & np.isin(np.arange(7), (2, 4, 5, 6))
+    np.testing.assert_allclose(
+        calibrated.toa_sigma_ns[unknown], np.hypot(default.toa_sigma_ns, 90.0)[unknown], rtol=1e-6
+    )
+    np.testing.assert_array_equal(calibrated.toa_ns[unknown], default.toa_ns[unknown])
     levels_alone = replace(default, toa_present=np.zeros_like(timed))
     alone = estimate_calibration(Layout(KNOWN, PRESETS[Preset.rss]), levels_alone)
     assert np.isinf(alone.toa_bias_sigma_ns).all()
     assert np.abs(gain_z(alone)).max() < 4
+
+
+def test_sites_that_no_transmission_joins_are_groups_that_never_mix(default: Samples) -> None:
+    first = np.arange(len(default)) < 1200
+    own = np.where(first[:, None], np.arange(7) < 4, np.arange(7) >= 4)
+    layout = Layout(KNOWN, PRESETS[Preset.default])
+    found = estimate_calibration(layout, replace(default, toa_present=default.toa_present & own))
+    np.testing.assert_array_equal(found.group, [0, 0, 0, 0, 1, 1, 1])
+    for sites in (slice(0, 4), slice(4, 7)):
+        error_ns = found.toa_bias_ns[sites] - (BIAS_NS[sites] - BIAS_NS[sites].mean())
+        assert np.abs(error_ns / found.toa_bias_sigma_ns[sites]).max() < 4
+        assert found.toa_bias_ns[sites].sum() == pytest.approx(0, abs=1e-6)
+    kept = found.apply(layout, default)
+    of_each = np.stack([default.toa_present[:, :4].sum(1), default.toa_present[:, 4:].sum(1)])
+    np.testing.assert_array_equal(
+        kept.toa_present, default.toa_present & (found.group == np.where(of_each[1] > of_each[0], 1, 0)[:, None])
+    )
+    alone = found.apply(layout, replace(default, toa_present=default.toa_present & own))
+    np.testing.assert_array_equal(alone.toa_present, default.toa_present & own)
 
 
 def test_another_number_of_receivers_and_no_rows_are_refused(default: Samples) -> None:
@@ -154,7 +178,7 @@ def test_another_number_of_receivers_and_no_rows_are_refused(default: Samples) -
     with pytest.raises(ValueError, match=sentence):
         estimate_calibration(layout, default)
     with pytest.raises(ValueError, match=sentence):
-        SiteCalibration.of_network(layout.network).apply(default)
+        SiteCalibration.of_network(layout.network).apply(layout, default)
     with pytest.raises(ValueError, match=r"^a calibration needs transmissions of known position, there are none$"):
         estimate_calibration(Layout(KNOWN, PRESETS[Preset.default]), default.take(slice(0, 0)))
 

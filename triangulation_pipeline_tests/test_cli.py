@@ -41,7 +41,7 @@ def test_page_for_people(home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / ".dagster").exists()
     assert done.returncode == 0, done.stderr
     for expected in (
-        "rf-triangulation version 1",
+        "rf-triangulation/1",
         "Cramér-Rao bound",
         "Huber Gauss-Newton",
         "regions of 50 / 68.3 / 90 / 95 / 99 %",

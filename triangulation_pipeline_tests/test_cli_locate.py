@@ -89,6 +89,40 @@ def test_with_the_calibration_regions_hold_what_they_say(folder: Path) -> None:
     assert np.median(error_m) < 30
 
 
+def test_a_stored_calibration(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by the network; and without one nothing else is taken."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    by_stored = ("locate", "m.csv", "--network", ITALY, "--calibration", "stored")
+    missing = triangulation(*by_stored)
+    assert "Error: there is no database to find a calibration in: " in missing.output
+    assert list(tmp_path.iterdir()) == []
+    done = triangulation("calibrate", "m.csv", "--network", ITALY, "--store")
+    assert done.exit_code == 0, done.output
+    calibration_id = done.stdout.splitlines()[-1].removeprefix("stored: ")
+    shown = {}
+    for source in ("stored", f"stored/{calibration_id[:8]}", "c.yaml"):
+        done = triangulation(*by_stored[:-1], source, "--json", "--out", "f.csv")
+        assert done.exit_code == 0, done.output
+        shown[source] = json.loads(done.stdout), Path("f.csv").read_text()
+    summary, _ = shown["stored"]
+    assert summary == shown[f"stored/{calibration_id[:8]}"][0]
+    assert shown["stored"][1] == shown["c.yaml"][1]
+    assert summary["calibration"]["source"] == f"stored/{calibration_id}"
+    assert (summary["located"], summary["known"]["within_95"] > 0.9, summary["refused"]) == (900, True, [])
+    assert summary["written"] == [str(folder / "f.csv")]
+
+    other = tmp_path / "other.yaml"
+    other.write_text(ITALY.read_text().replace("45.044", "45.045"))
+    (tmp_path / "later.csv").write_text((folder / "m.csv").read_text().replace(",9466", ",9566"))
+    done = triangulation("locate", "m.csv", "--network", other, "--calibration", "stored")
+    assert done.output.startswith("Error: no calibration of the network north-west-italy (")
+    done = triangulation("locate", tmp_path / "later.csv", "--network", ITALY, "--calibration", "c.yaml")
+    assert "calibrated by c.yaml, whose last measurement was 116 d before the last transmission" in done.stdout
+    # Last, because it changes to the folder of the project.
+    assert f"stored/{calibration_id[:8]}  north-west-italy (491d2d57)  " in triangulation("calibrations").stdout
+
+
 def test_without_a_calibration_regions_are_wider(folder: Path) -> None:
     widths = []
     for options in ((), ("--calibration", folder / "c.yaml")):
@@ -105,7 +139,7 @@ def test_the_commands_of_the_page(folder: Path, tmp_path: Path, monkeypatch: pyt
     shutil.copy(folder / "m.csv", tmp_path / "measurements.csv")
     shutil.copy(ITALY, tmp_path / "network.yaml")
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("docs/locating.md", "bash")
+    block, _ = blocks("docs/locating.md", "bash")  # the other one is a benchmark
     for line in block.content.replace("\\\n", "").splitlines():
         assert triangulation(*shlex.split(line)[1:]).exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} >= {"calibration.yaml", "fixes.csv", "map.html"}
@@ -188,8 +222,19 @@ garbage
 @pytest.mark.parametrize("ending", ["csv", "geojson", "kml", "html"])
 def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(HOSTILE)
-    done = triangulation("locate", tmp_path / "m.csv", "--network", ITALY, "--out", tmp_path / f"f.{ending}")
+    refused = tmp_path / "refused.csv"
+    out = ("--out", tmp_path / f"f.{ending}", "--refused", refused)
+    done = triangulation("locate", tmp_path / "m.csv", "--network", ITALY, *out)
     assert done.exit_code == 0, done.output
+    rows = sorted(csv.DictReader(refused.open()), key=lambda row: int(row["line"]))
+    assert [(int(row["line"]), row["transmission_id"], row["column"], row["value"]) for row in rows] == [
+        (4, "two", "receiver", "Coazze"),
+        (5, "two", "receiver", "Coazze"),
+        (6, "unknown", "receiver", "Nowhere"),
+        (7, "absurd", "toa_ns", "1e30"),
+        (8, "loud", "rssi_dbm", "9000"),
+        (14, "", "", "garbage"),
+    ]
     for sentence in (
         "refused 2 rows: two rows of one receiver in one transmission (first in line 4, receiver 'Coazze')",
         "refused 1 row: no site of the network has this name (first in line 6, receiver 'Nowhere')",
@@ -232,11 +277,15 @@ def test_damaged_rows_do_no_harm(seed: int, folder: Path, tmp_path: Path) -> Non
 
 def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"{HEADER}\na,1764151200123456789,Nowhere,1,50,-90\n")
+    refused = tmp_path / "refused.csv"
     for command, sentence in (("locate", "there is nothing to locate"), ("calibrate", "a calibration needs")):
-        done = triangulation(command, tmp_path / "m.csv", "--network", ITALY, "--out", tmp_path / "f.csv")
+        files = ("--out", tmp_path / "f.csv", "--refused", refused)
+        done = triangulation(command, tmp_path / "m.csv", "--network", ITALY, *files)
         assert done.exit_code == 1
         assert f"Error: {sentence}" in done.output
         assert "refused 1 row: no site of the network has this name" in done.output
+        assert "no site of the network has this name" in refused.read_text()
+        refused.unlink()
         assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
@@ -251,7 +300,7 @@ def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
         (["--set", "frequency_mhz=lots"], "scenario: frequency_mhz: "),
         (["--model", "a:b:c"], "a model must be universal, name, name/version as in rf-triangulation/3"),
         (["--model", "/none.pth"], "model /none.pth cannot be read: No such file or directory"),
-        (["--model", "some/3"], "there is no registry to find the model 'some/3' in: "),
+        (["--model", "some/3"], "there is no database to find the model 'some/3' in: "),
     ],
 )
 def test_mistakes_are_found_before_any_work(options: list[str], sentence: str, folder: Path, tmp_path: Path) -> None:

@@ -514,13 +514,13 @@ def test_a_resumed_run_is_watched_with_the_whole_curve_and_then_the_verdict(engi
     ]
     assert shown.splitlines()[-3:] == [
         f"run {job.id} succeeded",
-        "locator version 1: median 21.0 m, RMSE 64.5 m with good geometry",
+        "locator/1: median 21.0 m, RMSE 64.5 m with good geometry",
         "Promoted.",
     ]
     # Executed again with other weights, it has two; the newest is what became of it.
     registered(engine, job, "b", False)
     assert said("watch", job.id).splitlines()[-2:] == [
-        "locator version 2: median 21.0 m, RMSE 64.5 m with good geometry",
+        "locator/2: median 21.0 m, RMSE 64.5 m with good geometry",
         "It is worse.",
     ]
 
@@ -570,10 +570,10 @@ def test_promote_and_roll_back(engine: Engine, webserver: StandIn) -> None:
     job = running(engine, webserver)
     for digest, passed in (("a", True), ("b", True), ("c", False)):
         registered(engine, job, digest, passed)
-    assert said("rollback", "locator") == "locator version 1 is in production"
-    assert said("promote", "locator", "2") == "locator version 2 is in production"
-    assert refusal("promote", "locator", "3") == "locator version 3 cannot go into production. It is worse."
-    assert refusal("promote", "other", "1").startswith("there is no model 'other'")
+    assert said("rollback", "locator") == "locator/1 is in production"
+    assert said("promote", "locator/2") == "locator/2 is in production"
+    assert refusal("promote", "locator", "3") == "locator/3 cannot go into production. It is worse."
+    assert refusal("promote", "other", "1").startswith("there is no model 'other/1'")
     rows = json.loads(said("models", "--json"))
     assert [(row["version"], row["is_production"]) for row in rows] == [(3, False), (2, True), (1, False)]
     assert list(rows[0]) == [column.name for column in model_overview.columns]
@@ -588,14 +588,14 @@ def test_over_another_network_only_by_hand_and_both_are_named(engine: Engine, we
     second, first = json.loads(said("models", "--json"))
     assert (first["network"], first["is_production"], first["promoted"]) == (italy, True, True)
     assert (second["network"], second["is_production"], second["promoted"]) == (melbourne, False, False)
-    assert "`triangulation promote locator 2`" in second["promotion_reason"]
+    assert "`triangulation promote locator/2`" in second["promotion_reason"]
     table = said("models")
     assert italy in table
     assert melbourne in table
     assert said("promote", "locator", "2") == (
-        f"locator version 2 is in production, for {melbourne}; it replaces version 1, for {italy}"
+        f"locator/2 is in production, for {melbourne}; it replaces locator/1, for {italy}"
     )
-    assert said("promote", "locator", "2") == "locator version 2 is in production"
+    assert said("promote", "locator/2") == "locator/2 is in production"
     assert said("rollback", "locator") == (
-        f"locator version 1 is in production, for {italy}; it replaces version 2, for {melbourne}"
+        f"locator/1 is in production, for {italy}; it replaces locator/2, for {melbourne}"
     )

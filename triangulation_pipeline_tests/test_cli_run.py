@@ -83,7 +83,7 @@ def test_a_run_in_a_terminal_is_stopped_by_ctrl_c_and_goes_on(home: Path) -> Non
     code, lines = on_a_terminal([*run, "--resume", stopped[2]], 160)
     assert code == 0, lines
     assert done + epochs_of(lines) == list(range(1, EPOCHS + 1))
-    assert "rf-triangulation version 1" in lines
+    assert "rf-triangulation/1" in lines
     assert "by a step" not in words(lines)
     (row,) = json.loads(triangulation("jobs", "--json").stdout)
     assert (row["status"], row["current_epoch"]) == ("completed", EPOCHS)

@@ -133,12 +133,12 @@ def test_stored_text_is_shown_and_not_obeyed(engine: Engine) -> None:
 
 
 def test_refusals_and_answers_are_shown_and_not_obeyed(engine: Engine) -> None:
-    assert harmless(on_a_terminal("promote", HOSTILE, "1")) == f"{SHOWN} version 1 is in production\n"
+    assert harmless(on_a_terminal("promote", HOSTILE, "1")) == f"{SHOWN}/1 is in production\n"
     assert harmless(on_a_terminal("promote", HOSTILE, "2")) == (
-        f"Error: {QUOTED} version 2 cannot go into production. {SHOWN}\n"
+        f"Error: {QUOTED}/2 cannot go into production. {SHOWN}\n"
     )
     assert harmless(on_a_terminal("rollback", HOSTILE)) == (
-        f"Error: no version of {QUOTED} before 1 was ever in production\n"
+        f"Error: no version before {QUOTED}/1 was ever in production\n"
     )
 
 

@@ -246,6 +246,10 @@ def test_a_site_a_thousand_kilometres_from_all_others_is_refused() -> None:
         network_of(*places_around(2, 1030))
     # Five times as far as the others are: with sites 250 km around the middle no mistake.
     assert network_of(*places_around(250, 1030)).oddities() == []
+    # Three that stand as close together as the others are an island; two are not.
+    assert len(network_of(*places_around(2, 1030, 1030.5, 1031), names="abcdefghijk").oddities()) == 3
+    with pytest.raises(ValueError, match=r"site 'h' .* lies 1,0\d\d km from the middle of the others"):
+        network_of(*places_around(2, 1030, 1030.5), names="abcdefghijk")
 
 
 def test_several_sites_may_be_odd() -> None:

@@ -170,7 +170,7 @@ def test_launch_and_watch(webserver: Webserver, run_file: Callable[..., str]) ->
     launched = json.loads(done.stdout)
     for expected in ("epoch 4/4: val RMSE", "SUCCESS", "┤", f"run {launched['run_id']} succeeded"):
         assert expected in done.stderr
-    assert re.search(r"\nrf-triangulation version 1: median [\d.]+ m, .* with good geometry\n.*romoted: ", done.stderr)
+    assert re.search(r"\nrf-triangulation/1: median [\d.]+ m, .* with good geometry\n.*romoted: ", done.stderr)
     job = launched["job_id"]
     assert standing(job[:8]) == ("completed", "SUCCESS")
     assert [row["epoch"] for row in json.loads(said("metrics", job[:8], "--json"))] == [1, 2, 3, 4]

@@ -1,24 +1,34 @@
 """``triangulation calibrate``."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from triangulation_pipeline.calibration import estimate_calibration
+from triangulation_pipeline.calibration import SiteCalibration, estimate_calibration
 from triangulation_pipeline.calibration_file import calibration_document, write_calibration
-from triangulation_pipeline.cli.measured import Refusals, check_file, mapping_of, measurement_options
+from triangulation_pipeline.cli.measured import (
+    check_file,
+    checked_outputs,
+    mapping_of,
+    measurement_options,
+    watched_refusals,
+)
 from triangulation_pipeline.cli.options import json_option, overrides_of
 from triangulation_pipeline.cli.tables import Columns, Row, say, show_json, show_rows
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.measurement_file import read_measurements
 from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
-from triangulation_pipeline.outputs import checked_output
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import Preset, scenario_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 MOST_TRANSMISSIONS = 50_000
 """A calibration rests on so many transmissions at most, the last ones of the file."""
@@ -35,6 +45,11 @@ _MANY_OUTLIERS = 0.05
     metavar="FILE",
     help="Write the calibration as YAML, or as JSON if the name ends in .json. `triangulation locate` reads it.",
 )
+@click.option(
+    "--store",
+    is_flag=True,
+    help="Keep the calibration in the project's database: `triangulation locate --calibration stored` takes it.",
+)
 @json_option
 def calibrate(
     file: str,
@@ -43,7 +58,9 @@ def calibrate(
     file_format: str | None,
     preset: str | None,
     settings: tuple[str, ...],
+    refused: Path | None,
     out: Path | None,
+    store: bool,
     as_json: bool,
 ) -> None:
     """Find what is known of the sites.
@@ -55,16 +72,20 @@ def calibrate(
     check_file(file)
     layout = Layout(read_network(network), scenario_of(Preset(preset or Preset.default), overrides_of(settings)))
     columns = mapping_of(mapping)
-    place = None if out is None else checked_output(out)
+    places = checked_outputs((file, network, mapping), out=out, refused=refused)
+    engine = _database() if store else None
 
-    refusals = Refusals()
     known: list[Recording] = []
     held = 0
-    for recording in refusals.watch(read_measurements(file, layout, columns, file_format)):
-        known.append(recording.take(recording.is_known))
-        held += len(known[-1])
-        while held - len(known[0]) >= MOST_TRANSMISSIONS:
-            held -= len(known.pop(0))
+    with watched_refusals(places.get("refused")) as refusals:
+        for recording in refusals.watch(read_measurements(file, layout, columns, file_format)):
+            if not recording.is_known.any():
+                continue
+            # Refused rows must not pile up: they are counted already.
+            known.append(replace(recording.take(recording.is_known), refused=recording.refused.iloc[:0].copy()))
+            held += len(known[-1])
+            while held - len(known[0]) >= MOST_TRANSMISSIONS:
+                held -= len(known.pop(0))
     if not held:
         refusals.show()
         raise ValueError(
@@ -73,16 +94,35 @@ def calibrate(
     used = Recording.concatenate(known)
     used = used.take(slice(max(0, len(used) - MOST_TRANSMISSIONS), None))
     found = estimate_calibration(layout, used.measurements, used.latitude, used.longitude)
-    if place is not None:
-        write_calibration(found, layout.network, place)
+    if "out" in places:
+        write_calibration(found, layout.network, places["out"])
+    calibration_id = None if engine is None else _store(engine, found, layout.network)
     document = calibration_document(found, layout.network) | {"transmissions": len(used)}
+    written = [file_name(place) for place in places.values()]
     if as_json:
-        show_json(document | {"refused": refusals.document()})
+        show_json(document | {"refused": refusals.document(), "calibration_id": calibration_id, "written": written})
         return
     _show(document)
     refusals.show()
-    if place is not None:
-        say(f"written: {file_name(place)}")
+    for name in written:
+        say(f"written: {name}")
+    if calibration_id is not None:
+        say(f"stored: {calibration_id}")
+
+
+def _database() -> "Engine":
+    from triangulation_pipeline.cli.home import open_engine_from_here
+
+    return open_engine_from_here()
+
+
+def _store(engine: "Engine", calibration: SiteCalibration, network: ReceiverNetwork) -> str:
+    from triangulation_pipeline.storage.calibrations import store_calibration
+
+    try:
+        return store_calibration(engine, calibration, network)
+    finally:
+        engine.dispose()
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -112,7 +152,7 @@ def _note(row: Row) -> str | None:
     if not row["rows"]:
         return "it heard none of them, so nothing is known of it."
     if row["toa_bias_ns"] is None:
-        return "its arrival times cannot be compared with those of the others, and are left out."
+        return "its arrival times cannot be compared with those of the others; they count as not calibrated."
     if row["drift_ns_per_s"] is not None and abs(row["drift_ns_per_s"]) > _DRIFT_SIGMAS * row["drift_sigma_ns_per_s"]:
         return "its clock drifts; a bias serves only near the time of this calibration."
     if row["outlier_share"] > _MANY_OUTLIERS + 3 * row["outlier_share_sigma"]:

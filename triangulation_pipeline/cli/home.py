@@ -14,6 +14,13 @@ def use_home() -> None:
 
     Raises ValueError if there is no such folder.
     """
+    check_home()
+    # dagster.yaml names its places relative to the folder that Dagster's processes are started in: this one.
+    os.chdir(os.environ["DAGSTER_HOME"])
+
+
+def check_home() -> None:
+    """Sets ``DAGSTER_HOME`` to the current folder if it is not set. Raises ValueError as ``use_home`` does."""
     if not os.environ.get("DAGSTER_HOME"):
         if not Path("dagster.yaml").is_file():
             raise ValueError(
@@ -25,11 +32,16 @@ def use_home() -> None:
     dagster_home = Path(os.environ["DAGSTER_HOME"])
     if not dagster_home.is_absolute() or not dagster_home.is_dir():
         raise ValueError(f"DAGSTER_HOME must be the absolute path of a folder, got {str(dagster_home)!r}")
-    # dagster.yaml names its places relative to the folder that Dagster's processes are started in: this one.
-    os.chdir(dagster_home)
 
 
 def open_engine() -> Engine:
     """Changes to DAGSTER_HOME and opens the database. Raises ValueError and StorageError."""
     use_home()
+    return open_database(read_settings().database_url)
+
+
+def open_engine_from_here() -> Engine:
+    """Opens the database of DAGSTER_HOME, and stays in the folder that other paths of the command line are relative to.
+    Raises ValueError and StorageError."""
+    check_home()
     return open_database(read_settings().database_url)

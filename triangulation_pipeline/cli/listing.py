@@ -1,4 +1,6 @@
-"""``triangulation jobs | datasets | models | evaluations``: the views of ``storage/views.py``."""
+"""``triangulation jobs | datasets | models | evaluations | calibrations``: the views of ``storage/views.py``."""
+
+from typing import Any
 
 import click
 
@@ -6,6 +8,7 @@ from triangulation_pipeline.cli.home import open_engine
 from triangulation_pipeline.cli.options import json_option
 from triangulation_pipeline.cli.tables import Columns, ago, epochs_done, percent, short, show_rows, tenths
 from triangulation_pipeline.storage.views import (
+    calibration_overview,
     dataset_overview,
     evaluation_overview,
     job_overview,
@@ -48,11 +51,11 @@ def datasets(as_json: bool) -> None:
 def models(as_json: bool) -> None:
     """List the registered models by name.
 
-    The newest version comes first. Errors are on the test rows of good geometry. The first column is name:version; a
-    run config may give it as parent_model_id.
+    The newest version comes first. Errors are on the test rows of good geometry. The first column is what a
+    model is called: `triangulation locate --model` takes it, and a run config as parent_model_id.
     """
     columns: Columns = {
-        "model": lambda row: f"{row['model_name']}:{row['version']}",
+        "model": lambda row: f"{row['model_name']}/{row['version']}",
         "network": lambda row: row["network"],
         "production": lambda row: row["is_production"],
         "p50 m": lambda row: tenths(row["test_p50_good_geom_m"]),
@@ -79,3 +82,28 @@ def evaluations(as_json: bool) -> None:
         "made": lambda row: ago(row["evaluated_at"]),
     }
     show_rows(read_view(open_engine(), evaluation_overview), as_json, columns, note=lambda row: row["verdict"])
+
+
+@click.command()
+@json_option
+def calibrations(as_json: bool) -> None:
+    """List the calibrations, the newest first.
+
+    `triangulation locate --calibration stored/ID` takes one of them. With --json there is a row for each site.
+    """
+    rows = read_view(open_engine(), calibration_overview)
+    if not as_json:
+        found: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            summed = found.setdefault(row["calibration_id"], row | {"num_rows": 0, "num_sites": 0})
+            summed["num_rows"] += row["num_rows"]
+            summed["num_sites"] += 1
+        rows = list(found.values())
+    columns: Columns = {
+        "calibration": lambda row: f"stored/{short(row['calibration_id'])}",
+        "network": lambda row: row["network"],
+        "sites": lambda row: row["num_sites"],
+        "rows": lambda row: f"{row['num_rows']:,}",
+        "made": lambda row: ago(row["created_at"]),
+    }
+    show_rows(rows, as_json, columns)

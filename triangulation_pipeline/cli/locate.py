@@ -1,8 +1,10 @@
 """``triangulation locate``."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,9 +14,16 @@ import pandas as pd
 
 from triangulation_pipeline.calibration import SiteCalibration
 from triangulation_pipeline.calibration_file import read_calibration
-from triangulation_pipeline.cli.measured import Refusals, check_file, mapping_of, measurement_options
-from triangulation_pipeline.cli.options import overrides_of
-from triangulation_pipeline.cli.tables import LONGEST_WORD, Row, say, show_rows
+from triangulation_pipeline.cli.measured import (
+    Refusals,
+    check_file,
+    checked_outputs,
+    mapping_of,
+    measurement_options,
+    watched_refusals,
+)
+from triangulation_pipeline.cli.options import json_option, overrides_of
+from triangulation_pipeline.cli.tables import DAY_S, HOUR_S, LONGEST_WORD, MINUTE_S, Row, say, show_json, show_rows
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.fixes import FLAGS, LEVELS, Fixes, rows_of, write_csv
 from triangulation_pipeline.formats.geojson import write_geojson
@@ -23,9 +32,9 @@ from triangulation_pipeline.formats.kml import write_kml
 from triangulation_pipeline.formats.measurement_file import read_measurements
 from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.network_file import read_network
-from triangulation_pipeline.outputs import checked_output, replaced_file
+from triangulation_pipeline.outputs import replaced_file
 from triangulation_pipeline.physics.layout import Layout
-from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
+from triangulation_pipeline.physics.scenario import Preset, scenario_of
 
 SHOWN_FIXES = 20
 """The table on the terminal has so many rows."""
@@ -44,10 +53,10 @@ WRITERS: Mapping[str, Writer] = {
 @measurement_options
 @click.option(
     "--calibration",
-    "calibration_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="What `triangulation calibrate` found. Without it clocks and gains are uncertain, by the clock of each site.",
+    "calibrated_by",
+    metavar="CALIBRATION",
+    help="What `triangulation calibrate` found: a file; stored, the newest of this network in the project's database; "
+    "or stored/ID, the one whose id begins so. Without it clocks and gains are uncertain, by the clock of each site.",
 )
 @click.option(
     "--model",
@@ -75,6 +84,7 @@ WRITERS: Mapping[str, Writer] = {
     is_flag=True,
     help="FILE is still being written: print each fix as one line of JSON, as soon as the next transmission begins.",
 )
+@json_option
 def locate(
     file: str,
     network: Path,
@@ -82,79 +92,159 @@ def locate(
     file_format: str | None,
     preset: str | None,
     settings: tuple[str, ...],
-    calibration_file: Path | None,
+    refused: Path | None,
+    calibrated_by: str | None,
     reference: str,
     out: Path | None,
     map_file: Path | None,
     follow: bool,
+    as_json: bool,
 ) -> None:
     """Locate the transmissions of a file.
 
     FILE is a measurement file, or - for standard input. Each transmission gets a position with its uncertainty. Rows
-    that cannot be right are refused, each with a reason, and the others are used.
+    that cannot be right are refused, each with a reason, and the others are used. With --json the summary is printed;
+    --out writes the fixes.
     """
-    if follow and (out is not None or map_file is not None):
-        raise click.UsageError("--follow prints fixes: leave out --out and --map")
+    if follow and (out is not None or map_file is not None or as_json):
+        raise click.UsageError("--follow prints fixes: leave out --out, --map and --json")
     check_file(file)
     sites = read_network(network)
     columns = mapping_of(mapping)
-    calibration = (
-        SiteCalibration.prior(sites) if calibration_file is None else read_calibration(calibration_file, sites)
-    )
-    place, writer = (None, None) if out is None else _output(out)
-    map_place = None if map_file is None else checked_output(map_file)
+    known = _calibration(calibrated_by, sites)
+    writer = None if out is None else _writer(out)
+    sources = (file, network, mapping, None if known is None else known.file)
+    places = checked_outputs(sources, out=out, map=map_file, refused=refused)
     overrides = overrides_of(settings)
-    told = None if preset is None and not overrides else scenario_of(Preset(preset or Preset.default), overrides)
+    scenario = scenario_of(Preset(preset or Preset.default), overrides)
 
     # PyTorch takes seconds to import: first of all the other mistakes are found.
     from triangulation_pipeline.model.predict import locate_recordings
     from triangulation_pipeline.models import load_model
 
     checkpoint = load_model(reference)
-    layout = Layout(sites, told or checkpoint.spec.scenario or Scenario())
-    refusals = Refusals()
-    if follow:
-        recordings = refusals.watch(read_measurements(file, layout, columns, file_format, live=True))
-        for chunk in locate_recordings(checkpoint, recordings, layout, calibration):
-            for row in rows_of(chunk.table):
-                click.echo(json.dumps(row, allow_nan=False))
-        refusals.show(err=True)
+    if preset is None and (its_own := checkpoint.spec.scenario) is not None:
+        scenario = scenario_of(its_own, overrides)
+    layout = Layout(sites, scenario)
+    calibration = SiteCalibration.prior(sites) if known is None else known.calibration
+    with watched_refusals(places.get("refused")) as refusals:
+        recordings = refusals.watch(read_measurements(file, layout, columns, file_format, live=follow))
+        fixes = locate_recordings(checkpoint, recordings, layout, calibration)
+        if follow:
+            _print_each(fixes, refusals)
+            return
+        summary = _Summary(sites, MOST_FIXES if map_file is not None else SHOWN_FIXES)
+        seen = summary.watch(fixes)
+        # Nothing is written before there is a fix.
+        if (first := next(seen, None)) is not None:
+            _write(places.get("out"), writer, sites, chain([first], seen))
+    if first is None:
+        refusals.show()
+        raise ValueError(f"there is nothing to locate in {file}: every row was refused")
+    if "map" in places:
+        with replaced_file(places["map"]) as target:
+            write_map(target, sites, summary.kept, summary.further)
+    written = [file_name(place) for place in places.values()]
+    if as_json:
+        described = {"network": sites.name, "network_digest": sites.digest, "model": reference}
+        show_json(
+            described
+            | {"calibration": None if known is None else known.document(sites, summary)}
+            | summary.document()
+            | {"refused": refusals.document(), "written": written}
+        )
         return
-    summary = _Summary(sites, MOST_FIXES if map_place is not None else SHOWN_FIXES)
-    recordings = refusals.watch(read_measurements(file, layout, columns, file_format))
-    fixes = summary.watch(locate_recordings(checkpoint, recordings, layout, calibration))
-    with nullcontext() if place is None else replaced_file(place) as target:
-        if writer is not None and target is not None:
-            writer(target, sites, fixes)
+    summary.show()
+    if known is None:
+        say("not calibrated: the regions are as wide as unknown clocks make them (`triangulation calibrate`)")
+    else:
+        known.show(sites, summary)
+    refusals.show()
+    for name in written:
+        say(f"written: {name}")
+
+
+def _writer(path: Path) -> Writer:
+    """What writes fixes into a file of that name. Raises ValueError if nothing does."""
+    if (writer := WRITERS.get(path.suffix.lower())) is None:
+        raise ValueError(f"--out: the name must end in {', '.join(WRITERS)}, got {file_name(path)}")
+    return writer
+
+
+def _write(place: Path | None, writer: Writer | None, network: ReceiverNetwork, fixes: Iterable[Fixes]) -> None:
+    """Writes fixes as they come; without a place they are only made."""
+    if place is None or writer is None:
         for _ in fixes:
             pass
-        if not summary.count:
-            refusals.show()
-            raise ValueError(f"there is nothing to locate in {file}: every row was refused")
-    if map_place is not None:
-        with replaced_file(map_place) as target:
-            write_map(target, sites, summary.kept, summary.further)
-    summary.show()
-    if calibration_file is None:
-        say("not calibrated: the regions are as wide as unknown clocks make them (`triangulation calibrate`)")
-    elif unknown := [
-        site.name
-        for site, sigma_ns in zip(sites.sites, calibration.toa_bias_sigma_ns, strict=True)
-        if np.isinf(sigma_ns)
-    ]:
-        say(f"arrival times left out, because the calibration knows no bias: {', '.join(unknown)}")
-    refusals.show()
-    for written in (place, map_place):
-        if written is not None:
-            say(f"written: {file_name(written)}")
+        return
+    with replaced_file(place) as target:
+        writer(target, network, fixes)
 
 
-def _output(path: Path) -> tuple[Path, Writer]:
-    """Where fixes are written, and by what. Raises ValueError if that cannot be."""
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise ValueError(f"--out: the name must end in {', '.join(WRITERS)}, got {file_name(path)}")
-    return checked_output(path), writer
+def _print_each(fixes: Iterable[Fixes], refusals: Refusals) -> None:
+    """Prints each fix as a line of JSON; and what was refused, also if a person ends the program."""
+    try:
+        for chunk in fixes:
+            for row in rows_of(chunk.table):
+                click.echo(json.dumps(row, allow_nan=False))
+    finally:
+        refusals.show(err=True)
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """A calibration that was named, and where it is from."""
+
+    calibration: SiteCalibration
+    source: str
+    file: Path | None
+
+    def document(self, network: ReceiverNetwork, summary: "_Summary") -> dict[str, Any]:
+        """Ready for JSON. ``age_s`` is that of the last transmission."""
+        return {
+            "source": self.source,
+            "from_ns": self.calibration.from_ns,
+            "to_ns": self.calibration.to_ns,
+            "age_s": self.calibration.age_s(summary.to_ns),
+            "not_calibrated": self._unknown(network),
+        }
+
+    def show(self, network: ReceiverNetwork, summary: "_Summary") -> None:
+        """Prints where it is from, how old it was when it was used, and which sites it does not know."""
+        told, from_ns = f"calibrated by {self.source}", self.calibration.from_ns
+        age_s = self.calibration.age_s(summary.to_ns)
+        if age_s is not None and age_s >= MINUTE_S:
+            told += f", whose last measurement was {_duration(age_s)} before the last transmission"
+        elif from_ns is not None and (ahead_s := (from_ns - summary.from_ns) / 1e9) >= MINUTE_S:
+            told += f", whose first measurement was {_duration(ahead_s)} after the first transmission"
+        say(told)
+        if unknown := self._unknown(network):
+            say(f"not calibrated, so that their arrival times count for less: {', '.join(unknown)}")
+
+    def _unknown(self, network: ReceiverNetwork) -> list[str]:
+        known = np.isfinite(self.calibration.toa_bias_sigma_ns)
+        return [site.name for site, is_known in zip(network.sites, known, strict=True) if not is_known]
+
+
+def _calibration(reference: str | None, network: ReceiverNetwork) -> _Calibration | None:
+    """The calibration that --calibration names. Raises ValueError and StorageError."""
+    if reference is None:
+        return None
+    stored = re.fullmatch("stored(?:/(.+))?", reference)
+    if stored is None:
+        path = Path(reference)
+        return _Calibration(read_calibration(path, network), file_name(path), path)
+
+    from triangulation_pipeline.storage.calibrations import find_calibration
+    from triangulation_pipeline.storage.engine import open_existing_database
+    from triangulation_pipeline.storage.settings import read_settings
+
+    engine = open_existing_database(read_settings().database_url, "a calibration")
+    try:
+        found = find_calibration(engine, network, stored.group(1))
+    finally:
+        engine.dispose()
+    return _Calibration(found.calibration, f"stored/{found.id}", None)
 
 
 class _Summary:
@@ -164,9 +254,10 @@ class _Summary:
         self._network, self._most_kept = network, most_kept
         self.kept: list[Fixes] = []
         self.count = self._located = 0
+        self.from_ns, self.to_ns = np.iinfo(np.int64).max, np.iinfo(np.int64).min
         self._flags = dict.fromkeys(FLAGS, 0)
         self._errors_m: list[np.ndarray] = []
-        self._inside = dict.fromkeys(LEVELS, 0)
+        self._inside_count = dict.fromkeys(LEVELS, 0)
 
     @property
     def further(self) -> int:
@@ -179,6 +270,8 @@ class _Summary:
             if self.count < self._most_kept:
                 self.kept.append(chunk.take(slice(0, self._most_kept - self.count)))
             self.count += len(chunk)
+            self.from_ns = min(self.from_ns, int(chunk.table["time_ns"].min()))
+            self.to_ns = max(self.to_ns, int(chunk.table["time_ns"].max()))
             self._located += int(chunk.table["latitude"].notna().sum())
             for flag in FLAGS:
                 self._flags[flag] += int(chunk.table["flags"].str.contains(flag, regex=False).sum())
@@ -193,7 +286,7 @@ class _Summary:
         truth = (known.table[name].to_numpy(np.float64) for name in ("true_latitude", "true_longitude", "altitude_m"))
         content = known.positions.content_at(self._network.frame.en_m(*truth))
         for level in LEVELS:
-            self._inside[level] += int((content <= level).sum())
+            self._inside_count[level] += int((content <= level).sum())
 
     def show(self) -> None:
         """Prints the first fixes, and what all of them have in common."""
@@ -216,15 +309,45 @@ class _Summary:
         for flag, count in self._flags.items():
             if count:
                 say(f"{flag}, {count:,}: {FLAGS[flag]}")
-        if self._errors_m:
-            error_m = np.concatenate(self._errors_m)
-            inside = ", ".join(
-                f"{count / len(error_m):.1%} within the regions of {level:.0%}" for level, count in self._inside.items()
-            )
+        if (known := self._known()) is not None:
+            inside = ", ".join(f"{known[_inside(level)]:.1%} within the regions of {level:.0%}" for level in LEVELS)
             say(
-                f"{_transmissions(len(error_m))} of known position: median error {np.median(error_m):,.0f} m, RMSE "
-                f"{np.sqrt(np.mean(error_m**2)):,.0f} m; {inside}"
+                f"{_transmissions(known['transmissions'])} of known position: median error "
+                f"{known['median_error_m']:,.0f} m, RMSE {known['rmse_m']:,.0f} m; {inside}"
             )
+
+    def document(self) -> dict[str, Any]:
+        """Counts and errors, ready for JSON."""
+        return {
+            "from_ns": self.from_ns,
+            "to_ns": self.to_ns,
+            "transmissions": self.count,
+            "located": self._located,
+            "flags": self._flags,
+            "known": self._known(),
+        }
+
+    def _known(self) -> dict[str, Any] | None:
+        """The errors of the fixes whose true place is known, None if there are none."""
+        if not self._errors_m:
+            return None
+        error_m = np.concatenate(self._errors_m)
+        return {
+            "transmissions": len(error_m),
+            "median_error_m": round(float(np.median(error_m)), 1),
+            "rmse_m": round(float(np.sqrt(np.mean(error_m**2))), 1),
+            **{_inside(level): round(self._inside_count[level] / len(error_m), 4) for level in LEVELS},
+        }
+
+
+def _inside(level: float) -> str:
+    return f"within_{100 * level:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    """A length of time of a minute or more, in one unit."""
+    unit, length = next(each for each in (("d", DAY_S), ("h", HOUR_S), ("min", MINUTE_S)) if seconds >= each[1])
+    return f"{seconds / length:,.0f} {unit}"
 
 
 def _transmissions(count: int) -> str:

@@ -1,33 +1,45 @@
 """What commands that read a measurement file have in common."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from triangulation_pipeline.cli.options import set_option
 from triangulation_pipeline.cli.tables import say
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.columns import PLAIN, ColumnMapping, read_mapping
-from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.formats.recording import REFUSED_COLUMNS, Recording
 from triangulation_pipeline.formats.sources import STANDARD_INPUT, Format
+from triangulation_pipeline.outputs import checked_output, replaced_file
 from triangulation_pipeline.physics.scenario import Preset
 from triangulation_pipeline.validation import expanded, shown
 
 Command = Callable[..., Any]
 
+_REFUSED_SCHEMA = pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in REFUSED_COLUMNS])
+
 
 def measurement_options(command: Command) -> Command:
-    """The file, the network and how both are to be read: ``file``, ``network``, ``mapping``, ``file_format``,
-    ``preset`` and ``settings``."""
+    """The file, the network, how both are to be read and where refused rows are written: ``file``, ``network``,
+    ``mapping``, ``file_format``, ``preset``, ``settings`` and ``refused``."""
     for option in (
+        click.option(
+            "--refused",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write every refused row as CSV: line, transmission, column, value and reason.",
+        ),
         set_option,
         click.option(
             "--preset",
             type=click.Choice([preset.value for preset in Preset]),
-            help="The conditions, as in a run. If they are left out they are default; locate takes those of a model "
-            "that was trained for one network.",
+            help="The conditions, as in a run. Without it locate takes those of a model that was trained for one "
+            "network; else they are default.",
         ),
         click.option(
             "--format",
@@ -61,18 +73,39 @@ def mapping_of(path: Path | None) -> ColumnMapping:
     return PLAIN if path is None else read_mapping(path)
 
 
+def checked_outputs(read: Iterable[str | Path | None], **written: Path | None) -> dict[str, Path]:
+    """The absolute path of each file that an option names to be written.
+
+    Raises ValueError if one cannot be written, is one of the files that are ``read``, or is written by two options.
+    """
+    taken = {expanded(path).absolute().resolve(): "the command reads it" for path in read if path is not None}
+    places = {}
+    for option, path in written.items():
+        if path is None:
+            continue
+        places[option] = checked_output(path)
+        place = places[option].resolve()
+        if place in taken:
+            raise ValueError(f"--{option}: {file_name(path)} cannot be written: {taken[place]}")
+        taken[place] = f"--{option} writes it"
+    return places
+
+
 class Refusals:
     """The rows of a file that were refused: how many for each reason, and the first of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, writer: pa_csv.CSVWriter | None) -> None:
         self._found: dict[str, tuple[int, Any]] = {}
+        self._writer = writer
 
     def watch(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The recordings themselves; what was refused in them is counted."""
+        """The recordings themselves; what was refused in them is counted, and written into the table."""
         for recording in recordings:
             for reason, rows in recording.refused.groupby("reason", sort=False):
                 count, first = self._found.get(str(reason), (0, rows.iloc[0]))
                 self._found[str(reason)] = count + len(rows), first
+            if self._writer is not None:
+                self._writer.write_table(pa.Table.from_pandas(recording.refused, _REFUSED_SCHEMA, preserve_index=False))
             yield recording
 
     def document(self) -> list[dict[str, Any]]:
@@ -95,3 +128,14 @@ class Refusals:
                 where += f", {first['column']} {shown(first['value'])}" if first["value"] else f", {first['column']}"
             rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
             say(f"refused {rows}: {found['reason']} ({where})", err=err)
+
+
+@contextmanager
+def watched_refusals(place: Path | None) -> Iterator[Refusals]:
+    """What is refused while the block runs; its table is written to that file, if there is one."""
+    if place is None:
+        yield Refusals(None)
+        return
+    style = pa_csv.WriteOptions(quoting_style="needed")
+    with replaced_file(place) as file, pa_csv.CSVWriter(file, _REFUSED_SCHEMA, write_options=style) as writer:
+        yield Refusals(writer)

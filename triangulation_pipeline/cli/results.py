@@ -82,7 +82,7 @@ def show_results(console: Console, results: Mapping[str, Any]) -> None:
         of_good = values["huber_gauss_newton_rows_without_fix_good_geom"]
         told.insert(1, f"without a Gauss-Newton fix: {missing:,} of all, {of_good:,} of the good ones")
     console.print()
-    console.print(plain(f"{results['model_name']} version {results['version']}"), soft_wrap=True)
+    console.print(plain(f"{results['model_name']}/{results['version']}"), soft_wrap=True)
     console.print()
     console.print(page)
     console.print()

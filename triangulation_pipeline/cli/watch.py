@@ -101,7 +101,7 @@ def verdict(engine: Engine, job_id: str) -> list[str]:
         if model[column] is not None
     )
     return [
-        f"{model['model_name']} version {model['version']}" + (f": {errors} with good geometry" if errors else ""),
+        f"{model['model_name']}/{model['version']}" + (f": {errors} with good geometry" if errors else ""),
         model["promotion_reason"],
     ]
 

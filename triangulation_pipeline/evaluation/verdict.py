@@ -16,6 +16,7 @@ from triangulation_pipeline.evaluation.summary import (
     PosteriorSummary,
     Summary,
 )
+from triangulation_pipeline.model.names import ModelName
 
 Float = NDArray[np.float64]
 
@@ -227,19 +228,19 @@ def _better_than_classical(on_common_rows: Mapping[str, ErrorStatistics | None],
 
 
 def not_worse_than_production(
-    challenger_m: Float, champion_m: Float, good_geometry: NDArray[np.bool_], version: int
+    challenger_m: Float, champion_m: Float, good_geometry: NDArray[np.bool_], model_name: str, version: int
 ) -> PromotionCheck:
-    """Whether the model that would go into production is no worse than version ``version``, which is there.
+    """Whether the model that would go into production is no worse than ``version`` of it, which is there.
 
     It compares the 95th percentiles of their errors (n,) on the same rows: those with good geometry, or all rows if
     none has it, that both models located (NaN is an error without a fix). It fails if the challenger's percentile is
     above MOST_P95_OVER_PRODUCTION times the champion's, or if there is no such row.
     """
-    name = NOT_WORSE_THAN_PRODUCTION.name
+    name, champion = NOT_WORSE_THAN_PRODUCTION.name, ModelName(model_name, version)
     rows = good_geometry if good_geometry.any() else np.ones(len(good_geometry), bool)
     rows = rows & np.isfinite(challenger_m) & np.isfinite(champion_m)
     if not rows.any():
-        reason = f"there is no test row that both it and version {version} in production locate"
+        reason = f"there is no test row that both it and {champion} in production locate"
         return PromotionCheck(name, False, reason)
     numbers: dict[str, float] = {"champion_version": version, "compared_rows": int(rows.sum())}
     for who, distance_m in (("challenger", challenger_m), ("champion", champion_m)):
@@ -251,7 +252,7 @@ def not_worse_than_production(
         name,
         passed,
         f"the p95 of {mine_m:,.1f} m is {'at most' if passed else 'above'} {MOST_P95_OVER_PRODUCTION:g} times the "
-        f"{theirs_m:,.1f} m of version {version} in production",
+        f"{theirs_m:,.1f} m of {champion} in production",
         numbers,
     )
 

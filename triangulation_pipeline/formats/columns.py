@@ -1,6 +1,7 @@
 """The columns of measurement files: their names, other names, units, and the mapping file that declares others."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -227,6 +228,16 @@ def _names_of(field: str) -> set[str]:
     return {field, *(alias for alias, of in ALIASES.items() if of == field)}
 
 
+def _bare(name: str) -> str:
+    """A name in lower case without a unit in brackets, blanks and hyphens: ``Power [dBm]`` is ``power``."""
+    return re.sub(r"[ -]+", "_", re.sub(r"[\[(].*?[\])]", "", name).strip().casefold())
+
+
+def _bare_names_of(field: str) -> set[str]:
+    """The names of a field as ``_bare`` makes them, also without the unit."""
+    return {*_names_of(field), field.removesuffix("_ns").removesuffix("_hz").removesuffix("_m")}
+
+
 def _columns_of_fields(names: Iterable[str], mapping: Mapping[str, Source], fields: Iterable[str]) -> dict[str, str]:
     """Which column holds which field. A mapping goes first, then the field's own name, then another name of it.
 
@@ -258,7 +269,8 @@ def _columns_of_fields(names: Iterable[str], mapping: Mapping[str, Source], fiel
         if candidates:
             found[field] = candidates[0]
         else:
-            unclear |= dict.fromkeys(difflib.get_close_matches(field, folded, 1, _CLOSE), field)
+            meant = [name for name in folded if _bare(name) in _bare_names_of(field)]
+            unclear |= dict.fromkeys(meant[:1] or difflib.get_close_matches(field, folded, 1, _CLOSE), field)
     for name, field in unclear.items():
         if name not in {*ALIASES, *FIELDS} and mapped.isdisjoint(folded[name]):
             raise ValueError(

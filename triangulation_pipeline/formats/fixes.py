@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame, haversine_m
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.network import FARTHEST_M, LEAST_ARRIVAL_TIMES, ReceiverNetwork
+from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
@@ -69,14 +69,11 @@ RECEIVER_COLUMNS = {
 FLAGS = {
     "no_position": "No position could be found, as when arrival times contradict each other by far.",
     "few_times": "Fewer than three receivers measured an arrival time. The place rests mainly on signal levels.",
-    "outside_area": "The place is outside the area that the network serves.",
+    "outside_area": "The place is outside the area that the receivers serve.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
 }
 """What speaks against a fix, and what it means."""
-
-REACH_M = 1.5 * FARTHEST_M
-"""Positions that are farther from the middle of a network are none."""
 
 _AMBIGUOUS_PROBABILITY = 0.1
 _EARLY_SIGMAS = 5.0
@@ -171,6 +168,7 @@ def fixes_of(
     other_lat, other_lon = _places(network.frame, solution_en_m[:, 1:], altitude_m[:, None])
     distance_m, gradient = Geometry(network, altitude_m).ranges_m(point_m)
     weight, residual_ns = _arrivals(measurements, distance_m, layout.scenario.excess_delay)
+    low_m, high_m = layout.areas_m(measurements)
     with np.errstate(invalid="ignore"):
         hdop, _ = dilution(gradient, measurements.toa_present)
         early = (residual_ns < -_EARLY_SIGMAS * measurements.toa_sigma_ns).any(1)
@@ -178,7 +176,7 @@ def fixes_of(
         flagged = {
             "no_position": ~located,
             "few_times": measurements.toa_present.sum(1) < LEAST_ARRIVAL_TIMES,
-            "outside_area": located & ~network.service_area(layout.scenario.area_margin_m).contains(point_m),
+            "outside_area": located & ((point_m < low_m) | (point_m > high_m)).any(1),
             "ambiguous": (probability[:, 1:] >= _AMBIGUOUS_PROBABILITY).any(1),
             "early_arrival": early,
         }

@@ -3,7 +3,7 @@
 A float64 holds Unix seconds only to 238 ns (71 m of range), so no absolute time passes through one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,14 @@ Int = NDArray[np.int64]
 NS_PER_S = 10**9
 # Beyond it, differences of times might not fit into 64 bits.
 LATEST_NS = 7_258_118_400 * NS_PER_S  # 2200-01-01
+# Times of our days in seconds since 1970 or 1980, from 2001 on.
+_TODAY_S = (1_000_000_000, 2_500_000_000)
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6}  # so many are a second
 # Written as a number of 64 bits, whatever the digits.
 _FITS = r"^-?0*[0-8]?[0-9]{0,18}$"
 _DECIMAL = r"^-?[0-9]{1,19}(\.[0-9]{0,18})?$"
+# As protobuf writes durations in JSON (google.protobuf.Duration), and LoRaWAN servers the times of gateways.
+_SECONDS = r"^-?[0-9]{1,10}(\.[0-9]{0,18})?s$"
 _NUMBER = r"^-?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,2})?$"
 _ISO = (
     r"^(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})"
@@ -40,15 +45,16 @@ class Times:
     given: Bool  # (n,) whether there is a value
     valid: Bool  # (n,) whether it can be read
     approximate_ns: Float  # (n,) the value as a float64: exact if it is small, as from the time of a transmission
-    places: int | None  # the most decimal places of a second among the texts; None of other kinds
+    places: int | None  # the most decimal places of a second; None of float64 and where no value can be read
     is_float: bool  # whether the column has float64
+    is_number: bool  # whether the column has numbers of the unit, and no dates
 
     def too_few_digits(self) -> str | None:
         """What is wrong if these are absolute times whose digits do not suffice for TDOA; None if they do."""
         if self.is_float:
             return "are floating-point numbers"
         if self.places is not None and self.places <= 7:
-            return f"have {self.places} decimal places"
+            return f"have {self.places} decimal places of a second"
         times = np.unique(self.ns[self.valid & (self.ns > 2**60)])
         if len(times) >= _LEAST_TIMES:
             # As integers they were float64, or they are decimals printed from one.
@@ -58,6 +64,13 @@ class Times:
             if (times % 256 == 0).all() or (times == from_seconds).all():
                 return "went through floating-point numbers"
         return None
+
+    def likely_unit(self) -> str | None:
+        """The unit in which these numbers would be times of our days, if they are taken for nanoseconds and are not."""
+        if not self.is_number or not self.valid.any():
+            return None
+        middle, (low, high) = np.median(np.abs(self.ns[self.valid])), _TODAY_S
+        return next((unit for unit, count in _UNITS.items() if low * count <= middle < high * count), None)
 
 
 def texts(column: pa.Array) -> pa.Array:
@@ -92,8 +105,8 @@ def times(column: pa.Array, places: int) -> Times:
     Parameters
     ----------
     column : pyarrow.Array, shape (n,)
-        Integers, decimal text or floats in a unit of ``10**places`` ns, ISO 8601 with an offset or Z, or time stamps
-        with a time zone.
+        Integers, decimal text or floats in a unit of ``10**places`` ns, seconds with an s behind them, ISO 8601 with an
+        offset or Z, or time stamps with a time zone.
     places : int
         0 for nanoseconds, 9 for seconds.
 
@@ -105,7 +118,7 @@ def times(column: pa.Array, places: int) -> Times:
         return _of_floats(column, places)
     if pa.types.is_timestamp(column.type):
         unit = {"s": 9, "ms": 6, "us": 3, "ns": 0}[column.type.unit]
-        return times(column.cast(pa.int64()), unit)
+        return replace(times(column.cast(pa.int64()), unit), is_number=False)
     text = texts(column)
     # Rows of one transmission repeat its time.
     encoded = pc.dictionary_encode(text)
@@ -114,7 +127,7 @@ def times(column: pa.Array, places: int) -> Times:
     given = codes >= 0
     if not len(found.ns):
         zero = np.zeros(len(codes))
-        return Times(zero.astype(np.int64), zero, given, given, zero, None, False)
+        return Times(zero.astype(np.int64), zero, given, given, zero, None, False, False)
     valid = found.valid[codes] & given
     return Times(
         np.where(valid, found.ns[codes], 0),
@@ -124,6 +137,7 @@ def times(column: pa.Array, places: int) -> Times:
         np.where(valid, found.approximate_ns[codes], 0.0),
         found.places,
         False,
+        found.is_number,
     )
 
 
@@ -134,7 +148,7 @@ def _of_floats(column: pa.Array, places: int) -> Times:
     valid = given & (np.abs(approximate_ns) < LATEST_NS)
     approximate_ns = np.where(valid, approximate_ns, 0.0)
     whole = np.floor(approximate_ns)
-    return Times(whole.astype(np.int64), approximate_ns - whole, given, valid, approximate_ns, None, True)
+    return Times(whole.astype(np.int64), approximate_ns - whole, given, valid, approximate_ns, None, True, True)
 
 
 def _of_texts(text: pa.Array, places: int) -> Times:
@@ -142,6 +156,7 @@ def _of_texts(text: pa.Array, places: int) -> Times:
     text = pc.replace_substring_regex(text, r"^\+", "")
     decimal = _mask(pc.match_substring_regex(text, _DECIMAL))
     ns, part, digits, valid = _decimal(pc.if_else(pa.array(decimal), text, "0"), places)
+    digits += 9 - places
     valid &= decimal
     number = _mask(pc.match_substring_regex(text, _NUMBER))
     approximate_ns = pc.if_else(pa.array(number), text, "0").cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
@@ -151,14 +166,17 @@ def _of_texts(text: pa.Array, places: int) -> Times:
     ns[small] = np.floor(approximate_ns[small])
     part[small] = approximate_ns[small] - ns[small]
     valid |= small
-    in_seconds = np.full(len(ns), places == 9)
-    if (rest := np.flatnonzero(~decimal & ~number)).size:
+    seconds = _mask(pc.match_substring_regex(text, _SECONDS))
+    if (rest := np.flatnonzero(~decimal & ~number & ~seconds)).size:
         ns[rest], part[rest], digits[rest], valid[rest] = _iso(text.take(pa.array(rest)))
         approximate_ns[rest] = ns[rest]
-        in_seconds[rest] = True
+    if (rest := np.flatnonzero(seconds)).size:
+        written = pc.utf8_rtrim(text.take(pa.array(rest)), "s")
+        ns[rest], part[rest], digits[rest], valid[rest] = _decimal(written, 9)
+        approximate_ns[rest] = written.cast(pa.float64()).to_numpy(zero_copy_only=False) * 1e9
     valid &= np.abs(ns) < LATEST_NS
     counted = valid & ~small
-    most = int(digits[counted].max()) if counted.any() and in_seconds[counted].all() else None
+    most = int(digits[counted].max()) if counted.any() else None
     return Times(
         np.where(valid, ns, 0),
         np.where(valid, part, 0.0),
@@ -167,6 +185,7 @@ def _of_texts(text: pa.Array, places: int) -> Times:
         np.where(valid, approximate_ns, 0.0),
         most,
         False,
+        bool(2 * decimal.sum() > len(decimal)),
     )
 
 

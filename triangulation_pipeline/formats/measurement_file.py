@@ -4,6 +4,7 @@ Rows of one transmission have one ``transmission_id`` and stand within ``WINDOW_
 may stand between them. A row that cannot be right is refused with a reason, and the others are used.
 """
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,10 @@ from triangulation_pipeline.formats.columns import (
 from triangulation_pipeline.formats.instants import NS_PER_S, Times, is_number, numbers, texts, times
 from triangulation_pipeline.formats.recording import REFUSED_COLUMNS, Recording
 from triangulation_pipeline.formats.sources import Format, Piece, format_of, named, piece_of, pieces, readable
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.measurements import Measurements
-from triangulation_pipeline.network import CLOCK_SIGMA_NS
+from triangulation_pipeline.network import CLOCK_SIGMA_NS, REACH_M, folded_name
+from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.propagation import noise_floor_dbm
 from triangulation_pipeline.validation import printable, shown
@@ -49,10 +52,12 @@ FREQUENCY_SPREAD = 1e-3
 # So many transmissions that have ended are remembered, 8 bytes each, to know their late rows.
 _REMEMBERED = 2**20
 _SHOWN_CHARACTERS = 40
+# Among so many transmissions arrival times differ, by half, by more than this share of the distance between the sites.
+_LEAST_SPREADS, _LEAST_SPREAD = 10, 2e-3
 
 # What is possible. Thermal noise in 1 Hz is -174 dBm; 50 dBm are 100 W into the receiver.
 _LIMITS: dict[str, tuple[float, float, str]] = {
-    "toa_sigma_ns": (np.nextafter(0, 1), 1e9, "a standard deviation must be above 0 and at most a second"),
+    "toa_sigma_ns": (1e-3, 1e9, "a standard deviation must be a picosecond to a second"),
     "rssi_dbm": (-174.0, 50.0, "a level must be -174 to 50 dBm; a mapping file declares what stands for no value"),
     "snr_db": (-60.0, 150.0, "a signal-to-noise ratio must be -60 to 150 dB"),
     "frequency_hz": (1e3, 3e11, "a carrier must be 1 kHz to 300 GHz"),
@@ -61,11 +66,13 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
     "longitude": (-180.0, 180.0, "a longitude must be -180 to 180 degrees"),
     "altitude_m": (-1000.0, 100_000.0, "an altitude must be -1 to 100 km"),
 }
-NO_NUMBER = "not a number"
-NO_TIME_TEXT = "not a time: a whole or decimal number, or ISO 8601 with Z or an offset, of the years 1970 to 2199"
+NO_NUMBER = "not a number such as -91.5"
+NO_TIME_TEXT = "not a time: a number with all its digits, or ISO 8601 with Z or an offset, of the years 1970 to 2199"
 NO_ID = "no transmission_id"
 NO_RECEIVER = "no receiver"
 UNKNOWN_RECEIVER = "no site of the network has this name"
+ANOTHER_SPELLING = "no site of the network has this name; one has it with other capitals or blanks"
+NO_UTF8 = "a receiver's name that is not UTF-8 text"
 NO_VALUE = "neither an arrival time nor a level"
 NO_TIME = "no time"
 NO_SIGMA = "an arrival time without toa_sigma_ns, from a site whose clock has no known standard deviation"
@@ -77,6 +84,7 @@ ANOTHER_TIME = "another time than the rest of its transmission, from which arriv
 FAR_TIME = "a time more than a second from the rest of its transmission"
 FAR_TOA = "an arrival time more than a light second from its transmission"
 ANOTHER_FREQUENCY = "another frequency than the rest of its transmission"
+FAR_PLACE = "a place of the transmitter beyond the reach of the network; latitude and longitude may be swapped"
 ANOTHER_PLACE = "another place of the transmitter than in an earlier row of its transmission"
 HALF_PLACE = "a latitude without a longitude, or the other way round"
 
@@ -291,10 +299,13 @@ class _Reader:
 
     def __init__(self, layout: Layout, mapping: ColumnMapping, window: int, live: bool) -> None:
         sites = layout.network.sites
-        self._scenario = layout.scenario
+        self._scenario, self._frame = layout.scenario, layout.network.frame
         self._sources = mapping.sources
         self._window, self._live = window, live
         self._sites = tuple(site.name for site in sites)
+        # A name is the same in whatever way its accents are encoded; a file system may have changed it.
+        self._site_of = {_composed(name): number for number, name in enumerate(self._sites)}
+        self._site_of |= {name: number for number, name in enumerate(self._sites)}
         self._has_timing = layout.network.has_timing
         self._clock_sigma_ns = np.array([CLOCK_SIGMA_NS.get(site.timing, np.nan) for site in sites])
         self._floor_dbm = noise_floor_dbm(layout.scenario, [site.noise_figure_db for site in sites])
@@ -302,15 +313,18 @@ class _Reader:
             self._floor_dbm = np.full(len(sites), np.nan)
         self._form: tuple[list[str], Form] | None = None
         self._ended = np.zeros(_REMEMBERED, np.uint64)  # hashes of ids, each in the place of its last bits
+        self._site_m = layout.network.site_enu_m
+        self._units_checked: set[str] = set()
+        self._spread_checked = False
         self._from_time: bool | None = None  # whether arrival times count from the time of their transmission
         self.has_rows = False
 
     def receptions(self, piece: Piece) -> _Rows:
         """The rows by field; of the wide form one for each receiver that has a value."""
         self.has_rows = self.has_rows or len(piece.line) > 0 or len(piece.broken) > 0
-        if not len(piece.line):
-            return _Rows({}, piece.line)
         names = list(piece.columns)
+        if not names:
+            return _Rows({}, piece.line)
         if self._form is None or self._form[0] != names:
             form = form_of(names, self._sources)
             if self._form is None:
@@ -389,6 +403,8 @@ class _Reader:
         site = self._site(refused, rows)
         values = {field: self._numbers(refused, rows, field) for field in FIELDS if field in _LIMITS}
         refused.add(np.isnan(values["latitude"]) != np.isnan(values["longitude"]), "latitude", HALF_PLACE)
+        away_m = haversine_m(values["latitude"], values["longitude"], self._frame.lat, self._frame.lon)
+        refused.add(away_m > REACH_M, "latitude", FAR_PLACE)
         toa, time = self._times(refused, rows, "toa_ns"), self._times(refused, rows, "time")
         refused.add(toa.given & ~self._has_timing[site], "toa_ns", NOT_TIMED)
         refused.add(~toa.given & np.isnan(values["rssi_dbm"]), "toa_ns", NO_VALUE)
@@ -436,6 +452,7 @@ class _Reader:
                 np.rint(middle_hz[some]).astype(np.int64),
                 places["altitude_m"][some],
             )
+            self._check_spread(measurements)
             yield Recording(
                 receivers=self._sites,
                 measurements=measurements,
@@ -443,6 +460,24 @@ class _Reader:
                 line=groups.first_line[some],
                 refused=table if begin == 0 else table.iloc[:0],
                 **{field: place[some] for field, place in places.items()},
+            )
+
+    def _check_spread(self, seen: Measurements) -> None:
+        """Raises ValueError if arrival times differ so little between receivers that they have a larger unit."""
+        several = seen.toa_present.sum(1) > 1
+        if self._spread_checked or several.sum() < _LEAST_SPREADS:
+            return
+        self._spread_checked = True
+        timed = seen.toa_present[several]
+        place_m = np.where(timed[..., None], self._site_m, np.nan)
+        apart_ns = np.linalg.norm(np.nanmax(place_m, 1) - np.nanmin(place_m, 1), axis=1) / SPEED_OF_LIGHT_M_PER_NS
+        toa_ns = np.where(timed, seen.toa_ns[several], np.nan)
+        spread_ns = np.nanmax(toa_ns, 1) - np.nanmin(toa_ns, 1)
+        if np.median(spread_ns / apart_ns) < _LEAST_SPREAD:
+            raise ValueError(
+                f"its arrival times differ between receivers by only {np.median(spread_ns):.3g} ns, and the sites are "
+                f"{np.median(apart_ns):,.0f} ns apart; if these are not nanoseconds, name the unit in a mapping file, "
+                "as in toa_ns: {column: ..., unit: us}"
             )
 
     def _empty(self, refused: pd.DataFrame) -> Recording:
@@ -461,11 +496,22 @@ class _Reader:
 
     def _site(self, refused: _Refused, rows: _Rows) -> Int:
         """(n,) the site of each row; 0 where it is refused."""
-        receiver = texts(rows.columns["receiver"])
-        found = pc.index_in(receiver, pa.array(self._sites))
-        refused.add(~_has_value(receiver), "receiver", NO_RECEIVER)
-        refused.add(~_has_value(found), "receiver", UNKNOWN_RECEIVER)
-        return found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        encoded = pc.dictionary_encode(texts(rows.columns["receiver"]))
+        names = encoded.dictionary.to_pylist()
+        folded = {folded_name(name) for name in self._sites}
+        site_of_name = [self._site_of.get(name, self._site_of.get(_composed(name), -1)) for name in names]
+        reasons = [
+            NO_UTF8 if "\ufffd" in name else ANOTHER_SPELLING if folded_name(name) in folded else UNKNOWN_RECEIVER
+            for name in names
+        ]
+        code = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        refused.add(code < 0, "receiver", NO_RECEIVER)
+        found = np.array([*site_of_name, -1])[code]
+        for reason in (UNKNOWN_RECEIVER, ANOTHER_SPELLING, NO_UTF8):
+            refused.add(
+                (found < 0) & np.array([*(each == reason for each in reasons), False])[code], "receiver", reason
+            )
+        return np.maximum(found, 0)
 
     def _numbers(self, refused: _Refused, rows: _Rows, field: str) -> Float:
         """(n,) values of a field in its unit; NaN where there is none."""
@@ -492,6 +538,13 @@ class _Reader:
         source = self._sources.get(field)
         places = 0 if source is None or source.unit is None else int(UNITS[field][source.unit])
         found = times(rows.columns.get(field, pa.nulls(len(rows.line), pa.string())), places)
+        if field not in self._units_checked and (source is None or source.unit is None) and found.valid.any():
+            self._units_checked.add(field)
+            if (unit := found.likely_unit()) is not None:
+                raise ValueError(
+                    f"the numbers of {field} look like times in {unit}, and without a unit they are nanoseconds; name "
+                    f"it in a mapping file, as in {field}: {{column: ..., unit: {unit}}}"
+                )
         before_1970 = (found.ns < 0) & (field == "time")
         refused.add(found.given & (~found.valid | before_1970), field, NO_TIME_TEXT)
         return found
@@ -560,6 +613,10 @@ class _Reader:
             tx_altitude_m=np.where(np.isnan(altitude_m), assumed, altitude_m),
             **columns,
         )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _has_value(column: pa.Array) -> Bool:

@@ -4,15 +4,11 @@ A line that is no row is not a reason to give up the others: it is handed on bes
 """
 
 import csv
-import gzip
 import io
 import json
-import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,21 +21,18 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.instants import is_number
-from triangulation_pipeline.validation import expanded, shown
+from triangulation_pipeline.formats.lines import LONGEST_LINE, STANDARD_INPUT, Lines, lines, opened, read
+from triangulation_pipeline.validation import shown
 
-CHUNK_BYTES = 4_000_000
 CHUNK_ROWS = 50_000
-# A longer line is none of a measurement.
-LONGEST_LINE = 1_000_000
-STANDARD_INPUT = "-"
 
-CUT_OFF = "the file is cut off in this line"
-BAD_QUOTES = "the quotes of the line do not match"
+BAD_QUOTES = "the quotes of the line do not match, or a text in quotes has a line break"
 OTHER_FIELDS = "the line has another number of fields than the first"
 NO_OBJECT = "the line is no JSON object"
+# One listens to a live stream from the middle of a line on.
+_LINES_WITHOUT_OBJECT = 1000
 
 _NEWLINE, _QUOTE = ord("\n"), ord('"')
-_GZIP_MAGIC, _PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
 
 
 class Format(StrEnum):
@@ -92,116 +85,34 @@ def format_of(path: str, named: str | None) -> Format:
 def pieces(path: str, kind: Format, live: bool) -> Iterator[Piece]:
     """The rows of a file, in pieces that fit into memory; if ``live``, each as soon as it is there. Raises ValueError
     with one sentence if the file is not what it should be; the sentence does not name the file."""
-    with _opened(path) as stream:
+    with opened(path) as stream:
         match kind:
             case Format.csv:
-                yield from _csv_pieces(_lines(stream, live))
+                yield from _csv_pieces(lines(stream, live))
             case Format.jsonl:
-                yield from _json_pieces(_lines(stream, live))
+                yield from _json_pieces(lines(stream, live))
             case Format.parquet:
                 yield from _parquet_pieces(stream)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[io.BufferedIOBase]:
-    """The bytes of a file or of standard input, unpacked if they are gzip."""
-    try:
-        stream = cast(io.BufferedReader, sys.stdin.buffer) if path == STANDARD_INPUT else expanded(path).open("rb")
-    except FileNotFoundError:
-        raise ValueError("it does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        try:
-            packed = stream.peek(2)[:2] == _GZIP_MAGIC
-        except OSError as error:
-            raise ValueError(f"it cannot be read: {error.strerror}") from None
-        yield gzip.GzipFile(fileobj=stream) if packed else stream
-    finally:
-        if path != STANDARD_INPUT:
-            stream.close()
-
-
-def _read(stream: io.BufferedIOBase, live: bool = False) -> bytes:
-    """The next bytes: a whole chunk, or what there is."""
-    try:
-        return stream.read1(CHUNK_BYTES) if live else stream.read(CHUNK_BYTES)
-    except EOFError:
-        raise ValueError("its gzip data is cut off") from None
-    except (OSError, zlib.error) as error:
-        kind = "its gzip data is damaged" if isinstance(error, gzip.BadGzipFile | zlib.error) else "it cannot be read"
-        raise ValueError(kind) from None
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """Whole lines as UTF-8, each ended by one newline."""
-
-    data: bytes
-    number: int  # of the first
-    is_open: bool  # whether the file ends without a newline after the last of them
-
-    def why_broken(self, number: int, otherwise: str) -> str:
-        """The reason why a line is no row."""
-        is_last = number == self.number + self.data.count(b"\n") - 1
-        return CUT_OFF if self.is_open and is_last else otherwise
-
-
-def _lines(stream: io.BufferedIOBase, live: bool) -> Iterator[_Lines]:
-    rest, number, begun = b"", 1, False
-    while data := _read(stream, live):
-        if not begun:
-            data, begun = _checked_beginning(data), True
-        data = rest + data
-        # A carriage return at the end may be the first half of a line end.
-        held = b"\r" if data.endswith(b"\r") else b""
-        data = data.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        end = data.rfind(b"\n") + 1
-        whole, rest = data[:end], data[end:] + held
-        if len(rest) > LONGEST_LINE:
-            raise ValueError(f"it is not a text with lines: one is longer than {LONGEST_LINE:,} bytes")
-        if whole:
-            yield _Lines(_as_utf8(whole), number, False)
-            number += whole.count(b"\n")
-    if rest.strip(b"\r"):
-        yield _Lines(_as_utf8(rest.strip(b"\r").replace(b"\r", b"\n") + b"\n"), number, not rest.endswith(b"\r"))
-    if not begun:
-        raise ValueError("it is empty")
-
-
-def _checked_beginning(data: bytes) -> bytes:
-    first = data.partition(b"\n")[0]
-    if data.startswith(_PARQUET_MAGIC):
-        raise ValueError("it is Parquet, not text; --format parquet reads it")
-    if b"\0" in first:
-        raise ValueError("it is not UTF-8 text: its first line has zero bytes")
-    return data.removeprefix(b"\xef\xbb\xbf")
-
-
-def _as_utf8(data: bytes) -> bytes:
-    """The text, with a mark in place of what is no UTF-8."""
-    if data.isascii():
-        return data
-    return data.decode("utf-8", "replace").encode()
-
-
-def _csv_pieces(chunks: Iterator[_Lines]) -> Iterator[Piece]:
+def _csv_pieces(chunks: Iterator[Lines]) -> Iterator[Piece]:
     names: list[str] | None = None
-    for lines in chunks:
+    for chunk in chunks:
         if names is None:
-            skipped = len(lines.data) - len(lines.data.lstrip(b"\n"))
-            header, _, data = lines.data[skipped:].partition(b"\n")
+            skipped = len(chunk.data) - len(chunk.data.lstrip(b"\n"))
+            header, _, data = chunk.data[skipped:].partition(b"\n")
             if not header.strip():
-                raise ValueError("it is empty")
+                continue
             names, delimiter = _header(header)
-            lines = _Lines(data, lines.number + skipped + 1, lines.is_open)
-        if lines.data:
-            yield _csv_piece(lines, names, delimiter)
+            chunk = replace(chunk, data=data, number=chunk.number + skipped + 1)
+        yield _csv_piece(chunk, names, delimiter)
     if names is None:
         raise ValueError("it is empty")
 
 
 def _header(line: bytes) -> tuple[list[str], str]:
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"its first line is longer than {LONGEST_LINE:,} bytes")
     text = line.decode()
     delimiter = max(",;\t", key=text.count)
     if delimiter not in text:
@@ -227,10 +138,10 @@ def _parsed(data: bytes, columns: int, delimiter: str) -> pa.Table:
     )
 
 
-def _csv_piece(lines: _Lines, names: list[str], delimiter: str) -> Piece:
+def _csv_piece(chunk: Lines, names: list[str], delimiter: str) -> Piece:
     """The rows among whole lines. Lines with other quotes or another number of fields are left out before they are
     parsed, so that one stray quote does not swallow the lines after it."""
-    data, number = lines.data, lines.number
+    data, number = chunk.data, chunk.number
     buffer = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(buffer == _NEWLINE)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -251,13 +162,16 @@ def _csv_piece(lines: _Lines, names: list[str], delimiter: str) -> Piece:
         separators = separators[~quoted]
     fields = np.bincount(np.searchsorted(ends, separators), minlength=len(ends)) + 1
     blank = ends == starts
-    wrong = ~blank & (bad_quotes | (fields != len(names)))
+    wrong = bad_quotes | (fields != len(names)) | (ends - starts > LONGEST_LINE)
+    blank[-1:] &= not chunk.is_cut
+    wrong[-1:] |= chunk.is_cut
+    wrong &= ~blank
     kept = ~blank & ~wrong
     broken = [
         (
             number + int(i),
             data[starts[i] : min(ends[i], starts[i] + 200)].decode(errors="replace"),
-            lines.why_broken(number + int(i), BAD_QUOTES if bad_quotes[i] else OTHER_FIELDS),
+            chunk.why_broken(number + int(i), int(ends[i] - starts[i]), BAD_QUOTES if bad_quotes[i] else OTHER_FIELDS),
         )
         for i in np.flatnonzero(wrong)
     ]
@@ -270,30 +184,47 @@ def _csv_piece(lines: _Lines, names: list[str], delimiter: str) -> Piece:
     return Piece(columns, number + np.flatnonzero(kept), broken)
 
 
-def _json_pieces(chunks: Iterator[_Lines]) -> Iterator[Piece]:
+def _json_pieces(chunks: Iterator[Lines]) -> Iterator[Piece]:
     # Objects may have different keys, and a damaged one has keys of its own. Case makes no difference.
     spellings: dict[str, list[str]] = {}
-    objects_seen = False
+    lines_seen = objects_seen = False
     for chunk in chunks:
-        lines = [(chunk.number + i, line) for i, line in enumerate(chunk.data.split(b"\n")) if line.strip()]
-        rows = _json_rows([line for _, line in lines])
+        found = chunk.data.removesuffix(b"\n").split(b"\n")
+        if chunk.number == 1 and found[0].lstrip().startswith(b"["):
+            raise ValueError(
+                "it is a JSON list, not JSON lines: write each object on a line of its own, without commas"
+            )
+        numbered = [
+            (chunk.number + i, line)
+            for i, line in enumerate(found)
+            if line.strip() or (chunk.is_cut and i == len(found) - 1)
+        ]
+        rows = _json_rows([line if len(line) <= LONGEST_LINE else b"" for _, line in numbered])
+        if chunk.is_cut:
+            rows[-1] = None
         good = [row for row in rows if isinstance(row, dict)]
-        objects_seen = objects_seen or bool(good)
-        if rows and not objects_seen:
-            raise ValueError("it is not JSON lines: each line must be one JSON object, and its first lines are none")
+        lines_seen, objects_seen = lines_seen or bool(rows), objects_seen or bool(good)
+        if not objects_seen and chunk.number + len(found) > _LINES_WITHOUT_OBJECT:
+            raise _no_json_lines()
         for name in dict.fromkeys(name for row in good for name in row):
             spelled = spellings.setdefault(name.strip().casefold(), [])
             if name not in spelled:
                 spelled.append(name)
         yield Piece(
             {spelled[0]: _json_column(good, spelled) for spelled in spellings.values()},
-            np.array([at for (at, _), row in zip(lines, rows, strict=True) if isinstance(row, dict)], np.int64),
+            np.array([at for (at, _), row in zip(numbered, rows, strict=True) if isinstance(row, dict)], np.int64),
             [
-                (at, line[:200].decode(errors="replace"), chunk.why_broken(at, NO_OBJECT))
-                for (at, line), row in zip(lines, rows, strict=True)
+                (at, line[:200].decode(errors="replace"), chunk.why_broken(at, len(line), NO_OBJECT))
+                for (at, line), row in zip(numbered, rows, strict=True)
                 if not isinstance(row, dict)
             ],
         )
+    if lines_seen and not objects_seen:
+        raise _no_json_lines()
+
+
+def _no_json_lines() -> ValueError:
+    return ValueError("it is not JSON lines: each line must be one JSON object, and its first lines are none")
 
 
 def _json_column(rows: list[dict[str, Any]], spelled: list[str]) -> pa.Array:
@@ -339,7 +270,7 @@ def _parquet_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:
         if isinstance(stream, io.BufferedReader) and stream.seekable():
             yield from _parquet_batches(stream)
             return
-        while data := _read(stream):
+        while data := read(stream):
             copy.write(data)
         copy.seek(0)
         yield from _parquet_batches(copy)
@@ -350,7 +281,11 @@ def _parquet_batches(stream: IO[bytes] | io.BufferedIOBase) -> Iterator[Piece]:
         raise ValueError("it is empty")
     stream.seek(0)
     number = 1
-    batches = _guarded(lambda: pa_parquet.ParquetFile(stream).iter_batches(CHUNK_ROWS, use_threads=False))
+    batches = _guarded(
+        lambda: pa_parquet.ParquetFile(stream, page_checksum_verification=True).iter_batches(
+            CHUNK_ROWS, use_threads=False
+        )
+    )
     while (batch := _guarded(lambda: next(batches, None))) is not None:
         yield piece_of(pa.table(batch), number)
         number += len(batch)

@@ -29,15 +29,15 @@ class Cells(Area):
     def hypotheses(self, rows: Receptions) -> Hypotheses:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""
         side, unit = self.config.fine_cells_per_side, unit_cells(self.config.fine_cells_per_side) + np.float32(0.5)
-        low_m, high_m = (np.repeat(edge_m, len(rows), axis=1) for edge_m in (self.low_m, self.high_m))
+        low_m, high_m = rows.low_m[..., None], rows.high_m[..., None]
         for _ in range(2):
             cell_m = (high_m - low_m) / side
             en_m = low_m + cell_m * unit
             share = self._shares(rows, en_m, cell_m)
             middle_m, variance_m2 = _moments(share, en_m)
             reach_m = 3 * np.sqrt(variance_m2[:2, :, None]) + cell_m
-            low_m = np.maximum(middle_m[..., None] - reach_m, self.low_m)
-            high_m = np.minimum(middle_m[..., None] + reach_m, self.high_m)
+            low_m = np.maximum(middle_m[..., None] - reach_m, rows.low_m[..., None])
+            high_m = np.minimum(middle_m[..., None] + reach_m, rows.high_m[..., None])
         parts = self.config.hypotheses
         along = _along_longer_axis(en_m - middle_m[..., None], variance_m2)
         edges = ndtri(np.arange(1, parts) / parts).astype(np.float32)

@@ -61,7 +61,7 @@ def locate(
             f"{measurements.num_sites} receivers"
         )
     calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
-    return predict(checkpoint.locator(), layout, calibration.apply(measurements))
+    return predict(checkpoint.locator(), layout, calibration.apply(layout, measurements))
 
 
 def locate_recordings(
@@ -89,7 +89,7 @@ def locate_recordings(
     layout = Layout(layout.network, calibration.conditions(layout.scenario))
     for recording in recordings:
         if len(recording):
-            measurements = calibration.apply(recording.measurements)
+            measurements = calibration.apply(layout, recording.measurements)
             truth = np.stack([recording.latitude, recording.longitude], axis=-1)
             yield fixes_of(predict(model, layout, measurements), layout, measurements, recording.transmission_id, truth)
 

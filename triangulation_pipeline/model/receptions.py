@@ -4,6 +4,7 @@ Shapes: W receivers that hear, S silent receivers, B rows. Receivers come first,
 whole arrays.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.inputs import FARTHEST_M
-from triangulation_pipeline.network import ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
+from triangulation_pipeline.physics.layout import Layout
 
 Float = NDArray[np.floating]
 
@@ -37,16 +38,19 @@ class Receptions:
     silent: Float  # (S, B)
     floor_dbm: Float  # (S, B)
     altitude_m: Float  # (B,)
+    low_m: Float  # (2, B) corners of the service area, east and north
+    high_m: Float  # (2, B)
 
     @classmethod
-    def of(cls, network: ReceiverNetwork, measurements: Measurements) -> Self:
-        """Those of calibrated measurements of a network."""
+    def of(cls, layout: Layout, measurements: Measurements) -> Self:
+        """Those of calibrated measurements of a layout."""
         hears = measurements.signal_present
         timed = measurements.toa_present & hears
         has_level = np.isfinite(measurements.power_dbm)
         levelled = hears & has_level
         power_dbm = np.where(has_level, measurements.power_dbm, np.float32(0.0))
-        site_m = network.site_enu_m
+        site_m = layout.network.site_enu_m
+        low_m, high_m = layout.areas_m(measurements)
         count = hears.sum(1)
         row, width = np.arange(len(hears)), max(1, int(count.max(initial=0)))
         order = np.argsort(-(timed.astype(np.int8) + hears), axis=1, kind="stable")[:, :width].T
@@ -69,10 +73,22 @@ class Receptions:
             silent=_single(silent),
             floor_dbm=_single(floor_dbm),
             altitude_m=_single(measurements.tx_altitude_m),
+            low_m=_single(low_m.T),
+            high_m=_single(high_m.T),
         )
 
     def __len__(self) -> int:
         return len(self.altitude_m)
+
+    @property
+    def longer_m(self) -> Float:
+        """(B,) the longer side of the service area; the other one differs little."""
+        return (self.high_m - self.low_m).max(0)
+
+    @property
+    def area_m(self) -> Float:
+        """(B,) standard deviation of a place in the area."""
+        return self.longer_m * np.float32(1 / math.sqrt(12))
 
     def take(self, rows: NDArray[np.integer]) -> Self:
         """The rows that indices pick."""
@@ -81,7 +97,7 @@ class Receptions:
     def part(self, rows: slice) -> Self:
         """Rows that stand side by side, without padding that none of them needs."""
         width, number = (int(mask[:, rows].sum(0).max(initial=0)) for mask in (self.hears, self.silent))
-        narrow: dict[str, Any] = {"altitude_m": self.altitude_m[rows]}
+        narrow: dict[str, Any] = {name: getattr(self, name)[..., rows] for name in ("altitude_m", "low_m", "high_m")}
         for name in ("site_m", "hears", "timed", "levelled", "toa_m", "sigma_m", "power_dbm"):
             narrow[name] = getattr(self, name)[..., : max(1, width), rows]
         for name in ("silent_m", "silent", "floor_dbm"):

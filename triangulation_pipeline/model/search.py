@@ -33,6 +33,8 @@ Int = NDArray[np.int64]
 
 # Of all choices of three receivers so many are tried.
 MOST_TRIPLES = 100
+# A residual of so many mean delays, which seven in a thousand delays have, shows that the search missed the place.
+LOST_DELAYS = 5.0
 # So many numbers of one kind are computed at once, but for those of the cells: what is worked on stays in the
 # processor's cache, and the many small steps are of many rows.
 CHUNK_NUMBERS, CELL_NUMBERS = 2**18, 2**15
@@ -40,22 +42,15 @@ _DAMPING = 1e-5
 
 
 class Area:
-    """The service area of a layout, and what a scenario says of levels and delays there."""
+    """What a layout says of ranges, levels and delays."""
 
     def __init__(self, layout: Layout, config: StartConfig) -> None:
         scenario = layout.scenario
-        area = layout.network.service_area(scenario.area_margin_m)
         self.config = config
         self.surface = layout.network.frame.surface_coefficients
         self.levels = Levels(scenario)
         self.delayed = max(scenario.nlos_probability, LEAST_DELAYED)
         self.delay_m = scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS
-        self.low_m = np.array([area.east_min_m, area.north_min_m], np.float32)[:, None, None]
-        self.high_m = np.array([area.east_max_m, area.north_max_m], np.float32)[:, None, None]
-        side_m = float((self.high_m - self.low_m).max())
-        # Standard deviation of a place in the area, whose sides differ little.
-        self.spread_m = side_m / math.sqrt(12)
-        self.cell_m = side_m / config.cells_per_side
 
     def distances_m(self, rows: Receptions, places_m: Float) -> Float:
         """(W, B, Q) ranges of places (2, B or 1, Q) to the receivers that hear."""
@@ -124,8 +119,17 @@ class Search(Area):
     def hypotheses(self, rows: Receptions) -> Hypotheses:
         """The best distinct minima of rows of one kind: all with three arrival times, or all with more."""
         # Two places may fit exactly: where there is no redundancy the search is finer.
-        just_enough = len(rows) and rows.timed[:, 0].sum() <= LEAST_ARRIVAL_TIMES
-        side = self.config.fine_cells_per_side if just_enough else self.config.cells_per_side
+        if rows.timed[:, 0].sum() <= LEAST_ARRIVAL_TIMES:
+            return self._by(self.config.fine_cells_per_side, rows)
+        found = self._by(self.config.cells_per_side, rows)
+        # A delay that no path has: the cells were too coarse for the true minimum.
+        lost = np.flatnonzero(self._is_lost(rows, np.moveaxis(found.places_m[:, :1], -1, 0)))
+        if len(lost) and self.config.cells_per_side < self.config.fine_cells_per_side:
+            found.put(lost, self._by(self.config.fine_cells_per_side, rows.take(lost)))
+        return found
+
+    def _by(self, side: int, rows: Receptions) -> Hypotheses:
+        """The same by a search over ``side`` squared cells."""
         step = max(1, CELL_NUMBERS // (side * side * len(rows.hears)))
         parts = (rows.part(slice(first, first + step)) for first in range(0, len(rows), step))
         places_m = self._refined(rows, np.concatenate([self._minima(part, side) for part in parts], axis=1))
@@ -152,11 +156,11 @@ class Search(Area):
 
     def _minima(self, rows: Receptions, side: int) -> Float:
         """(2, B, Q) the lowest local minima of the cells of the area."""
-        cell_m = (self.high_m - self.low_m) / side
-        en_m = self.low_m + cell_m * (unit_cells(side) + 0.5)
+        cell_m = (rows.high_m - rows.low_m) * np.float32(1 / side)
+        en_m = rows.low_m[..., None] + cell_m[..., None] * (unit_cells(side) + np.float32(0.5))
         distance_m = self.distances_m(rows, en_m)
         fit, _ = self.levels.fit(rows, distance_m)
-        timed, scale_m = rows.timed[..., None], np.float32(0.35 * float(cell_m.max()))
+        timed, scale_m = rows.timed[..., None], np.float32(0.35) * cell_m.max(0)[:, None]
         residual, _ = robust_residual((rows.toa_m[..., None] - distance_m) / scale_m, np.float32(1.0), timed)
         cost = self.level_cost(rows, fit, en_m) + (timed * np.log1p(residual * residual)).sum(0)
         plane = cost.reshape(-1, side, side)
@@ -168,24 +172,26 @@ class Search(Area):
         np.minimum(lowest[..., :-1], rowwise[..., 1:], out=lowest[..., :-1])
         cost = cost + np.float32(1e3) * (plane > lowest).reshape(cost.shape)
         number = min(self.config.candidates * side // self.config.cells_per_side, side * side)
-        if number < cost.shape[-1]:
-            return np.take(en_m[:, 0], np.argpartition(cost, number - 1, axis=-1)[:, :number], axis=1)
-        return np.repeat(en_m, len(rows), axis=1)
+        return _picked(en_m, np.argpartition(cost, number - 1, axis=-1)[:, :number])
 
-    def _moved(self, places_m: Float, step_m: tuple[Float, Float], longest_m: float) -> Float:
-        margin_m = self.cell_m / 8
-        moved_m = places_m + np.stack(within(step_m, longest_m))
-        return np.minimum(np.maximum(moved_m, self.low_m - margin_m), self.high_m + margin_m)
+    def _cell_m(self, rows: Receptions) -> Float:
+        """(B, 1) side of a cell of the coarse search."""
+        return (rows.longer_m * np.float32(1 / self.config.cells_per_side))[:, None]
+
+    def _moved(self, rows: Receptions, places_m: Float, step_m: tuple[Float, Float], longest_cells: float) -> Float:
+        cell_m = self._cell_m(rows)
+        moved_m, margin_m = places_m + np.stack(within(step_m, longest_cells * cell_m)), cell_m * np.float32(1 / 8)
+        return np.minimum(np.maximum(moved_m, rows.low_m[..., None] - margin_m), rows.high_m[..., None] + margin_m)
 
     def _refined(self, rows: Receptions, places_m: Float) -> Float:
         timed, toa_m, sigma_m = rows.timed[..., None], rows.toa_m[..., None], rows.sigma_m[..., None]
-        variance_m2 = sigma_m * sigma_m
+        variance_m2, cell_m2 = sigma_m * sigma_m, self._cell_m(rows) ** 2
         for scale in self.config.refinement_scales:
             distance_m, grad_e, grad_n = self.ranges_m(rows, places_m)
-            blurred_m2 = variance_m2 + (scale * self.cell_m) ** 2
+            blurred_m2 = variance_m2 + scale**2 * cell_m2
             residual_m, weight = robust_residual(toa_m - distance_m, blurred_m2, timed)
             step_m = Information.of(weight, grad_e, grad_n, damping=_DAMPING).step_m(residual_m, weight)
-            places_m = self._moved(places_m, step_m, 1.5 * self.cell_m)
+            places_m = self._moved(rows, places_m, step_m, 1.5)
         return places_m
 
     def _late_only(self, rows: Receptions, places_m: Float) -> Float:
@@ -198,21 +204,30 @@ class Search(Area):
             beside = self._beside(rows, fit, slope, distance_m, grad_e, grad_n)
             information = Information.of(seen.weight, grad_e, grad_n, _DAMPING, beside)
             step_m = information.step_m(seen.residual_m - seen.due_m, seen.weight)
-            places_m = self._moved(places_m, step_m, 0.5 * self.cell_m)
+            places_m = self._moved(rows, places_m, step_m, 0.5)
         return places_m
 
     def _beside(
         self, rows: Receptions, fit: LevelFit, slope: Float, distance_m: Float, grad_e: Float, grad_n: Float
     ) -> Beside:
         """What levels and area tell of places (B, Q), beside the arrival times."""
-        return Beside.of(fit.off, slope, rows.levelled[..., None], distance_m, grad_e, grad_n, self.spread_m)
+        return Beside.of(fit.off, slope, rows.levelled[..., None], distance_m, grad_e, grad_n, rows.area_m[:, None])
 
     def _is_doubtful(self, rows: Receptions, best_m: Float) -> NDArray[np.bool_]:
         """(B,) whether a residual at the best place (2, B, 1) is large, where one receiver can be spared."""
+        worst = (np.abs(self._residual_m(rows, best_m)) / rows.sigma_m).max(0)
+        return (worst > self.config.doubt_sigmas) & (rows.timed.sum(0) > LEAST_ARRIVAL_TIMES)
+
+    def _is_lost(self, rows: Receptions, best_m: Float) -> NDArray[np.bool_]:
+        """(B,) whether a residual at the best place (2, B, 1) is larger than delays are."""
+        most_m = LOST_DELAYS * self.delay_m + 3 * rows.sigma_m
+        return np.asarray((np.abs(self._residual_m(rows, best_m)) > most_m).any(0))
+
+    def _residual_m(self, rows: Receptions, best_m: Float) -> Float:
+        """(W, B) residuals at places (2, B, 1); 0 without an arrival time."""
         distance_m = self.distances_m(rows, best_m)[..., 0]
         residual_m, _ = robust_residual(rows.toa_m - distance_m, rows.sigma_m * rows.sigma_m, rows.timed)
-        worst = (np.abs(residual_m) * rows.timed / rows.sigma_m).max(0)
-        return (worst > self.config.doubt_sigmas) & (rows.timed.sum(0) > LEAST_ARRIVAL_TIMES)
+        return residual_m * rows.timed
 
     def _by_few(self, rows: Receptions, best_m: Float) -> Float:
         """(2, B, Q) places that all receivers but one agree on, or any three, from the best place (2, B, 1): the
@@ -226,7 +241,7 @@ class Search(Area):
         weight = weight / (1 + x * x * np.float32(1 / 9))
         residual_m = residual_m - mean(residual_m, weight)
         information = Information.of(weight, grad_e, grad_n, damping=_DAMPING)
-        step_m = within(information.step_m(residual_m, weight), 0.5 * self.cell_m)
+        step_m = within(information.step_m(residual_m, weight), 0.5 * self._cell_m(rows))
         left_m = residual_m - step_m[0] * grad_e - step_m[1] * grad_n
         x, ratio = (left_m - mean(left_m, weight)) * per_sigma, 1 / (per_sigma * self.delay_m)
         # A close bound of the likelihood without any transcendental function: direct, or late.
@@ -235,7 +250,7 @@ class Search(Area):
         cost = (timed * (direct - (x > 0) * np.maximum(direct - late, 0))).sum(0)
         number = min(self.config.refits, cost.shape[-1])
         chosen = np.argpartition(cost, number - 1, axis=-1)[:, :number]
-        begin_m = self._moved(best_m, (_picked(step_m[0], chosen), _picked(step_m[1], chosen)), 0.5 * self.cell_m)
+        begin_m = self._moved(rows, best_m, (_picked(step_m[0], chosen), _picked(step_m[1], chosen)), 0.5)
         return self._late_only(rows, begin_m)
 
     def _costs(self, rows: Receptions, places_m: Float) -> _Costs:
@@ -245,7 +260,7 @@ class Search(Area):
         fit, slope = self.levels.fit(rows, distance_m)
         beside = self._beside(rows, fit, slope, distance_m, grad_e, grad_n)
         ellipse = Information.of(seen.weight, grad_e, grad_n, beside=beside).ellipse
-        beyond_m = (np.maximum(self.low_m - places_m, 0) + np.maximum(places_m - self.high_m, 0)).sum(0)
+        beyond_m = np.maximum(np.maximum(rows.low_m[..., None] - places_m, places_m - rows.high_m[..., None]), 0).sum(0)
         first, cross, second = ellipse.spread_m()
         bound_m2 = np.clip(first * first + cross * cross + second * second, 1, 1e10)
         x, ratio = seen.residual_m / sigma_m, sigma_m / self.delay_m

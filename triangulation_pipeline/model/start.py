@@ -46,7 +46,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
         n rows, each independent of the others.
     """
     scenario = layout.scenario
-    rows = Receptions.of(layout.network, measurements)
+    rows = Receptions.of(layout, measurements)
     n, width = len(rows), len(rows.hears)
     timed, heard = (mask.sum(0).astype(np.int64) for mask in (rows.timed, rows.hears))
     is_solved = (timed >= LEAST_ARRIVAL_TIMES) & solve
@@ -86,7 +86,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
         surface_B5=torch.tensor(surface, dtype=torch.float32).expand(n, 5).contiguous(),
         delay_probability_B=of_rows(scenario.nlos_probability),
         delay_mean_m_B=of_rows(scenario.nlos_mean_ns * SPEED_OF_LIGHT_M_PER_NS),
-        area_m_B=of_rows(search.spread_m),
+        area_m_B=_tensor(rows.area_m),
         alive_BK=_tensor(found.alive[back]),
         hypothesis_m_BK2=_tensor(places_m),
         spread_m_BK3=_tensor(found.spread_m[back]),

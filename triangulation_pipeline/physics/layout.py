@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
+from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
@@ -41,6 +43,31 @@ class Layout:
 
     network: ReceiverNetwork
     scenario: Scenario
+
+    def areas_m(self, measurements: Measurements) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The service area of each row: the box of the receivers that listened, widened by the margin of the scenario.
+
+        A receiver that heard nothing listened if its level is its noise floor. If its level is NaN, nobody knows, and
+        the row is that of a network without it: in a wide network whose silence is unknown, a transmission is looked
+        for around those that heard it.
+
+        Parameters
+        ----------
+        measurements : Measurements
+            n rows of this network.
+
+        Returns
+        -------
+        low, high : ndarray, shape (n, 2)
+            South-west and north-east corner, metres east and north; without a receiver, those of the whole network.
+        """
+        listens = measurements.signal_present | np.isfinite(measurements.power_dbm)
+        listens |= ~listens.any(1, keepdims=True)
+        site_m, margin_m = self.network.site_enu_m.T[:2, None], self.scenario.area_margin_m
+        everywhere = np.broadcast_to(site_m, (2, *listens.shape))
+        low_m = np.min(everywhere, axis=2, where=listens, initial=np.inf)
+        high_m = np.max(everywhere, axis=2, where=listens, initial=-np.inf)
+        return low_m.T - margin_m, high_m.T + margin_m
 
 
 def random_layout(scenario: Scenario, seed: int, number: int) -> Layout:

@@ -250,6 +250,15 @@ class Scenario(BaseModel):
         "with this mean, 1 to 100000 ns. Used only if nlos_probability is above 0.",
     )
 
+    refractivity_ppm: float | None = Field(
+        None,
+        ge=0,
+        le=500,
+        description="Air at sea level slows signals down by this many parts per million (N-units), 0 to 500; higher up "
+        "by less. 315 is the mean of ITU-R P.453. If it is left out, signals travel as in vacuum. Used only with "
+        "features: rss_tdoa.",
+    )
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if len(self.tx_power_w) != len(self.tx_power_share):
@@ -334,13 +343,13 @@ PRESETS: dict[Preset, Scenario] = {
 }
 
 
-def scenario_of(preset: Preset, overrides: Mapping[str, Any]) -> Scenario:
-    """A preset with some parameters changed.
+def scenario_of(base: Preset | Scenario, overrides: Mapping[str, Any]) -> Scenario:
+    """A preset, or another scenario, with some parameters changed.
 
     Parameters
     ----------
-    preset : Preset
-        The named scenario.
+    base : Preset or Scenario
+        The scenario, or the name of one.
     overrides : mapping
         Values of the parameters that differ, by their names.
 
@@ -354,6 +363,7 @@ def scenario_of(preset: Preset, overrides: Mapping[str, Any]) -> Scenario:
         With one sentence, if a value is out of range or parameters contradict each other.
     """
     try:
-        return Scenario.model_validate(PRESETS[preset].model_dump() | dict(overrides))
+        given = PRESETS[base] if isinstance(base, Preset) else base
+        return Scenario.model_validate(given.model_dump() | dict(overrides))
     except ValidationError as error:
         raise ValueError(f"scenario: {one_sentence(error)}") from None

@@ -29,6 +29,7 @@ from triangulation_pipeline.physics.propagation import (
     path_loss_function,
     path_loss_slope_db,
 )
+from triangulation_pipeline.physics.refraction import slowing
 from triangulation_pipeline.physics.scenario import Features, Scenario
 from triangulation_pipeline.physics.timing import toa_sigma_ns
 from triangulation_pipeline.samples import Samples, sample_ids
@@ -220,7 +221,9 @@ def _draw(
     offset_hz = scenario.frequency_mhz * (tx_error_ppm[:, None] - rx_error_ppm)
     timed = present & network.has_timing & (scenario.features is Features.rss_tdoa)
     sigma_ns = toa_sigma_ns(scenario, snr_db)
-    toa_ns = _arrival_ns(rng, scenario, distance_m, sigma_ns)
+    flight_ns = distance_m / SPEED_OF_LIGHT_M_PER_NS
+    flight_ns *= 1 + slowing(layout, np.full(size, scenario.transmitter_altitude_m))[:, None]
+    toa_ns = _arrival_ns(rng, scenario, flight_ns, sigma_ns)
     columns: dict[str, NDArray] = {
         "en_m": en_m,
         "tx_power_dbm": tx_power_dbm.astype(np.float32),
@@ -253,14 +256,10 @@ def _received_power_dbm(rng: np.random.Generator, scenario: Scenario, tx_power_d
     )
 
 
-def _arrival_ns(rng: np.random.Generator, scenario: Scenario, distance_m: Float, sigma_ns: Float) -> Float:
+def _arrival_ns(rng: np.random.Generator, scenario: Scenario, flight_ns: Float, sigma_ns: Float) -> Float:
     """(n, r) arrival times: emission, flight, noise with the residual bias, and the excess delay of some links."""
-    n, links = len(distance_m), distance_m.shape
-    toa_ns = (
-        rng.uniform(0, _EMISSION_WINDOW_NS, n)[:, None]
-        + distance_m / SPEED_OF_LIGHT_M_PER_NS
-        + sigma_ns * rng.standard_normal(links)
-    )
+    n, links = len(flight_ns), flight_ns.shape
+    toa_ns = rng.uniform(0, _EMISSION_WINDOW_NS, n)[:, None] + flight_ns + sigma_ns * rng.standard_normal(links)
     if scenario.nlos_probability > 0:
         excess_ns = rng.exponential(scenario.nlos_mean_ns, links)
         toa_ns += np.where(rng.random(links) < scenario.nlos_probability, excess_ns, 0.0)

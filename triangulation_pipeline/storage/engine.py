@@ -106,6 +106,18 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def open_existing_database(url: str, sought: str) -> Engine:
+    """As ``open_database``, to look for something: that makes no database. Raises StorageError also if a SQLite file is
+    missing."""
+    parsed = parse_url(url)
+    if _is_sqlite(parsed) and not Path(str(parsed.database)).exists():
+        raise StorageError(
+            f"there is no database to find {sought} in: {quoted(parsed.database)} does not exist; set DAGSTER_HOME to "
+            "the folder of the project"
+        )
+    return open_database(url)
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Context manager: a transaction for reading.

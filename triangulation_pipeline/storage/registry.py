@@ -9,15 +9,13 @@ from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, or_, select, update
 
+from triangulation_pipeline.model.names import ModelName
 from triangulation_pipeline.storage.columns import checked_json, now
 from triangulation_pipeline.storage.engine import in_one_transaction, reading
 from triangulation_pipeline.storage.errors import ProductionChanged, StorageError, quoted
 from triangulation_pipeline.storage.evaluations import check_origin
 from triangulation_pipeline.storage.tables import model_evaluations, models
 from triangulation_pipeline.validation import printable, shown, uuid_text
-
-# After the name of a model: its version in production.
-IN_PRODUCTION = "@production"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +59,11 @@ class ModelRecord(_Weights):
     created_at: datetime
     production_since: datetime | None
     weights_digest: str | None
+
+    @property
+    def reference(self) -> ModelName:
+        """What a person calls it: ``name/3``."""
+        return ModelName(self.model_name, self.version)
 
     @property
     def network(self) -> str:
@@ -125,25 +128,29 @@ def get_model_by_id(engine: Engine, model_id: str) -> ModelRecord:
 
 
 def find_referred_model(engine: Engine, reference: str, before_id: str | None = None) -> ModelRecord:
-    """The version that a person refers to by its id, by ``name/3`` or ``name:3``, ``name@production``, or by a name.
+    """The version that a person refers to by its id, by ``name/3``, ``name@production``, or by a name.
 
     A name means its version in production, else its newest. If the reference could mean the version ``before_id``, it
     means that one: a job that began from a version continues from it. Raises StorageError if there is none.
     """
+    wanted = ModelName.parse(reference)
     with reading(engine) as connection:
         if before_id is not None:
             before = _get_by_id(connection, before_id)
-            name = before.model_name
-            numbered = (f"{name}{sign}{before.version}" for sign in ":/")
-            if reference in (before.id, name, f"{name}{IN_PRODUCTION}", *numbered):
+            if reference == before.id or wanted in (
+                before.reference,
+                ModelName(before.model_name),
+                ModelName(before.model_name, in_production=True),
+            ):
                 return before
         with suppress(ValueError):
             return _get_by_id(connection, uuid_text("model_id", reference))
-        name, _, version = reference.removesuffix(IN_PRODUCTION).replace("/", ":").partition(":")
-        production = None if version else _production(connection, name)
-        if production is None and reference.endswith(IN_PRODUCTION):
-            raise StorageError(f"no version of model {shown(name)} is in production")
-        return production or _get(connection, name, int(version) if version else None)
+        if wanted is None:
+            raise StorageError(f"there is no model {shown(reference)} in the registry")
+        production = _production(connection, wanted.name) if wanted.version is None else None
+        if production is None and wanted.in_production:
+            raise StorageError(f"no version of model {shown(wanted.name)} is in production")
+        return production or _get(connection, wanted.name, wanted.version)
 
 
 def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:
@@ -157,7 +164,7 @@ def promote_model(engine: Engine, model_name: str, version: int) -> Promotion:
         model = _get(connection, model_name, version)
         if not model.passed:
             raise StorageError(
-                f"{quoted(model_name)} version {version} cannot go into production. {printable(model.promotion_reason)}"
+                f"{quoted(model_name)}/{version} cannot go into production. {printable(model.promotion_reason)}"
             )
         return _promote(connection, model)
 
@@ -187,7 +194,7 @@ def rollback_model(engine: Engine, model_name: str) -> Promotion:
             .limit(1)
         )
         if earlier is None:
-            raise StorageError(f"no version of {quoted(model_name)} before {current.version} was ever in production")
+            raise StorageError(f"no version before {quoted(model_name)}/{current.version} was ever in production")
         return _promote(connection, _get(connection, model_name, earlier))
 
     return in_one_transaction(engine, roll_back)
@@ -228,7 +235,7 @@ def _register(connection: Connection, values: dict[str, Any], champion_id: str |
         # An older version of the pipeline registered the file without a digest, and equal weights came later.
         values = values | {"weights_digest": of_file.weights_digest}
     if existing is not None and existing.model_name != model_name:
-        raise StorageError(f"these weights are registered already, as {existing.model_name} version {existing.version}")
+        raise StorageError(f"these weights are registered already, as {existing.reference}")
     newest = connection.scalar(select(func.max(models.c.version)).where(same_name)) or 0
     version = newest + 1 if existing is None else existing.version
     values = values | _verdict(values, version, _production(connection, model_name), champion_id)
@@ -261,18 +268,16 @@ def _verdict(
     """``promoted`` and ``promotion_reason`` of what is registered as that version."""
     if not values["passed"] or production is None or production.version == version:
         return {"promoted": values["passed"]}
-    name = production.model_name
     if production.id != champion_id:
         raise ProductionChanged(
-            f"version {production.version} of {name} went into production while another one was compared with what was "
-            "there before"
+            f"{production.reference} went into production while another version was compared with what was there before"
         )
     if production.network_digest != values["network_digest"]:
         mine = f"{values['network_name']} ({values['network_digest'][:8]})"
         reason = (
-            f"Not promoted: version {production.version} of {name}, which is in production, is for another network, "
+            f"Not promoted: {production.reference}, which is in production, is for another network, "
             f"{production.network}, and this one for {mine}; train it under another model_name, or replace that "
-            f"version by `triangulation promote {name} {version}`."
+            f"version by `triangulation promote {ModelName(production.model_name, version)}`."
         )
         return {"promoted": False, "promotion_reason": reason}
     return {"promoted": True}
@@ -293,8 +298,7 @@ def _get(connection: Connection, model_name: str, version: int | None) -> ModelR
     statement = statement.where(models.c.is_active if version is None else models.c.version == version)
     row = connection.execute(statement).mappings().one_or_none()
     if row is None:
-        wanted = "" if version is None else f" version {version}"
-        raise StorageError(f"there is no model {shown(model_name)}{wanted} in the registry")
+        raise StorageError(f"there is no model {shown(str(ModelName(model_name, version)))} in the registry")
     return ModelRecord(**row)
 
 

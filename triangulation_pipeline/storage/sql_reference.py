@@ -42,6 +42,10 @@ SELECT model_name, version, promotion_reason
 FROM model_overview
 WHERE NOT promoted
 ORDER BY model_name, version;""",
+    "How the clock of each site changed from calibration to calibration": """\
+SELECT network, site, to_ns, toa_bias_ns, toa_bias_sigma_ns
+FROM calibration_overview
+ORDER BY network, site, to_ns;""",
 }
 
 _INTRODUCTION = """\
@@ -51,7 +55,7 @@ Dashboards and scripts read the database by these views: their columns stay when
 default settings, `sqlite3 .dagster/triangulation.db` opens the database; on PostgreSQL the views are in the schema
 `triangulation` (`SET search_path TO triangulation`). A moment is `timestamptz` on PostgreSQL. On SQLite it is ISO 8601
 text in UTC, so that the order of texts is the order of moments. With `--json`, `triangulation datasets`, `jobs`,
-`metrics`, `models` and `evaluations` print the same columns.
+`metrics`, `models`, `evaluations` and `calibrations` print the same columns.
 
 This page is made by `python -m triangulation_pipeline.storage.sql_reference > docs/sql.md`.
 """

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from triangulation_pipeline.calibration_file import NUMBERS
 from triangulation_pipeline.measurements import RECEIVER_DTYPES, TRANSMISSION_DTYPES
 from triangulation_pipeline.samples import SAMPLE_DTYPES, Split
 from triangulation_pipeline.storage.columns import Json, ReceiverArray, UtcDateTime, UuidText
@@ -208,4 +209,21 @@ model_evaluations = Table(
     UniqueConstraint(
         "training_job_id", "checkpoint_sha256", "synthetic_dataset_id", name="uq_model_evaluations_checkpoint"
     ),
+)
+
+# A calibration is the rows of one id: a row for each site. A number that is not known is null, with its sigma.
+site_calibrations = Table(
+    "site_calibrations",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("site", String(100), primary_key=True),
+    Column("network_name", String(100), nullable=False),
+    Column("network_digest", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("from_ns", BigInteger),
+    Column("to_ns", BigInteger),
+    *(Column(name, Double, nullable=False) for name in ("lat", "lon", "altitude_m")),
+    Column("num_rows", BigInteger, nullable=False),
+    *(Column(column, Double) for name, (sigma, _, _) in NUMBERS.items() for column in (name, sigma)),
+    Index(None, "network_digest", "created_at"),
 )

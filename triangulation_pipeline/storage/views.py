@@ -178,13 +178,41 @@ evaluation_overview = Table(
     ),
     Column("network", Text, comment="Name of the network and the first characters of its digest, for display."),
 )
-VIEWS = (dataset_overview, job_overview, epoch_overview, model_overview, evaluation_overview)
+calibration_overview = Table(
+    "calibration_overview",
+    _views,
+    Column("calibration_id", UuidText, comment="Id of the calibration, which has a row for each site."),
+    Column("network_name", Text, comment="Name of the receiver network."),
+    Column("network_digest", Text, comment="SHA-256 digest of the sites of the network."),
+    Column("network", Text, comment="Name of the network and the first characters of its digest, for display."),
+    Column("created_at", UtcDateTime, comment="When the calibration was stored."),
+    Column("from_ns", BigInteger, comment="Time of its first measurement, ns of UTC since 1970."),
+    Column("to_ns", BigInteger, comment="Time of its last measurement, ns of UTC since 1970."),
+    Column("site", Text, comment="Name of the site."),
+    Column("num_rows", BigInteger, comment="Number of measurements of the site that it rests on."),
+    Column("toa_bias_ns", Double, comment="How late its arrival times are, ns; null if nothing is known, as below."),
+    Column("toa_bias_sigma_ns", Double, comment="Standard error of toa_bias_ns, ns."),
+    Column("toa_sigma_factor", Double, comment="Noise of its arrival times, in units of what the receiver says of it."),
+    Column("toa_sigma_factor_sigma", Double, comment="Standard error of toa_sigma_factor."),
+    Column("drift_ns_per_s", Double, comment="How its bias grows, ns per second."),
+    Column("drift_sigma_ns_per_s", Double, comment="Standard error of drift_ns_per_s."),
+    Column("outlier_share", Double, comment="Share of arrival times that nothing explains, 0 to 1."),
+    Column("outlier_share_sigma", Double, comment="Standard error of outlier_share."),
+    Column("gain_offset_db", Double, comment="How much too high its levels are, dB."),
+    Column("gain_offset_sigma_db", Double, comment="Standard error of gain_offset_db, dB."),
+)
+VIEWS = (dataset_overview, job_overview, epoch_overview, model_overview, evaluation_overview, calibration_overview)
 _ORDER: dict[str, list[ColumnElement[Any]]] = {
     "dataset_overview": [dataset_overview.c.created_at.desc(), dataset_overview.c.dataset_id],
     "job_overview": [job_overview.c.created_at.desc(), job_overview.c.job_id],
     "epoch_overview": [epoch_overview.c.job_id, epoch_overview.c.epoch],
     "model_overview": [model_overview.c.model_name, model_overview.c.version.desc()],
     "evaluation_overview": [evaluation_overview.c.evaluated_at.desc(), evaluation_overview.c.evaluation_id],
+    "calibration_overview": [
+        calibration_overview.c.created_at.desc(),
+        calibration_overview.c.calibration_id,
+        calibration_overview.c.site,
+    ],
 }
 
 

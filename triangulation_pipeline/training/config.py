@@ -1,11 +1,11 @@
 """The settings of a training; the launchpad shows their descriptions."""
 
-import re
 from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from triangulation_pipeline.model.names import ModelName
 from triangulation_pipeline.model.spec import (
     ARCHITECTURE_CHOICES,
     RANDOM,
@@ -17,9 +17,6 @@ from triangulation_pipeline.model.spec import (
 from triangulation_pipeline.physics.constants import GOOD_GDOP
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.validation import refuse_booleans, without_controls
-
-# The name of a model, which may look like an id, with or without a version.
-MODEL_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}([:/][1-9][0-9]{0,8}|@production)?")
 
 # Raised with every change that trains other weights with equal settings and rows: of losses, steps and stopping, and of
 # the universal weights. It is part of the code versions of assets, and of saved states.
@@ -132,9 +129,9 @@ class TrainingConfig(BaseModel):
         None,
         description="The weights that the training begins with: universal (those that come with the package, for the "
         "architecture triangulation), random, or those of a registered model of the same architecture (fine-tuning), "
-        "whatever its network: give name:version, as in rf-triangulation:4, the id of the model, or the name alone for "
-        "its version in production, or its newest version if none is in production. Null = universal, and for the "
-        "architecture regression random.",
+        "whatever its network: give its name and version, as in rf-triangulation/4, rf-triangulation@production, the "
+        "name alone for its version in production, or its newest version if none is in production, or the id of the "
+        "model. Null = universal, and for the architecture regression random.",
     )
     checkpoint_every: int = Field(
         10,
@@ -170,7 +167,7 @@ class TrainingConfig(BaseModel):
     @field_validator("parent_model_id")
     @classmethod
     def _refers_to_a_model(cls, value: str) -> str:
-        if MODEL_REFERENCE.fullmatch(value):
+        if ModelName.parse(value) is not None:
             return value
         raise ValueError(
             f"must be {UNIVERSAL}, {RANDOM}, or a model: its name, its id, name/version as in rf-triangulation/4, or "

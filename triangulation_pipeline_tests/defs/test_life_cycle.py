@@ -353,9 +353,9 @@ def test_a_parent_that_is_named_stays_the_same_when_the_training_goes_on(
     assert (job.status, job.config["parent_model_id"]) == (JobStatus.completed, parent.id)
     assert get_model_of_job(engine, run_id).parent_model_id == parent.id
 
-    tuned["parent_model_id"] = "rf-triangulation:99"
+    tuned["parent_model_id"] = "rf-triangulation/99"
     missing = execute(settings(trained_model=tuned), instance=whole_run.instance)
     assert (missing.failed_step(), missing.failure()) == (
         "receiver_network",
-        "there is no model 'rf-triangulation' version 99 in the registry",
+        "there is no model 'rf-triangulation/99' in the registry",
     )

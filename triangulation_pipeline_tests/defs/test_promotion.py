@@ -1,4 +1,5 @@
-"""Champion and challenger: what a new version is held against, and that nothing of it ends the run."""
+"""Champion and challenger, in the places of production: what a new version is held against, and that nothing of it ends
+the run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +15,26 @@ from triangulation_pipeline.evaluation.verdict import EVALUATION_CHECKS, Promoti
 from triangulation_pipeline.network import random_network
 from triangulation_pipeline.storage.registry import ModelRecord, promote_model
 from triangulation_pipeline.storage.tables import models
-from triangulation_pipeline_tests.conftest import make_home
+from triangulation_pipeline_tests.conftest import cannot_run, make_home, new_bucket_name, use_s3
 from triangulation_pipeline_tests.defs.conftest import Run, execute, settings
+from triangulation_pipeline_tests.postgres import NO_BINARIES, find_binaries, temporary_server
 from triangulation_pipeline_tests.storage.model_rows import get_model, list_models
+
+pytestmark = pytest.mark.production
 
 STEPS = ["receiver_network", "synthetic_dataset", "training_split", "validation_split", "test_split", "trained_model"]
 
 
 @pytest.fixture(scope="module")
-def champion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A home with a model, and a challenger of the plain architecture that was only trained."""
-    with pytest.MonkeyPatch.context() as patch:
+def champion(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> Iterator[Run]:
+    """A database server and a bucket with a model, and a challenger of the plain architecture that was only trained."""
+    if find_binaries() is None:
+        cannot_run(NO_BINARIES)
+    with pytest.MonkeyPatch.context() as patch, temporary_server() as server:
         patch.setenv("DAGSTER_HOME", str(make_home(tmp_path_factory.mktemp("promotion") / "home")))
-        patch.delenv("TRIANGULATION_DATABASE_URL", raising=False)
-        patch.delenv("TRIANGULATION_OBJECT_STORE", raising=False)
+        patch.setenv("TRIANGULATION_DATABASE_URL", server.create_database().render_as_string(hide_password=False))
+        use_s3(patch, s3_endpoint)
+        patch.setenv("TRIANGULATION_OBJECT_STORE", f"s3://{new_bucket_name()}")
         run = execute(settings())
         assert run.result.success
         worse = execute(settings(trained_model={"model_architecture": "regression"}), STEPS, run.instance)
@@ -85,22 +92,24 @@ def test_worse_than_the_checks_ask_is_said_whatever_network_is_in_production(cha
     _, check, model = register(champion, model_evaluation={"max_rmse_m": 1.0})
     put_into_production(champion, network_digest=digest)
     assert not check.passed
-    assert check.description == "version 1 in production is for another network, north-west-italy (eeeeeeee)"
+    assert check.description == "rf-triangulation/1 in production is for another network, north-west-italy (eeeeeeee)"
     assert (model.passed, model.promoted) == (False, False)
     assert "m is above 1.0 m" in model.promotion_reason
 
 
 def test_production_whose_weights_are_gone_lets_nobody_follow(champion: Run) -> None:
-    file = Path(put_into_production(champion).pytorch_model_location)
-    content = file.read_bytes()
-    for damage in (lambda: file.write_bytes(content[:-9]), file.unlink):
+    objects, model = champion.storage.objects, put_into_production(champion)
+    key = objects.key(model.pytorch_model_location)
+    content = objects.get(key, model.sha256)
+    for damage in (lambda: objects.put(key, content[:-9]), lambda: objects.delete(key)):
         damage()
         _, check, model = register(champion)
         assert (check.passed, model.promoted) == (False, False)
-        assert str(check.description).startswith("version 1 in production cannot be compared (object 'checkpoints/")
-        assert str(check.description).endswith("; restore its weights, replace it by hand, or roll back")
-        assert str(check.description) in model.promotion_reason
-    file.write_bytes(content)
+        why = str(check.description).replace("\\:", ":")  # in Markdown an address is made no link
+        assert why.startswith(f"rf-triangulation/1 in production cannot be compared (object '{key}'")
+        assert why.endswith("; restore its weights, replace it by hand, or roll back")
+        assert why in model.promotion_reason
+    objects.put(key, content)
 
 
 def test_production_registered_again_is_not_held_against_itself(champion: Run) -> None:
@@ -108,7 +117,7 @@ def test_production_registered_again_is_not_held_against_itself(champion: Run) -
     put_into_production(champion, version=2)
     _, check, model = register(champion)
     assert check.passed
-    assert check.description == "it is version 2, which was in production"
+    assert check.description == "it is rf-triangulation/2, which was in production"
     assert model.version == 2
 
 
@@ -133,7 +142,6 @@ def production(run: Run) -> int:
     return found.version
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("good")
 def test_a_run_of_another_network_leaves_production_alone(champion: Run, tmp_path: Path) -> None:
     """With the default model_name; once its owner has promoted it, its network follows by itself, and the other not."""
@@ -146,11 +154,11 @@ def test_a_run_of_another_network_leaves_production_alone(champion: Run, tmp_pat
     done, check, model = whole(champion, **there)
     assert (model.passed, model.promoted, model.is_production) == (True, False, False)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert check.description == f"version 1 in production is for another network, {italian.network}"
+    assert check.description == f"rf-triangulation/1 in production is for another network, {italian.network}"
     assert model.promotion_reason == (
-        f"Not promoted: version 1 of rf-triangulation, which is in production, is for another network, "
+        f"Not promoted: rf-triangulation/1, which is in production, is for another network, "
         f"{italian.network}, and this one for {model.network}; train it under another model_name, or replace that "
-        f"version by `triangulation promote rf-triangulation {model.version}`."
+        f"version by `triangulation promote rf-triangulation/{model.version}`."
     )
     shown = done.metadata("registered_model")
     assert {name: shown[name] for name in ("promoted", "promotion_reason", "network")} == {
@@ -180,6 +188,6 @@ def test_what_went_into_production_meanwhile_is_compared_with(champion: Run, mon
     looked_up = iter([None, put_into_production(champion)])
     monkeypatch.setattr(registered_model, "find_production_model", lambda *_: next(looked_up))
     _, check, model = register(champion)
-    assert "of version 1 in production" in str(check.description)
+    assert "of rf-triangulation/1 in production" in str(check.description)
     assert model.promoted == check.passed
     assert list(looked_up) == []

@@ -476,7 +476,7 @@ def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:
         assert trained["sha256"] != whole_run.metadata("trained_model")["sha256"], "the file has its epochs' seconds"
         assert data_versions(again) == data_versions(whole_run)
         registered = again.metadata("registered_model")
-        assert registered["registered_before"] == "the same weights as version 1: no new version was made"
+        assert registered["registered_before"] == "the same weights as rf-triangulation/1: no new version was made"
         (model,) = list_models(whole_run.engine)
         assert model.id == first.id
         assert get_model_of_job(whole_run.engine, whole_run.run_id) == model
@@ -485,7 +485,10 @@ def test_equal_runs_give_equal_weights_and_one_version(whole_run: Run) -> None:
         assert model.metrics | {"epoch_seconds": 0} == first.metrics | {"epoch_seconds": 0}
         marks = ("version", "is_active", "is_production", "production_since", "promoted")
         assert [getattr(model, name) for name in marks] == [getattr(first, name) for name in marks]
-        before, now = "no version of rf-triangulation was in production", "it is version 1, which was in production"
+        before, now = (
+            "no version of rf-triangulation was in production",
+            "it is rf-triangulation/1, which was in production",
+        )
         assert model.promotion_reason == first.promotion_reason.replace(before, now)
         # The row names the newest file, by the digest of its bytes.
         assert (model.sha256, model.trained_by_job_id) == (trained["sha256"], again.run_id)

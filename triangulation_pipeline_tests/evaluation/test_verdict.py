@@ -317,12 +317,12 @@ EVERYWHERE = np.ones(101, bool)
 
 def test_challenger_may_be_worse_by_the_noise_of_the_sample() -> None:
     limit = 1.02
-    assert not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, 3).passed
-    passed = not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, 3)
-    assert passed.description == "the p95 of 97.9 m is at most 1.02 times the 96.0 m of version 3 in production"
-    worse = not_worse_than_production(ERRORS_M * (limit + 0.001), ERRORS_M, EVERYWHERE, 3)
+    assert not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, "locator", 3).passed
+    passed = not_worse_than_production(ERRORS_M * limit, ERRORS_M, EVERYWHERE, "locator", 3)
+    assert passed.description == "the p95 of 97.9 m is at most 1.02 times the 96.0 m of locator/3 in production"
+    worse = not_worse_than_production(ERRORS_M * (limit + 0.001), ERRORS_M, EVERYWHERE, "locator", 3)
     assert not worse.passed
-    assert worse.description == "the p95 of 98.0 m is above 1.02 times the 96.0 m of version 3 in production"
+    assert worse.description == "the p95 of 98.0 m is above 1.02 times the 96.0 m of locator/3 in production"
     assert worse.numbers == pytest.approx(
         {
             "champion_version": 3,
@@ -338,18 +338,18 @@ def test_challenger_may_be_worse_by_the_noise_of_the_sample() -> None:
 def test_both_are_compared_on_good_geometry_or_else_on_all_rows() -> None:
     good = ERRORS_M < 50
     challenger_m = np.where(good, ERRORS_M, 10 * ERRORS_M)
-    assert not_worse_than_production(challenger_m, ERRORS_M, good, 1).passed
-    assert not not_worse_than_production(challenger_m, ERRORS_M, ~EVERYWHERE, 1).passed
+    assert not_worse_than_production(challenger_m, ERRORS_M, good, "locator", 1).passed
+    assert not not_worse_than_production(challenger_m, ERRORS_M, ~EVERYWHERE, "locator", 1).passed
 
 
 def test_both_are_compared_where_both_have_a_fix() -> None:
     challenger_m, champion_m = ERRORS_M.copy(), ERRORS_M.copy()
     challenger_m[0], champion_m[-1] = np.nan, np.nan
-    numbers = not_worse_than_production(challenger_m, champion_m, EVERYWHERE, 1).numbers
+    numbers = not_worse_than_production(challenger_m, champion_m, EVERYWHERE, "locator", 1).numbers
     assert (numbers["compared_rows"], numbers["challenger_p50_m"], numbers["champion_p50_m"]) == (99, 51, 51)
-    nothing = not_worse_than_production(np.full(101, np.nan), champion_m, EVERYWHERE, 1)
+    nothing = not_worse_than_production(np.full(101, np.nan), champion_m, EVERYWHERE, "locator", 1)
     assert (nothing.passed, nothing.numbers) == (False, {})
-    assert nothing.description == "there is no test row that both it and version 1 in production locate"
+    assert nothing.description == "there is no test row that both it and locator/1 in production locate"
 
 
 def test_the_descriptions_of_the_checks_follow_the_limits() -> None:

@@ -37,6 +37,7 @@ def test_all_writings_of_an_instant_are_the_same_integer(instants: list[int], of
         "seconds": (pa.array([as_seconds(ns) for ns in instants]), 9),
         "microseconds": (pa.array([f"{ns // 1000}.{ns % 1000:03d}" for ns in instants]), 3),
         "milliseconds": (pa.array([f" +{ns // 10**6}.{ns % 10**6:06d} " for ns in instants]), 6),
+        "seconds of protobuf": (pa.array([as_seconds(ns) + "s" for ns in instants]), 0),
         "ISO 8601": (pa.array([as_iso(ns, offset_min) for ns in instants]), 0),
         "ISO 8601 with Z": (pa.array([as_iso(ns, 0).replace("+00:00", "Z").replace("T", " ") for ns in instants]), 9),
         "time stamps": (pa.array(instants).cast(pa.timestamp("ns", "UTC")), 9),
@@ -135,6 +136,14 @@ def test_times_that_were_floats_are_found_out(write, places: int) -> None:  # ty
     seconds = [float(s) for s in 1764151200 + np.sort(rng.uniform(0, 100, 8))]
     assert times(pa.array([write(s) for s in seconds]), places).too_few_digits()
     assert times(pa.array(seconds), 9).too_few_digits() == "are floating-point numbers"
+
+
+@pytest.mark.parametrize(("unit", "places", "found"), [("us", 3, 6), ("ms", 6, 3), ("s", 9, 0)])
+def test_whole_numbers_of_larger_units_have_too_few_digits(unit: str, places: int, found: int) -> None:
+    whole = pa.array([1764151200 * 10 ** (9 - places) + i for i in range(9)])
+    sentence = f"have {found} decimal places of a second"
+    assert times(whole, places).too_few_digits() == sentence
+    assert times(whole.cast(pa.timestamp(unit, "UTC")), 0).too_few_digits() == sentence
 
 
 @given(st.lists(st.integers(1764151200 * 10**9, 1764151300 * 10**9), min_size=6, max_size=20, unique=True))

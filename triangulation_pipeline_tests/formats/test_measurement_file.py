@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 
 from triangulation_pipeline.formats import measurement_file, sources
 from triangulation_pipeline.formats.columns import ALIASES, FIELDS, parse_mapping
+from triangulation_pipeline.formats.lines import CUT_OFF, LONG_LINE
 from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
 from triangulation_pipeline.formats.recording import Recording
+from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.propagation import noise_floor_dbm
+from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline_tests.formats.conftest import LAYOUT, NETWORK, TIME_NS, Read
 
 LONG = f"""{",".join(FIELDS)}
@@ -272,31 +275,19 @@ GOOD = f"t,{TIME_NS},A,5,50,-90"
     [
         (f",{TIME_NS},B hill,5,50,-90", "transmission_id", "", measurement_file.NO_ID),
         (f"t,{TIME_NS},,5,50,-90", "receiver", "", measurement_file.NO_RECEIVER),
-        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", measurement_file.UNKNOWN_RECEIVER),
+        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", measurement_file.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},B\u00a0hill,5,50,-90", "receiver", "B\\xa0hill", measurement_file.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},M\ufffdnchen,5,50,-90", "receiver", "M\ufffdnchen", measurement_file.NO_UTF8),
         (f"t,{TIME_NS},{'x' * 99},5,50,-90", "receiver", "x" * 40, measurement_file.UNKNOWN_RECEIVER),
         (f"t,{TIME_NS},\x1b[2J,5,50,-90", "receiver", "\\x1b[2J", measurement_file.UNKNOWN_RECEIVER),
         (f"t,{TIME_NS},B hill,,,", "toa_ns", "", measurement_file.NO_VALUE),
         (f"t,{TIME_NS},B hill,five,50,-90", "toa_ns", "five", measurement_file.NO_TIME_TEXT),
         (f"t,{TIME_NS},B hill,5,50,-9O", "rssi_dbm", "-9O", measurement_file.NO_NUMBER),
         (f"t,{TIME_NS},B hill,5,inf,-90", "toa_sigma_ns", "inf", measurement_file.NO_NUMBER),
-        (
-            f"t,{TIME_NS},B hill,5,0,-90",
-            "toa_sigma_ns",
-            "0",
-            "a standard deviation must be above 0 and at most a second",
-        ),
-        (
-            f"t,{TIME_NS},B hill,5,-5,-90",
-            "toa_sigma_ns",
-            "-5",
-            "a standard deviation must be above 0 and at most a second",
-        ),
-        (
-            f"t,{TIME_NS},B hill,5,2e9,-90",
-            "toa_sigma_ns",
-            "2e9",
-            "a standard deviation must be above 0 and at most a second",
-        ),
+        (f"t,{TIME_NS},B hill,5,0,-90", "toa_sigma_ns", "0", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,-5,-90", "toa_sigma_ns", "-5", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,5e-8,-90", "toa_sigma_ns", "5e-8", measurement_file._LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,2e9,-90", "toa_sigma_ns", "2e9", measurement_file._LIMITS["toa_sigma_ns"][2]),
         (f"t,{TIME_NS},B hill,5,50,-200", "rssi_dbm", "-200", measurement_file._LIMITS["rssi_dbm"][2]),
         (f"t,{TIME_NS},B hill,5,50,99", "rssi_dbm", "99", measurement_file._LIMITS["rssi_dbm"][2]),
         (f"t,{TIME_NS},B hill,2000000000,50,-90", "toa_ns", "2000000000", measurement_file.FAR_TOA),
@@ -373,16 +364,68 @@ def test_a_file_that_is_cut_off_says_so(name: str, read: Read) -> None:
     text = LONG if name == "m.csv" else frame.to_json(orient="records", lines=True)
     whole = read(text.rstrip("\n"), name=name)
     assert not len(whole.refused)
-    cut = read(text[: text.rindex("B hill")], name=name)
-    assert cut.refused[["line", "reason"]].to_numpy().tolist() == [[4 if name == "m.csv" else 3, sources.CUT_OFF]]
+    at = text.rindex("B hill")
+    cut = read(text[:at], name=name)
+    line = 4 if name == "m.csv" else 3
+    assert cut.refused[["line", "reason"]].to_numpy().tolist() == [[line, CUT_OFF]]
     assert cut.transmission_id.tolist() == ["t1"]
     assert cut.measurements.signal_present.sum() == 2
+    # The end of packed data is known: what comes before it is used, and a last line is never whole.
+    for end in (at, text.rindex("\n", 0, at) + 1, len(text) - 2):
+        packed = gzip.compress(text[:end].encode(), 0)[:-8]
+        unpacked = read(packed, name=f"{name}.gz")
+        assert unpacked.refused["reason"].tolist() == [CUT_OFF], end
+    assert same(unpacked, read(text[: text.rindex("\n", 0, end) + 1], name=name))
 
 
 def test_rows_without_any_id_are_refused(read: Read) -> None:
     found = read(rows(GOOD.replace("t,", ",", 1), GOOD.replace("t,", "nan,", 1)))
     assert len(found) == 0
     assert found.reasons.to_dict() == {measurement_file.NO_ID: 2}
+
+
+def test_accents_may_be_encoded_in_two_ways(read: Read) -> None:
+    composed, apart = "M\u00fcnchen", "Mu\u0308nchen"
+    for own, written in ((composed, apart), (apart, composed)):
+        site = Site(name=own, lat=48.1, lon=11.6)
+        layout = Layout(ReceiverNetwork(name="n", sites=(site, *NETWORK.sites[:2])), Scenario())
+        assert read(rows(GOOD.replace(",A,", f",{written},")), layout=layout).receivers[0] == own
+
+
+def test_a_place_out_of_reach_is_refused(read: Read) -> None:
+    swapped = read(rows(f"{GOOD},7.5,45.1", header=f"{HEADER},latitude,longitude"))
+    assert swapped.refused[["column", "reason"]].to_numpy().tolist() == [["latitude", measurement_file.FAR_PLACE]]
+
+
+@pytest.mark.parametrize(("unit", "digits"), [("s", 10), ("ms", 13), ("us", 16)])
+def test_times_in_another_unit_are_no_nanoseconds(unit: str, digits: int, read: Read) -> None:
+    """Unless a mapping says so; dates are what they say."""
+    time = str(TIME_NS)[:digits]
+    told = {"time": {"column": "time", "unit": "ns"}}
+    text = rows(f"t,{time}.5,A,5,50,-90")
+    with pytest.raises(
+        ValueError, match=rf"the numbers of time look like times in {unit}, and without a unit they are"
+    ):
+        read(text)
+    assert read(text, parse_mapping(told)).measurements.time_ns.tolist() == [int(time)]
+    frame = pd.DataFrame({"id": ["t"], "time": pd.to_datetime([int(time)], utc=True), "gateway": ["A"], "rssi": [-90]})
+    assert recording_of_frame(frame, LAYOUT).measurements.time_ns.tolist() == [int(time)]
+
+
+def test_arrival_times_in_a_larger_unit_are_no_nanoseconds(read: Read) -> None:
+    """The sites A and B are 260 microseconds apart."""
+    text = rows(
+        *(
+            f"{i},{TIME_NS},{receiver},{toa},50,-90"
+            for i in range(10)
+            for receiver, toa in (("A", 9), ("B hill", i * 26))
+        )
+    )
+    with pytest.raises(
+        ValueError, match=r"its arrival times differ between receivers by only 1[0-9]{2} ns, and the sites are"
+    ):
+        read(text)
+    assert len(read(text, parse_mapping({"toa_ns": {"column": "toa_ns", "unit": "us"}}))) == 10
 
 
 def test_receivers_may_measure_the_carrier_a_little_differently(read: Read) -> None:
@@ -410,15 +453,17 @@ def test_nothing_is_left_of_refused_rows_alone(read: Read) -> None:
 def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the size of the pieces in which a file is read."""
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
-    lines = [f"{i // 3 if i % 3 else 'far'},{TIME_NS},{'A' if i % 3 == 1 else 'B hill'},{i},50,-90" for i in range(300)]
-    lines[40] = lines[40].replace(",A,", ",D,").replace(",40,50,", ",,,")  # allowed beside the other
+    lines = [
+        f"{i // 3 if i % 3 else 'far'},{TIME_NS},{'A' if i % 3 == 1 else 'B hill'},{i}0000,50,-90" for i in range(300)
+    ]
+    lines[40] = lines[40].replace(",A,", ",D,").replace(",400000,50,", ",,,")  # allowed beside the other
     text = rows(*lines)
     whole = read(text)
     # Rows 0, 3, 6... have the id "far": up to line 2 + 50 they belong together, but then they are too late.
     late = whole.refused[whole.refused["reason"] == measurement_file.LATE]
     assert late["line"].tolist() == [i + 2 for i in range(0, 300, 3) if i > 50]
     for size in (100, 1000, 5000):
-        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", size)
         found = read(text)
         assert same(found, whole)
         pd.testing.assert_frame_equal(
@@ -433,7 +478,7 @@ def test_line_ends_may_fall_between_two_pieces(line_end: str, read: Read, monkey
     text = rows(*lines)
     whole = read(text)
     for size in range(60, 110):
-        monkeypatch.setattr(sources, "CHUNK_BYTES", size)
+        monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", size)
         found = read(text.replace("\n", line_end))
         assert same(found, whole)
         assert found.line.tolist() == whole.line.tolist()
@@ -455,7 +500,11 @@ def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatc
 
 
 def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{i},{TIME_NS},{receiver},{i},50,-90" for i in range(200) for receiver in ("A", "B hill")]
+    lines = [
+        f"{i},{TIME_NS},{receiver},{i}{toa},50,-90"
+        for i in range(200)
+        for receiver, toa in (("A", 0), ("B hill", 9999))
+    ]
     in_order = read(rows(*lines))
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
     frame = pd.read_csv(io.StringIO(rows(*lines)))
@@ -466,7 +515,7 @@ def test_the_rows_of_a_data_frame_stand_in_any_order(read: Read, monkeypatch: py
 
 def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 50)
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 2000)
+    monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", 2000)
     lines = [f"{i},{TIME_NS},{receiver},5,50,-90" for receiver in ("A", "B hill") for i in range(200)]
     found = read(rows(*lines))
     assert len(found) == 200
@@ -479,13 +528,20 @@ def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, mo
         ("", "m.csv", "it is empty"),
         ("\n\n", "m.csv", "it is empty"),
         (b"\x1f\x8b", "m.csv.gz", "its gzip data is cut off"),
-        (gzip.compress(LONG.encode() * 100)[:-20], "m.csv.gz", "its gzip data is cut off"),
         (b"\x1f\x8b\x08\x00" + b"\xff" * 50, "m.csv.gz", "its gzip data is damaged"),
         (HEADER + "\n", "m.csv", "it has no rows"),
         (b"\x00\x01\x02" * 500, "m.csv", "it is not UTF-8 text: its first line has zero bytes"),
-        (LONG.encode("utf-16"), "m.csv", "it is not UTF-8 text"),
+        (LONG.encode("utf-16"), "m.csv", "it is UTF-16 text; save it as UTF-8"),
+        (LONG.encode("utf-16-le"), "m.csv", "it is not UTF-8 text: its first line has zero bytes"),
+        (b"PK\x03\x04" + b"xl/workbook.xml", "m.csv", "it is a zip archive or a workbook, not text"),
+        (gzip.compress(gzip.compress(LONG.encode())), "m.csv.gz", "it is packed with gzip twice"),
+        (
+            "<html>502, Bad Gateway</html>",
+            "m.csv",
+            "its first line names no column that is known, it begins with '<html",
+        ),
         (b"PAR1xxx", "m.csv", "it is Parquet, not text; --format parquet reads it"),
-        ("a" * 3_000_000, "m.csv", "it is not a text with lines: one is longer than 1,000,000 bytes"),
+        ("a" * 3_000_000, "m.csv", "its first line is longer than 1,000,000 bytes"),
         ("hello\nworld\n", "m.csv", "its first line must name the columns, separated by commas; it is 'hello'"),
         ('a,"b\n', "m.csv", "the quotes of its first line do not match"),
         ("a,a\n1,2\n", "m.csv", "the column 'a' appears twice"),
@@ -504,13 +560,33 @@ def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, mo
             "the columns 'gateway' and 'station' may both be",
         ),
         (rows("1,A,-2,3", header="id,gateway,toa_s,time"), "m.csv", "unknown column 'toa_s'; meant toa_ns? Rename it"),
+        *(
+            (
+                rows("1,A,-2,3,5", header=f"id,gateway,snr,{name},time"),
+                "m.csv",
+                f"unknown column '{name}'; meant {field}?",
+            )
+            for name, field in (
+                *(
+                    ("toa", "toa_ns"),
+                    ("TOA [ns]", "toa_ns"),
+                    ("rssi (dBm)", "rssi_dbm"),
+                    ("Latitude [deg]", "latitude"),
+                ),
+                *(
+                    ("altitude", "altitude_m"),
+                    ("frequency [MHz]", "frequency_hz"),
+                    ("toa-sigma (ns)", "toa_sigma_ns"),
+                ),
+            )
+        ),
         (
             rows("1,A,2", header="id,gateway,toa_ns"),
             "m.csv",
             "it has no column toa_sigma_ns, and the clock of site 'A' has no known standard deviation; give one in a",
         ),
-        ("[1, 2]\n", "m.jsonl", "it is not JSON lines"),
-        ("[\n" + json.dumps({"id": 1}, indent=1) + "]\n", "m.jsonl", "it is not JSON lines"),
+        ("1\n[1, 2]\n", "m.jsonl", "it is not JSON lines: each line must be one JSON object"),
+        ("[\n" + json.dumps({"id": 1}, indent=1) + "]\n", "m.jsonl", "it is a JSON list, not JSON lines"),
         ("", "m.jsonl", "it is empty"),
         ("\n", "m.jsonl", "it has no rows"),
         (json.dumps({"id": 1}), "m.jsonl", "it has no column receiver"),
@@ -617,6 +693,22 @@ def test_damaged_bytes_never_crash(data: st.DataObject, name: str, tmp_path: Pat
         assert found.refused["reason"].str.len().gt(0).all()
 
 
+def test_a_line_without_end_is_one_refused_row(read: Read) -> None:
+    """Also one that is longer than a piece of a file, or that would be a row if it were shorter."""
+    good = [f"{i},{TIME_NS + i},A,5,50,-90" for i in range(4)]
+    for long in ("x" * 9_000_000, f"{'9' * 1_500_000},{TIME_NS},A,5,50,-90"):
+        found = read(rows(*good[:2], long, *good[2:]))
+        assert found.transmission_id.tolist() == list("0123")
+        assert found.refused[["line", "reason"]].to_numpy().tolist() == [[4, LONG_LINE]]
+    objects = [
+        json.dumps({"id": str(i), "time": TIME_NS, "gateway": "A", "rssi": -90, "x": "y" * n})
+        for i, n in ((0, 1), (1, 10**6))
+    ]
+    found = read("\n".join(objects), name="m.jsonl")
+    assert found.transmission_id.tolist() == ["0"]
+    assert found.reasons.to_dict() == {LONG_LINE: 1}
+
+
 def test_ten_thousand_damaged_rows_are_counted(read: Read) -> None:
     rng = np.random.default_rng(3)
     good = [f"{i},{TIME_NS + i},A,5,50,-90" for i in range(10_000)]
@@ -632,7 +724,7 @@ def test_ten_thousand_damaged_rows_are_counted(read: Read) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", 100_000)
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 500)
 
     def peak(transmissions: int) -> int:
@@ -655,15 +747,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_reading_begins_before_the_end_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", 10_000)
     monkeypatch.setattr(measurement_file, "WINDOW_LINES", 20)
     packed = gzip.compress(rows(*(f"{i},{TIME_NS + i},A,5,50,-90" for i in range(2000))).encode())
     path = tmp_path / "m.csv.gz"
     path.write_bytes(packed[:-200])
     blocks = read_measurements(path, LAYOUT)
     assert next(blocks).transmission_id[0] == "0"
-    with pytest.raises(ValueError, match="its gzip data is cut off"):
-        list(blocks)
+    assert [reason for block in blocks for reason in block.refused["reason"]] == [CUT_OFF]
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def test_calibration_is_taken_off_before_anything_else(triangulation: Locator) -
         power_dbm=(batch.power_dbm + gain_db).astype(np.float32),
     )
     known = replace(SiteCalibration.of_network(NORTH_WEST_ITALY), toa_bias_ns=bias_ns, gain_offset_db=gain_db)
-    alike(predict(triangulation, HOME, batch), predict(triangulation, HOME, known.apply(off)))
+    alike(predict(triangulation, HOME, batch), predict(triangulation, HOME, known.apply(HOME, off)))
 
 
 def test_the_parts_of_the_form_can_be_left_out() -> None:

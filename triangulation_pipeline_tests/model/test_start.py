@@ -196,6 +196,39 @@ def test_contradictory_arrival_times_stay_near_the_area() -> None:
     assert area.contains(found.hypothesis_m_BK2[found.alive_BK].double().numpy()).all()
 
 
+def test_where_silence_is_unknown_a_row_is_looked_for_around_those_that_heard_it() -> None:
+    """Sites over a continent, of which four hear: the others do not stretch the search."""
+    rng = np.random.default_rng(0)
+    ours = random_network(6, seed=2, lat=48.0, lon=9.0, extent_km=80).sites
+    wide = random_network(20, seed=3, lat=46.0, lon=5.0, extent_km=1500).sites
+    others = tuple(site.model_copy(update={"name": f"far {site.name}"}) for site in wide)
+    layout = Layout(ReceiverNetwork(name="wide", sites=ours + others), DEFAULT)
+    en_m = layout.network.site_enu_m[:6, :2].mean(0) + rng.uniform(-30e3, 30e3, (200, 2))
+    rows = only(exact_rows(layout, en_m), [0, 1, 2, 3], [0, 1, 2, 3])
+    unknown = replace(rows, power_dbm=np.full_like(rows.power_dbm, np.nan))
+    low_m, high_m = layout.areas_m(unknown)
+    heard_m = layout.network.site_enu_m[:4, :2]
+    np.testing.assert_allclose(low_m, np.broadcast_to(heard_m.min(0) - DEFAULT.area_margin_m, (200, 2)))
+    np.testing.assert_allclose(high_m, np.broadcast_to(heard_m.max(0) + DEFAULT.area_margin_m, (200, 2)))
+    inside = ((en_m > low_m) & (en_m < high_m)).all(1)
+    found = prepared(layout, unknown, START, solve=True)
+    off_m = (found.hypothesis_m_BK2 - torch.as_tensor(en_m)[:, None]).norm(dim=-1)
+    assert (off_m.masked_fill(~found.alive_BK, torch.inf).amin(1)[torch.as_tensor(inside)] < 30).all()
+    whole = layout.network.service_area(DEFAULT.area_margin_m)
+    np.testing.assert_allclose(layout.areas_m(rows)[0], [[whole.east_min_m, whole.north_min_m]] * 200)
+
+
+def test_a_place_that_explains_nothing_is_looked_for_in_finer_cells() -> None:
+    """Aircraft beside four sites close together: coarse cells find a place where one is 4 microseconds late."""
+    places = {"a": (47.4, 8.63), "b": (47.25, 8.53), "c": (47.036, 8.324), "d": (48.71, 9.265), "e": (47.036, 8.33)}
+    sites = tuple(Site(name=name, lat=lat, lon=lon, altitude_m=430) for name, (lat, lon) in places.items())
+    layout = Layout(ReceiverNetwork(name="lake", sites=sites), DEFAULT.model_copy(update={"area_margin_km": 100.0}))
+    en_m = np.array([[-39.7e3, -48.0e3], [-37.4e3, -53.1e3], [-37.3e3, -49.2e3]])
+    rows = exact_rows(layout, en_m, 10e3)
+    found = prepared(layout, replace(rows, power_dbm=np.full_like(rows.power_dbm, np.nan)), START, solve=True)
+    assert ((found.hypothesis_m_BK2[:, 0] - torch.as_tensor(en_m)).norm(dim=-1) < 30).all()
+
+
 def test_without_solving_every_row_is_a_posterior_over_cells() -> None:
     rows = prepared(HOME, samples(100), START, solve=False)
     assert (rows.hypothesis_features_BKF[..., -1] == 0).all()

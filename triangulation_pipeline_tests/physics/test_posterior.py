@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import exponnorm, norm
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.likelihood import Levels
 from triangulation_pipeline.physics.posterior import LEAST_EFFECTIVE_DRAWS, Posterior, exact_posterior
 from triangulation_pipeline.physics.propagation import noise_floor_dbm, path_loss_function
@@ -43,7 +44,7 @@ def posterior(
     """Of calibrated measurements; asked about the truth."""
     return exact_posterior(
         Geometry(network, batch.tx_altitude_m),
-        SiteCalibration.of_network(network).apply(batch),
+        calibrated(Layout(network, scenario), batch),
         scenario,
         batch.tx_en_m(network.frame) if at_en_m is None else at_en_m,
     )

@@ -6,11 +6,12 @@ import pytest
 from scipy.optimize import least_squares, minimize_scalar
 from scipy.stats import exponnorm, norm
 
-from triangulation_pipeline.calibration import SiteCalibration
+from triangulation_pipeline.calibration import calibrated
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.geometry import Geometry
+from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.posterior import exact_posterior
 from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
 from triangulation_pipeline.physics.scenario import PRESETS, ExcessDelay, Preset, Scenario
@@ -506,7 +507,7 @@ def test_level_posterior_equals_the_integral_written_out(change: dict) -> None:
     floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
     margin_db = median_dbm - (floor_dbm + scenario.detection_threshold_db)[:, None]
     missed = norm.sf(margin_db, scale=np.hypot(link_db, scenario.detection_width_db))
-    got_m = rss_posterior_mean(network, SiteCalibration.of_network(network).apply(batch), scenario, cells).en_m
+    got_m = rss_posterior_mean(network, calibrated(Layout(network, scenario), batch), scenario, cells).en_m
     for i in range(len(batch)):
         heard = norm.pdf(batch.power_dbm[i, :, None], median_dbm, link_db)
         likelihood = np.where(batch.signal_present[i, :, None], heard, missed).prod(1)

@@ -45,7 +45,7 @@ def test_a_registered_model_is_found_by_name_version_or_production(
     ):
         assert load_model(reference).weights_digest == made[expected].weights_digest, reference
     assert load_model("universal").weights_digest == universal_model().weights_digest
-    with pytest.raises(StorageError, match="there is no model 'locator' version 3 in the registry"):
+    with pytest.raises(StorageError, match="there is no model 'locator/3' in the registry"):
         load_model("locator/3")
     with pytest.raises(StorageError, match="there is no model 'other' in the registry"):
         load_model("other")
@@ -53,7 +53,7 @@ def test_a_registered_model_is_found_by_name_version_or_production(
 
 def test_looking_for_a_model_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIANGULATION_DATABASE_URL", f"sqlite:///{tmp_path}/none/here.db")
-    with pytest.raises(ValueError, match=r"there is no registry to find the model 'locator/1' in: .*here\.db"):
+    with pytest.raises(StorageError, match=r"there is no database to find the model 'locator/1' in: .*here\.db"):
         load_model("locator/1")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="a model must be universal, name, name/version"):

@@ -281,14 +281,16 @@ def test_a_dashboards_right_to_read_a_view_outlives_a_migration(
     with monkeypatch.context() as patch:
         patch.setattr(command, "upgrade", lambda config, _head: upgrade(config, "0002"))
         engine = open_database(written(empty_url))
+    views = inspect(engine).get_view_names()
+    assert len(views) >= 5
     with engine.begin() as connection:
-        for view in VIEWS:
-            connection.execute(text(f"GRANT SELECT ON {view.name} TO PUBLIC"))
+        for view in views:
+            connection.execute(text(f"GRANT SELECT ON {view} TO PUBLIC"))
     engine.dispose()
     engine = open_database(written(empty_url))
     with engine.connect() as connection:
-        for view in VIEWS:
-            assert connection.scalar(text(f"SELECT has_table_privilege('public', '{view.name}', 'SELECT')")), view.name
+        for view in views:
+            assert connection.scalar(text(f"SELECT has_table_privilege('public', '{view}', 'SELECT')")), view
     engine.dispose()
 
 

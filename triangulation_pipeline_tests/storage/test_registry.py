@@ -406,7 +406,7 @@ def test_the_model_of_a_job_is_the_one_that_was_registered_last(engine: Engine, 
 def test_one_file_has_one_name(engine: Engine, make_job: MakeJob) -> None:
     job = make_job()
     before = [register(engine, job), register(engine, make_job())]
-    with pytest.raises(StorageError, match=r"^these weights are registered already, as locator version 1$"):
+    with pytest.raises(StorageError, match=r"^these weights are registered already, as locator/1$"):
         register(engine, job, model_name="other")
     assert list_models(engine) == [before[1], replace(before[0], is_active=False)]
 
@@ -465,7 +465,7 @@ def test_what_does_not_exist_is_named(engine: Engine, make_job: MakeJob) -> None
     before = register(engine, job)
     with pytest.raises(StorageError, match="there is no model 'finder' in the registry"):
         find_referred_model(engine, "finder")
-    with pytest.raises(StorageError, match="there is no model 'locator' version 7"):
+    with pytest.raises(StorageError, match="there is no model 'locator/7'"):
         find_referred_model(engine, "locator:7")
     with pytest.raises(StorageError, match=f"there is no model {unknown} in the registry"):
         get_model_by_id(engine, unknown)
@@ -514,7 +514,7 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
     with pytest.raises(StorageError, match="no version of model 'locator' is in production"):
         rollback_model(engine, "locator")
     register(engine, make_job(), passed=True)
-    with pytest.raises(StorageError, match="no version of locator before 1 was ever in production"):
+    with pytest.raises(StorageError, match="no version before locator/1 was ever in production"):
         rollback_model(engine, "locator")
     register(engine, make_job(), passed=False, promotion_reason="Not promoted: too wide.")
     register(engine, make_job(), passed=True)
@@ -530,9 +530,9 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
     assert promote_model(engine, "locator", 4).model.version == version() == 4
     since = get_model(engine, "locator", 4).production_since
     assert promote_model(engine, "locator", 4).model.production_since == since
-    with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):
+    with pytest.raises(StorageError, match=r"locator/2 cannot go into production\. Not promoted: too wide\."):
         promote_model(engine, "locator", 2)
-    with pytest.raises(StorageError, match="there is no model 'locator' version 9"):
+    with pytest.raises(StorageError, match="there is no model 'locator/9'"):
         promote_model(engine, "locator", 9)
     assert version() == 4
     assert [model.model_name for model in list_models(engine) if model.is_production] == ["locator", "other"]
@@ -541,7 +541,7 @@ def test_back_and_forth_between_versions(engine: Engine, make_job: MakeJob) -> N
 def test_production_has_a_beginning_and_a_predecessor(engine: Engine, make_job: MakeJob) -> None:
     register(engine, make_job(), model_name="other")
     register(engine, make_job(), model_name="other", passed=True)
-    with pytest.raises(StorageError, match="no version of other before 2 was ever in production"):
+    with pytest.raises(StorageError, match="no version before other/2 was ever in production"):
         rollback_model(engine, "other")
     for passed in (True, False, True):
         with time_machine.travel(EARLIER, tick=False):
@@ -592,9 +592,9 @@ def test_another_network_never_takes_production_by_itself(engine: Engine, make_j
     assert (held_back.passed, held_back.promoted, held_back.is_production) == (True, False, False)
     assert held_back.production_since is None
     assert held_back.promotion_reason == (
-        "Not promoted: version 1 of locator, which is in production, is for another network, italy (11111111), and "
+        "Not promoted: locator/1, which is in production, is for another network, italy (11111111), and "
         "this one for melbourne (22222222); train it under another model_name, or replace that version by "
-        "`triangulation promote locator 2`."
+        "`triangulation promote locator/2`."
     )
     assert in_production(engine) == 1
     # Registered again it is told the same, with its own number.
@@ -614,7 +614,7 @@ def test_what_did_not_pass_says_that(engine: Engine, make_job: MakeJob) -> None:
     register(engine, make_job(), passed=True, **ITALY)
     worse = register(engine, make_job(), passed=False, promotion_reason="Not promoted: too wide.", **MELBOURNE)
     assert (worse.passed, worse.promoted, worse.promotion_reason) == (False, False, "Not promoted: too wide.")
-    with pytest.raises(StorageError, match=r"locator version 2 cannot go into production\. Not promoted: too wide\."):
+    with pytest.raises(StorageError, match=r"locator/2 cannot go into production\. Not promoted: too wide\."):
         promote_model(engine, "locator", 2)
 
 
@@ -650,7 +650,7 @@ def test_a_verdict_on_what_is_no_longer_in_production_is_none(engine: Engine, ma
     first = register(engine, make_job(), passed=True, champion_id=champion.id)
     job, before = make_job(), list_models(engine)
     for known, network in ((champion.id, {}), (None, {}), (champion.id, MELBOURNE), (None, MELBOURNE)):
-        with pytest.raises(ProductionChanged, match="version 2 of locator went into production while another one"):
+        with pytest.raises(ProductionChanged, match="locator/2 went into production while another version"):
             register(engine, job, passed=True, champion_id=known, **network)
     assert list_models(engine) == before
     assert register(engine, make_job(), passed=False, champion_id=champion.id).version == 3  # nothing hangs on it

@@ -7,11 +7,14 @@ from datetime import datetime
 from sqlalchemy import Engine, text
 
 from triangulation_pipeline.jobs.states import JobRecord, complete_job
+from triangulation_pipeline.network import NORTH_WEST_ITALY
+from triangulation_pipeline.storage.calibrations import store_calibration
 from triangulation_pipeline.storage.engine import reading
 from triangulation_pipeline.storage.sql_reference import EXAMPLES, sql_reference
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.jobs.helpers import announce, record
 from triangulation_pipeline_tests.storage.test_registry import register
+from triangulation_pipeline_tests.test_calibration_file import KNOWN
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -27,6 +30,10 @@ def test_the_examples_answer_their_titles(engine: Engine, make_job: Callable[[],
     announce(engine, announced)
     good = register(engine, done, passed=True, metrics={"test_rmse_m": 30.5, "crlb_rms_good_geom_m": 20.5})
     bad = register(engine, done, sha256="b" * 64, metrics={"test_rmse_m": 31.5}, promotion_reason="Not promoted: wide.")
+    store_calibration(engine, KNOWN, NORTH_WEST_ITALY)
+    known = zip(KNOWN.toa_bias_ns, KNOWN.toa_bias_sigma_ns, strict=True)
+    biases = {site.name: pair for site, pair in zip(NORTH_WEST_ITALY.sites, known, strict=True)}
+    biases[NORTH_WEST_ITALY.sites[-1].name] = (None, None)
     with reading(engine) as connection:
         found = {
             title: [tuple(map(plain, row)) for row in connection.execute(text(sql))] for title, sql in EXAMPLES.items()
@@ -46,6 +53,10 @@ def test_the_examples_answer_their_titles(engine: Engine, make_job: Callable[[],
         ],
         "What each dataset led to": found["What each dataset led to"],
         "Why versions did not go into production": [("locator", bad.version, "Not promoted: wide.")],
+        "How the clock of each site changed from calibration to calibration": [
+            (f"north-west-italy ({NORTH_WEST_ITALY.digest[:8]})", name, KNOWN.to_ns, *biases[name])
+            for name in sorted(biases)
+        ],
     }
     names = [f"dataset {job.synthetic_dataset_id}" for job in (done, running)]
     assert sorted(found["What each dataset led to"], key=lambda row: -row[3]) == [

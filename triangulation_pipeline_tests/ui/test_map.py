@@ -1,7 +1,8 @@
 """The map of fixes in a browser that has no network."""
 
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from triangulation_pipeline.formats.html_map import write_map
 from triangulation_pipeline_tests.formats.fixed import HOSTILE, LAYOUT, fixes
-from triangulation_pipeline_tests.ui.conftest import SECONDS
+from triangulation_pipeline_tests.test_documentation import blocks
+from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS
 
 pytestmark = pytest.mark.ui
 
@@ -67,7 +69,7 @@ def show(page: Page, *names: str) -> None:
 
 
 def test_a_fix_tells_what_is_known_of_it_and_leads_to_the_next(page: Page) -> None:
-    expect(page.locator("#summary")).to_contain_text("11 fixes by 7 receivers · 2000-01-01 00:00:00 to 2000-01-01")
+    expect(page.locator("#summary")).to_contain_text("11 fixes by 7 receivers · 2000-01-01 00:00:00 to 00:00:11 UTC")
     expect(page.locator("#summary")).to_contain_text("1 more without a position")
     show(page, "fixes")
     dots = orange(page)
@@ -135,7 +137,7 @@ def test_the_slider_walks_through_time(page: Page) -> None:
     slider.press("End")
     expect(now).to_contain_text("11 fixes")
     assert len(orange(page)) == all_dots
-    page.get_by_label("Show").select_option("the last second")
+    page.get_by_label("Show").select_option("last second")
     expect(now).to_have_text("2000-01-01 00:00:11 UTC: 1 fix")
     slider.press("Home")
     page.get_by_role("button", name="Play").click()
@@ -157,6 +159,35 @@ def test_it_fits_a_narrow_screen(page: Page) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 400
         assert box["y"] + box["height"] <= 800
+
+
+def test_the_map_of_the_tutorial(browser: Browser, tmp_path: Path, screenshot: Callable[[Page, str], None]) -> None:
+    """Most areas are smaller than the dots, and one that is zoomed to shows the true place."""
+    network = next(block for block in blocks("docs/tutorial.md", "yaml") if "network.yaml" in block.content)
+    (tmp_path / "network.yaml").write_text(network.content)
+    commands = [block.content for block in blocks("docs/tutorial.md", "bash")]
+    for name in ("simulate", "calibrate", "locate"):
+        command = next(command for command in commands if command.startswith(f"triangulation {name} "))
+        subprocess.run(["bash", "-euc", f"{BIN}/{command}"], cwd=tmp_path, check=True, capture_output=True)
+    with browser.new_context(offline=True, viewport={"width": 1280, "height": 800}) as context:
+        page = context.new_page()
+        page.goto((tmp_path / "map.html").as_uri())
+        expect(page.locator("#note")).to_have_text(re.compile("^Most areas are smaller than the dots here"))
+        page.wait_for_function(IS_DRAWN)
+        dots = orange(page)
+        page.mouse.click(*min(dots, key=lambda dot: np.hypot(dot[0] - 500, dot[1] - 480)))
+        popup = page.locator(".leaflet-popup-content")
+        for _ in range(100):  # one of ten is known; beside the names of most receivers it makes a better picture
+            box = popup.bounding_box()
+            if box is not None and box["x"] > 480 and "The true place is known" in popup.inner_text():
+                break
+            popup.get_by_role("button", name="Earlier").click()
+        expect(popup).to_contain_text("away (green cross)")
+        expect(popup.locator("tr")).to_have_count(6)
+        screenshot(page, "map")
+        popup.get_by_role("button", name="Zoom to it").click()
+        expect(page.locator("#note")).to_be_hidden()
+        screenshot(page, "map_zoomed")
 
 
 def test_the_street_map_is_asked_for_and_says_why_it_does_not_come(browser: Browser, tmp_path: Path) -> None:

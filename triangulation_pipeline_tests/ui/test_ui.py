@@ -166,7 +166,7 @@ def test_a_name_in_a_checks_result_is_text(page: Page, stack: Stack) -> None:
         connection.execute(update(models).values(is_production=False))
     engine.dispose()
     page.goto("/assets/registered_model?view=checks&checkDetail=not_worse_than_production")
-    shown = page.get_by_text(f"version 1 in production is for another network, {HOSTILE[:100]} (eeeeeeee)")
+    shown = page.get_by_text(f"rf-triangulation/1 in production is for another network, {HOSTILE[:100]} (eeeeeeee)")
     expect(shown.first).to_be_visible()
     assert [url for url in asked if not url.startswith((stack.url, "data:", "blob:"))] == []
 

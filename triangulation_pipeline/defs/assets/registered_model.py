@@ -114,8 +114,8 @@ def registered_model(
         except ProductionChanged as change:
             log.info("registered_model: %s; it is compared again", printable(str(change)))
     model = registration.model
-    before = None if registration.is_new else f"the same weights as version {model.version}: no new version was made"
-    log.info("registered_model: %s", before or f"{printable(model.model_name)} version {model.version}")
+    before = None if registration.is_new else f"the same weights as {model.reference}: no new version was made"
+    log.info("registered_model: %s", before or printable(str(model.reference)))
     history = read_history(storage.engine, trained_model.reference.job_id)
     return dg.MaterializeResult(
         value=ModelReference(model_id=model.id),
@@ -149,7 +149,7 @@ def _registered(storage: Storage, candidate: _Candidate) -> tuple[PromotionCheck
         checks.append(not_worse)
     else:
         # Nothing was compared, so nothing speaks against a promotion by hand; the registry makes none by itself.
-        reason = f"version {champion.version} in production is for another network, {champion.network}"
+        reason = f"{champion.reference} in production is for another network, {champion.network}"
         not_worse = PromotionCheck(NOT_WORSE_THAN_PRODUCTION.name, False, reason)
     passed, verdict = promotion_verdict(evaluation, checks)
     new = NewModel(
@@ -179,7 +179,7 @@ def _not_worse_than_production(
     if production is None:
         return PromotionCheck(name, True, f"no version of {candidate.model_name} was in production")
     if production.sha256 == candidate.file.sha256 or production.weights_digest == challenger.weights_digest:
-        return PromotionCheck(name, True, f"it is version {production.version}, which was in production")
+        return PromotionCheck(name, True, f"it is {production.reference}, which was in production")
     try:
         champion = load_checkpoint(storage.objects, production.pytorch_model_location, production.sha256)
         champion_m = _errors_m(champion, candidate)
@@ -187,12 +187,12 @@ def _not_worse_than_production(
         return PromotionCheck(
             name,
             False,
-            f"version {production.version} in production cannot be compared ({error}); restore its weights, replace it "
-            "by hand, or roll back",
+            f"{production.reference} in production cannot be compared ({error}); restore its weights, replace it by "
+            "hand, or roll back",
         )
     challenger_m = _errors_m(challenger, candidate)
     good_geometry = candidate.test.gdop < _settings(challenger).max_gdop
-    return not_worse_than_production(challenger_m, champion_m, good_geometry, production.version)
+    return not_worse_than_production(challenger_m, champion_m, good_geometry, production.model_name, production.version)
 
 
 def _settings(checkpoint: "Checkpoint") -> TrainingConfig:

@@ -6,6 +6,7 @@
   const BLUE = "#0072b2", VERMILION = "#d55e00", GREEN = "#00785a", BLACK = "#1d2733";
   const MOST_REGIONS = 1500; // drawn at a time
   const SMALLEST_PX = 3; // a region below this size is a dot
+  const DOT_PX = 10; // one below this size hides behind the dot of its fix
   const HIT_PX = 14;
   const DEGREES = 1e-6; // the unit of the corners of regions
 
@@ -73,11 +74,11 @@
   const known = fixes.true_lon.some(value => value !== null), several = fixes.others.some(list => list.length);
   const layers = [
     ["receivers", `Receivers (${data.receivers.length})`, true],
-    ["fixes", "Fixes, orange with a warning", true],
+    ["fixes", "Fixes", true, "Places that were found. Orange: something speaks against it."],
     ["wide", "Area of 95 % probability", true],
     ["narrow", "Area of 50 % probability", true],
     ...(several ? [["others", "Other possible places", true]] : []),
-    ...(known ? [["errors", "Distance to the true place", true]] : []),
+    ...(known ? [["errors", "True places, where known", true]] : []),
     ["graticule", "Latitude and longitude", true],
     ["streets", "Street map", false, "Needs the internet, and tells openstreetmap.org where you look."],
   ];
@@ -142,14 +143,16 @@
 
   function drawRegions(ink, scale, view, x, y) {
     const levels = [["wide", 1, 0.13], ["narrow", 0, 0.28]].filter(([name]) => on[name]);
-    let drawn = 0, left = 0;
+    let drawn = 0, left = 0, tiny = 0;
     for (const [, level, opacity] of levels) {
-      drawn = 0; left = 0;
+      drawn = left = 0;
       // The newest first, so that the limit leaves out the oldest.
       for (let i = to - 1; i >= from; i--) {
         const { rings, box } = region(level, i);
         if (box[0] > view[2] || box[2] < view[0] || box[1] > view[3] || box[3] < view[1]) continue;
-        if (Math.max(box[2] - box[0], box[3] - box[1]) * scale < SMALLEST_PX) continue;
+        const size = Math.max(box[2] - box[0], box[3] - box[1]) * scale;
+        if (level === 1 && size < DOT_PX) tiny++;
+        if (size < SMALLEST_PX) continue;
         if (drawn >= MOST_REGIONS && i !== selected) { left++; continue; }
         drawn++;
         ink.beginPath();
@@ -170,7 +173,7 @@
       }
     }
     ink.globalAlpha = 1;
-    return { drawn, left };
+    return { drawn, left, tiny };
   }
   function drawErrors(ink, x, y) {
     ink.strokeStyle = GREEN; ink.lineWidth = 1.5;
@@ -260,11 +263,11 @@
     ink.strokeStyle = "rgb(90 102 115 / 28%)"; ink.lineWidth = 1; ink.fillStyle = "#5a6673";
     ink.font = "11px system-ui, sans-serif";
     ink.beginPath();
-    const labels = [];
+    const labels = [], beside = panel.offsetWidth;
     for (let k = Math.ceil(bounds.getWest() / step); k * step <= bounds.getEast(); k++) {
       const a = Math.round(x(mercatorX(k * step))) + 0.5;
       ink.moveTo(a, 0); ink.lineTo(a, size.y);
-      if (a > 70 && a < size.x - 30) labels.push([name(k * step, "EW"), a, 5, "center", "top"]);
+      if (a > 70 && a < size.x - 30 - beside) labels.push([name(k * step, "EW"), a, 5, "center", "top"]);
     }
     for (let k = Math.ceil(bounds.getSouth() / step); k * step <= bounds.getNorth(); k++) {
       if (Math.abs(k * step) > 85) continue;
@@ -296,6 +299,8 @@
   };
   const moment = text => text.replace("T", " ").replace(/\.?0*Z$|Z$/, end => (text.includes(".") ? "" : end.slice(0, -1))) + " UTC";
 
+  const period = (start, end) => `${start.replace("T", " ")} to ${start.slice(0, 10) === end.slice(0, 10) ? end.slice(11) : end.replace("T", " ")} UTC`;
+
   function aboutFix(i) {
     const box = element("div");
     box.append(element("h2", fixes.id[i]), element("div", moment(fixes.time[i]), "quiet"));
@@ -307,7 +312,7 @@
     box.append(about);
     for (const other of fixes.others[i])
       box.append(element("p", `It may also be at ${degrees(other[1], other[0])} (${percent(other[2])}).`));
-    if (fixes.error[i] !== null) box.append(element("p", `The true place is known: it is ${metres(fixes.error[i])} away.`));
+    if (fixes.error[i] !== null) box.append(element("p", `The true place is known: it is ${metres(fixes.error[i])} away (green cross).`));
     const table = element("table"), head = element("tr");
     head.append(element("th", "heard by"), element("th", "direct path"), element("th", "late by"));
     table.append(head);
@@ -334,7 +339,8 @@
     add("Zoom to it", true, () => {
       map.closePopup(); // it would cover the half of it
       selected = i;
-      fit(L.latLng(fixes.lat[i], fixes.lon[i]).toBounds(3 * major), 18);
+      const around = L.latLng(fixes.lat[i], fixes.lon[i]).toBounds(3 * major);
+      fit(fixes.error[i] === null ? around : around.extend([fixes.true_lat[i], fixes.true_lon[i]]), 18);
       picture.redraw();
     });
     add("Later", i + 1 < to, () => select(i + 1));
@@ -400,13 +406,15 @@
   const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
   const summary = [`${counted(count, "fix").replace("fixs", "fixes")} by ${counted(data.receivers.length, "receiver")}`];
   if (count) summary.push(fixes.time[0] === fixes.time[count - 1] ? moment(fixes.time[0])
-    : `${moment(fixes.time[0].slice(0, 19) + "Z").replace(" UTC", "")} to ${moment(fixes.time[count - 1].slice(0, 19) + "Z")}`);
+    : period(fixes.time[0].slice(0, 19), fixes.time[count - 1].slice(0, 19)));
   if (data.without_position) summary.push(`${number(data.without_position)} more without a position`);
   if (data.left_out) summary.push(`the map holds the first ${number(data.shown)} of ${number(data.shown + data.left_out)} transmissions`);
+  summary.push("click on a fix or a receiver to read about it");
   document.getElementById("summary").textContent = summary.join(" · ");
 
-  function say({ drawn, left }) {
+  function say({ drawn, left, tiny }) {
     const said = [];
+    if (tiny > (to - from) / 2) said.push("Most areas are smaller than the dots here: zoom in, or click on a fix.");
     if (left) said.push(`Drawn are the regions of the newest ${number(drawn)} of ${number(drawn + left)} fixes in view. Zoom in for all.`);
     if (data.ellipses && (on.wide || on.narrow)) said.push(`The last ${number(data.ellipses)} fixes have ellipses, not their exact regions.`);
     if (on.streets && refused) said.push("The street map does not load. There is no connection, or openstreetmap.org refuses a page that is opened as a file.");
@@ -453,8 +461,8 @@
   if (span > 0) {
     document.getElementById("timeline").hidden = false;
     map.invalidateSize();
-    length.append(new Option("all until this time", "all"));
-    for (const [text, seconds] of [["the last second", 1], ["the last 10 s", 10], ["the last minute", 60], ["the last 10 min", 600], ["the last hour", 3600], ["the last 6 h", 21600], ["the last day", 86400], ["the last week", 604800]])
+    length.append(new Option("all so far", "all"));
+    for (const [text, seconds] of [["last second", 1], ["last 10 s", 10], ["last minute", 60], ["last 10 min", 600], ["last hour", 3600], ["last 6 h", 21600], ["last day", 86400], ["last week", 604800]])
       if (seconds < span && seconds > span / 5000) length.append(new Option(text, seconds));
     let timer = 0;
     const stop = () => { clearInterval(timer); timer = 0; play.textContent = "Play"; };
