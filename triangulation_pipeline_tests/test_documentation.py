@@ -55,6 +55,7 @@ HERE = "test_documentation.py"
 # Who runs a block, by its page, its language and how it begins: a test (file::name), or the reason why none does.
 RUN_BY = {
     ("README.md", "bash", "git clone"): "reason: downloads and installs; test_cli.py runs `triangulation run`",
+    ("README.md", "bash", "triangulation"): f"{HERE}::test_the_tutorial",
     ("README.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
     ("CONTRIBUTING.md", "bash", "make install"): "reason: installs, then runs all tests; .ci/run does so",
     ("docs/tutorial.md", "bash", "make install"): "reason: downloads and installs; .ci/run does so",
@@ -144,7 +145,7 @@ def test_the_python_examples_print_what_they_say(page: str) -> None:
 
 @pytest.mark.stack
 def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both pages in their order: files are written, commands are run, and what they print has the lines of the page."""
+    """The pages in their order: files are written, commands are run, and what they print has the lines of the page."""
     monkeypatch.chdir(home)
     (home / "bin").mkdir()
     program = home / "bin" / "triangulation"
@@ -153,7 +154,8 @@ def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{home / 'bin'}:{os.environ['PATH']}")
     said = ""
     names: dict[str, object] = {}
-    for block in [*blocks("docs/tutorial.md"), *blocks("docs/training.md")]:
+    shortest = [block for block in blocks("README.md", "bash") if block.content.startswith("triangulation ")]
+    for block in [*blocks("docs/tutorial.md"), *shortest, *blocks("docs/training.md")]:
         if block.language == "yaml":
             name = block.content.partition("\n")[0].removeprefix("# ")
             (home / name).write_text(block.content)
@@ -170,8 +172,8 @@ def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 # Numbers may differ in the last digits from machine to machine.
                 assert re.split(r" {2,}|[─:;,]", line)[0] in said, line
     inside = [float(share) for share in re.findall(r"([\d.]+) ?% within the regions of 95 ?%", said)]
-    assert len(inside) == 3  # of what calibrates; and of all, with and without the calibration
-    assert all(93 <= share <= 97 for share in inside[1:])
+    assert len(inside) == 4  # of what calibrates; of all, with and without the calibration; and as the README has it
+    assert all(93 <= share <= 97 for share in inside[1:3])
     assert read_network(home / "network.yaml").name == "my-network"
     for name in ("run.yaml", "scenario.yaml"):
         check_run_config(yaml.safe_load((home / name).read_text()))
