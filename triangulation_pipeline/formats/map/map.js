@@ -136,7 +136,7 @@
       if (on.errors) drawErrors(ink, x, y);
       if (on.others) drawOthers(ink, x, y);
       if (on.fixes) drawFixes(ink, size, x, y);
-      if (on.receivers) drawReceivers(ink, x, y);
+      if (on.receivers) drawReceivers(ink, size, x, y);
       say(drawn);
     },
   });
@@ -218,7 +218,7 @@
       ink.beginPath(); ink.arc(x(place.x[selected]), y(place.y[selected]), radius + 4, 0, 2 * Math.PI); ink.stroke();
     }
   }
-  function drawReceivers(ink, x, y) {
+  function drawReceivers(ink, size, x, y) {
     const used = new Set(selected >= from && selected < to ? fixes.heard[selected].map(([site]) => site) : []);
     ink.lineWidth = 1;
     for (const site of used) {
@@ -243,6 +243,17 @@
         labels.push([name, left, middle]);
         break;
       }
+      // A line that leads out of the view says where to.
+      const out = a < 0 || b < 0 || a > size.x || b > size.y;
+      if (!used.has(k) || !out) return;
+      const c = x(place.x[selected]), d = y(place.y[selected]);
+      const share = Math.min(1, ...[[c, a, 6 + wide / 2, size.x - 6 - wide / 2], [d, b, 28, size.y - 14]].map(([start, end, low, high]) =>
+        start < low || start > high ? 0 : end > high ? (high - start) / (end - start) : end < low ? (low - start) / (end - start) : 1));
+      if (share <= 0) return;
+      const at = [c + share * (a - c) - wide / 2, d + share * (b - d)], box = [at[0] - 2, at[1] - 8, at[0] + wide + 2, at[1] + 8];
+      if (taken.some(([l, t, r, e], j) => j >= data.receivers.length && l < box[2] && r > box[0] && t < box[3] && e > box[1])) return;
+      taken.push(box);
+      labels.push([name, ...at]);
     });
     for (const [name, left, middle] of labels) {
       ink.lineWidth = 3; ink.strokeStyle = "rgb(255 255 255 / 85%)"; ink.lineJoin = "round"; ink.fillStyle = BLACK;
