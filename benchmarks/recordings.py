@@ -40,7 +40,7 @@ def measure(model: Locator, network: ReceiverNetwork, preset: Preset, seed: int)
     rows = []
     for calibration in (SiteCalibration.prior(network), found):
         layout = Layout(network, calibration.conditions(scenario))
-        positions = predict(model, layout, calibration.apply(rest.measurements))
+        positions = predict(model, layout, calibration.apply(layout, rest.measurements))
         content, error_m = positions.content_at(true_m), np.linalg.norm(positions.en_m - true_m, axis=1)
         rows.append([*((content <= level).mean() for level in LEVELS), np.median(error_m)])
     return np.array(rows), (found.toa_bias_ns - truth.toa_bias_ns) / found.toa_bias_sigma_ns

@@ -22,6 +22,7 @@ KNOWN = replace(
     toa_sigma_factor_sigma=np.full(7, 0.05),
     drift_sigma_ns_per_s=np.full(7, np.inf),
     gain_offset_db=np.linspace(-3, 3, 7),
+    group=np.array([0, 0, 1, 0, 1, 0, 0]),
     rows=np.arange(7),
     from_ns=1764151200123456789,
     to_ns=1764154800123456789,

@@ -76,6 +76,10 @@ class Source(BaseModel):
     def _one_or_many(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else (value,)
 
+    def is_within(self, receptions: str) -> bool:
+        """Whether the column is a part of the entries of such a column."""
+        return self.column is not None and self.column.startswith(f"{receptions}.")
+
     @model_validator(mode="after")
     def _column_or_constant(self) -> Self:
         if (self.column is None) == (self.constant is None):
@@ -98,6 +102,7 @@ class ColumnMapping:
 
     sources: Mapping[str, Source]  # by field
     silence: Silence = Silence.heard_nothing
+    receptions: str | None = None  # the column of a list with an entry for each receiver
 
 
 PLAIN = ColumnMapping({})
@@ -115,9 +120,14 @@ def read_mapping(path: str | Path) -> ColumnMapping:
         toa_sigma_ns: {constant: 50}
         rssi_dbm: {column: power, missing: [-200, 100]}
 
-    Only one further key is known: ``silence: unknown`` says that a site without a row may not have listened at all, as
-    in recordings of volunteers. Otherwise it listened and heard nothing (``silence: heard_nothing``), which tells where
-    a transmitter is not.
+    Two further keys are known. ``silence: unknown`` says that a site without a row may not have listened at all, as in
+    recordings of volunteers. Otherwise it listened and heard nothing (``silence: heard_nothing``), which tells where a
+    transmitter is not. ``receptions`` names a column that holds a list with an entry for each receiver. What is in an
+    entry is named after a point, by its place from 0 or by its key::
+
+        receptions: measurements
+        receiver: measurements.0
+        toa_ns: measurements.1
 
     Units are ns, us, ms, s of times; Hz, kHz, MHz of frequencies; m, ft of altitudes. In the wide form, ``column`` is
     what follows the last point of a column's name.
@@ -151,15 +161,24 @@ def parse_mapping(document: Any) -> ColumnMapping:
     """What the content of a mapping file says. Raises ValueError with one sentence."""
     if not isinstance(document, Mapping):
         raise ValueError(f"it must have a line for each field, as in 'receiver: station', it is {shown(document)}")
-    found, silence = {}, Silence.heard_nothing
+    found, silence, receptions = {}, Silence.heard_nothing, None
     for field, value in document.items():
         if field == "silence":
             if value not in list(Silence):
                 raise ValueError(f"silence must be one of {', '.join(Silence)}, got {shown(value)}")
             silence = Silence(value)
             continue
+        if field == "receptions":
+            if not isinstance(value, str):
+                raise ValueError(f"receptions must be the name of a column, got {shown(value)}")
+            receptions = value
+            continue
         if field not in FIELDS:
-            close = difflib.get_close_matches(field.lower(), (*FIELDS, "silence"), 1) if is_name(field) else []
+            close = (
+                difflib.get_close_matches(field.lower(), (*FIELDS, "silence", "receptions"), 1)
+                if is_name(field)
+                else []
+            )
             raise ValueError(
                 f"unknown field{f' {field!r}' if is_name(field) else ''}; "
                 + (f"meant {close[0]}?" if close else f"known are {', '.join(FIELDS)}")
@@ -172,7 +191,9 @@ def parse_mapping(document: Any) -> ColumnMapping:
             raise ValueError(f"{field}: {one_sentence(error)}") from None
         _check_source(field, source)
         found[field] = source
-    return ColumnMapping(found, silence)
+    if receptions is not None and not ((receiver := found.get("receiver")) and receiver.is_within(receptions)):
+        raise ValueError(f"receptions: name the receiver of an entry too, as in 'receiver: {receptions}.0'")
+    return ColumnMapping(found, silence, receptions)
 
 
 def _check_source(field: str, source: Source) -> None:
@@ -255,7 +276,7 @@ def _columns_of_fields(names: Iterable[str], mapping: Mapping[str, Source], fiel
         if field in mapping:
             column = mapping[field].column
             if column is not None and column not in names:
-                raise ValueError(f"the column {shown(column)} of {field} is missing; {_listed(names)}")
+                raise without_column(names, column, field)
             if column is not None:
                 found[field] = column
             continue
@@ -282,6 +303,11 @@ def _columns_of_fields(names: Iterable[str], mapping: Mapping[str, Source], fiel
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"the columns are {', '.join(shown(name) for name in names[:8])}{more}"
+
+
+def without_column(names: Iterable[str], column: str, field: str) -> ValueError:
+    """The error on a column of a mapping file that a measurement file does not have."""
+    return ValueError(f"the column {shown(column)} of {field} is missing; {_listed(list(names))}")
 
 
 def missing_column(names: Iterable[str], what: str) -> ValueError:

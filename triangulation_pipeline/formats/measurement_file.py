@@ -28,6 +28,7 @@ from triangulation_pipeline.formats.columns import (
     missing_column,
 )
 from triangulation_pipeline.formats.instants import NS_PER_S, Times, is_number, numbers, texts, times
+from triangulation_pipeline.formats.nested import unnested
 from triangulation_pipeline.formats.recording import REFUSED_COLUMNS, Recording
 from triangulation_pipeline.formats.sources import Format, Piece, format_of, named, piece_of, pieces, readable
 from triangulation_pipeline.frame import haversine_m
@@ -144,7 +145,8 @@ def read_measurements(
             raise ValueError("Parquet cannot be read while it is written, as its index is at the end")
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    return _with_place(place, _blocks(pieces(str(path), kind, live), _Reader(layout, mapping, WINDOW_LINES, live)))
+    rows = unnested(pieces(str(path), kind, live), mapping)
+    return _with_place(place, _blocks(rows, _Reader(layout, mapping, WINDOW_LINES, live)))
 
 
 def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMapping = PLAIN) -> Recording:
@@ -175,7 +177,9 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
         raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
     # All rows are at hand, so those of a transmission may stand anywhere.
     reader = _Reader(layout, mapping, window=len(frame), live=False)
-    return Recording.concatenate(list(_with_place("data frame", _blocks([piece_of(table, 1)], reader))))
+    return Recording.concatenate(
+        list(_with_place("data frame", _blocks(unnested([piece_of(table, 1)], mapping), reader)))
+    )
 
 
 def _with_place(place: str, blocks: Iterator[Recording]) -> Iterator[Recording]:

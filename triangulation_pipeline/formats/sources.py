@@ -199,7 +199,7 @@ def _json_pieces(chunks: Iterator[Lines]) -> Iterator[Piece]:
             for i, line in enumerate(found)
             if line.strip() or (chunk.is_cut and i == len(found) - 1)
         ]
-        rows = _json_rows([line if len(line) <= LONGEST_LINE else b"" for _, line in numbered])
+        rows = json_values([line if len(line) <= LONGEST_LINE else b"" for _, line in numbered])
         if chunk.is_cut:
             rows[-1] = None
         good = [row for row in rows if isinstance(row, dict)]
@@ -235,8 +235,8 @@ def _json_column(rows: list[dict[str, Any]], spelled: list[str]) -> pa.Array:
     return pa.array([_json_text(value) for value in values], pa.string())
 
 
-def _json_rows(lines: list[bytes]) -> list[Any]:
-    """The value on each line, with numbers as the text that was written; None if there is none."""
+def json_values(lines: list[bytes]) -> list[Any]:
+    """The JSON value of each line, with numbers as the text that was written; None if there is none."""
     try:
         rows = _json(b"[" + b",".join(lines) + b"]")
         if len(rows) == len(lines):
@@ -261,7 +261,7 @@ def _json_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         # Half of a surrogate pair is no character.
         return value if value is None or value.isascii() else value.encode("utf-8", "replace").decode()
-    return json.dumps(value)[:200]
+    return json.dumps(value)
 
 
 def _parquet_pieces(stream: io.BufferedIOBase) -> Iterator[Piece]:

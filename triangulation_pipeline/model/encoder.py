@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, mean, ranges_m
+from triangulation_pipeline.model.arrays import mean
+from triangulation_pipeline.model.arrivals import Arrivals
+from triangulation_pipeline.model.geometry import Beside, Ellipse, ranges_m
 from triangulation_pipeline.model.inputs import LEAST_DELAYED, LocatorInputs
 from triangulation_pipeline.model.spec import EncoderConfig
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
@@ -23,15 +25,16 @@ MASKED = -1e9  # what is not attended to
 class View:
     """What the receivers of each row say at a hypothesis of its place, without gradient."""
 
-    timed_MW: Tensor  # 0 or 1
+    timed_WM: Tensor  # 0 or 1
+    hears_WM: Tensor  # 0 or 1
     solved_M: Tensor  # bool: enough arrival times for a position
-    sigma_m_MW: Tensor
-    residual_m_MW: Tensor
-    due_m_MW: Tensor
-    weight_MW: Tensor
-    grad_e_MW: Tensor
-    grad_n_MW: Tensor
-    leverage_MW: Tensor
+    sigma_m_WM: Tensor
+    residual_m_WM: Tensor
+    due_m_WM: Tensor
+    weight_WM: Tensor
+    grad_e_WM: Tensor
+    grad_n_WM: Tensor
+    leverage_WM: Tensor
     beside: Beside
     features_MWF: Tensor
     noise_MF: Tensor
@@ -42,49 +45,45 @@ class View:
         """That of rows, at the hypothesis of each that ``which_M`` picks."""
         row = torch.arange(len(inputs), device=which_M.device)
         place_m, spread_m = inputs.hypothesis_m_BK2[row, which_M], inputs.spread_m_BK3[row, which_M]
-        timed, hears = inputs.timed_BW.float(), inputs.hears_BW.float()
-        sigma_m, variance_m2 = inputs.sigma_m_BW, inputs.sigma_m_BW.square()
-        range_m, grad_e, grad_n = ranges_m(
-            place_m, inputs.site_m_B3W, inputs.surface_B5.unbind(-1), inputs.altitude_m_B
-        )
-        delayed = inputs.delay_probability_B.clamp(LEAST_DELAYED, 1 - LEAST_DELAYED)[:, None]
-        delay_m = inputs.delay_mean_m_B[:, None]
-        seen = Arrivals.of(inputs.toa_m_BW - range_m, sigma_m, timed, delayed, delay_m)
+        # Receivers first: sums over them are then sums of whole tensors.
+        timed, hears = inputs.timed_BW.T.float().contiguous(), inputs.hears_BW.T.float().contiguous()
+        sigma_m = inputs.sigma_m_BW.T.contiguous()
+        site_m = inputs.site_m_B3W.permute(1, 2, 0).contiguous()
+        range_m, grad_e, grad_n = ranges_m(place_m, site_m, inputs.surface_B5.unbind(-1), inputs.altitude_m_B)
+        delayed = inputs.delay_probability_B.clamp(LEAST_DELAYED, 1 - LEAST_DELAYED)
+        delay_m = inputs.delay_mean_m_B
+        seen = Arrivals.of(inputs.toa_m_BW.T - range_m, sigma_m, timed, delayed, delay_m)
         residual_m, weight = seen.residual_m, seen.weight
-        number = timed.sum(-1, keepdim=True)
+        number = timed.sum(0)
 
-        ellipse = Ellipse.of_spread(spread_m)
-        to_east, to_across = ellipse.east2.rsqrt()[:, None], ellipse.across2.rsqrt()[:, None]
+        ellipse = Ellipse.of_spread(*spread_m.unbind(-1))
+        to_east, to_across = ellipse.east2.rsqrt(), ellipse.across2.rsqrt()
 
         def whitened(scale: Tensor, scale_weight: Tensor) -> tuple[Tensor, Tensor]:
             """Gradients in units of the ellipse, less their mean."""
             east, north = grad_e * scale, grad_n * scale
             east, north = east - mean(east, scale_weight), north - mean(north, scale_weight)
-            return east * to_east, (north - ellipse.k[:, None] * east) * to_across
+            return east * to_east, (north - ellipse.k * east) * to_across
 
-        slope = inputs.level_slope_B[:, None]
+        slope = inputs.level_slope_B
         root = weight.sqrt()
         by_east, by_across = (v * root for v in whitened(torch.ones_like(root), weight))
         by_level = whitened(slope / range_m * hears, hears)
-        of_time = root * weight.sum(-1, keepdim=True).clamp_min(1e-20).rsqrt()
-        leverage = (by_east.square() + by_across.square() + of_time.square()).clamp_max(1.0)
+        of_time = root * weight.sum(0).clamp_min(1e-20).rsqrt()
+        leverage = (by_east * by_east + by_across * by_across + of_time * of_time).clamp_max(1.0)
         spare = 1.03 - leverage
         x = residual_m / sigma_m
         deleted = x / spare
 
         # The typical sigma of the row: its harmonic mean.
-        usual_m = ((timed / variance_m2).sum(-1, keepdim=True) / number.clamp_min(1)).clamp_min(1e-12).rsqrt()
+        variance_m2 = sigma_m * sigma_m
+        usual_m = ((timed / variance_m2).sum(0) / number.clamp_min(1)).clamp_min(1e-12).rsqrt()
         log_sigma = (sigma_m / usual_m).log() * timed
-        noise = torch.cat(
-            [
-                torch.logit(delayed) / 2,
-                (usual_m / delay_m).log() / 2 * (number > 0),
-            ],
-            dim=-1,
-        )
-        level = inputs.level_BKW[row, which_M]
+        noise = torch.stack([torch.logit(delayed) / 2, (usual_m / delay_m).log() / 2 * (number > 0)])
+        level = inputs.level_BKW[row, which_M].T
         beside = Beside.of(level, slope, hears, range_m, grad_e, grad_n, inputs.area_m_B)
-        log_range = (range_m.log() - mean(range_m.log(), hears)) * hears
+        log_range = range_m.log()
+        log_range = (log_range - mean(log_range, hears)) * hears
         features = [
             torch.tanh(x),
             torch.tanh(x / 3),
@@ -108,23 +107,23 @@ class View:
             log_range,
             (number.clamp_min(0.5).log() - 1.9).expand_as(x),
             (number >= LEAST_ARRIVAL_TIMES).float().expand_as(x),
-            noise[:, :1].expand_as(x),
-            noise[:, 1:].expand_as(x),
+            noise[0].expand_as(x),
+            noise[1].expand_as(x),
         ]
         return cls(
-            timed_MW=timed,
-            solved_M=number[:, 0] >= LEAST_ARRIVAL_TIMES,
-            sigma_m_MW=sigma_m,
-            residual_m_MW=residual_m,
-            due_m_MW=seen.due_m,
-            weight_MW=weight,
-            grad_e_MW=grad_e,
-            grad_n_MW=grad_n,
-            leverage_MW=leverage,
+            timed_WM=timed,
+            hears_WM=hears,
+            solved_M=number >= LEAST_ARRIVAL_TIMES,
+            sigma_m_WM=sigma_m,
+            residual_m_WM=residual_m,
+            due_m_WM=seen.due_m,
+            weight_WM=weight,
+            grad_e_WM=grad_e,
+            grad_n_WM=grad_n,
+            leverage_WM=leverage,
             beside=beside,
-            # Stacked along the first axis, where each is one plain copy: many times faster than along the last.
-            features_MWF=torch.stack(features).permute(1, 2, 0),
-            noise_MF=noise,
+            features_MWF=torch.stack(features).permute(2, 1, 0),
+            noise_MF=noise.T,
         )
 
 

@@ -1,159 +1,103 @@
-"""Slant ranges, emission times and Gauss-Newton steps on tensors.
+"""Slant ranges, ellipses and Gauss-Newton steps, of NumPy arrays and of tensors alike.
 
-Shapes: any leading axes, then W receivers. Positions are (east, north), metres.
+Shapes: W receivers, then any axes (...), so that a sum over receivers is a sum of whole arrays. A position is a pair
+(east, north), metres.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
 from triangulation_pipeline.frame import surface_up_m
+from triangulation_pipeline.model.arrays import at_least, mean
+
+Pair = tuple[Any, Any]
+Triple = tuple[Any, Any, Any]
 
 # Information along the worse axis is taken as at least this share of the better one's: float32 knows no less.
 LEAST_INFORMATION = 1e-9
 FARTHEST_INFORMATION = 1e-14  # 1 / m^2
-LOG_ROOT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
-def ranges_m(en_m: Tensor, site_m: Tensor, surface: Any, altitude_m: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Ranges (..., W) and their gradients by east (..., W) and north (..., W).
+def distances_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Any:
+    """Ranges (W, ...), as ``ranges_m`` gives them."""
+    up_m, _ = surface_up_m(en_m, surface, altitude_m)
+    east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
+    return at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+
+
+def ranges_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Triple:
+    """Ranges (W, ...) and their gradients by east (W, ...) and north (W, ...).
 
     Parameters
     ----------
-    en_m : Tensor, shape (..., 2)
+    en_m : shape (..., 2)
         Positions on the surface at an altitude, metres.
-    site_m : Tensor, shape (..., 3, W)
+    site_m : shape (3, W, ...)
         Receivers, metres east, north and up.
-    surface : five numbers, or Tensors of shape (...)
+    surface : five numbers, or arrays of shape (...)
         ``LocalFrame.surface_coefficients``.
-    altitude_m : float or Tensor, shape (...)
+    altitude_m : float or array, shape (...)
         Over the ellipsoid.
     """
     up_m, (slope_e, slope_n) = surface_up_m(en_m, surface, altitude_m)
-    east_m = en_m[..., 0, None] - site_m[..., 0, :]
-    north_m = en_m[..., 1, None] - site_m[..., 1, :]
-    height_m = up_m[..., None] - site_m[..., 2, :]
+    east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
     # At least 1 m: at a site itself there is no direction.
-    inverse = torch.rsqrt((east_m * east_m + north_m * north_m + height_m * height_m).clamp_min(1.0))
-    return (
-        1.0 / inverse,
-        (east_m + height_m * slope_e[..., None]) * inverse,
-        (north_m + height_m * slope_n[..., None]) * inverse,
-    )
-
-
-def mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean over receivers, (..., 1); 0 if all weights are."""
-    return (weight * values).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-20)
-
-
-def robust_residual(residual_m: Tensor, variance_m2: Tensor, timed: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
-    """Residuals less the emission time, a reweighted mean, and Cauchy weights over the variance; ``timed``: 0 or 1."""
-    prior = timed / variance_m2
-    weight = prior
-    for _ in range(rounds):
-        off_m = residual_m - mean(residual_m, weight)
-        weight = prior / (1 + off_m * off_m / variance_m2)
-    return residual_m - mean(residual_m, weight), weight
-
-
-@dataclass(frozen=True)
-class Arrivals:
-    """Arrival times that are direct, or late by an exponential delay: residuals (..., W) less the likeliest emission
-    time, and what each is worth."""
-
-    residual_m: Tensor  # 0 without an arrival time
-    weight: Tensor  # 1 / m^2: one over the variance of a direct or of a late arrival, by their probabilities
-    due_m: Tensor  # delay to be expected
-
-    @classmethod
-    def of(cls, residual_m: Tensor, sigma_m: Tensor, timed: Tensor, delayed: Any, delay_m: Any) -> Self:
-        """Those of residuals with any common offset, ``timed`` 0 or 1, with the probability and the mean of delays.
-
-        The emission time begins at the receiver for which all others are likeliest, and is refined by expectation
-        maximisation.
-        """
-        ratio = sigma_m / delay_m
-        late = -(delayed * ratio).log() - LOG_ROOT_2_PI
-        best_m, least = torch.zeros_like(residual_m[..., :1]), torch.full_like(residual_m[..., :1], torch.inf)
-        for i in range(residual_m.shape[-1]):
-            x = (residual_m - residual_m[..., i : i + 1]) / sigma_m
-            direct = x * x / 2
-            cost = (timed * torch.where(x > 0, torch.minimum(direct, late + ratio * x), direct)).sum(-1, keepdim=True)
-            better = (cost < least) & (timed[..., i : i + 1] > 0)
-            best_m, least = torch.where(better, residual_m[..., i : i + 1], best_m), torch.where(better, cost, least)
-        residual_m = (residual_m - best_m) * timed
-        direct_m2 = sigma_m * sigma_m
-        delayed_m2 = direct_m2 + delay_m * delay_m
-        odds = (delayed / (1 - delayed) * ratio).log() + LOG_ROOT_2_PI
-        due_m = weight = residual_m
-        for _ in range(2):
-            x = (residual_m / sigma_m).clamp(-3e3, 1e5)
-            is_late = torch.sigmoid(odds + (ratio - x).square() / 2 + torch.special.log_ndtr(x - ratio))
-            of_late = timed * is_late / delayed_m2
-            weight = timed * (1 - is_late) / direct_m2 + of_late
-            due_m = of_late * delay_m / weight.clamp_min(1e-20)
-            residual_m = (residual_m - mean(residual_m - due_m, weight)) * timed
-        return cls(residual_m, weight, due_m)
+    range_m = at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+    inverse = 1.0 / range_m
+    return range_m, (east_m + height_m * slope_e) * inverse, (north_m + height_m * slope_n) * inverse
 
 
 @dataclass(frozen=True)
 class Ellipse:
     """Information on a position, as its Cholesky factor ``[[l, 0], [k l, m]]``."""
 
-    east2: Tensor  # (...,) l squared, 1 / m^2
-    across2: Tensor  # (...,) m squared, 1 / m^2
-    k: Tensor  # (...,)
+    east2: Any  # (...) l squared, 1 / m^2
+    across2: Any  # (...) m squared, 1 / m^2
+    k: Any  # (...)
 
     @classmethod
-    def of_spread(cls, spread_m: Tensor) -> Self:
-        """That of a covariance by its Cholesky factor (..., 3): first, cross, second."""
-        first, cross, second = spread_m.unbind(-1)
+    def of_spread(cls, first: Any, cross: Any, second: Any) -> Self:
+        """That of a covariance by its Cholesky factor, (...) each."""
         north2 = cross * cross + second * second
-        return cls(north2 / (first * second).square(), 1 / north2, -cross * first / north2)
+        scale = first * second
+        return cls(north2 / (scale * scale), 1.0 / north2, -cross * first / north2)
 
-    def squared(self, offset_m: Tensor) -> Tensor:
-        """(...,) squared length of offsets (..., 2) in units of the ellipse."""
-        along = offset_m[..., 0] + self.k * offset_m[..., 1]
-        return self.east2 * along * along + self.across2 * offset_m[..., 1].square()
+    def squared(self, east_m: Any, north_m: Any) -> Any:
+        """(...) squared length of offsets in units of the ellipse."""
+        along = east_m + self.k * north_m
+        return self.east2 * along * along + self.across2 * north_m * north_m
 
-    def spread_m(self) -> Tensor:
-        """(..., 3) Cholesky factor of the covariance: first, cross, second."""
-        first = (1 / self.east2 + self.k.square() / self.across2).sqrt()
-        second = (self.east2 * self.across2).rsqrt() / first
-        return torch.stack([first, -self.k / (self.across2 * first), second], dim=-1)
+    def spread_m(self) -> Triple:
+        """Cholesky factor of the covariance, (...) each: first, cross, second."""
+        first = (1.0 / self.east2 + self.k * self.k / self.across2) ** 0.5
+        return first, -self.k / (self.across2 * first), 1.0 / ((self.east2 * self.across2) ** 0.5 * first)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What is known of a position beside the arrival times, by levels and by the area: information (...,), 1 / m^2, and
-    the pull (...,), 1 / m, towards where the levels are likelier."""
+    """What is known of a position beside the arrival times, by levels and by the area: information (...), 1 / m^2, and
+    the pull (...), 1 / m, towards where the levels are likelier."""
 
-    east2: Tensor
-    north2: Tensor
-    both: Tensor
-    pull_e: Tensor
-    pull_n: Tensor
+    east2: Any
+    north2: Any
+    both: Any
+    pull_e: Any
+    pull_n: Any
 
     @classmethod
-    def of(
-        cls, level: Tensor, slope: Tensor, hears: Tensor, range_m: Tensor, grad_e: Tensor, grad_n: Tensor, area_m: Any
-    ) -> Self:
-        """That of levels (..., W) off what is expected, in sigmas, their slope by the logarithm of the range, and the
+    def of(cls, level: Any, slope: Any, hears: Any, range_m: Any, grad_e: Any, grad_n: Any, area_m: Any) -> Self:
+        """That of levels (W, ...) off what is expected, in sigmas, their slope by the logarithm of the range, and the
         standard deviation of a place in the area; ``hears`` is 0 or 1."""
         scale = slope * hears / range_m
         east, north = scale * grad_e, scale * grad_n
         east, north = (east - mean(east, hears)) * hears, (north - mean(north, hears)) * hears
-        by_area = 1 / (area_m * area_m)
+        by_area = 1.0 / (area_m * area_m)
         return cls(
-            (east * east).sum(-1) + by_area,
-            (north * north).sum(-1) + by_area,
-            (east * north).sum(-1),
-            -(east * level).sum(-1),
-            -(north * level).sum(-1),
+            (east * east).sum(0) + by_area,
+            (north * north).sum(0) + by_area,
+            (east * north).sum(0),
+            -(east * level).sum(0),
+            -(north * level).sum(0),
         )
 
 
@@ -163,80 +107,81 @@ class Information:
     Computed without cancellation, so that long and thin ellipses hold in float32."""
 
     ellipse: Ellipse
-    east: Tensor  # (..., W) gradient by east, less its mean
-    across: Tensor  # (..., W) gradient by north, less its mean and less k times ``east``
-    pull_e: Tensor | float  # (...,)
-    pull_across: Tensor | float  # (...,)
+    east: Any  # (W, ...) gradient by east, less its mean
+    across: Any  # (W, ...) gradient by north, less its mean and less k times ``east``
+    pull_e: Any  # (...)
+    pull_across: Any  # (...)
 
     @classmethod
-    def of(
-        cls, weight: Tensor, grad_e: Tensor, grad_n: Tensor, damping: float = 0.0, beside: Beside | None = None
-    ) -> Self:
-        """That of weights and gradients (..., W); ``damping`` times the mean information is added."""
-        east, north = grad_e - mean(grad_e, weight), grad_n - mean(grad_n, weight)
+    def of(cls, weight: Any, grad_e: Any, grad_n: Any, damping: float = 0.0, beside: Beside | None = None) -> Self:
+        """That of weights and gradients (W, ...); ``damping`` times the mean information is added."""
+        total = at_least(weight.sum(0), 1e-20)
+        east, north = grad_e - (weight * grad_e).sum(0) / total, grad_n - (weight * grad_n).sum(0) / total
         weighted = weight * east
-        east2, north2 = (weighted * east).sum(-1), (weight * north * north).sum(-1)
+        east2, north2 = (weighted * east).sum(0), (weight * north * north).sum(0)
         least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
         if beside is None:
             east2 = east2 + least
-            k = (weighted * north).sum(-1) / east2
-            across = north - k[..., None] * east
-            return cls(Ellipse(east2, (weight * across * across).sum(-1) + least, k), east, across, 0.0, 0.0)
+            k = (weighted * north).sum(0) / east2
+            across = north - k * east
+            return cls(Ellipse(east2, (weight * across * across).sum(0) + least, k), east, across, 0.0, 0.0)
         east2 = east2 + least + beside.east2
-        k = ((weighted * north).sum(-1) + beside.both) / east2
-        across = north - k[..., None] * east
+        k = ((weighted * north).sum(0) + beside.both) / east2
+        across = north - k * east
         more = beside.north2 - 2 * k * beside.both + k * k * beside.east2
-        ellipse = Ellipse(east2, (weight * across * across).sum(-1) + least + more.clamp_min(0), k)
+        ellipse = Ellipse(east2, (weight * across * across).sum(0) + least + at_least(more, 0.0), k)
         return cls(ellipse, east, across, beside.pull_e, beside.pull_n - k * beside.pull_e)
 
-    def step_m(self, residual_m: Tensor, weight: Tensor) -> Tensor:
-        """(..., 2) the Gauss-Newton step that lowers the weighted squared residuals."""
+    def step_m(self, residual_m: Any, weight: Any) -> Pair:
+        """The Gauss-Newton step that lowers the weighted squared residuals, (...) by east and north."""
         pulled = weight * residual_m
-        north = ((pulled * self.across).sum(-1) + self.pull_across) / self.ellipse.across2
-        east = ((pulled * self.east).sum(-1) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north
-        return torch.stack([east, north], dim=-1)
+        north = ((pulled * self.across).sum(0) + self.pull_across) / self.ellipse.across2
+        return ((pulled * self.east).sum(0) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north, north
 
-    def reweighted(self, weight: Tensor, other: Tensor, residual_m: Tensor, due_m: Tensor) -> tuple[Tensor, Tensor]:
+    def reweighted(self, weight: Any, other: Any, residual_m: Any, due_m: Any) -> tuple[Pair, Triple]:
         """What becomes of the fix if one receiver has another weight, for each receiver by itself.
 
         A change of rank one of the information on position and emission time (Sherman and Morrison 1950).
 
         Parameters
         ----------
-        weight : Tensor, shape (..., W)
+        weight : shape (W, ...)
             The weights that this information was made with.
-        other : Tensor, shape (..., W)
+        other : shape (W, ...)
             What each would be instead, above 0 where ``weight`` is.
-        residual_m : Tensor, shape (..., W)
+        residual_m : shape (W, ...)
             Residuals at the fix, less their weighted mean.
-        due_m : Tensor, shape (..., W)
+        due_m : shape (W, ...)
             Delay to be expected of each under its other weight.
 
         Returns
         -------
-        move_m : Tensor, shape (..., W, 2)
+        move_m : pair of shape (W, ...)
             From the fix to where it would be.
-        spread_m : Tensor, shape (..., W, 3)
+        spread_m : triple of shape (W, ...)
             Cholesky factor of its covariance: first, cross, second.
         """
-        k, east2, across2 = (value[..., None] for value in (self.ellipse.k, self.ellipse.east2, self.ellipse.across2))
-        north = self.across / across2
-        east = self.east / east2 - k * north
-        leverage = self.east.square() / east2 + self.across * north
-        with_time = leverage + 1 / weight.sum(-1, keepdim=True).clamp_min(1e-20)
+        ellipse = self.ellipse
+        north = self.across / ellipse.across2
+        east = self.east / ellipse.east2 - ellipse.k * north
+        leverage = self.east * self.east / ellipse.east2 + self.across * north
+        with_time = leverage + 1.0 / at_least(weight.sum(0), 1e-20)
         change = other - weight
-        spared = (1 + change * with_time).clamp_min(1e-6)
-        move_m = ((change * residual_m - other * due_m) / spared)[..., None] * torch.stack([east, north], -1)
+        spared = at_least(1.0 + change * with_time, 1e-6)
+        moved = (change * residual_m - other * due_m) / spared
         grows = -change / spared
-        first, cross, second = (value[..., None] for value in self.ellipse.spread_m().unbind(-1))
-        new_first = (first.square() + grows * east.square()).clamp_min(1e-6).sqrt()
+        first, cross, second = ellipse.spread_m()
+        new_first = at_least(first * first + grows * east * east, 1e-6) ** 0.5
         new_cross = (first * cross + grows * east * north) / new_first
         # By the determinant: nothing cancels.
-        new_second = first * second * (1 + grows * leverage).clamp_min(1e-6).sqrt() / new_first
-        return move_m, torch.stack([new_first, new_cross, new_second], dim=-1)
+        new_second = first * second * at_least(1.0 + grows * leverage, 1e-6) ** 0.5 / new_first
+        return (moved * east, moved * north), (new_first, new_cross, new_second)
 
 
-def within(step_m: Tensor, longest_m: Tensor | float) -> Tensor:
-    """Steps (..., 2), shortened to a length (..., 1)."""
-    length_m = step_m.norm(dim=-1, keepdim=True)
-    return step_m * (longest_m / torch.maximum(length_m, torch.as_tensor(longest_m)).clamp_min(1e-9))
+def within(step_m: Pair, longest_m: Any) -> Pair:
+    """Steps (...), shortened to a length (...)."""
+    east_m, north_m = step_m
+    # A length of exactly 0 has no gradient.
+    length_m = (east_m * east_m + north_m * north_m + 1e-18) ** 0.5
+    share = longest_m / at_least(at_least(length_m, longest_m), 1e-9)
+    return east_m * share, north_m * share

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.positions.solutions import Alternatives, separate_solutions
 from triangulation_pipeline.positions.student_t import (
+    GAUSSIAN_FREEDOM,
     covariances_m2,
-    inverses,
     log_densities,
     log_sum,
     moments,
@@ -183,34 +183,32 @@ class MixturePositions(Positions):
         """
         mode_en_m = np.full((len(self), 2), np.nan)
         for rows, picked in self._heaviest(_MODE_BLOCK_ROWS):
-            log_weight, centre_m, scale_m2, freedom = (
-                values[rows[:, None], picked]
-                for values in (self.log_weight, self.component_en_m, self.scale_m2, self.freedom)
+            # Components first: sums over them are then sums of whole arrays.
+            at = rows, picked.T
+            (a, b, c), (centre_e, centre_n) = (
+                whitening_of(self.scale_m2[at]),
+                np.moveaxis(self.component_en_m[at], -1, 0),
             )
-            whitening, precision = whitening_of(scale_m2), inverses(scale_m2)
-            en_m, highest = np.zeros((len(rows), 2)), np.full(len(rows), -np.inf)
-            for k in range(picked.shape[1]):
-                log_parts, _ = log_densities(log_weight, centre_m[:, k, None] - centre_m, whitening, freedom)
-                log_density = np.where(log_weight[:, k] > -np.inf, log_sum(log_parts), -np.inf)
-                higher = log_density > highest
-                en_m[higher], highest[higher] = centre_m[higher, k], log_density[higher]
-            moving = np.arange(len(rows))
-            for _ in range(_UPHILL_STEPS):
-                centre_m, log_weight, freedom, precision = (
-                    values[moving] for values in (centre_m, log_weight, freedom, precision)
+            freedom = np.minimum(self.freedom[at], GAUSSIAN_FREEDOM)
+            log_peak = self.log_weight[at] + np.log(a * c)
+            peak = np.exp(log_peak - log_peak.max(0))
+            parts = _Parts(peak, freedom, a, b, c, centre_e, centre_n)
+            east, north = np.zeros(len(rows)), np.zeros(len(rows))
+            highest = np.zeros(len(rows))
+            for k in range(len(peak)):
+                density = np.where(peak[k] > 0, parts.pulls(centre_e[k], centre_n[k])[0].sum(0), 0.0)
+                higher = density > highest
+                east, north, highest = (
+                    np.where(higher, new, old)
+                    for new, old in ((centre_e[k], east), (centre_n[k], north), (density, highest))
                 )
-                whitening = tuple(values[moving] for values in whitening)
-                log_parts, squared = log_densities(log_weight, en_m[:, None] - centre_m, whitening, freedom)
-                share = np.exp(log_parts - log_sum(log_parts)[:, None])
-                pull = (share * (1 + 2 / freedom) / (1 + squared / freedom))[..., None, None] * precision
-                total = pull.sum(1)
-                new_m = np.einsum("nij,nkjl,nkl->ni", inverses(total), pull, centre_m)
-                step_m = new_m - en_m
-                mode_en_m[rows] = new_m
-                moving = np.flatnonzero(np.einsum("ni,nij,nj->n", step_m, total, step_m) > _UPHILL_TOLERANCE**2)
+            for _ in range(_UPHILL_STEPS):
+                east, north, step = parts.uphill(east, north)
+                mode_en_m[rows, 0], mode_en_m[rows, 1] = east, north
+                moving = np.flatnonzero(step > _UPHILL_TOLERANCE**2)
                 if not len(moving):
                     break
-                rows, en_m = rows[moving], new_m[moving]
+                rows, east, north, parts = rows[moving], east[moving], north[moving], parts.take(moving)
         return mode_en_m
 
     def content_at(self, en_m: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -358,6 +356,46 @@ class MixturePositions(Positions):
                 )
                 at_draws += np.exp(log_part)
             yield rows, at_draws, log_peak
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The k components of b rows, (k, b) each: densities at their centres, degrees of freedom, the elements of the
+    whitening matrices, and centres."""
+
+    peak: NDArray[np.float64]
+    freedom: NDArray[np.float64]
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    c: NDArray[np.float64]
+    centre_e: NDArray[np.float64]
+    centre_n: NDArray[np.float64]
+
+    def take(self, rows: NDArray[np.integer]) -> "_Parts":
+        return _Parts(*(np.take(getattr(self, f.name), rows, axis=1) for f in fields(self)))
+
+    def pulls(self, east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """(k, b) densities at places, the same weighted by what each component pulls, and the distances."""
+        east, north = self.centre_e - east, self.centre_n - north
+        first, second = self.a * east, self.b * east + self.c * north
+        base = 1 + (first * first + second * second) / self.freedom
+        density = self.peak * np.exp(np.log(base) * (-0.5 * self.freedom - 1))
+        return density, density * (1 + 2 / self.freedom) / base, east, north
+
+    def uphill(
+        self, east: NDArray[np.float64], north: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """One step of expectation maximisation from places (b,): the new ones, and the squared length of the step in
+        standard deviations."""
+        density, pull, away_e, away_n = self.pulls(east, north)
+        pull = pull / density.sum(0)
+        across = pull * self.b * self.c
+        by_e, by_n = pull * (self.a * self.a + self.b * self.b), pull * self.c * self.c
+        ee, en, nn = by_e.sum(0), across.sum(0), by_n.sum(0)
+        push_e, push_n = (by_e * away_e + across * away_n).sum(0), (across * away_e + by_n * away_n).sum(0)
+        determinant = ee * nn - en * en
+        step_e, step_n = (nn * push_e - en * push_n) / determinant, (ee * push_n - en * push_e) / determinant
+        return east + step_e, north + step_n, step_e * push_e + step_n * push_n
 
 
 def _quasi_random(number: int) -> NDArray[np.float64]:

@@ -43,13 +43,6 @@ def covariances_m2(scale_m2: NDArray[np.float64], freedom: NDArray[np.float64]) 
     return scale_m2 / (1 - 2 / freedom)[..., None, None]
 
 
-def inverses(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverses of symmetric matrices (..., 2, 2)."""
-    ee, nn, en = matrix[..., 0, 0], matrix[..., 1, 1], matrix[..., 0, 1]
-    rows = np.stack([np.stack([nn, -en], axis=-1), np.stack([-en, ee], axis=-1)], axis=-2)
-    return rows / (ee * nn - en * en)[..., None, None]
-
-
 def moments(
     weight: NDArray[np.float64], en_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

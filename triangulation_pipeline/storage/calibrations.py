@@ -38,7 +38,8 @@ def store_calibration(engine: Engine, calibration: SiteCalibration, network: Rec
         "to_ns": document["to_ns"],
     }
     rows = [
-        {**common, "site": site["name"], "num_rows": site["rows"], **{name: site[name] for name in _VALUES}}
+        {**common, "site": site["name"], "num_rows": site["rows"], "site_group": site["group"]}
+        | {name: site[name] for name in _VALUES}
         for site in document["sites"]
     ]
     in_one_transaction(engine, lambda connection: connection.execute(insert(site_calibrations), rows))
@@ -69,7 +70,11 @@ def find_calibration(engine: Engine, network: ReceiverNetwork, beginning: str | 
             some = ", ".join(sorted(found)[:3])
             raise StorageError(f"{len(found)} calibrations have ids that begin with {shown(beginning)}: {some}")
         rows = connection.execute(select(site_calibrations).where(table.id == found[0])).mappings().all()
-    sites = [{"name": row["site"], "rows": row["num_rows"], **{name: row[name] for name in _VALUES}} for row in rows]
+    sites = [
+        {"name": row["site"], "rows": row["num_rows"], "group": row["site_group"]}
+        | {name: row[name] for name in _VALUES}
+        for row in rows
+    ]
     document = {"network": rows[0]["network_name"], "from_ns": rows[0]["from_ns"], "to_ns": rows[0]["to_ns"]}
     try:
         return StoredCalibration(found[0], calibration_of(document | {"sites": sites}, network))

@@ -224,6 +224,7 @@ site_calibrations = Table(
     Column("to_ns", BigInteger),
     *(Column(name, Double, nullable=False) for name in ("lat", "lon", "altitude_m")),
     Column("num_rows", BigInteger, nullable=False),
+    Column("site_group", Integer, nullable=False),
     *(Column(column, Double) for name, (sigma, _, _) in NUMBERS.items() for column in (name, sigma)),
     Index(None, "network_digest", "created_at"),
 )

@@ -43,6 +43,7 @@ def test_a_mapping_file(tmp_path: Path) -> None:
         ("rssi: power", "unknown field 'rssi'; meant rssi_dbm?"),
         ("sillence: unknown", "unknown field 'sillence'; meant silence?"),
         ("silence: never", "silence must be one of heard_nothing, unknown, got 'never'"),
+        ("reception: x", "unknown field 'reception'; meant receptions?"),
         ("what: ever", "unknown field 'what'; known are transmission_id, time"),
         ("toa_ns: {colum: x}", "toa_ns: colum: Extra inputs are not permitted"),
         ("toa_ns: {unit: s}", "toa_ns: must have a column or a constant, and not both"),

@@ -25,7 +25,7 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert printed(code.content, {}) == comments(code.content)
 
     layout = Layout(read_network("network.yaml"), Scenario())
-    (mapping,) = blocks(PAGE, "yaml")
+    mapping, by_place, by_key = blocks(PAGE, "yaml")
     Path("mapping.yaml").write_text(mapping.content)
     assert set(read_mapping("mapping.yaml").sources) < set(FIELDS)
     Path("sigma.yaml").write_text("toa_sigma_ns: {constant: 50}")
@@ -37,6 +37,13 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         timed = other.measurements.toa_present[row]
         assert (one.measurements.toa_ns[row, timed] == other.measurements.toa_ns[row, timed]).all()
         assert (one.measurements.time_ns == other.measurements.time_ns).all()
+    for nested in (by_place, by_key):
+        cell, _, column = nested.content.partition("\n")[0].removeprefix("# ").partition(" in the column ")
+        Path("nested.yaml").write_text(nested.content + "toa_sigma_ns: {constant: 50}")
+        Path("nested.jsonl").write_text(f'{{"id": "a1", "time": "2025-11-26T10:00:00Z", "{column}": {cell}}}\n')
+        (found,) = read_measurements("nested.jsonl", layout, read_mapping("nested.yaml"))
+        assert found.measurements.signal_present.sum() == 2
+        assert not len(found.refused)
 
 
 def test_the_page_has_every_name() -> None:

@@ -6,13 +6,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr
 
-from triangulation_pipeline.model.geometry import Arrivals, Beside, Ellipse, Information, mean, ranges_m, within
+from triangulation_pipeline.model.arrays import mean
+from triangulation_pipeline.model.arrivals import Arrivals, direct_and_late, least_cost, log_normal
+from triangulation_pipeline.model.geometry import Beside, Ellipse, Information, distances_m, ranges_m, within
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, random_network
 from triangulation_pipeline.physics.geometry import Geometry, time_difference_information
 
 
 def ranges_of(network: ReceiverNetwork, en_m: torch.Tensor, altitude_m: object) -> tuple[torch.Tensor, ...]:
-    site_m = torch.tensor(network.site_enu_m.T, dtype=en_m.dtype)
+    site_m = torch.tensor(network.site_enu_m.T, dtype=en_m.dtype).reshape(3, -1, *[1] * (en_m.ndim - 1))
     return ranges_m(en_m, site_m, network.frame.surface_coefficients, altitude_m)
 
 
@@ -23,8 +25,19 @@ def test_ranges_and_gradients_are_those_of_physics(network: ReceiverNetwork) -> 
     altitude_m = rng.uniform(0, 12e3, 500)
     expected, gradient = Geometry(network, altitude_m).ranges_m(en_m.astype(float))
     found, grad_e, grad_n = ranges_of(network, torch.tensor(en_m), torch.tensor(altitude_m, dtype=torch.float32))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=5e-7, atol=0.02)
-    np.testing.assert_allclose(torch.stack([grad_e, grad_n], -1).numpy(), gradient, atol=2e-5)
+    np.testing.assert_allclose(found.numpy().T, expected, rtol=5e-7, atol=0.02)
+    np.testing.assert_allclose(torch.stack([grad_e, grad_n], -1).transpose(0, 1).numpy(), gradient, atol=2e-5)
+
+
+def test_arrays_and_tensors_have_the_same_ranges() -> None:
+    en_m = np.random.default_rng(0).uniform(-100e3, 100e3, (50, 2)).astype(np.float32)
+    surface, site_m = NORTH_WEST_ITALY.frame.surface_coefficients, NORTH_WEST_ITALY.site_enu_m.astype(np.float32)
+    by_arrays = ranges_m(en_m, site_m.T[..., None], surface, np.float32(300.0))
+    by_tensors = ranges_of(NORTH_WEST_ITALY, torch.tensor(en_m), 300.0)
+    for found, expected in zip(by_arrays, by_tensors, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(distances_m(en_m, site_m.T[..., None], surface, np.float32(300.0)), by_arrays[0])
 
 
 def test_at_a_site_itself_everything_is_finite() -> None:
@@ -45,15 +58,12 @@ def test_the_step_is_the_weighted_least_squares_solution(seed: int, receivers: i
     if np.linalg.cond(normal) > 1e4:
         return
     expected = np.linalg.solve(normal, design.T @ (weight * residual))[:2]
-    residual_m, weights, east, north = (torch.tensor(x)[None] for x in (residual, weight, grad_e, grad_n))
-    information = Information.of(weights, east, north)
+    information = Information.of(weight, grad_e, grad_n)
     # The emission time is eliminated: a common delay changes nothing.
     for common in (0.0, 5.0):
-        np.testing.assert_allclose(
-            information.step_m(residual_m + common, weights)[0].numpy(), expected, rtol=1e-3, atol=1e-4
-        )
+        np.testing.assert_allclose(information.step_m(residual + common, weight), expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_less(
-        Information.of(weights, east, north, damping=0.5).step_m(residual_m, weights).norm(),
+        np.hypot(*Information.of(weight, grad_e, grad_n, damping=0.5).step_m(residual, weight)),
         np.linalg.norm(expected) + 1e-9,
     )
 
@@ -63,13 +73,13 @@ def test_information_and_spread_are_those_of_physics_also_of_thin_ellipses_in_fl
     gradient, weight = rng.normal(size=(20, 7, 2)), rng.uniform(0.1, 1, (20, 7)) * (rng.random((20, 7)) > 0.1)
     gradient[10:, :, 1] = gradient[10:, :, 0] + 1e-2 * gradient[10:, :, 1]
     expected = time_difference_information(gradient, weight)
-    tensors = (torch.tensor(x, dtype=torch.float32) for x in (weight, gradient[..., 0], gradient[..., 1]))
-    ellipse = Information.of(*tensors).ellipse
+    arrays = (x.T.astype(np.float32) for x in (weight, gradient[..., 0], gradient[..., 1]))
+    ellipse = Information.of(*arrays).ellipse
     offset = rng.normal(size=(20, 2))
-    found = ellipse.squared(torch.tensor(offset, dtype=torch.float32)).numpy()
+    found = ellipse.squared(*offset.T.astype(np.float32))
     np.testing.assert_allclose(found, np.einsum("ni,nij,nj->n", offset, expected, offset), rtol=2e-3)
     # The inverse of the information, by its axes: the long one of a thin ellipse is known to a per cent.
-    first, cross, second = ellipse.spread_m().double().numpy().T
+    first, cross, second = (part.astype(float) for part in ellipse.spread_m())
     np.testing.assert_allclose(first**2, np.linalg.inv(expected)[:, 0, 0], rtol=1e-2)
     np.testing.assert_allclose(cross**2 + second**2, np.linalg.inv(expected)[:, 1, 1], rtol=1e-2)
     np.testing.assert_allclose((first * second) ** 2 * np.linalg.det(expected), 1.0, rtol=1e-2)
@@ -93,30 +103,52 @@ def test_what_is_known_beside_arrival_times_adds_to_the_information_and_pulls_up
     gradient = (place_m - site_m) / range_m[:, None]
     weight = rng.uniform(1e-9, 1e-8, 6)
     expected = time_difference_information(gradient, weight) + jacobian.T @ jacobian + np.eye(2) / area_m**2
-    arrays = (level(place_m), np.full(6, slope), hears, range_m, *gradient.T)
-    beside = Beside.of(*(torch.tensor(x, dtype=torch.float64) for x in arrays), area_m)
-    weights, east, north = (torch.tensor(x) for x in (weight, *gradient.T))
-    information = Information.of(weights, east, north, beside=beside)
+    beside = Beside.of(level(place_m), np.full(6, slope), hears, range_m, *gradient.T, area_m)
+    information = Information.of(weight, *gradient.T, beside=beside)
     for offset in rng.normal(size=(5, 2)):
-        found = float(information.ellipse.squared(torch.tensor(offset)))
+        found = float(information.ellipse.squared(*offset))
         np.testing.assert_allclose(found, offset @ expected @ offset, rtol=1e-4)
     # Without residuals the levels alone move the place, downhill in their cost.
-    step_m = information.step_m(torch.zeros(6, dtype=torch.float64), weights).numpy()
+    step_m = information.step_m(np.zeros(6), weight)
     np.testing.assert_allclose(step_m, -np.linalg.solve(expected, cost_gradient), rtol=1e-3)
 
 
 def test_an_ellipse_comes_back_from_its_spread() -> None:
     spread_m = torch.tensor([[30.0, -12.0, 5.0], [2000.0, 1900.0, 3.0]])
-    torch.testing.assert_close(Ellipse.of_spread(spread_m).spread_m(), spread_m, rtol=1e-3, atol=1e-2)
+    found = torch.stack(Ellipse.of_spread(*spread_m.T).spread_m(), -1)
+    torch.testing.assert_close(found, spread_m, rtol=1e-3, atol=1e-2)
 
 
 def test_steps_are_shortened_and_never_lengthened() -> None:
-    step_m = torch.tensor([[3.0, 4.0], [30.0, 40.0], [0.0, 0.0]])
-    torch.testing.assert_close(within(step_m, 10.0), torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]]))
+    step_m = torch.tensor([[3.0, 30.0, 0.0], [4.0, 40.0, 0.0]], requires_grad=True)
+    shortened_m = torch.stack(within((step_m[0], step_m[1]), 10.0))
+    torch.testing.assert_close(shortened_m, torch.tensor([[3.0, 6.0, 0.0], [4.0, 8.0, 0.0]]))
+    shortened_m.sum().backward()
+    assert step_m.grad is not None
+    assert torch.isfinite(step_m.grad).all()
 
 
 def test_a_mean_of_nothing_is_zero() -> None:
-    assert mean(torch.ones(2, 3), torch.zeros(2, 3)).tolist() == [[0.0], [0.0]]
+    assert mean(torch.ones(3, 2), torch.zeros(3, 2)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 5.0])
+def test_the_likelihood_of_direct_and_late_paths_is_exact_in_float32(ratio: float) -> None:
+    x = np.concatenate([np.linspace(-40, 40, 4001), [-3e3, -300.0, 300.0, 3e3, 1e5]])
+    for p in (0.002, 0.1, 1.0):
+        direct, late = direct_and_late(x.astype(np.float32), np.float32(ratio), p)
+        found = least_cost(x.astype(np.float32), np.float32(ratio)) - np.log(direct + late)
+        # Minus log likelihood of a normal, or a normal plus an exponential.
+        by_late = np.log(p * ratio) + 0.5 * np.log(2 * np.pi) + ratio * (ratio / 2 - x) + log_ndtr(x - ratio)
+        with np.errstate(divide="ignore"):
+            expected = -np.logaddexp(np.log1p(-p) - x * x / 2, by_late)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_the_logarithm_of_the_normal_probability_is_exact_in_float32() -> None:
+    u = np.linspace(-60, 10, 5001)
+    for found in (log_normal(u.astype(np.float32)), log_normal(torch.tensor(u, dtype=torch.float32)).numpy()):
+        np.testing.assert_allclose(found, log_ndtr(u), rtol=1e-5, atol=1e-6)
 
 
 def cost(residual: np.ndarray, sigma: np.ndarray, p: float, m: float) -> float:
@@ -132,26 +164,26 @@ def test_the_emission_time_is_nearly_the_likeliest_though_half_of_the_paths_are_
     sigma = rng.uniform(5, 30, (n, 9))
     delay = rng.exponential(m, (n, 9)) * (rng.random((n, 9)) < 0.5)
     residual = rng.normal(size=(n, 9)) * sigma + delay + rng.uniform(-1e4, 1e4, (n, 1))
-    tensors = [torch.tensor(x, dtype=torch.float32) for x in (residual, sigma, np.ones((n, 9)))]
-    seen = Arrivals.of(*tensors, p, m)
+    arrays = [x.T.astype(np.float32) for x in (residual, sigma, np.ones((n, 9)))]
+    seen = Arrivals.of(*arrays, p, m)
     worse = []
     for row in range(n):
         best = min(
             minimize_scalar(lambda t, r=row: cost(residual[r] - t, sigma[r], p, m), bounds=(at - 60, at + 60)).fun
             for at in residual[row]
         )
-        worse.append(cost(seen.residual_m[row].double().numpy(), sigma[row], p, m) - best)
+        worse.append(cost(seen.residual_m[:, row].astype(float), sigma[row], p, m) - best)
     assert np.median(worse) < 0.05
     assert np.quantile(worse, 0.95) < 1.0
     # Late arrivals weigh little, and a delay is due to them.
-    late = seen.residual_m > 8 * tensors[1]
-    assert (seen.weight * tensors[1].square())[late].max() < 0.1
+    late = seen.residual_m > 8 * arrays[1]
+    assert (seen.weight * arrays[1] ** 2)[late].max() < 0.1
     assert (seen.due_m[late] > 0.9 * m).all()
 
 
 def test_what_has_no_arrival_time_has_no_weight() -> None:
-    timed = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    seen = Arrivals.of(torch.full((2, 3), 7.0), torch.ones(2, 3), timed, 0.1, 100.0)
+    timed = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    seen = Arrivals.of(torch.full((3, 2), 7.0), torch.ones(3, 2), timed, 0.1, 100.0)
     assert (seen.weight[timed == 0] == 0).all()
     assert (seen.residual_m[timed == 0] == 0).all()
     assert torch.isfinite(seen.residual_m).all()
@@ -165,18 +197,14 @@ def test_another_weight_of_one_receiver_is_least_squares_with_it() -> None:
     residual_m = rng.normal(size=6) * 20
     solved = np.linalg.lstsq(design * np.sqrt(weight)[:, None], residual_m * np.sqrt(weight), rcond=None)[0]
     residual_m = residual_m - design @ solved  # at the fix
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float64)
-
-    information = Information.of(tensor(weight), tensor(design[:, 0]), tensor(design[:, 1]))
-    move_m, spread_m = information.reweighted(tensor(weight), tensor(other), tensor(residual_m), tensor(due_m))
+    information = Information.of(weight, design[:, 0], design[:, 1])
+    move_m, spread_m = information.reweighted(weight, other, residual_m, due_m)
     for i in range(6):
         changed, observed_m = weight.copy(), residual_m.copy()
         changed[i], observed_m[i] = other[i], residual_m[i] - due_m[i]
         normal = design.T @ (changed[:, None] * design)
         expected_m = np.linalg.solve(normal, design.T @ (changed * observed_m))[:2]
-        np.testing.assert_allclose(move_m[i].numpy(), expected_m, rtol=1e-4, atol=1e-3)
-        first, cross, second = spread_m[i].numpy()
+        np.testing.assert_allclose([part[i] for part in move_m], expected_m, rtol=1e-4, atol=1e-3)
+        first, cross, second = (part[i] for part in spread_m)
         factor = np.array([[first, 0], [cross, second]])
         np.testing.assert_allclose(factor @ factor.T, np.linalg.inv(normal)[:2, :2], rtol=1e-4, atol=1e-3)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.architectures.regression import scaled
+from triangulation_pipeline.model.arrays import mean
 from triangulation_pipeline.model.encoder import MASKED, NOISE_FEATURES, ReceiverEncoder, View, pooled
-from triangulation_pipeline.model.geometry import Ellipse, Information, mean, within
+from triangulation_pipeline.model.geometry import Ellipse, Information, within
 from triangulation_pipeline.model.inputs import HYPOTHESIS_FEATURES, LocatorInputs
 from triangulation_pipeline.model.locator import Locator, Mixture, freedom, zeroed
 from triangulation_pipeline.model.spec import TriangulationConfig
@@ -60,7 +61,7 @@ class Triangulation(Locator):
         begin_m, spread_m = rows.hypothesis_m_BK2[_row(rows), which_M], rows.spread_m_BK3[_row(rows), which_M]
 
         fix_m, information, weight = self._step(view, tokens, begin_m, spread_m, rows.area_m_B)
-        found_m = torch.where(view.solved_M[:, None], information.ellipse.spread_m(), spread_m)
+        found_m = torch.where(view.solved_M[:, None], torch.stack(information.ellipse.spread_m(), -1), spread_m)
         about = torch.cat(
             [
                 pooled(tokens, rows.hears_BW),
@@ -102,19 +103,20 @@ class Triangulation(Locator):
         self, view: View, tokens_MWD: Tensor, begin_m: Tensor, spread_m: Tensor, area_m: Tensor
     ) -> tuple[Tensor, Information, Tensor]:
         """Where the learned weights and delays lead, with the information and weights without gradient."""
-        preference, delay = self.read(tokens_MWD).unbind(-1)
+        preference, delay = self.read(tokens_MWD).permute(2, 1, 0)
         # A softmax: a factor common to all weights would not move the position, but it would drift, and the spread
         # with it.
-        share = preference.masked_fill(view.timed_MW == 0, MASKED).softmax(-1)
-        weight = view.weight_MW * share * view.timed_MW.sum(-1, keepdim=True)
-        damped = Information.of(weight, view.grad_e_MW, view.grad_n_MW, self.config.damping, view.beside)
-        step_m = damped.step_m(view.residual_m_MW - view.due_m_MW - delay * view.sigma_m_MW, weight)
-        length = Ellipse.of_spread(spread_m).squared(step_m).clamp_min(1e-12).sqrt()
-        step_m = step_m * (self.config.longest_step / length.clamp_min(self.config.longest_step))[:, None]
-        step_m = within(step_m, FARTHEST_STEP * area_m[:, None])
+        share = preference.masked_fill(view.timed_WM == 0, MASKED).softmax(0)
+        weight = view.weight_WM * share * view.timed_WM.sum(0)
+        damped = Information.of(weight, view.grad_e_WM, view.grad_n_WM, self.config.damping, view.beside)
+        east_m, north_m = damped.step_m(view.residual_m_WM - view.due_m_WM - delay * view.sigma_m_WM, weight)
+        ellipse = Ellipse.of_spread(*spread_m.unbind(-1))
+        length = ellipse.squared(east_m, north_m).clamp_min(1e-12).sqrt()
+        shorter = self.config.longest_step / length.clamp_min(self.config.longest_step)
+        step_m = torch.stack(within((east_m * shorter, north_m * shorter), FARTHEST_STEP * area_m), -1)
         fix_m = begin_m + torch.where(view.solved_M[:, None], step_m, torch.zeros_like(step_m))
         weight = weight.detach()
-        return fix_m, Information.of(weight, view.grad_e_MW, view.grad_n_MW, beside=view.beside), weight
+        return fix_m, Information.of(weight, view.grad_e_WM, view.grad_n_WM, beside=view.beside), weight
 
     def _components(self, raw: Tensor, fix_m: Tensor, found_m: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, means, Cholesky factors and freedoms of the components around each hypothesis."""
@@ -144,18 +146,20 @@ class Triangulation(Locator):
         other way. A trusted one is then late, by the mean delay and as uncertain as that; a distrusted one is direct.
         """
         with torch.no_grad():
-            direct = view.timed_MW / view.sigma_m_MW.square()
-            late = view.timed_MW / (view.sigma_m_MW.square() + delay_m[:, None].square())
+            variance_m2 = view.sigma_m_WM * view.sigma_m_WM
+            direct, late = view.timed_WM / variance_m2, view.timed_WM / (variance_m2 + delay_m * delay_m)
             trusted = weight > direct / 2
             other = torch.where(trusted, torch.minimum(late, weight), torch.maximum(direct, weight))
-            residual_m = view.residual_m_MW - mean(view.residual_m_MW, weight)
-            move_m, spread_m = information.reweighted(weight, other, residual_m, delay_m[:, None] * trusted)
-            first, _, second = information.ellipse.spread_m().unbind(-1)
-            move_m = within(move_m, (FARTHEST_ALTERNATIVE * (first * second).sqrt())[:, None, None])
-        possible = (view.timed_MW > 0) & view.solved_M[:, None]
+            residual_m = view.residual_m_WM - mean(view.residual_m_WM, weight)
+            move_m, spread_m = information.reweighted(weight, other, residual_m, delay_m * trusted)
+            first, _, second = information.ellipse.spread_m()
+            east_m, north_m = within(move_m, FARTHEST_ALTERNATIVE * (first * second).sqrt())
+            move_m_MW2 = torch.stack([east_m.T, north_m.T], -1)
+            spread_m_MW3 = torch.stack([part.T for part in spread_m], -1)
+            possible = ((view.timed_WM > 0) & view.solved_M).T
         logit = (raw[..., 0] + ALTERNATIVE_LOGIT).masked_fill(~possible, -torch.inf)
-        mean_m = fix_m[:, None] + move_m * raw[..., 1].clamp(-2, 2).exp()[..., None]
-        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * scaled(spread_m, shape[:, None])
+        mean_m = fix_m[:, None] + move_m_MW2 * raw[..., 1].clamp(-2, 2).exp()[..., None]
+        wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * scaled(spread_m_MW3, shape[:, None])
         return logit, mean_m, wider, freedom(raw[..., 3])
 
 
@@ -166,15 +170,15 @@ def _row(rows: LocatorInputs) -> Tensor:
 def _shape(view: View, found_m: Tensor) -> Tensor:
     """(M, 4) how large the residuals are, how long the ellipse is, and how much hangs on one receiver."""
     with torch.no_grad():
-        x = (view.residual_m_MW / view.sigma_m_MW).abs() * view.timed_MW
-        number = view.timed_MW.sum(-1).clamp_min(1)
+        x = (view.residual_m_WM / view.sigma_m_WM).abs() * view.timed_WM
+        number = view.timed_WM.sum(0).clamp_min(1)
         first, _, second = found_m.unbind(-1)
         return torch.stack(
             [
-                (x.square().sum(-1) / number).log1p() / 2,
-                x.amax(-1).log1p() / 2,
+                ((x * x).sum(0) / number).log1p() / 2,
+                x.amax(0).log1p() / 2,
                 (second / first).log() / 3,
-                (view.leverage_MW * view.timed_MW).amax(-1),
+                (view.leverage_WM * view.timed_WM).amax(0),
             ],
             dim=-1,
         )

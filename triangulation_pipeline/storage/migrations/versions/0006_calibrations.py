@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("to_ns", sa.BigInteger),
         *(sa.Column(name, sa.Double, nullable=False) for name in ("lat", "lon", "altitude_m")),
         sa.Column("num_rows", sa.BigInteger, nullable=False),
+        sa.Column("site_group", sa.Integer, nullable=False),
         *(sa.Column(name, sa.Double) for name in NUMBERS),
         sa.PrimaryKeyConstraint("id", "site", name="pk_site_calibrations"),
     )
