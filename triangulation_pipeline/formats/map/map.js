@@ -248,8 +248,11 @@
       const out = a < 0 || b < 0 || a > size.x || b > size.y;
       if (!used.has(k) || !out) return;
       const c = x(place.x[selected]), d = y(place.y[selected]);
-      const share = Math.min(1, ...[[c, a, 6 + wide / 2, size.x - 6 - wide / 2], [d, b, 28, size.y - 14]].map(([start, end, low, high]) =>
+      const along = right => Math.min(1, ...[[c, a, 6 + wide / 2, size.x - right - wide / 2], [d, b, 28, size.y - 14]].map(([start, end, low, high]) =>
         start < low || start > high ? 0 : end > high ? (high - start) / (end - start) : end < low ? (low - start) / (end - start) : 1));
+      let share = along(6);
+      const besidePanel = c + share * (a - c) + wide / 2 > size.x - panel.offsetWidth - 16;
+      if (besidePanel && d + share * (b - d) < panel.offsetHeight + 24) share = along(panel.offsetWidth + 20);
       if (share <= 0) return;
       const at = [c + share * (a - c) - wide / 2, d + share * (b - d)], box = [at[0] - 2, at[1] - 8, at[0] + wide + 2, at[1] + 8];
       if (taken.some(([l, t, r, e], j) => j >= data.receivers.length && l < box[2] && r > box[0] && t < box[3] && e > box[1])) return;
