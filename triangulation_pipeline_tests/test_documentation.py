@@ -72,7 +72,16 @@ RUN_BY = {
     ("docs/measurements.md", "csv", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "yaml", ""): "formats/test_page.py::test_the_examples_of_the_page",
     ("docs/measurements.md", "python", ""): "formats/test_page.py::test_the_examples_of_the_page",
-    ("docs/locating.md", "bash", "triangulation"): "test_cli_locate.py::test_the_commands_of_the_page",
+    ("docs/locating.md", "bash", "triangulation calibrate known"): (
+        "test_locards.py::test_the_commands_of_the_page_locate_aircraft"
+    ),
+    (
+        "docs/locating.md",
+        "bash",
+        "triangulation calibrate measurements",
+    ): "test_cli_locate.py::test_the_commands_of_the_page",
+    ("docs/locating.md", "bash", "awk"): "test_locards.py::test_the_commands_of_the_page_locate_aircraft",
+    ("docs/locating.md", "yaml", ""): "test_locards.py::test_the_commands_of_the_page_locate_aircraft",
     ("docs/locating.md", "bash", "python -m benchmarks"): "reason: takes minutes; benchmarks are run by hand",
     ("docs/locating.md", "python", ""): "test_cli_locate.py::test_the_commands_of_the_page",
     ("docs/physics.md", "python", ""): f"{HERE}::test_the_python_examples_print_what_they_say",
