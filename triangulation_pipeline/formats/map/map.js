@@ -10,10 +10,11 @@
   const HIT_PX = 14;
   const DEGREES = 1e-6; // the unit of the corners of regions
 
-  // Web Mercator, 0 to 1.
+  // Web Mercator, 0 to 1. It has no poles.
+  const EDGE = 85.05;
   const mercatorX = lon => (lon + 180) / 360;
   const mercatorY = lat => {
-    const sin = Math.sin(Math.max(-85.05, Math.min(85.05, lat)) * Math.PI / 180);
+    const sin = Math.sin(Math.max(-EDGE, Math.min(EDGE, lat)) * Math.PI / 180);
     return 0.5 - Math.log((1 + sin) / (1 - sin)) / (4 * Math.PI);
   };
   const projected = (lon, lat) => ({ x: Float64Array.from(lon, mercatorX), y: Float64Array.from(lat, mercatorY) });
@@ -373,11 +374,13 @@
   }
   const popup = L.popup({
     maxWidth: Math.min(330, window.innerWidth - 60), minWidth: 220,
-    autoPanPaddingTopLeft: [12, slim ? 56 : 12], autoPanPaddingBottomRight: [12, slim ? 40 : 12],
+    autoPanPaddingTopLeft: [12, slim ? 56 : 12],
   });
   function tell(lat, lon, content) {
     // Between the panel and the scale, where the screen is small.
     popup.options.maxHeight = Math.max(160, map.getContainer().clientHeight - (slim ? 190 : 130));
+    // Beside the panel, which lies above it.
+    popup.options.autoPanPaddingBottomRight = slim ? [12, 40] : [24 + panel.offsetWidth, 12];
     popup.setLatLng([lat, lon]).setContent(content).openOn(map);
   }
   function fit(bounds, maxZoom) {
@@ -426,8 +429,10 @@
   summary.push("click on a fix or a receiver to read about it");
   document.getElementById("summary").textContent = summary.join(" · ");
 
+  const beyond = [...fixes.lat, ...data.receivers.map(r => r.lat)].filter(lat => Math.abs(lat) > EDGE).length;
   function say({ drawn, left, tiny }) {
     const said = [];
+    if (beyond) said.push(`This map ends at 85° of latitude: ${counted(beyond, "place")} beyond are drawn at its edge.`);
     if (tiny > (to - from) / 2) said.push("Most areas are smaller than the dots here: zoom in, or click on a fix.");
     if (left) said.push(`Drawn are the regions of the newest ${number(drawn)} of ${number(drawn + left)} fixes in view. Zoom in for all.`);
     if (data.ellipses && (on.wide || on.narrow)) said.push(`The last ${number(data.ellipses)} fixes have ellipses, not their exact regions.`);
