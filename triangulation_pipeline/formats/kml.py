@@ -77,7 +77,15 @@ def write_kml(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes])
             for placemark in made:
                 # KML knows microseconds at best.
                 placemark.timestamp.when = row["time"][:26] + "Z"
-    file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n' + kml.kml(format=False).encode())
+    file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n' + _as_the_schema_wants(kml.kml(format=False)).encode())
+
+
+def _as_the_schema_wants(document: str) -> str:
+    """simplekml writes numbers as ids, which XML does not allow, and styles before names. In texts there is no bracket
+    and no quote: they are escaped."""
+    document = re.sub(r' id="(\d+)"', r' id="i\1"', document)
+    document = re.sub(r"<styleUrl>#(\d+)<", r"<styleUrl>#i\1<", document)
+    return re.sub(r"((?:<Style .*?</Style>)+)(<name>.*?</name>)", r"\2\1", document)
 
 
 def _point_style(icon: str, colour: str, label_scale: float = 0.0) -> simplekml.Style:

@@ -1,4 +1,5 @@
 import io
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -32,6 +33,18 @@ def test_each_kind_has_its_folder(document: ElementTree.Element) -> None:
         "Other places": 11,
         "Errors": 10,  # nor is one truth known
     }
+
+
+def test_ids_and_order_are_those_of_the_schema(document: ElementTree.Element) -> None:
+    """OGC 07-147r2: an id is an XML name, and a feature has its name before its styles."""
+    ids = [element.get("id", "") for element in document.iter() if "id" in element.attrib]
+    assert len(set(ids)) == len(ids) > 50
+    assert all(re.fullmatch(r"[A-Za-z_][\w.-]*", each) for each in ids)
+    for folder in document.iterfind("k:Document/k:Folder", KML):
+        tags = [element.tag.partition("}")[2] for element in folder]
+        assert tags == sorted(tags, key=["name", "Style", "Placemark"].index)
+    styles = {element.get("id") for element in document.iterfind(".//k:Style", KML)}
+    assert {str(element.text).removeprefix("#") for element in document.iterfind(".//k:styleUrl", KML)} == styles
 
 
 def test_names_are_text_whatever_they_hold(document: ElementTree.Element) -> None:
