@@ -1,6 +1,7 @@
 """Arithmetic that NumPy arrays and tensors have by different names: the formulas of ``geometry`` and ``arrivals`` serve
 both, the search for hypotheses, of many rows or one, in NumPy, and the model with its gradients in PyTorch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,21 @@ def exp(values: Any) -> Any:
 def log(values: Any) -> Any:
     """The natural logarithm."""
     return values.log() if isinstance(values, torch.Tensor) else np.log(values)
+
+
+def sqrt(values: Any) -> Any:
+    """The square root."""
+    return values.sqrt() if isinstance(values, torch.Tensor) else np.sqrt(values)
+
+
+def tanh(values: Any) -> Any:
+    """The hyperbolic tangent."""
+    return values.tanh() if isinstance(values, torch.Tensor) else np.tanh(values)
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Arrays of one shape, along a new first axis."""
+    return torch.stack(list(values)) if isinstance(values[0], torch.Tensor) else np.stack(values)
 
 
 def copysign(values: Any, signs: Any) -> Any:

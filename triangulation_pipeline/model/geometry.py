@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from triangulation_pipeline.frame import surface_up_m
-from triangulation_pipeline.model.arrays import at_least, mean
+from triangulation_pipeline.model.arrays import at_least, mean, sqrt
 
 Pair = tuple[Any, Any]
 Triple = tuple[Any, Any, Any]
@@ -22,7 +22,7 @@ def distances_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Any:
     """Ranges (W, ...), as ``ranges_m`` gives them."""
     up_m, _ = surface_up_m(en_m, surface, altitude_m)
     east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
-    return at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+    return sqrt(at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0))
 
 
 def ranges_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Triple:
@@ -42,7 +42,7 @@ def ranges_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Triple:
     up_m, (slope_e, slope_n) = surface_up_m(en_m, surface, altitude_m)
     east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
     # At least 1 m: at a site itself there is no direction.
-    range_m = at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+    range_m = sqrt(at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0))
     inverse = 1.0 / range_m
     return range_m, (east_m + height_m * slope_e) * inverse, (north_m + height_m * slope_n) * inverse
 
@@ -69,8 +69,8 @@ class Ellipse:
 
     def spread_m(self) -> Triple:
         """Cholesky factor of the covariance, (...) each: first, cross, second."""
-        first = (1.0 / self.east2 + self.k * self.k / self.across2) ** 0.5
-        return first, -self.k / (self.across2 * first), 1.0 / ((self.east2 * self.across2) ** 0.5 * first)
+        first = sqrt(1.0 / self.east2 + self.k * self.k / self.across2)
+        return first, -self.k / (self.across2 * first), 1.0 / (sqrt(self.east2 * self.across2) * first)
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ class Information:
         moved = (change * residual_m - other * due_m) / spared
         grows = -change / spared
         first, cross, second = ellipse.spread_m()
-        new_first = at_least(first * first + grows * east * east, 1e-6) ** 0.5
+        new_first = sqrt(at_least(first * first + grows * east * east, 1e-6))
         new_cross = (first * cross + grows * east * north) / new_first
         # By the determinant: nothing cancels.
-        new_second = first * second * at_least(1.0 + grows * leverage, 1e-6) ** 0.5 / new_first
+        new_second = first * second * sqrt(at_least(1.0 + grows * leverage, 1e-6)) / new_first
         return (moved * east, moved * north), (new_first, new_cross, new_second)
 
 
@@ -182,6 +182,6 @@ def within(step_m: Pair, longest_m: Any) -> Pair:
     """Steps (...), shortened to a length (...)."""
     east_m, north_m = step_m
     # A length of exactly 0 has no gradient.
-    length_m = (east_m * east_m + north_m * north_m + 1e-18) ** 0.5
+    length_m = sqrt(east_m * east_m + north_m * north_m + 1e-18)
     share = longest_m / at_least(at_least(length_m, longest_m), 1e-9)
     return east_m * share, north_m * share

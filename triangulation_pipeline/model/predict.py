@@ -137,7 +137,7 @@ def predict(model: Locator, layout: Layout, measurements: Measurements) -> Mixtu
     return predicted(model, model.prepare(layout, measurements))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
     """The model's answer for prepared rows, in evaluation mode."""
     model.eval()
