@@ -50,9 +50,14 @@ def copysign(values: Any, signs: Any) -> Any:
 
 def least_of(values: Any) -> Any:
     """The least along the first axis."""
-    return values.amin(0) if isinstance(values, torch.Tensor) else values.min(0)
+    return values.amin(0) if isinstance(values, torch.Tensor) else np.minimum.reduce(values)
+
+
+def total(values: Any) -> Any:
+    """The sum along the first axis, (...): over receivers."""
+    return values.sum(0) if isinstance(values, torch.Tensor) else np.add.reduce(values)
 
 
 def mean(values: Any, weight: Any) -> Any:
     """Weighted mean over receivers, (...); 0 if all weights are."""
-    return (weight * values).sum(0) / at_least(weight.sum(0), 1e-20)
+    return total(weight * values) / at_least(total(weight), 1e-20)

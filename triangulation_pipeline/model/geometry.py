@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from triangulation_pipeline.frame import surface_up_m
-from triangulation_pipeline.model.arrays import at_least, mean, sqrt
+from triangulation_pipeline.model.arrays import at_least, mean, sqrt, total
 
 Pair = tuple[Any, Any]
 Triple = tuple[Any, Any, Any]
@@ -93,11 +93,11 @@ class Beside:
         east, north = (east - mean(east, hears)) * hears, (north - mean(north, hears)) * hears
         by_area = 1.0 / (area_m * area_m)
         return cls(
-            (east * east).sum(0) + by_area,
-            (north * north).sum(0) + by_area,
-            (east * north).sum(0),
-            -(east * level).sum(0),
-            -(north * level).sum(0),
+            total(east * east) + by_area,
+            total(north * north) + by_area,
+            total(east * north),
+            -total(east * level),
+            -total(north * level),
         )
 
 
@@ -115,28 +115,28 @@ class Information:
     @classmethod
     def of(cls, weight: Any, grad_e: Any, grad_n: Any, damping: float = 0.0, beside: Beside | None = None) -> Self:
         """That of weights and gradients (W, ...); ``damping`` times the mean information is added."""
-        total = at_least(weight.sum(0), 1e-20)
-        east, north = grad_e - (weight * grad_e).sum(0) / total, grad_n - (weight * grad_n).sum(0) / total
+        whole = at_least(total(weight), 1e-20)
+        east, north = grad_e - total(weight * grad_e) / whole, grad_n - total(weight * grad_n) / whole
         weighted = weight * east
-        east2, north2 = (weighted * east).sum(0), (weight * north * north).sum(0)
+        east2, north2 = total(weighted * east), total(weight * north * north)
         least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
         if beside is None:
             east2 = east2 + least
-            k = (weighted * north).sum(0) / east2
+            k = total(weighted * north) / east2
             across = north - k * east
-            return cls(Ellipse(east2, (weight * across * across).sum(0) + least, k), east, across, 0.0, 0.0)
+            return cls(Ellipse(east2, total(weight * across * across) + least, k), east, across, 0.0, 0.0)
         east2 = east2 + least + beside.east2
-        k = ((weighted * north).sum(0) + beside.both) / east2
+        k = (total(weighted * north) + beside.both) / east2
         across = north - k * east
         more = beside.north2 - 2 * k * beside.both + k * k * beside.east2
-        ellipse = Ellipse(east2, (weight * across * across).sum(0) + least + at_least(more, 0.0), k)
+        ellipse = Ellipse(east2, total(weight * across * across) + least + at_least(more, 0.0), k)
         return cls(ellipse, east, across, beside.pull_e, beside.pull_n - k * beside.pull_e)
 
     def step_m(self, residual_m: Any, weight: Any) -> Pair:
         """The Gauss-Newton step that lowers the weighted squared residuals, (...) by east and north."""
         pulled = weight * residual_m
-        north = ((pulled * self.across).sum(0) + self.pull_across) / self.ellipse.across2
-        return ((pulled * self.east).sum(0) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north, north
+        north = (total(pulled * self.across) + self.pull_across) / self.ellipse.across2
+        return (total(pulled * self.east) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north, north
 
     def reweighted(self, weight: Any, other: Any, residual_m: Any, due_m: Any) -> tuple[Pair, Triple]:
         """What becomes of the fix if one receiver has another weight, for each receiver by itself.
@@ -165,7 +165,7 @@ class Information:
         north = self.across / ellipse.across2
         east = self.east / ellipse.east2 - ellipse.k * north
         leverage = self.east * self.east / ellipse.east2 + self.across * north
-        with_time = leverage + 1.0 / at_least(weight.sum(0), 1e-20)
+        with_time = leverage + 1.0 / at_least(total(weight), 1e-20)
         change = other - weight
         spared = at_least(1.0 + change * with_time, 1e-6)
         moved = (change * residual_m - other * due_m) / spared
