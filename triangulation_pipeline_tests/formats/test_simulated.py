@@ -3,40 +3,42 @@
 import numpy as np
 import pytest
 
-from triangulation_pipeline.formats.recording import Recording
 from triangulation_pipeline.formats.simulated import simulated_recording
 from triangulation_pipeline.network import NORTH_WEST_ITALY, Timing
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.propagation import path_loss_function
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 
 UNCALIBRATED = Layout(NORTH_WEST_ITALY, PRESETS[Preset.uncalibrated])
-DIRECT = Layout(NORTH_WEST_ITALY, UNCALIBRATED.scenario.model_copy(update={"nlos_probability": 0.0}))
+DIRECT = Layout(
+    NORTH_WEST_ITALY, UNCALIBRATED.scenario.model_copy(update={"nlos_probability": 0.0, "shadowing_link_db": 0.5})
+)
 
 
-def lateness_ns(recording: Recording) -> np.ndarray:
-    """(n, r) arrival times less those of the direct path, from the mean of their transmission; NaN if there is none."""
-    place = (recording.latitude, recording.longitude, recording.altitude_m)
-    distance_m, _ = Geometry(NORTH_WEST_ITALY, recording.altitude_m).ranges_m(NORTH_WEST_ITALY.frame.en_m(*place))
-    seen = recording.measurements
-    late = np.where(seen.toa_present, seen.toa_ns - distance_m / SPEED_OF_LIGHT_M_PER_NS, np.nan)
-    return late - np.nanmean(late, axis=1, keepdims=True)
+def against_the_mean(values: np.ndarray) -> np.ndarray:
+    """(n, r) from the mean of each row."""
+    return values - values.mean(axis=1, keepdims=True)
 
 
-def test_biases_are_constant_and_the_rest_is_the_noise_that_receivers_state() -> None:
+def test_biases_and_gains_are_constant_and_the_rest_is_the_noise_that_receivers_state() -> None:
     recording, truth = simulated_recording(DIRECT, 3000, 1.0, seed=5)
     assert recording.is_known.all()
     whole = recording.take(recording.measurements.toa_present.all(1))
     assert len(whole) > 1500
-    off_ns = lateness_ns(whole) - truth.toa_bias_ns
-    sigma_ns = whole.measurements.toa_sigma_ns
+    seen, true_m = whole.measurements, (whole.latitude, whole.longitude, whole.altitude_m)
+    distance_m, _ = Geometry(NORTH_WEST_ITALY, whole.altitude_m).ranges_m(NORTH_WEST_ITALY.frame.en_m(*true_m))
+    off_ns = against_the_mean(seen.toa_ns - distance_m / SPEED_OF_LIGHT_M_PER_NS) - truth.toa_bias_ns
+    sigma_ns = seen.toa_sigma_ns
     np.testing.assert_allclose(off_ns.mean(0), 0, atol=5)
     # The mean of seven is taken off, and with it a part of the noise of each.
     variance = sigma_ns**2 * (1 - 2 / 7) + (sigma_ns**2).sum(1, keepdims=True) / 49
     np.testing.assert_allclose(np.sqrt((off_ns**2 / variance).mean(0)), 1, atol=0.05)
-    assert sigma_ns.min() >= 50
+    assert 50 <= sigma_ns.min() < 51  # of a strong signal that of the time stamp alone
     assert abs(truth.toa_bias_ns.sum()) < 1e-6
+    level_db = against_the_mean(seen.power_dbm + path_loss_function(DIRECT.scenario)(distance_m / 1e3))
+    np.testing.assert_allclose((level_db - truth.gain_offset_db).std(0), 0.5 * np.sqrt(6 / 7), atol=0.05)
 
 
 def test_biases_and_gains_are_as_large_as_is_expected_of_receivers_that_nobody_calibrated() -> None:

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from triangulation_pipeline.formats.html_map import write_map
+from triangulation_pipeline.network import ReceiverNetwork, Site
 from triangulation_pipeline_tests.formats.fixed import HOSTILE, LAYOUT, fixes
 from triangulation_pipeline_tests.test_documentation import blocks
 from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS
@@ -188,6 +189,17 @@ def test_the_map_of_the_tutorial(browser: Browser, tmp_path: Path, screenshot: C
         popup.get_by_role("button", name="Zoom to it").click()
         expect(page.locator("#note")).to_be_hidden()
         screenshot(page, "map_zoomed")
+
+
+def test_at_a_pole_the_page_says_that_the_map_ends(browser: Browser, tmp_path: Path) -> None:
+    sites = tuple(Site(name=f"S{lon}", lat=89.5, lon=lon) for lon in (-120, 0, 120))
+    path = tmp_path / "map.html"
+    with path.open("wb") as file:
+        write_map(file, ReceiverNetwork(name="pole", sites=sites), [])
+    with browser.new_context(offline=True) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        expect(page.locator("#note")).to_contain_text("3 places beyond are drawn at its edge")
 
 
 def test_the_street_map_is_asked_for_and_says_why_it_does_not_come(browser: Browser, tmp_path: Path) -> None:

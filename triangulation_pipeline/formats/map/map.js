@@ -10,10 +10,11 @@
   const HIT_PX = 14;
   const DEGREES = 1e-6; // the unit of the corners of regions
 
-  // Web Mercator, 0 to 1.
+  // Web Mercator, 0 to 1. It has no poles.
+  const EDGE = 85.05;
   const mercatorX = lon => (lon + 180) / 360;
   const mercatorY = lat => {
-    const sin = Math.sin(Math.max(-85.05, Math.min(85.05, lat)) * Math.PI / 180);
+    const sin = Math.sin(Math.max(-EDGE, Math.min(EDGE, lat)) * Math.PI / 180);
     return 0.5 - Math.log((1 + sin) / (1 - sin)) / (4 * Math.PI);
   };
   const projected = (lon, lat) => ({ x: Float64Array.from(lon, mercatorX), y: Float64Array.from(lat, mercatorY) });
@@ -247,8 +248,11 @@
       const out = a < 0 || b < 0 || a > size.x || b > size.y;
       if (!used.has(k) || !out) return;
       const c = x(place.x[selected]), d = y(place.y[selected]);
-      const share = Math.min(1, ...[[c, a, 6 + wide / 2, size.x - 6 - wide / 2], [d, b, 28, size.y - 14]].map(([start, end, low, high]) =>
+      const along = right => Math.min(1, ...[[c, a, 6 + wide / 2, size.x - right - wide / 2], [d, b, 28, size.y - 14]].map(([start, end, low, high]) =>
         start < low || start > high ? 0 : end > high ? (high - start) / (end - start) : end < low ? (low - start) / (end - start) : 1));
+      let share = along(6);
+      const besidePanel = c + share * (a - c) + wide / 2 > size.x - panel.offsetWidth - 16;
+      if (besidePanel && d + share * (b - d) < panel.offsetHeight + 24) share = along(panel.offsetWidth + 20);
       if (share <= 0) return;
       const at = [c + share * (a - c) - wide / 2, d + share * (b - d)], box = [at[0] - 2, at[1] - 8, at[0] + wide + 2, at[1] + 8];
       if (taken.some(([l, t, r, e], j) => j >= data.receivers.length && l < box[2] && r > box[0] && t < box[3] && e > box[1])) return;
@@ -370,11 +374,13 @@
   }
   const popup = L.popup({
     maxWidth: Math.min(330, window.innerWidth - 60), minWidth: 220,
-    autoPanPaddingTopLeft: [12, slim ? 56 : 12], autoPanPaddingBottomRight: [12, slim ? 40 : 12],
+    autoPanPaddingTopLeft: [12, slim ? 56 : 12],
   });
   function tell(lat, lon, content) {
     // Between the panel and the scale, where the screen is small.
     popup.options.maxHeight = Math.max(160, map.getContainer().clientHeight - (slim ? 190 : 130));
+    // Beside the panel, which lies above it.
+    popup.options.autoPanPaddingBottomRight = slim ? [12, 40] : [24 + panel.offsetWidth, 12];
     popup.setLatLng([lat, lon]).setContent(content).openOn(map);
   }
   function fit(bounds, maxZoom) {
@@ -423,8 +429,10 @@
   summary.push("click on a fix or a receiver to read about it");
   document.getElementById("summary").textContent = summary.join(" · ");
 
+  const beyond = [...fixes.lat, ...data.receivers.map(r => r.lat)].filter(lat => Math.abs(lat) > EDGE).length;
   function say({ drawn, left, tiny }) {
     const said = [];
+    if (beyond) said.push(`This map ends at 85° of latitude: ${counted(beyond, "place")} beyond are drawn at its edge.`);
     if (tiny > (to - from) / 2) said.push("Most areas are smaller than the dots here: zoom in, or click on a fix.");
     if (left) said.push(`Drawn are the regions of the newest ${number(drawn)} of ${number(drawn + left)} fixes in view. Zoom in for all.`);
     if (data.ellipses && (on.wide || on.narrow)) said.push(`The last ${number(data.ellipses)} fixes have ellipses, not their exact regions.`);
