@@ -12,15 +12,20 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from sqlalchemy import Engine, text
 
+from triangulation_pipeline.calibration_file import read_calibration
 from triangulation_pipeline.cli import COMMANDS, load_command
 from triangulation_pipeline.defs.automation.settings import AutomationSettings
 from triangulation_pipeline.defs.config import check_run_config
 from triangulation_pipeline.evaluation.estimators import BASELINES
+from triangulation_pipeline.formats.simulated import simulated_recording
 from triangulation_pipeline.network_file import read_network
+from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.storage.engine import open_database, reading
 from triangulation_pipeline.storage.settings import Settings
 from triangulation_pipeline_tests.conftest import ROOT
@@ -183,7 +188,13 @@ def test_the_tutorial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = [float(share) for share in re.findall(r"([\d.]+) ?% within the regions of 95 ?%", said)]
     assert len(inside) == 4  # of what calibrates; of all, with and without the calibration; and as the README has it
     assert all(93 <= share <= 97 for share in inside[1:3])
-    assert read_network(home / "network.yaml").name == "my-network"
+    network = read_network(home / "network.yaml")
+    assert network.name == "my-network"
+    found = read_calibration(home / "calibration.yaml", network)
+    _, drawn = simulated_recording(Layout(network, PRESETS[Preset.uncalibrated]), 2000, 0.1, seed=4)
+    off = (found.toa_bias_ns - drawn.toa_bias_ns) / found.toa_bias_sigma_ns
+    assert np.abs(off).max() < 3
+    assert np.abs(drawn.toa_bias_ns).max() > 100
     for name in ("run.yaml", "scenario.yaml"):
         check_run_config(yaml.safe_load((home / name).read_text()))
     assert "my-locator/1" in said

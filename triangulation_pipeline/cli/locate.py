@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +39,8 @@ from triangulation_pipeline.physics.scenario import Preset, scenario_of
 
 SHOWN_FIXES = 20
 """The table on the terminal has so many rows."""
+MOST_WORKERS = 4
+"""More threads than these wait for each other."""
 
 Writer = Callable[[BinaryIO, ReceiverNetwork, Iterable[Fixes]], None]
 WRITERS: Mapping[str, Writer] = {
@@ -119,6 +122,8 @@ def locate(
     scenario = scenario_of(Preset(preset or Preset.default), overrides)
 
     # PyTorch takes seconds to import: first of all the other mistakes are found.
+    import torch
+
     from triangulation_pipeline.model.predict import locate_recordings
     from triangulation_pipeline.models import load_model
 
@@ -129,7 +134,10 @@ def locate(
     calibration = SiteCalibration.prior(sites) if known is None else known.calibration
     with watched_refusals(places.get("refused")) as refusals:
         recordings = refusals.watch(read_measurements(file, layout, columns, file_format, live=follow))
-        fixes = locate_recordings(checkpoint, recordings, layout, calibration)
+        # Threads of PyTorch's own would do less, and for one transmission harm: blocks of a file are shared instead.
+        workers = 1 if follow else min(MOST_WORKERS, torch.get_num_threads())
+        torch.set_num_threads(1)
+        fixes = locate_recordings(checkpoint, recordings, layout, calibration, workers)
         if follow:
             _print_each(fixes, refusals)
             return
@@ -185,7 +193,7 @@ def _print_each(fixes: Iterable[Fixes], refusals: Refusals) -> None:
     """Prints each fix as a line of JSON; and what was refused, also if a person ends the program."""
     try:
         for chunk in fixes:
-            for row in rows_of(chunk.table):
+            for row in rows_of(chunk):
                 click.echo(json.dumps(row, allow_nan=False))
     finally:
         refusals.show(err=True)
@@ -270,20 +278,21 @@ class _Summary:
             if self.count < self._most_kept:
                 self.kept.append(chunk.take(slice(0, self._most_kept - self.count)))
             self.count += len(chunk)
-            self.from_ns = min(self.from_ns, int(chunk.table["time_ns"].min()))
-            self.to_ns = max(self.to_ns, int(chunk.table["time_ns"].max()))
-            self._located += int(chunk.table["latitude"].notna().sum())
-            for flag in FLAGS:
-                self._flags[flag] += int(chunk.table["flags"].str.contains(flag, regex=False).sum())
-            self._compare(chunk.take(np.isfinite(chunk.table["error_m"].to_numpy(np.float64))))
+            self.from_ns = min(self.from_ns, int(chunk.columns["time_ns"].min()))
+            self.to_ns = max(self.to_ns, int(chunk.columns["time_ns"].max()))
+            self._located += int(np.isfinite(chunk.columns["latitude"]).sum())
+            # There are few combinations of flags.
+            for flags, count in Counter(chunk.columns["flags"].tolist()).items():
+                for flag in filter(None, flags.split("; ")):
+                    self._flags[flag] += count
+            if len(known := np.flatnonzero(np.isfinite(chunk.columns["error_m"]))):
+                self._compare(chunk.take(known))
             yield chunk
 
     def _compare(self, known: Fixes) -> None:
         """Counts errors, and truths within the regions."""
-        if not len(known):
-            return
-        self._errors_m.append(known.table["error_m"].to_numpy(np.float64))
-        truth = (known.table[name].to_numpy(np.float64) for name in ("true_latitude", "true_longitude", "altitude_m"))
+        self._errors_m.append(known.columns["error_m"])
+        truth = (known.columns[name] for name in ("true_latitude", "true_longitude", "altitude_m"))
         content = known.positions.content_at(self._network.frame.en_m(*truth))
         for level in LEVELS:
             self._inside_count[level] += int((content <= level).sum())

@@ -1,7 +1,8 @@
 """Fixes: what is told of each located transmission, as a table; and the same as CSV."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, Receive
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.likeness import is_unlike
 from triangulation_pipeline.physics.scenario import ExcessDelay
 from triangulation_pipeline.physics.solvers.mixture import mixture_log_density
 from triangulation_pipeline.positions.mixtures import MixturePositions
@@ -72,6 +74,7 @@ FLAGS = {
     "outside_area": "The place is outside the area that the receivers serve.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
+    "unlike_training": "Times or levels are improbable under the conditions that the model was told.",
 }
 """What speaks against a fix, and what it means."""
 
@@ -92,13 +95,19 @@ _DECIMALS = {
 
 @dataclass(frozen=True)
 class Fixes:
-    """n located transmissions of one network: the table, and the posteriors that regions are drawn of."""
+    """n located transmissions of one network: the columns of the table, and the posteriors that regions are drawn
+    of."""
 
-    table: pd.DataFrame  # n rows with the columns COLUMNS, then RECEIVER_COLUMNS of each receiver
+    columns: Mapping[str, NDArray[Any]]  # (n,) each: COLUMNS, then RECEIVER_COLUMNS of each receiver
     positions: MixturePositions
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.positions)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The columns as a DataFrame."""
+        return pd.DataFrame(self.columns, copy=False)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
         """The fixes that a mask, indices or a slice picks.
@@ -111,7 +120,8 @@ class Fixes:
         -------
         Fixes
         """
-        return type(self)(self.table.iloc[rows].reset_index(drop=True), self.positions.take(rows))
+        picked = {name: values[rows] for name, values in self.columns.items()}
+        return type(self)(picked, self.positions.take(rows))
 
 
 def fixes_of(
@@ -179,10 +189,11 @@ def fixes_of(
             "outside_area": located & ((point_m < low_m) | (point_m > high_m)).any(1),
             "ambiguous": (probability[:, 1:] >= _AMBIGUOUS_PROBABILITY).any(1),
             "early_arrival": early,
+            "unlike_training": is_unlike(measurements, layout.scenario, distance_m, residual_ns),
         }
     time = np.char.add(np.datetime_as_string(measurements.time_ns.astype("datetime64[ns]"), unit="ns"), "Z")
     heard = measurements.signal_present | measurements.toa_present
-    columns: dict[str, object] = {
+    columns: dict[str, NDArray[Any]] = {
         "transmission_id": np.asarray(transmission_id, dtype=object),
         "time": time.astype(object),
         "time_ns": measurements.time_ns,
@@ -214,7 +225,7 @@ def fixes_of(
     for index, site in enumerate(network.sites):
         columns[f"{site.name}.weight"] = weight[:, index]
         columns[f"{site.name}.residual_ns"] = residual_ns[:, index]
-    return Fixes(pd.DataFrame(columns), positions)
+    return Fixes(columns, positions)
 
 
 def write_csv(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:
@@ -235,20 +246,28 @@ def write_csv(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes])
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
     with pa_csv.CSVWriter(file, schema, write_options=pa_csv.WriteOptions(quoting_style="needed")) as writer:
         for chunk in chunks:
-            writer.write_table(pa.Table.from_pandas(rounded(chunk.table), schema, preserve_index=False))
+            columns = _rounded(chunk)
+            # What does not exist is an empty cell, and not nan.
+            writer.write_table(pa.table([pa.array(columns[f.name], f.type, from_pandas=True) for f in schema], schema))
 
 
-def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of fixes for people and other programs: degrees to 1 cm, metres and nanoseconds to a tenth."""
-    return table.round({name: decimals for name in table if (decimals := _decimals(str(name))) is not None})
+def rows_of(fixes: Fixes) -> Iterator[dict[str, Any]]:
+    """The rows of the table as mappings, rounded, without what does not exist."""
+    columns = _rounded(fixes)
+    for row in zip(*(values.tolist() for values in columns.values()), strict=True):
+        yield {name: value for name, value in zip(columns, row, strict=True) if value == value and value != ""}
 
 
-def rows_of(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The rows of a table of fixes as mappings, rounded, without what does not exist."""
-    for row in rounded(table).to_dict("records"):
-        yield {str(name): value for name, value in row.items() if value == value and value != ""}
+def _rounded(fixes: Fixes) -> dict[str, NDArray[Any]]:
+    """The columns for people and other programs: degrees to 1 cm, metres and nanoseconds to a tenth."""
+    decimals = {name: _decimals(name) for name in fixes.columns}
+    return {
+        name: values if (places := decimals[name]) is None else np.round(values, places)
+        for name, values in fixes.columns.items()
+    }
 
 
+@cache
 def _decimals(column: str) -> int | None:
     """How many decimals a column is written with: by its last word."""
     name = column.rpartition(".")[2]
@@ -279,7 +298,10 @@ def _solutions(positions: MixturePositions) -> tuple[Float, Float, MixturePositi
     probability[:, : named.shape[1]] = np.where(named > 0, named, np.nan)
     en_m[:, : named.shape[1]] = found.en_m[:, : 1 + ALTERNATIVES]
     log_weight = np.where(found.of_component == 0, positions.log_weight, -np.inf)
-    main = MixturePositions.of_components(log_weight, positions.component_en_m, positions.scale_m2, positions.freedom)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_weight = np.where(log_weight > -np.inf, log_weight - np.log(found.probability[:, :1]), -np.inf)
+    components = positions.component_en_m, positions.scale_m2, positions.freedom
+    main = MixturePositions(found.en_m[:, 0], found.covariance_m2[:, 0], log_weight, *components)
     return probability, en_m, main, _ellipses(main)
 
 
@@ -313,7 +335,7 @@ def _ellipses(main: MixturePositions) -> dict[str, Float]:
         q = np.zeros(len(located))
         for _ in range(_ELLIPSE_STEPS):
             base = 1 + q[:, None] / (scale * freedom)
-            beyond = share * base ** (-freedom / 2)
+            beyond = share * np.exp(np.log(base) * (freedom / -2))
             total, slope = beyond.sum(1), (beyond / (2 * scale * base)).sum(1)
             step = (np.log(total) - np.log1p(-level)) * total / slope
             q += step

@@ -46,9 +46,9 @@ def _features(network: ReceiverNetwork, chunks: Iterable[Fixes]) -> Iterator[dic
         properties = {"kind": "receiver", "name": site.name, "timing": site.timing.value, "altitude_m": site.altitude_m}
         yield _feature(_point(site.lon, site.lat), properties)
     for chunk in chunks:
-        altitude_m = chunk.table["altitude_m"].to_numpy(np.float64)
+        altitude_m = chunk.columns["altitude_m"]
         regions = region_polygons(chunk.positions, network.frame, altitude_m, LEVELS)
-        for row, polygons in zip(rows_of(chunk.table), regions, strict=True):
+        for row, polygons in zip(rows_of(chunk), regions, strict=True):
             yield from _of_fix(row, polygons)
 
 

@@ -184,7 +184,7 @@ def _regions(network: ReceiverNetwork, chunks: list[Fixes], order: NDArray[np.in
         places = np.flatnonzero((order >= start) & (order < start + len(chunk)))
         places = places[places < MOST_REGIONS]
         part = chunk.take(order[places] - start)
-        altitude_m = part.table["altitude_m"].to_numpy(np.float64)
+        altitude_m = part.columns["altitude_m"]
         found[places] = region_polygons(part.positions, network.frame, altitude_m, LEVELS)
     return [[None if shape is None else _rings(shape) for shape in column] for column in found.T]
 

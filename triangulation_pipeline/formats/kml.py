@@ -53,9 +53,9 @@ def write_kml(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes])
         point = receivers.newpoint(name=_text(site.name), coords=[(site.lon, site.lat)])
         point.style = styles["receiver"]
     for chunk in chunks:
-        altitude_m = chunk.table["altitude_m"].to_numpy(np.float64)
+        altitude_m = chunk.columns["altitude_m"]
         polygons = region_polygons(chunk.positions, network.frame, altitude_m, LEVELS)
-        for row, of_level in zip(rows_of(chunk.table), polygons, strict=True):
+        for row, of_level in zip(rows_of(chunk), polygons, strict=True):
             if "latitude" not in row:
                 continue
             name, place = _text(row["transmission_id"]), (row["longitude"], row["latitude"])

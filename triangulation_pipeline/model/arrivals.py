@@ -93,14 +93,16 @@ class Arrivals:
         The emission time begins at the receiver for which all others are likeliest, and is refined by expectation
         maximisation.
         """
-        ratio, per_sigma = sigma_m / delay_m, 1.0 / sigma_m
-        late = -LOG_ROOT_2_PI - log(delayed * ratio)
-        # By each receiver in turn (W, W, ...): what all others cost if it is direct.
-        x = (residual_m[None] - residual_m[:, None]) * per_sigma
-        direct = x * x * 0.5
-        cost = (timed * (direct - (x > 0) * at_least(direct - late - ratio * x, 0.0))).sum(1) + (1.0 - timed) * 1e30
+        ratio, per_sigma = sigma_m / delay_m, timed / sigma_m
+        # By each receiver in turn (W, W, ...): what all others cost if it is direct, up to a constant. One that is late
+        # costs the square of x, or the line of a delay if that is less.
+        least_late = at_least(-LOG_ROOT_2_PI - log(delayed * ratio), 0.0)
+        x = (residual_m[None] - residual_m[:, None]) * (per_sigma * math.sqrt(0.5))
+        saved = at_least(x, 0.0)
+        saved = at_least((saved - ratio * math.sqrt(2.0)) * saved, least_late)
+        cost = (x * x - saved).sum(1) + (1.0 - timed) * 1e30
         residual_m = (residual_m - mean(residual_m, timed * (cost <= least_of(cost)))) * timed
-        direct_m2 = timed * per_sigma * per_sigma
+        direct_m2 = per_sigma * per_sigma
         delayed_m2 = timed / (sigma_m * sigma_m + delay_m * delay_m)
         due_m = weight = residual_m
         for _ in range(2):

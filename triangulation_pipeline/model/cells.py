@@ -22,12 +22,16 @@ Float = NDArray[np.floating]
 class Cells(Area):
     """The hypotheses of the rows of one layout that have fewer than three arrival times."""
 
-    def rows_at_once(self, sites: int) -> int:
-        """How many rows that so many sites hear are best computed together."""
-        return max(1, CELL_NUMBERS // (sites * self.config.fine_cells_per_side**2))
-
     def hypotheses(self, rows: Receptions) -> Hypotheses:
         """The posterior summed over cells: those of the area, then as many where the posterior lies."""
+        found = Hypotheses.empty(len(rows), self.config.hypotheses, len(rows.hears))
+        step = max(1, CELL_NUMBERS // (len(rows.hears) * self.config.fine_cells_per_side**2))
+        for chunk in (slice(first, first + step) for first in range(0, len(rows), step)):
+            found.put(chunk, self._of_few(rows.part(chunk)))
+        return found
+
+    def _of_few(self, rows: Receptions) -> Hypotheses:
+        """The same of rows that are computed at once."""
         side, unit = self.config.fine_cells_per_side, unit_cells(self.config.fine_cells_per_side) + np.float32(0.5)
         low_m, high_m = rows.low_m[..., None], rows.high_m[..., None]
         for _ in range(2):

@@ -12,6 +12,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.checkpoint import Checkpoint
 from triangulation_pipeline.model.inputs import LocatorInputs
 from triangulation_pipeline.model.locator import Locator, Mixture
+from triangulation_pipeline.ordered import in_order
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.positions.mixtures import MixturePositions
@@ -65,9 +66,17 @@ def locate(
 
 
 def locate_recordings(
-    checkpoint: Checkpoint, recordings: Iterable[Recording], layout: Layout, calibration: SiteCalibration
+    checkpoint: Checkpoint,
+    recordings: Iterable[Recording],
+    layout: Layout,
+    calibration: SiteCalibration,
+    workers: int = 1,
 ) -> Iterator[Fixes]:
     """Fixes of all that was recorded, block by block: the memory that it takes does not grow.
+
+    With one worker each block is located when it is asked for. With more, as many blocks are located at once, in
+    threads, while the next ones are read; the fixes are the same to the bit, in the same order. PyTorch then works
+    best with one thread of its own (``torch.set_num_threads``).
 
     Parameters
     ----------
@@ -79,6 +88,8 @@ def locate_recordings(
         The network that measured them, and the scenario that holds there.
     calibration : SiteCalibration
         What is known of the sites: ``SiteCalibration.prior`` if nothing was measured.
+    workers : int, optional
+        How many blocks are located at once.
 
     Yields
     ------
@@ -87,11 +98,13 @@ def locate_recordings(
     """
     model = checkpoint.locator()
     layout = Layout(layout.network, calibration.conditions(layout.scenario))
-    for recording in recordings:
-        if len(recording):
-            measurements = calibration.apply(layout, recording.measurements)
-            truth = np.stack([recording.latitude, recording.longitude], axis=-1)
-            yield fixes_of(predict(model, layout, measurements), layout, measurements, recording.transmission_id, truth)
+
+    def fixes(recording: Recording) -> Fixes:
+        measurements = calibration.apply(layout, recording.measurements)
+        truth = np.stack([recording.latitude, recording.longitude], axis=-1)
+        return fixes_of(predict(model, layout, measurements), layout, measurements, recording.transmission_id, truth)
+
+    return in_order(fixes, (recording for recording in recordings if len(recording)), workers)
 
 
 def locate_samples(checkpoint: Checkpoint, dataset: DatasetSpec, samples: Samples) -> MixturePositions:

@@ -112,10 +112,6 @@ class _Costs:
 class Search(Area):
     """The hypotheses of the rows of one layout that have three arrival times or more."""
 
-    def rows_at_once(self, sites: int) -> int:
-        """How many rows that so many sites hear are best computed together: by the pairs of sites at the candidates."""
-        return max(1, CHUNK_NUMBERS // (sites * sites * self.config.candidates))
-
     def hypotheses(self, rows: Receptions) -> Hypotheses:
         """The best distinct minima of rows of one kind: all with three arrival times, or all with more."""
         # Two places may fit exactly: where there is no redundancy the search is finer.
@@ -130,6 +126,15 @@ class Search(Area):
 
     def _by(self, side: int, rows: Receptions) -> Hypotheses:
         """The same by a search over ``side`` squared cells."""
+        found = Hypotheses.empty(len(rows), self.config.hypotheses, len(rows.hears))
+        # By the pairs of sites at the candidates.
+        step = max(1, CHUNK_NUMBERS // (len(rows.hears) ** 2 * self.config.candidates))
+        for chunk in (slice(first, first + step) for first in range(0, len(rows), step)):
+            found.put(chunk, self._of_few(side, rows.part(chunk)))
+        return found
+
+    def _of_few(self, side: int, rows: Receptions) -> Hypotheses:
+        """The same of rows that are computed at once."""
         step = max(1, CELL_NUMBERS // (side * side * len(rows.hears)))
         parts = (rows.part(slice(first, first + step)) for first in range(0, len(rows), step))
         places_m = self._refined(rows, np.concatenate([self._minima(part, side) for part in parts], axis=1))

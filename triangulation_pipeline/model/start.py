@@ -57,12 +57,8 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
     found = Hypotheses.empty(n, config.hypotheses, width)
     search, cells = _prepared(layout, config)
     for start, end in pairwise(np.flatnonzero(np.diff(kind, prepend=-1, append=-1))):
-        first, sites = order[start], max(1, int(heard[order[start]]))
-        solver = search if is_solved[first] else cells
-        step = solver.rows_at_once(sites)
-        for begin in range(start, end, step):
-            chunk = slice(begin, min(begin + step, end))
-            found.put(chunk, solver.hypotheses(ordered.part(chunk)))
+        solver, alike = (search if is_solved[order[start]] else cells), slice(start, end)
+        found.put(alike, solver.hypotheses(ordered.part(alike)))
     back = np.empty_like(order)
     back[order] = np.arange(n)
     surface = layout.network.frame.surface_coefficients

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from triangulation_pipeline.formats import measurement_file, sources
+from triangulation_pipeline.formats import measurement_file, refusals, sources, transmissions
 from triangulation_pipeline.formats.columns import ALIASES, FIELDS, parse_mapping
 from triangulation_pipeline.formats.lines import CUT_OFF, LONG_LINE
 from triangulation_pipeline.formats.measurement_file import read_measurements, recording_of_frame
@@ -126,7 +126,7 @@ def test_objects_may_differ_in_their_keys(read: Read) -> None:
     assert found.latitude.tolist() == [45.5]
     assert found.refused.sort_values("line")[["line", "reason"]].to_numpy().tolist() == [
         *([line, sources.NO_OBJECT] for line in (2, 3, 4, 5)),
-        [6, measurement_file.UNKNOWN_RECEIVER],
+        [6, refusals.UNKNOWN_RECEIVER],
         [7, sources.NO_OBJECT],
     ]
 
@@ -150,7 +150,7 @@ def test_wide_form(read: Read) -> None:
             "transmission_id": "t2",
             "column": "receiver",
             "value": "x.y",
-            "reason": measurement_file.UNKNOWN_RECEIVER,
+            "reason": refusals.UNKNOWN_RECEIVER,
         }
     ]
 
@@ -215,7 +215,7 @@ def test_a_mapping_names_columns_units_and_missing_values(read: Read) -> None:
     np.testing.assert_array_equal(seen.power_dbm[0, :3], np.float32([np.nan, -90, np.nan]))
     assert seen.frequency_hz.tolist() == [868_100_000]
     np.testing.assert_allclose([found.altitude_m[0], found.latitude[0], found.longitude[0]], [304.8, 45.5, 7.5])
-    assert found.refused["reason"].tolist() == [measurement_file.NO_VALUE]
+    assert found.refused["reason"].tolist() == [refusals.NO_VALUE]
     typed = pd.read_csv(io.StringIO(text.replace(",off,", ",-200,")), dtype={"t": str})
     assert same(recording_of_frame(typed, LAYOUT, mapping), found)
 
@@ -273,32 +273,32 @@ GOOD = f"t,{TIME_NS},A,5,50,-90"
 @pytest.mark.parametrize(
     ("line", "column", "value", "reason"),
     [
-        (f",{TIME_NS},B hill,5,50,-90", "transmission_id", "", measurement_file.NO_ID),
-        (f"t,{TIME_NS},,5,50,-90", "receiver", "", measurement_file.NO_RECEIVER),
-        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", measurement_file.ANOTHER_SPELLING),
-        (f"t,{TIME_NS},B\u00a0hill,5,50,-90", "receiver", "B\\xa0hill", measurement_file.ANOTHER_SPELLING),
-        (f"t,{TIME_NS},M\ufffdnchen,5,50,-90", "receiver", "M\ufffdnchen", measurement_file.NO_UTF8),
-        (f"t,{TIME_NS},{'x' * 99},5,50,-90", "receiver", "x" * 40, measurement_file.UNKNOWN_RECEIVER),
-        (f"t,{TIME_NS},\x1b[2J,5,50,-90", "receiver", "\\x1b[2J", measurement_file.UNKNOWN_RECEIVER),
-        (f"t,{TIME_NS},B hill,,,", "toa_ns", "", measurement_file.NO_VALUE),
-        (f"t,{TIME_NS},B hill,five,50,-90", "toa_ns", "five", measurement_file.NO_TIME_TEXT),
-        (f"t,{TIME_NS},B hill,5,50,-9O", "rssi_dbm", "-9O", measurement_file.NO_NUMBER),
-        (f"t,{TIME_NS},B hill,5,inf,-90", "toa_sigma_ns", "inf", measurement_file.NO_NUMBER),
-        (f"t,{TIME_NS},B hill,5,0,-90", "toa_sigma_ns", "0", measurement_file._LIMITS["toa_sigma_ns"][2]),
-        (f"t,{TIME_NS},B hill,5,-5,-90", "toa_sigma_ns", "-5", measurement_file._LIMITS["toa_sigma_ns"][2]),
-        (f"t,{TIME_NS},B hill,5,5e-8,-90", "toa_sigma_ns", "5e-8", measurement_file._LIMITS["toa_sigma_ns"][2]),
-        (f"t,{TIME_NS},B hill,5,2e9,-90", "toa_sigma_ns", "2e9", measurement_file._LIMITS["toa_sigma_ns"][2]),
-        (f"t,{TIME_NS},B hill,5,50,-200", "rssi_dbm", "-200", measurement_file._LIMITS["rssi_dbm"][2]),
-        (f"t,{TIME_NS},B hill,5,50,99", "rssi_dbm", "99", measurement_file._LIMITS["rssi_dbm"][2]),
-        (f"t,{TIME_NS},B hill,2000000000,50,-90", "toa_ns", "2000000000", measurement_file.FAR_TOA),
-        (f"t,{TIME_NS},B hill,{TIME_NS},50,-90", "toa_ns", str(TIME_NS), measurement_file.FAR_TOA),
-        (f"t,{TIME_NS},D,5,50,-90", "toa_ns", "5", measurement_file.NOT_TIMED),
-        (f't,{TIME_NS},"C, c",5,,-90', "toa_sigma_ns", "", measurement_file.NO_SIGMA),
-        ("t,,B hill,5,50,-90", "time", "", measurement_file.NO_TIME),
-        ("t,yesterday,B hill,5,50,-90", "time", "yesterday", measurement_file.NO_TIME_TEXT),
-        ("t,-5,B hill,5,50,-90", "time", "-5", measurement_file.NO_TIME_TEXT),
-        (f"t,{TIME_NS + 1},B hill,5,50,-90", "time", str(TIME_NS + 1), measurement_file.ANOTHER_TIME),
-        (f"t,{TIME_NS + 2 * 10**9},D,,,-90", "time", str(TIME_NS + 2 * 10**9), measurement_file.FAR_TIME),
+        (f",{TIME_NS},B hill,5,50,-90", "transmission_id", "", refusals.NO_ID),
+        (f"t,{TIME_NS},,5,50,-90", "receiver", "", refusals.NO_RECEIVER),
+        (f"t,{TIME_NS},b hill,5,50,-90", "receiver", "b hill", refusals.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},B\u00a0hill,5,50,-90", "receiver", "B\\xa0hill", refusals.ANOTHER_SPELLING),
+        (f"t,{TIME_NS},M\ufffdnchen,5,50,-90", "receiver", "M\ufffdnchen", refusals.NO_UTF8),
+        (f"t,{TIME_NS},{'x' * 99},5,50,-90", "receiver", "x" * 40, refusals.UNKNOWN_RECEIVER),
+        (f"t,{TIME_NS},\x1b[2J,5,50,-90", "receiver", "\\x1b[2J", refusals.UNKNOWN_RECEIVER),
+        (f"t,{TIME_NS},B hill,,,", "toa_ns", "", refusals.NO_VALUE),
+        (f"t,{TIME_NS},B hill,five,50,-90", "toa_ns", "five", refusals.NO_TIME_TEXT),
+        (f"t,{TIME_NS},B hill,5,50,-9O", "rssi_dbm", "-9O", refusals.NO_NUMBER),
+        (f"t,{TIME_NS},B hill,5,inf,-90", "toa_sigma_ns", "inf", refusals.NO_NUMBER),
+        (f"t,{TIME_NS},B hill,5,0,-90", "toa_sigma_ns", "0", refusals.LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,-5,-90", "toa_sigma_ns", "-5", refusals.LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,5e-8,-90", "toa_sigma_ns", "5e-8", refusals.LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,2e9,-90", "toa_sigma_ns", "2e9", refusals.LIMITS["toa_sigma_ns"][2]),
+        (f"t,{TIME_NS},B hill,5,50,-200", "rssi_dbm", "-200", refusals.LIMITS["rssi_dbm"][2]),
+        (f"t,{TIME_NS},B hill,5,50,99", "rssi_dbm", "99", refusals.LIMITS["rssi_dbm"][2]),
+        (f"t,{TIME_NS},B hill,2000000000,50,-90", "toa_ns", "2000000000", refusals.FAR_TOA),
+        (f"t,{TIME_NS},B hill,{TIME_NS},50,-90", "toa_ns", str(TIME_NS), refusals.FAR_TOA),
+        (f"t,{TIME_NS},D,5,50,-90", "toa_ns", "5", refusals.NOT_TIMED),
+        (f't,{TIME_NS},"C, c",5,,-90', "toa_sigma_ns", "", refusals.NO_SIGMA),
+        ("t,,B hill,5,50,-90", "time", "", refusals.NO_TIME),
+        ("t,yesterday,B hill,5,50,-90", "time", "yesterday", refusals.NO_TIME_TEXT),
+        ("t,-5,B hill,5,50,-90", "time", "-5", refusals.NO_TIME_TEXT),
+        (f"t,{TIME_NS + 1},B hill,5,50,-90", "time", str(TIME_NS + 1), refusals.ANOTHER_TIME),
+        (f"t,{TIME_NS + 2 * 10**9},D,,,-90", "time", str(TIME_NS + 2 * 10**9), refusals.FAR_TIME),
         ("t,12", "", "t,12", sources.OTHER_FIELDS),
         ('t,"12,,,,', "", 't,"12,,,,', sources.BAD_QUOTES),
         ('t,1"2"3,,,,', "", 't,1"2"3,,,,', sources.BAD_QUOTES),
@@ -331,12 +331,12 @@ PLACED = "transmission_id,time,receiver,rssi_dbm,frequency_hz,snr_db,frequency_o
         ("145e6,,,91,7,0", "latitude", "a latitude must be -90 to 90 degrees"),
         ("145e6,,,45,181,0", "longitude", "a longitude must be -180 to 180 degrees"),
         ("145e6,,,45,7,2e5", "altitude_m", "an altitude must be -1 to 100 km"),
-        ("145e6,,,45,,0", "latitude", measurement_file.HALF_PLACE),
-        ("145e6,,,,7,0", "latitude", measurement_file.HALF_PLACE),
-        ("145e6,,,45.1,7,", "latitude", measurement_file.ANOTHER_PLACE),
-        ("145e6,,,45,7.1,", "longitude", measurement_file.ANOTHER_PLACE),
-        ("145e6,,,45,7,1", "altitude_m", measurement_file.ANOTHER_PLACE),
-        ("146e6,,,45,7,0", "frequency_hz", measurement_file.ANOTHER_FREQUENCY),
+        ("145e6,,,45,,0", "latitude", refusals.HALF_PLACE),
+        ("145e6,,,,7,0", "latitude", refusals.HALF_PLACE),
+        ("145e6,,,45.1,7,", "latitude", refusals.ANOTHER_PLACE),
+        ("145e6,,,45,7.1,", "longitude", refusals.ANOTHER_PLACE),
+        ("145e6,,,45,7,1", "altitude_m", refusals.ANOTHER_PLACE),
+        ("146e6,,,45,7,0", "frequency_hz", refusals.ANOTHER_FREQUENCY),
         ("145,,,45,7,0", "frequency_hz", "a carrier must be 1 kHz to 300 GHz"),
         ("145e6,200,,45,7,0", "snr_db", "a signal-to-noise ratio must be -60 to 150 dB"),
         ("145e6,,1e9,45,7,0", "frequency_offset_hz", "a frequency offset must be at most 100 MHz"),
@@ -381,7 +381,7 @@ def test_a_file_that_is_cut_off_says_so(name: str, read: Read) -> None:
 def test_rows_without_any_id_are_refused(read: Read) -> None:
     found = read(rows(GOOD.replace("t,", ",", 1), GOOD.replace("t,", "nan,", 1)))
     assert len(found) == 0
-    assert found.reasons.to_dict() == {measurement_file.NO_ID: 2}
+    assert found.reasons.to_dict() == {refusals.NO_ID: 2}
 
 
 def test_accents_may_be_encoded_in_two_ways(read: Read) -> None:
@@ -394,7 +394,7 @@ def test_accents_may_be_encoded_in_two_ways(read: Read) -> None:
 
 def test_a_place_out_of_reach_is_refused(read: Read) -> None:
     swapped = read(rows(f"{GOOD},7.5,45.1", header=f"{HEADER},latitude,longitude"))
-    assert swapped.refused[["column", "reason"]].to_numpy().tolist() == [["latitude", measurement_file.FAR_PLACE]]
+    assert swapped.refused[["column", "reason"]].to_numpy().tolist() == [["latitude", refusals.FAR_PLACE]]
 
 
 @pytest.mark.parametrize(("unit", "digits"), [("s", 10), ("ms", 13), ("us", 16)])
@@ -441,7 +441,7 @@ def test_two_rows_of_one_receiver_are_both_refused(read: Read) -> None:
     found = read(rows(GOOD, GOOD.replace(",5,", ",6,"), GOOD.replace(",A,", ",B hill,")))
     assert found.measurements.signal_present.tolist() == [[False, True, False, False]]
     assert found.refused["line"].tolist() == [2, 3]
-    assert found.reasons.to_dict() == {measurement_file.TWICE: 2}
+    assert found.reasons.to_dict() == {refusals.TWICE: 2}
 
 
 def test_nothing_is_left_of_refused_rows_alone(read: Read) -> None:
@@ -460,7 +460,7 @@ def test_rows_of_a_transmission_stand_within_the_window(read: Read, monkeypatch:
     text = rows(*lines)
     whole = read(text)
     # Rows 0, 3, 6... have the id "far": up to line 2 + 50 they belong together, but then they are too late.
-    late = whole.refused[whole.refused["reason"] == measurement_file.LATE]
+    late = whole.refused[whole.refused["reason"] == refusals.LATE]
     assert late["line"].tolist() == [i + 2 for i in range(0, 300, 3) if i > 50]
     for size in (100, 1000, 5000):
         monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", size)
@@ -486,7 +486,7 @@ def test_line_ends_may_fall_between_two_pieces(line_end: str, read: Read, monkey
 
 
 def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement_file, "BLOCK_TRANSMISSIONS", 10)
+    monkeypatch.setattr(transmissions, "BLOCK_TRANSMISSIONS", 10)
     lines = [GOOD.replace("t,", f"{i},") for i in range(35)]
     lines[3], lines[30] = "x", lines[30].replace(",A,", ",a,")
     (tmp_path / "m.csv").write_text(rows(*lines))
@@ -495,7 +495,7 @@ def test_blocks_are_small_and_a_refused_row_is_in_one(tmp_path: Path, monkeypatc
     assert [len(block) for block in blocks] == [0, 10, 10, 10, 3]
     assert Recording.concatenate(blocks).refused["line"].tolist() == [5, 32]
     # Of networks with many sites they have fewer transmissions.
-    monkeypatch.setattr(measurement_file, "MOST_CELLS", 20)
+    monkeypatch.setattr(transmissions, "MOST_CELLS", 20)
     assert [len(block) for block in read_measurements(tmp_path / "m.csv", LAYOUT)] == [0, *[5] * 6, 3]
 
 
@@ -519,7 +519,7 @@ def test_a_file_sorted_by_receiver_is_refused_and_not_taken_apart(read: Read, mo
     lines = [f"{i},{TIME_NS},{receiver},5,50,-90" for receiver in ("A", "B hill") for i in range(200)]
     found = read(rows(*lines))
     assert len(found) == 200
-    assert found.reasons.to_dict() == {measurement_file.LATE: 200}
+    assert found.reasons.to_dict() == {refusals.LATE: 200}
 
 
 @pytest.mark.parametrize(
@@ -797,7 +797,7 @@ def test_a_live_transmission_is_given_when_the_next_begins(kind: str, monkeypatc
     assert next(blocks).transmission_id.tolist() == ["t3"]
     (last,) = blocks
     assert len(last) == 0
-    assert last.reasons.to_dict() == {measurement_file.APART: 1}
+    assert last.reasons.to_dict() == {refusals.APART: 1}
 
 
 def test_parquet_is_not_live() -> None:
