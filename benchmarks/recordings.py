@@ -1,8 +1,8 @@
 """How honest regions are on recordings, with and without a calibration: the table of ``docs/locating.md``::
 
-    python -m benchmarks.recordings [--network FILE] [--seeds 40]
+    python -m benchmarks.recordings [--network FILE] [--seeds 40] [--known 250]
 
-Each recording has clock biases and gains of its own, 250 transmissions of known position, which calibrate, and 2,000
+Each recording has clock biases and gains of its own, some transmissions of known position, which calibrate, and 2,000
 others, which are located by the universal weights. It takes a second and a half a recording.
 """
 
@@ -23,19 +23,21 @@ from triangulation_pipeline.network_file import read_network
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import PRESETS, Preset
 
-KNOWN, UNKNOWN = 250, 2000
+UNKNOWN = 2000
 LEVELS = (0.5, 0.95)
 UNCALIBRATED = PRESETS[Preset.uncalibrated].model_dump(include={"site_bias_sigma_ns", "gain_offset_sigma_db"})
 
 
-def measure(model: Locator, network: ReceiverNetwork, preset: Preset, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def measure(
+    model: Locator, network: ReceiverNetwork, preset: Preset, known: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of one recording: (2, 3) coverage at both levels and median error, m, without and with a calibration; and (r,)
     the errors of the biases that the calibration finds, in units of what it says of them."""
     scenario = PRESETS[preset]
     recorded = Layout(network, scenario.model_copy(update=UNCALIBRATED))
-    recording, truth = simulated_recording(recorded, KNOWN + UNKNOWN, 1.0, seed)
-    known, rest = recording.take(slice(0, KNOWN)), recording.take(slice(KNOWN, None))
-    found = estimate_calibration(Layout(network, scenario), known.measurements, known.latitude, known.longitude)
+    recording, truth = simulated_recording(recorded, known + UNKNOWN, 1.0, seed)
+    some, rest = recording.take(slice(0, known)), recording.take(slice(known, None))
+    found = estimate_calibration(Layout(network, scenario), some.measurements, some.latitude, some.longitude)
     true_m = network.frame.en_m(rest.latitude, rest.longitude, rest.altitude_m)
     rows = []
     for calibration in (SiteCalibration.prior(network), found):
@@ -51,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", type=Path, help="a network file; without it the default network")
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--known", type=int, default=250, help="transmissions of known position")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     network = NORTH_WEST_ITALY if given.network is None else read_network(given.network)
     model = universal_model().locator()
     print(f"{network.name}, {given.seeds} recordings: mean (least to most) within the regions, and median error")
     for preset in (Preset.default, Preset.valley):
-        found = [measure(model, network, preset, seed) for seed in range(given.seeds)]
+        found = [measure(model, network, preset, given.known, seed) for seed in range(given.seeds)]
         rows, off = np.array([each[0] for each in found]), np.array([each[1] for each in found])
         for number, name in enumerate(("not calibrated", "calibrated")):
             half, most, error_m = rows[:, number].T

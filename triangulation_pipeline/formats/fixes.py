@@ -17,6 +17,7 @@ from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, Receive
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry, dilution
 from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.likeness import is_unlike
 from triangulation_pipeline.physics.scenario import ExcessDelay
 from triangulation_pipeline.physics.solvers.mixture import mixture_log_density
 from triangulation_pipeline.positions.mixtures import MixturePositions
@@ -73,6 +74,7 @@ FLAGS = {
     "outside_area": "The place is outside the area that the receivers serve.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
+    "unlike_training": "Times or levels are improbable under the conditions that the model was told.",
 }
 """What speaks against a fix, and what it means."""
 
@@ -187,6 +189,7 @@ def fixes_of(
             "outside_area": located & ((point_m < low_m) | (point_m > high_m)).any(1),
             "ambiguous": (probability[:, 1:] >= _AMBIGUOUS_PROBABILITY).any(1),
             "early_arrival": early,
+            "unlike_training": is_unlike(measurements, layout.scenario, distance_m, residual_ns),
         }
     time = np.char.add(np.datetime_as_string(measurements.time_ns.astype("datetime64[ns]"), unit="ns"), "Z")
     heard = measurements.signal_present | measurements.toa_present

@@ -117,7 +117,7 @@ def test_each_flag_has_its_reason() -> None:
     assert found[1].startswith("few_times")
     assert "outside_area" in found[2].split("; ")
     assert found[3] == "ambiguous"
-    assert found[4] == "early_arrival"
+    assert found[4] == "early_arrival; unlike_training"
     assert (found[5:] == "").all()
     assert {flag for flags in found for flag in flags.split("; ") if flag} == set(FLAGS)
 
