@@ -69,6 +69,7 @@ class Levels:
         cost = (fit.off * fit.off).sum(0) * 0.5 + beyond_db * beyond_db * (self._precision / 2)
         if len(silent_m):
             margin_db = fit.best_dbm - self._loss(silent_m)[0] - (rows.floor_dbm + self._threshold_db)[..., None]
-            heard_not = log_normal(margin_db / -((self._width2_db2 + 1 / fit.precision) ** 0.5))
-            cost = cost - (heard_not * rows.silent[..., None]).sum(0)
+            tells = rows.silent[..., None]
+            log_probability = log_normal(margin_db * tells / (self._width2_db2 + 1 / fit.precision) ** 0.5)
+            cost = cost - (log_probability * np.abs(tells)).sum(0)
         return cost
