@@ -35,6 +35,7 @@ from triangulation_pipeline.formats.refusals import (
     NO_UTF8,
     NO_VALUE,
     NOT_TIMED,
+    REPEATED,
     TWICE,
     UNKNOWN_RECEIVER,
     Refused,
@@ -164,6 +165,8 @@ class TransmissionReader:
             first = np.append(groups.first(values[field], refused.good), 0.0)[groups.of_row]
             refused.add(~np.isnan(values[field]) & (values[field] != first), field, ANOTHER_PLACE)
         pair = groups.of_row * len(self._sites) + site
+        told = np.stack([np.where(toa.given, toa_ns, np.nan), sigma_ns, *values.values()], axis=1)
+        refused.add(_repeats(pair, told, refused.good), "receiver", REPEATED)
         pairs, times_seen = np.unique(pair[refused.good], return_counts=True)
         refused.add(np.isin(pair, pairs[times_seen > 1]), "receiver", TWICE)
 
@@ -362,3 +365,13 @@ class TransmissionReader:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _repeats(pair: Int, told: Float, rows: Bool) -> Bool:
+    """(n,) whether a row tells (n, k) the same as the first one, among these rows, of its receiver and transmission."""
+    at = np.flatnonzero(rows)
+    _, first, of_pair = np.unique(pair[at], return_index=True, return_inverse=True)
+    before = at[first][of_pair]
+    found = np.zeros(len(pair), bool)
+    found[at] = (at != before) & ((told[at] == told[before]) | np.isnan(told[at]) & np.isnan(told[before])).all(1)
+    return found

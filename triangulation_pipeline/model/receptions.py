@@ -35,8 +35,8 @@ class Receptions:
     toa_m: Float  # (W, B) as a range, less the median of the row; 0 if there is none
     sigma_m: Float  # (W, B) 1 if there is none
     power_dbm: Float  # (W, B)
-    silent_m: Float  # (3, S, B)
-    silent: Float  # (S, B)
+    judged_m: Float  # (3, S, B)
+    judged: Float  # (S, B) 1 of one that hears, -1 of a silent one, 0 in the padding
     floor_dbm: Float  # (S, B)
     altitude_m: Float  # (B,)
     low_m: Float  # (2, B) corners of the service area, east and north
@@ -62,7 +62,7 @@ class Receptions:
         away_m = range_m - np.where(np.isfinite(median_m), median_m, 0.0)
         hearing = hears[row, order]
         floors_dbm = noise_floor_dbm(layout.scenario, [site.noise_figure_db for site in layout.network.sites])
-        silent, silent_m, floor_dbm = _judged_by_detection(site_m, hears, has_level, power_dbm, floors_dbm)
+        judged, judged_m, floor_dbm = _judged_by_detection(site_m, hears, has_level, power_dbm, floors_dbm)
         return cls(
             site_m=_single(site_m.T[:, order] * hearing),
             hears=_single(hearing),
@@ -71,8 +71,8 @@ class Receptions:
             toa_m=_single(np.where(is_timed, np.clip(away_m, -FARTHEST_M, FARTHEST_M), 0.0)),
             sigma_m=_single(np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * measurements.toa_sigma_ns[row, order], 1.0)),
             power_dbm=_single(power_dbm[row, order]),
-            silent_m=_single(silent_m),
-            silent=_single(silent),
+            judged_m=_single(judged_m),
+            judged=_single(judged),
             floor_dbm=_single(floor_dbm),
             altitude_m=_single(measurements.tx_altitude_m),
             low_m=_single(low_m.T),
@@ -98,11 +98,11 @@ class Receptions:
 
     def part(self, rows: slice) -> Self:
         """Rows that stand side by side, without padding that none of them needs."""
-        width, number = (int((mask[:, rows] != 0).sum(0).max(initial=0)) for mask in (self.hears, self.silent))
+        width, number = (int((mask[:, rows] != 0).sum(0).max(initial=0)) for mask in (self.hears, self.judged))
         narrow: dict[str, Any] = {name: getattr(self, name)[..., rows] for name in ("altitude_m", "low_m", "high_m")}
         for name in ("site_m", "hears", "timed", "levelled", "toa_m", "sigma_m", "power_dbm"):
             narrow[name] = getattr(self, name)[..., : max(1, width), rows]
-        for name in ("silent_m", "silent", "floor_dbm"):
+        for name in ("judged_m", "judged", "floor_dbm"):
             narrow[name] = getattr(self, name)[..., :number, rows]
         return type(self)(**narrow)
 
@@ -129,6 +129,6 @@ def _judged_by_detection(
     away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
     away_m2 = np.select([tells > 0, tells == 0], [-1.0, np.inf], away_m2)
     nearest = np.argsort(away_m2, axis=1, kind="stable")[:, :number].T
-    row = np.arange(len(hears))
-    floor_dbm = np.where(hears, floors_dbm, power_dbm)[row, nearest]
-    return tells[row, nearest], site_m.T[:, nearest], floor_dbm
+    row, counts = np.arange(len(hears)), (tells > 0).sum(1) + NEAREST_SILENT
+    judged = np.where(np.arange(number)[:, None] < counts, tells[row, nearest], 0)
+    return judged, site_m.T[:, nearest], np.where(hears, floors_dbm, power_dbm)[row, nearest]

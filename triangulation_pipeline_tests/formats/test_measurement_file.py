@@ -444,6 +444,17 @@ def test_two_rows_of_one_receiver_are_both_refused(read: Read) -> None:
     assert found.reasons.to_dict() == {refusals.TWICE: 2}
 
 
+def test_of_equal_rows_the_first_is_used(read: Read) -> None:
+    text = rows(GOOD, GOOD.replace(",A,", ",D,").replace(",5,50,", ",,,"))
+    twice = read(text + text)
+    assert same(twice, read(text))
+    assert twice.refused[["line", "reason"]].to_numpy().tolist() == [
+        [4, refusals.UNKNOWN_RECEIVER],
+        [5, refusals.REPEATED],
+        [6, refusals.REPEATED],
+    ]
+
+
 def test_nothing_is_left_of_refused_rows_alone(read: Read) -> None:
     found = read(rows(GOOD.replace(",A,", ",a,"), "x"))
     assert len(found) == 0
