@@ -63,12 +63,12 @@ class Area:
     def level_cost(self, rows: Receptions, fit: LevelFit, places_m: Float) -> Float:
         """(B, Q) what levels and silent receivers cost."""
         place_m = places_m.transpose(1, 2, 0)
-        silent_m = rows.silent_m[..., None]
-        if silent_m.shape[1]:
-            silent_m = distances_m(place_m, silent_m, self.surface, rows.altitude_m[:, None])
+        judged_m = rows.judged_m[..., None]
+        if judged_m.shape[1]:
+            judged_m = distances_m(place_m, judged_m, self.surface, rows.altitude_m[:, None])
         else:
-            silent_m = silent_m[0]
-        return self.levels.cost(rows, fit, silent_m)
+            judged_m = judged_m[0]
+        return self.levels.cost(rows, fit, judged_m)
 
 
 @dataclass(frozen=True)
