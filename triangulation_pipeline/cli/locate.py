@@ -1,5 +1,6 @@
 """``triangulation locate``."""
 
+import gc
 import json
 import re
 from collections import Counter
@@ -139,6 +140,8 @@ def locate(
         torch.set_num_threads(1)
         fixes = locate_recordings(checkpoint, recordings, layout, calibration, workers)
         if follow:
+            # What is loaded stays, and the collector of garbage would look at all of it now and then, for 50 ms.
+            gc.freeze()
             _print_each(fixes, refusals)
             return
         summary = _Summary(sites, MOST_FIXES if map_file is not None else SHOWN_FIXES)
