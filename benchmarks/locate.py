@@ -48,6 +48,7 @@ def measure(rows: int = ROWS) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         found = _latency(Path(folder)) | _throughput(Path(folder), rows)
     gc.unfreeze()
+    torch.backends.mkldnn.set_flags(_enabled=True)
     return found
 
 
@@ -75,7 +76,8 @@ def _latency(folder: Path) -> dict[str, str]:
         "DataFrame to DataFrame": lambda i: checkpoint.locate(frames[i], LAYOUT.network, calibration),
     }
     found = {}
-    gc.freeze()  # as --follow does
+    gc.freeze()  # this and the two settings of PyTorch are those of the command
+    torch.backends.mkldnn.set_flags(_enabled=False)
     for name, work in each.items():
         times_ms = []
         for i in range(SINGLE_FIXES):

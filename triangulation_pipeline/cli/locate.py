@@ -138,6 +138,8 @@ def locate(
         # Threads of PyTorch's own would do less, and for one transmission harm: blocks of a file are shared instead.
         workers = 1 if follow else min(MOST_WORKERS, torch.get_num_threads())
         torch.set_num_threads(1)
+        # oneDNN keeps a program for each number of rows that it meets: memory would grow.
+        torch.backends.mkldnn.set_flags(_enabled=False)
         fixes = locate_recordings(checkpoint, recordings, layout, calibration, workers)
         if follow:
             # What is loaded stays, and the collector of garbage would look at all of it now and then, for 50 ms.
