@@ -38,7 +38,6 @@ MAPPING = parse_mapping(
     }
 )
 """The mapping file of the page. Levels are in units of the device, and are left out."""
-AREA_MARGIN_KM = 100.0
 FOLDS, LEVELS = 5, (0.5, 0.683, 0.9, 0.95)
 SOFT_L1_SCALE_M, LEAST_WEIGHT = 30.0, 1e-3
 # The course of an aircraft follows from another place of it so near in time, if it is as fast as an airliner.
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--refractivity-ppm", type=float, default=315.0)
     given = parser.parse_args(arguments)
     folder = given.folder
-    scenario = tp.Scenario(refractivity_ppm=given.refractivity_ppm, area_margin_km=AREA_MARGIN_KM)
+    scenario = tp.Scenario(refractivity_ppm=given.refractivity_ppm)
     torch.set_num_threads(1)
     layout = tp.Layout(network_of(pd.read_csv(folder / "sensors.csv")), scenario)
     frame, model = layout.network.frame, universal_model().locator()

@@ -208,7 +208,8 @@ class ReceiverNetwork(BaseModel):
         Returns
         -------
         list of str
-            One sentence each: names that look alike, sites close to each other or far from all others, too few clocks.
+            One sentence each: names that look alike, sites close to each other, far from all others or in one line, too
+            few clocks.
         """
         folded: dict[str, str] = {}
         found = [

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from triangulation_pipeline.frame import LocalFrame, haversine_m
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
@@ -71,7 +71,7 @@ RECEIVER_COLUMNS = {
 FLAGS = {
     "no_position": "No position could be found, as when arrival times contradict each other by far.",
     "few_times": "Fewer than three receivers measured an arrival time. The place rests mainly on signal levels.",
-    "outside_area": "The place is outside the area that the receivers serve.",
+    "outside_area": "The place is outside the area that the network serves.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
     "unlike_training": "Times or levels are improbable under the conditions that the model was told.",
@@ -173,12 +173,13 @@ def fixes_of(
     positions = _within_reach(positions)
     probability, solution_en_m, main, axes = _solutions(positions)
     point_m = main.mode_en_m()
-    lat, lon = _places(network.frame, point_m, altitude_m)
-    mean_lat, mean_lon = _places(network.frame, positions.en_m, altitude_m)
-    other_lat, other_lon = _places(network.frame, solution_en_m[:, 1:], altitude_m[:, None])
+    place_m = np.concatenate([point_m[:, None], positions.en_m[:, None], solution_en_m[:, 1:]], axis=1)
+    with np.errstate(invalid="ignore"):
+        (lat, mean_lat, *other_lat), (lon, mean_lon, *other_lon) = (
+            degrees.T for degrees in network.frame.geodetic(place_m, altitude_m[:, None])
+        )
     distance_m, gradient = Geometry(network, altitude_m).ranges_m(point_m)
     weight, residual_ns = _arrivals(measurements, distance_m, layout.scenario.excess_delay)
-    low_m, high_m = layout.areas_m(measurements)
     with np.errstate(invalid="ignore"):
         hdop, _ = dilution(gradient, measurements.toa_present)
         early = (residual_ns < -_EARLY_SIGMAS * measurements.toa_sigma_ns).any(1)
@@ -186,7 +187,7 @@ def fixes_of(
         flagged = {
             "no_position": ~located,
             "few_times": measurements.toa_present.sum(1) < LEAST_ARRIVAL_TIMES,
-            "outside_area": located & ((point_m < low_m) | (point_m > high_m)).any(1),
+            "outside_area": located & ~network.service_area(layout.scenario.area_margin_m).contains(point_m),
             "ambiguous": (probability[:, 1:] >= _AMBIGUOUS_PROBABILITY).any(1),
             "early_arrival": early,
             "unlike_training": is_unlike(measurements, layout.scenario, distance_m, residual_ns),
@@ -211,8 +212,8 @@ def fixes_of(
     }
     for number in range(1, ALTERNATIVES + 1):
         columns[f"alternative_{number}.probability"] = probability[:, number]
-        columns[f"alternative_{number}.latitude"] = other_lat[:, number - 1]
-        columns[f"alternative_{number}.longitude"] = other_lon[:, number - 1]
+        columns[f"alternative_{number}.latitude"] = other_lat[number - 1]
+        columns[f"alternative_{number}.longitude"] = other_lon[number - 1]
     columns |= {
         "receivers": _joined(heard, [site.name for site in network.sites]),
         "num_times": measurements.toa_present.sum(1),
@@ -282,11 +283,6 @@ def _within_reach(positions: MixturePositions) -> MixturePositions:
         return positions
     log_weight = np.where(near, positions.log_weight, -np.inf)
     return MixturePositions.of_components(log_weight, positions.component_en_m, positions.scale_m2, positions.freedom)
-
-
-def _places(frame: LocalFrame, en_m: Float, altitude_m: Float) -> tuple[Float, Float]:
-    with np.errstate(invalid="ignore"):
-        return frame.geodetic(en_m, altitude_m)
 
 
 def _solutions(positions: MixturePositions) -> tuple[Float, Float, MixturePositions, dict[str, Float]]:

@@ -64,12 +64,13 @@ class Levels:
         off = (common_dbm - best_dbm) * (levelled / self._link_db)
         return LevelFit(off, best_dbm, precision), rise_db * (self._per_step / self._link_db)
 
-    def cost(self, rows: Receptions, fit: LevelFit, silent_m: Float) -> Float:
+    def cost(self, rows: Receptions, fit: LevelFit, judged_m: Float) -> Float:
         """(B, Q) minus log likelihood up to a constant of the row, with the ranges of silent receivers (S, B, Q)."""
         beyond_db = fit.best_dbm - self._mean_dbm
         cost = total(fit.off * fit.off) * 0.5 + beyond_db * beyond_db * (self._precision / 2)
-        if len(silent_m):
-            margin_db = fit.best_dbm - self._loss(silent_m)[0] - (rows.floor_dbm + self._threshold_db)[..., None]
-            heard_not = log_normal(margin_db / -((self._width2_db2 + 1 / fit.precision) ** 0.5))
-            cost = cost - total(heard_not * rows.silent[..., None])
+        if len(judged_m):
+            margin_db = fit.best_dbm - self._loss(judged_m)[0] - (rows.floor_dbm + self._threshold_db)[..., None]
+            judged = rows.judged[..., None]
+            log_probability = log_normal(margin_db * judged / (self._width2_db2 + 1 / fit.precision) ** 0.5)
+            cost = cost - total(log_probability * np.abs(judged))
         return cost
