@@ -304,6 +304,7 @@ def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--map", "f.kml"], "--map: the name must end in .html, got f.kml"),
         (["--out", "f.txt"], "--out: the name must end in .csv, .geojson, .kml, .html, got f.txt"),
         (["--out", "/none/f.csv"], "/none/f.csv cannot be written: its folder does not exist"),
         (["--map", "/none/f.html"], "/none/f.html cannot be written: its folder does not exist"),
