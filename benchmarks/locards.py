@@ -38,7 +38,6 @@ MAPPING = parse_mapping(
     }
 )
 """The mapping file of the page. Levels are in units of the device, and are left out."""
-SCENARIO = tp.Scenario(refractivity_ppm=315.0, area_margin_km=100.0)
 FOLDS, LEVELS = 5, (0.5, 0.683, 0.9, 0.95)
 SOFT_L1_SCALE_M, LEAST_WEIGHT = 30.0, 1e-3
 # The course of an aircraft follows from another place of it so near in time, if it is as fast as an airliner.
@@ -120,9 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints errors and coverage of the rows with a GDOP below 5, and the errors along and across the course."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--refractivity-ppm", type=float, default=315.0)
+    given = parser.parse_args(arguments)
+    folder = given.folder
+    scenario = tp.Scenario(refractivity_ppm=given.refractivity_ppm)
     torch.set_num_threads(1)
-    layout = tp.Layout(network_of(pd.read_csv(folder / "sensors.csv")), SCENARIO)
+    layout = tp.Layout(network_of(pd.read_csv(folder / "sensors.csv")), scenario)
     frame, model = layout.network.frame, universal_model().locator()
     table = pd.concat([pd.read_csv(file) for file in sorted(folder.glob("set_[1-4].csv"))], ignore_index=True)
     recording = tp.recording_of_frame(table, layout, MAPPING)
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in range(FOLDS):
         known, asked = recording.take(fold != number), np.flatnonzero(fold == number)
         calibration = tp.estimate_calibration(layout, known.measurements, known.latitude, known.longitude)
-        conditions = tp.Layout(layout.network, calibration.conditions(SCENARIO))
+        conditions = tp.Layout(layout.network, calibration.conditions(scenario))
         rows = calibration.apply(conditions, recording.take(asked).measurements)
         parts.append(predict(model, conditions, rows))
         places.append(soft_l1_en_m(conditions, rows, parts[-1]))

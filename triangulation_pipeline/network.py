@@ -37,6 +37,8 @@ STRAY_EXTENTS, ODD_M, STRAY_M = 5, 50e3, 1000e3
 # Two sites nearer to each other than this are one spot; two nearer than this share of the usual distance are odd.
 SAME_SPOT_M = 0.1
 TWIN_SHARE = 1e-3
+# Sites stand in one line if they are less wide than this share of their length.
+LINE_SHARE = 1e-3
 
 
 class Timing(StrEnum):
@@ -206,7 +208,8 @@ class ReceiverNetwork(BaseModel):
         Returns
         -------
         list of str
-            One sentence each: names that look alike, sites close to each other or far from all others, too few clocks.
+            One sentence each: names that look alike, sites close to each other, far from all others or in one line, too
+            few clocks.
         """
         folded: dict[str, str] = {}
         found = [
@@ -223,6 +226,11 @@ class ReceiverNetwork(BaseModel):
             )
         for site, away_m, spread_m in _strays(self.sites, ODD_M):
             found.append(_stray_sentence(self.sites, site, away_m, spread_m))
+        length_m, width_m = np.linalg.svd(self.site_enu_m[:, :2] - self.site_enu_m[:, :2].mean(0))[1]
+        if width_m < LINE_SHARE * length_m:
+            found.append(
+                "the sites stand in one line; a place and its mirror image on the other side look the same to them"
+            )
         if not self.locates_by_time:
             found.append(
                 f"{int(self.has_timing.sum())} of the {len(self.sites)} sites measure arrival times; without three the "

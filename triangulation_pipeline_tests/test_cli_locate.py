@@ -134,6 +134,18 @@ def test_without_a_calibration_regions_are_wider(folder: Path) -> None:
     assert widths[0] > 2 * widths[1]
 
 
+def test_silent_sites_and_islands_are_told(folder: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(folder / "known.csv")
+    names = [site.name for site in NORTH_WEST_ITALY.sites]
+    first = pd.factorize(rows["transmission_id"])[0] < 500
+    kept = np.where(first, rows["receiver"].isin(names[:4]), rows["receiver"].isin(names[4:6]))
+    rows[kept].to_csv(tmp_path / "m.csv", index=False)
+    done = triangulation("calibrate", tmp_path / "m.csv", "--network", ITALY)
+    assert done.exit_code == 0, done.output
+    assert f"heard none of them, so nothing is known: {names[6]}\n" in done.stdout
+    assert f"so their biases have a sum of their own, 0: {names[4]}, {names[5]}\n" in done.stdout
+
+
 def test_the_commands_of_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are run as they stand, with files of these names."""
     shutil.copy(folder / "m.csv", tmp_path / "measurements.csv")

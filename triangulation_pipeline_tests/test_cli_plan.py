@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from triangulation_pipeline.cli import main
 from triangulation_pipeline.network import NORTH_WEST_ITALY
-from triangulation_pipeline.physics import plan as physics
+from triangulation_pipeline.physics.plan_cells import service_cells
 from triangulation_pipeline_tests.conftest import ROOT
 
 ITALY = ROOT / "docker" / "networks" / "north-west-italy.yaml"
@@ -23,9 +23,8 @@ def plan(*arguments: str | Path, width: int = 80) -> Result:
 @pytest.fixture
 def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coarse plan, in a third of a second."""
-    real = physics.service_cells
     monkeypatch.setattr(
-        "triangulation_pipeline.cli.plan.service_cells", lambda nets, scenario: real(nets, scenario, 16)
+        "triangulation_pipeline.cli.plan.service_cells", lambda nets, scenario: service_cells(nets, scenario, 16)
     )
 
 
@@ -122,7 +121,7 @@ def test_what_is_wrong_is_refused_before_any_work(
     def no_work(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(physics, "_values", no_work)
+    monkeypatch.setattr("triangulation_pipeline.physics.plan.values_of", no_work)
     found = plan(*arguments)
     assert found.exit_code in {1, 2}
     error = [line for line in found.stderr.splitlines() if line.startswith("Error: ")]

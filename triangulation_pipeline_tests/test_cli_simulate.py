@@ -43,6 +43,7 @@ def test_how_far_clocks_are_off_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--out", "m.parquet"], "--out: the name must end in .csv or .csv.gz, got "),
         (["--out", "/none/m.csv"], "/none/m.csv cannot be written: its folder does not exist"),
         (["--out", "m.csv", "--truth", "/none/t.yaml"], "/none/t.yaml cannot be written: its folder does not exist"),
         (["--out", "m.csv", "--set", "clock_sigma_ns=0"], "scenario: clock_sigma_ns: "),

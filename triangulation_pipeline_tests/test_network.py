@@ -331,6 +331,12 @@ def test_usual_is_the_distance_of_most_sites_whatever_one_far_off_does() -> None
     assert len(network_of(*places, names="abcdefghi").oddities()) == 1
 
 
+@pytest.mark.parametrize(("aside", "told"), [(0.0, True), (0.0004, True), (0.01, False)])
+def test_sites_in_one_line_are_odd(aside: float, told: bool) -> None:
+    found = network_of((45.0, 7.0), (45.2, 7.0 + aside), (45.4, 7.0)).oddities()
+    assert [("mirror image" in sentence) for sentence in found] == [True] * told
+
+
 @pytest.mark.parametrize("timed", [0, 2, 3, 4])
 def test_fewer_than_three_sites_with_timing_are_odd(timed: int) -> None:
     sites = network_of(*ALPS, (45.1, 8.1)).sites

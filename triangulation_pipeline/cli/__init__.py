@@ -83,7 +83,7 @@ class _LazyCommands(click.Group):
 @click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="triangulation-pipeline")
 def main() -> None:
-    """Train, evaluate and register locators of radio transmitters for a network of receivers.
+    """Plan networks of radio receivers, locate transmitters, and train the locators.
 
     The exit code is 0 if all went well, 1 if it did not (the reason is printed in one sentence), 2 if the command line
     is wrong, and 130 after Ctrl-C.

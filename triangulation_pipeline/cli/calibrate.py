@@ -143,14 +143,20 @@ def _show(document: dict[str, Any]) -> None:
         "outliers %": pair("outlier_share", "outlier_share_sigma", 100.0),
         "gain dB": pair("gain_offset_db", "gain_offset_sigma_db"),
     }
-    show_rows(document["sites"], False, columns, note=_note)
+    sites = document["sites"]
+    show_rows(sites, False, columns, note=_note)
+    if silent := [site["name"] for site in sites if not site["rows"]]:
+        say(f"heard none of them, so nothing is known: {', '.join(silent)}")
+    for number in sorted({site["group"] for site in sites} - {0}):
+        island = ", ".join(site["name"] for site in sites if site["group"] == number)
+        say(f"no transmission joins these to the others, so their biases have a sum of their own, 0: {island}")
     say("noise: standard deviation of arrival times, in units of what the receiver says of it")
 
 
 def _note(row: Row) -> str | None:
     """What is wrong with a receiver, in a sentence."""
     if not row["rows"]:
-        return "it heard none of them, so nothing is known of it."
+        return None
     if row["toa_bias_ns"] is None:
         return "its arrival times cannot be compared with those of the others; they count as not calibrated."
     if row["drift_ns_per_s"] is not None and abs(row["drift_ns_per_s"]) > _DRIFT_SIGMAS * row["drift_sigma_ns_per_s"]:

@@ -13,7 +13,8 @@ from triangulation_pipeline.documents import file_name
 from triangulation_pipeline.formats.plan import COLUMNS, LEGEND, PlanReport, conditions_words
 from triangulation_pipeline.network import MOST_SITES
 from triangulation_pipeline.network_file import read_network
-from triangulation_pipeline.physics.plan import best_further_site, check_plan, plan_network, service_cells
+from triangulation_pipeline.physics.plan import best_further_site, check_plan, plan_network
+from triangulation_pipeline.physics.plan_cells import service_cells
 from triangulation_pipeline.physics.scenario import Preset, Scenario, scenario_of
 from triangulation_pipeline.validation import expanded
 

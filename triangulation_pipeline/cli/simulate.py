@@ -15,6 +15,7 @@ from triangulation_pipeline.outputs import checked_output
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, scenario_of
 
+ENDINGS = (".csv", ".csv.gz")
 MOST_TRANSMISSIONS = 100_000
 
 # Nobody has calibrated the receivers of a recording. --set can say otherwise.
@@ -28,7 +29,7 @@ _UNKNOWN = PRESETS[Preset.uncalibrated].model_dump(include={"site_bias_sigma_ns"
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the measurement file, as CSV; it is packed if the name ends in .gz.",
+    help="Write the measurement file, as CSV: the name ends in .csv, or in .csv.gz if it is to be packed.",
 )
 @click.option(
     "--preset",
@@ -76,6 +77,8 @@ def simulate(
     which do not change; the file does not tell them. They are drawn with the standard deviations of the preset
     uncalibrated, unless --set site_bias_sigma_ns and --set gain_offset_sigma_db give others.
     """
+    if not out.name.lower().endswith(ENDINGS):
+        raise ValueError(f"--out: the name must end in {' or '.join(ENDINGS)}, got {file_name(out)}")
     sites = read_network(network)
     layout = Layout(sites, scenario_of(Preset(preset), _UNKNOWN | overrides_of(settings)))
     place, truth_place = checked_output(out), None if truth is None else checked_output(truth)

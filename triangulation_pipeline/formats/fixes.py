@@ -71,7 +71,7 @@ RECEIVER_COLUMNS = {
 FLAGS = {
     "no_position": "No position could be found, as when arrival times contradict each other by far.",
     "few_times": "Fewer than three receivers measured an arrival time. The place rests mainly on signal levels.",
-    "outside_area": "The place is outside the area that the receivers serve.",
+    "outside_area": "The place is outside the area that the network serves.",
     "ambiguous": "Another place is likely too.",
     "early_arrival": "The signal reached a receiver earlier than this place allows. A clock may be wrong.",
     "unlike_training": "Times or levels are improbable under the conditions that the model was told.",
@@ -178,7 +178,6 @@ def fixes_of(
     other_lat, other_lon = _places(network.frame, solution_en_m[:, 1:], altitude_m[:, None])
     distance_m, gradient = Geometry(network, altitude_m).ranges_m(point_m)
     weight, residual_ns = _arrivals(measurements, distance_m, layout.scenario.excess_delay)
-    low_m, high_m = layout.areas_m(measurements)
     with np.errstate(invalid="ignore"):
         hdop, _ = dilution(gradient, measurements.toa_present)
         early = (residual_ns < -_EARLY_SIGMAS * measurements.toa_sigma_ns).any(1)
@@ -186,7 +185,7 @@ def fixes_of(
         flagged = {
             "no_position": ~located,
             "few_times": measurements.toa_present.sum(1) < LEAST_ARRIVAL_TIMES,
-            "outside_area": located & ((point_m < low_m) | (point_m > high_m)).any(1),
+            "outside_area": located & ~network.service_area(layout.scenario.area_margin_m).contains(point_m),
             "ambiguous": (probability[:, 1:] >= _AMBIGUOUS_PROBABILITY).any(1),
             "early_arrival": early,
             "unlike_training": is_unlike(measurements, layout.scenario, distance_m, residual_ns),

@@ -1,4 +1,4 @@
-"""Rows that hold a list with an entry for each receiver, as network servers and OpenSky write them."""
+"""Rows that hold objects, and lists with an entry for each receiver, as network servers and OpenSky write them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -8,62 +8,97 @@ import pyarrow as pa
 
 from triangulation_pipeline.formats.columns import ColumnMapping, without_column
 from triangulation_pipeline.formats.sources import Piece, json_values, readable
-from triangulation_pipeline.validation import printable
+from triangulation_pipeline.validation import printable, shown
 
 NO_LIST = "the receptions are no JSON list with an entry for each receiver"
+# What none of so many has, they do not have.
+_ENTRIES = 20
 
 
 def unnested(pieces: Iterable[Piece], mapping: ColumnMapping) -> Iterator[Piece]:
-    """Rows of a file, one for each entry of the lists that a mapping file names.
+    """Rows of a file with the parts of objects that a mapping file names, and one for each entry of its lists.
 
     Parameters
     ----------
     pieces : iterable of Piece
-        The rows as they stand in the file. The lists are JSON text, or lists in Parquet and in data frames.
+        The rows as they stand in the file. Objects and lists are JSON text, or those of Parquet and of data frames.
     mapping : ColumnMapping
-        Its ``receptions`` names the column of the lists; without it nothing changes.
+        Its columns may be parts of others: what follows a point. Its ``receptions`` names the lists.
 
     Yields
     ------
     Piece
-        The other columns as they were, and a text column for each part of an entry that the mapping names, null where
-        an entry lacks it. A row without a list is among the broken ones.
+        The columns as they were, and a text column for each part that the mapping names, null where it is lacking. A
+        row without a list is among the broken ones.
 
     Raises
     ------
     ValueError
-        With one sentence, if the file does not have the column.
+        With one sentence, if the file does not have the lists, or if no entry of them has what the mapping names.
     """
-    column = mapping.receptions
-    if column is None:
-        yield from pieces
-        return
-    paths = [str(source.column) for source in mapping.sources.values() if source.is_within(column)]
+    lists = mapping.receptions
+    named = [str(source.column) for source in mapping.sources.values() if source.column is not None]
+    within = [name for name in named if lists is not None and name.startswith(f"{lists}.")]
+    objects = [name for name in named if name not in within]
+    first = True
     for piece in pieces:
-        if piece.columns and column not in piece.columns:
-            raise without_column(piece.columns, column, "receptions")
-        yield _unnested(piece, column, paths) if piece.columns else piece
+        if piece.columns:
+            piece = _with_parts(piece, objects)
+        if piece.columns and lists is not None:
+            piece = _unnested(piece, lists, within, first)
+            first = False
+        yield piece
 
 
-def _unnested(piece: Piece, column: str, paths: Iterable[str]) -> Piece:
-    cells = piece.columns[column]
-    if pa.types.is_nested(cells.type):
-        written = lists = cells.to_pylist()
-    else:
-        written = readable(column, cells).cast(pa.string()).to_pylist()
-        lists = json_values([(text or "").encode() for text in written])
-    is_list = np.array([isinstance(found, list) and len(found) > 0 for found in lists], bool)
-    good = [found for found, usable in zip(lists, is_list, strict=True) if usable]
+def _with_parts(piece: Piece, names: Iterable[str]) -> Piece:
+    """The rows with the parts of objects that have these names."""
+    found = {name: _texts(values) for name in names if (values := _part(piece, name)) is not None}
+    return Piece(piece.columns | found, piece.line, piece.broken) if found else piece
+
+
+def _unnested(piece: Piece, lists: str, names: Iterable[str], is_first: bool) -> Piece:
+    cells = _values(piece, lists) if lists in piece.columns else _part(piece, lists)
+    if cells is None:
+        raise without_column(piece.columns, lists, "receptions")
+    is_list = np.array([isinstance(found, list) and len(found) > 0 for found in cells], bool)
+    good = [found for found, usable in zip(cells, is_list, strict=True) if usable]
     entries = [entry for found in good for entry in found]
     row = np.repeat(np.flatnonzero(is_list), [len(found) for found in good])
-    columns = {name: values.take(pa.array(row)) for name, values in piece.columns.items() if name != column}
-    for path in paths:
-        values = entries
-        for key in path.removeprefix(f"{column}.").split("."):
-            values = [_member(value, key) for value in values]
-        columns[path] = pa.array([None if value is None else str(value) for value in values], pa.string())
-    broken = [(int(piece.line[i]), printable(str(written[i])[:200]), NO_LIST) for i in np.flatnonzero(~is_list)]
+    columns = {name: values.take(pa.array(row)) for name, values in piece.columns.items() if name != lists}
+    for name in names:
+        columns[name] = _texts(_members(entries, name.removeprefix(f"{lists}.")))
+        if is_first and len(entries) >= _ENTRIES and columns[name].null_count == len(entries):
+            raise ValueError(f"no entry of {shown(lists)} has {shown(name)}; the first is {str(entries[0])[:200]}")
+    written = piece.columns[lists if lists in piece.columns else lists.partition(".")[0]]
+    broken = [
+        (int(piece.line[i]), printable(str(written[int(i)].as_py() or "")[:200]), NO_LIST)
+        for i in np.flatnonzero(~is_list)
+    ]
     return Piece(columns, piece.line[row], piece.broken + broken)
+
+
+def _part(piece: Piece, name: str) -> list[Any] | None:
+    """What follows the first point of a name, in each row; None if the piece has the whole name, or not the first."""
+    column, point, rest = name.partition(".")
+    return (
+        _members(_values(piece, column), rest)
+        if point and name not in piece.columns and column in piece.columns
+        else None
+    )
+
+
+def _values(piece: Piece, column: str) -> list[Any]:
+    """The objects or lists of a column; None where there is none."""
+    cells = piece.columns[column]
+    if pa.types.is_nested(cells.type):
+        return list(cells.to_pylist())
+    return json_values([(text or "").encode() for text in readable(column, cells).cast(pa.string()).to_pylist()])
+
+
+def _members(values: list[Any], path: str) -> list[Any]:
+    for key in path.split("."):
+        values = [_member(value, key) for value in values]
+    return values
 
 
 def _member(value: Any, key: str) -> Any:
@@ -73,3 +108,7 @@ def _member(value: Any, key: str) -> Any:
     if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
         return value[int(key)]
     return None
+
+
+def _texts(values: list[Any]) -> pa.Array:
+    return pa.array([None if value is None else str(value) for value in values], pa.string())

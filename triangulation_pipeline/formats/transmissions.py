@@ -35,6 +35,7 @@ from triangulation_pipeline.formats.refusals import (
     NO_UTF8,
     NO_VALUE,
     NOT_TIMED,
+    REPEATED,
     TWICE,
     UNKNOWN_RECEIVER,
     Refused,
@@ -61,6 +62,8 @@ FREQUENCY_SPREAD = 1e-3
 _REMEMBERED = 2**20
 # Among so many transmissions arrival times differ, by half, by more than this share of the distance between the sites.
 _LEAST_SPREADS, _LEAST_SPREAD = 10, 2e-3
+# In place of a time that does not exist.
+_NONE_NS = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class TransmissionReader:
         self._units_checked: set[str] = set()
         self._spread_checked = False
         self._from_time: bool | None = None  # whether arrival times count from the time of their transmission
+        self._own_epoch = False  # whether they count from a moment of their own, as those of GPS from 1980
 
     def finished(self, rows: Receptions) -> Bool:
         """(n,) whether the transmission of each row is whole: no further row can belong to it."""
@@ -164,6 +168,8 @@ class TransmissionReader:
             first = np.append(groups.first(values[field], refused.good), 0.0)[groups.of_row]
             refused.add(~np.isnan(values[field]) & (values[field] != first), field, ANOTHER_PLACE)
         pair = groups.of_row * len(self._sites) + site
+        told = np.stack([np.where(toa.given, toa_ns, np.nan), sigma_ns, *values.values()], axis=1)
+        refused.add(_repeats(pair, told, refused.good), "receiver", REPEATED)
         pairs, times_seen = np.unique(pair[refused.good], return_counts=True)
         refused.add(np.isin(pair, pairs[times_seen > 1]), "receiver", TWICE)
 
@@ -302,19 +308,18 @@ class TransmissionReader:
         if self._from_time is None and timed.any():
             small = np.median(np.abs(toa.ns[timed])) <= LONGEST_FLIGHT_NS
             self._from_time = time is not None and bool(small)
+            far = time is not None and np.median(np.abs(toa.ns - time.ns)[timed]) > LONGEST_FLIGHT_NS
+            self._own_epoch = not self._from_time and bool(far)
         if not self._from_time and timed.any() and (fault := toa.too_few_digits()):
             raise ValueError(
                 f"its arrival times {fault}, which has too few digits for TDOA: such a number holds a time since 1970 "
                 "only to 238 ns, or 71 m; write whole nanoseconds, or seconds as text with nine decimals"
             )
+        first_ns = self._first_arrivals(refused, groups, toa) if time is None or self._own_epoch else None
         if time is None:
-            middle_ns = np.append(groups.middle(toa.ns, timed), 0)[groups.of_row]
-            refused.add(toa.given & (np.abs(toa.ns - middle_ns) > LONGEST_FLIGHT_NS), "toa_ns", FAR_TOA)
-            timed = toa.given & refused.good
-            time_ns = np.full(len(groups) + 1, np.iinfo(np.int64).max)
-            np.minimum.at(time_ns, groups.of_row[timed], toa.ns[timed])
-            refused.add(time_ns[groups.of_row] == np.iinfo(np.int64).max, "toa_ns", NO_TIME)
-            time_ns[time_ns == np.iinfo(np.int64).max] = 0
+            assert first_ns is not None
+            refused.add(first_ns[groups.of_row] == _NONE_NS, "toa_ns", NO_TIME)
+            time_ns = np.where(first_ns == _NONE_NS, 0, first_ns)
         else:
             time_ns = np.append(groups.middle(time.ns, refused.good), 0)
             away_ns = time.ns - time_ns[groups.of_row]
@@ -324,9 +329,20 @@ class TransmissionReader:
         if self._from_time:
             toa_ns = toa.approximate_ns
         else:
-            toa_ns = (toa.ns - time_ns[groups.of_row]).astype(np.float64) + toa.part_ns
+            from_ns = time_ns if first_ns is None else np.where(first_ns == _NONE_NS, 0, first_ns)
+            toa_ns = (toa.ns - from_ns[groups.of_row]).astype(np.float64) + toa.part_ns
         refused.add(toa.given & (np.abs(toa_ns) > LONGEST_FLIGHT_NS), "toa_ns", FAR_TOA)
         return time_ns[:-1], np.where(toa.given, toa_ns, 0.0)
+
+    def _first_arrivals(self, refused: Refused, groups: Groups, toa: Times) -> Int:
+        """(g + 1,) the first arrival of each transmission, ``_NONE_NS`` if it has none; the last one is of rows without
+        an id. Rows that are far from the others are refused."""
+        middle_ns = np.append(groups.middle(toa.ns, toa.given & refused.good), 0)[groups.of_row]
+        refused.add(toa.given & (np.abs(toa.ns - middle_ns) > LONGEST_FLIGHT_NS), "toa_ns", FAR_TOA)
+        timed = toa.given & refused.good
+        first_ns = np.full(len(groups) + 1, _NONE_NS)
+        np.minimum.at(first_ns, groups.of_row[timed], toa.ns[timed])
+        return first_ns
 
     def _measurements(
         self,
@@ -362,3 +378,13 @@ class TransmissionReader:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _repeats(pair: Int, told: Float, rows: Bool) -> Bool:
+    """(n,) whether a row tells (n, k) the same as the first one, among these rows, of its receiver and transmission."""
+    at = np.flatnonzero(rows)
+    _, first, of_pair = np.unique(pair[at], return_index=True, return_inverse=True)
+    before = at[first][of_pair]
+    found = np.zeros(len(pair), bool)
+    found[at] = (at != before) & ((told[at] == told[before]) | np.isnan(told[at]) & np.isnan(told[before])).all(1)
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from triangulation_pipeline.model.arrays import total
 from triangulation_pipeline.model.arrivals import robust_residual
 from triangulation_pipeline.model.hypotheses import Hypotheses, features
 from triangulation_pipeline.model.receptions import Receptions
@@ -47,7 +48,7 @@ class Cells(Area):
         edges = ndtri(np.arange(1, parts) / parts).astype(np.float32)
         # Two arrival times leave a hyperbola, which one ellipse fits badly. What levels leave fills an ellipse, and its
         # parts would together be flatter than it is, and reach farther out of the area.
-        is_hyperbola = (rows.timed.sum(0) == LEAST_ARRIVAL_TIMES - 1)[:, None]
+        is_hyperbola = (total(rows.timed) == LEAST_ARRIVAL_TIMES - 1)[:, None]
         part = (along[..., None] > edges).sum(-1) * is_hyperbola
         within_part = share[:, None] * (part[:, None] == np.arange(parts)[:, None])
         mass = within_part.sum(-1)
@@ -79,7 +80,7 @@ class Cells(Area):
         blur_m = np.float32(0.35) * cell_m.max(0)
         variance_m2 = sigma_m * sigma_m + blur_m * blur_m
         residual_m, _ = robust_residual(rows.toa_m[..., None] - distance_m, variance_m2, timed)
-        cost = self.level_cost(rows, fit, en_m) + (timed * np.log1p(residual_m * residual_m / variance_m2)).sum(0)
+        cost = self.level_cost(rows, fit, en_m) + total(timed * np.log1p(residual_m * residual_m / variance_m2))
         share = np.exp(cost.min(-1, keepdims=True) - cost)
         return share / share.sum(-1, keepdims=True)
 

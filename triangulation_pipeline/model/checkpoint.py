@@ -6,6 +6,7 @@ import json
 import warnings
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,8 +73,13 @@ class Checkpoint:
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def served(self) -> Locator:
+        """The model with these weights, made once: for locating, and not to be trained or moved."""
+        return self.locator()
+
     def locator(self) -> Locator:
-        """The model with these weights, in evaluation mode. Raises ValueError if they do not fit its spec."""
+        """A new model with these weights, in evaluation mode. Raises ValueError if they do not fit its spec."""
         model = build_locator(self.spec)
         _check_shapes(self)
         model.load_state_dict(self.weights)

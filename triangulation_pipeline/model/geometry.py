@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from triangulation_pipeline.frame import surface_up_m
-from triangulation_pipeline.model.arrays import at_least, mean
+from triangulation_pipeline.model.arrays import at_least, mean, sqrt, total
 
 Pair = tuple[Any, Any]
 Triple = tuple[Any, Any, Any]
@@ -22,7 +22,7 @@ def distances_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Any:
     """Ranges (W, ...), as ``ranges_m`` gives them."""
     up_m, _ = surface_up_m(en_m, surface, altitude_m)
     east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
-    return at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+    return sqrt(at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0))
 
 
 def ranges_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Triple:
@@ -42,7 +42,7 @@ def ranges_m(en_m: Any, site_m: Any, surface: Any, altitude_m: Any) -> Triple:
     up_m, (slope_e, slope_n) = surface_up_m(en_m, surface, altitude_m)
     east_m, north_m, height_m = en_m[..., 0] - site_m[0], en_m[..., 1] - site_m[1], up_m - site_m[2]
     # At least 1 m: at a site itself there is no direction.
-    range_m = at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0) ** 0.5
+    range_m = sqrt(at_least(east_m * east_m + north_m * north_m + height_m * height_m, 1.0))
     inverse = 1.0 / range_m
     return range_m, (east_m + height_m * slope_e) * inverse, (north_m + height_m * slope_n) * inverse
 
@@ -69,8 +69,8 @@ class Ellipse:
 
     def spread_m(self) -> Triple:
         """Cholesky factor of the covariance, (...) each: first, cross, second."""
-        first = (1.0 / self.east2 + self.k * self.k / self.across2) ** 0.5
-        return first, -self.k / (self.across2 * first), 1.0 / ((self.east2 * self.across2) ** 0.5 * first)
+        first = sqrt(1.0 / self.east2 + self.k * self.k / self.across2)
+        return first, -self.k / (self.across2 * first), 1.0 / (sqrt(self.east2 * self.across2) * first)
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class Beside:
         east, north = (east - mean(east, hears)) * hears, (north - mean(north, hears)) * hears
         by_area = 1.0 / (area_m * area_m)
         return cls(
-            (east * east).sum(0) + by_area,
-            (north * north).sum(0) + by_area,
-            (east * north).sum(0),
-            -(east * level).sum(0),
-            -(north * level).sum(0),
+            total(east * east) + by_area,
+            total(north * north) + by_area,
+            total(east * north),
+            -total(east * level),
+            -total(north * level),
         )
 
 
@@ -115,28 +115,28 @@ class Information:
     @classmethod
     def of(cls, weight: Any, grad_e: Any, grad_n: Any, damping: float = 0.0, beside: Beside | None = None) -> Self:
         """That of weights and gradients (W, ...); ``damping`` times the mean information is added."""
-        total = at_least(weight.sum(0), 1e-20)
-        east, north = grad_e - (weight * grad_e).sum(0) / total, grad_n - (weight * grad_n).sum(0) / total
+        whole = at_least(total(weight), 1e-20)
+        east, north = grad_e - total(weight * grad_e) / whole, grad_n - total(weight * grad_n) / whole
         weighted = weight * east
-        east2, north2 = (weighted * east).sum(0), (weight * north * north).sum(0)
+        east2, north2 = total(weighted * east), total(weight * north * north)
         least = (LEAST_INFORMATION + damping / 2) * (east2 + north2) + FARTHEST_INFORMATION
         if beside is None:
             east2 = east2 + least
-            k = (weighted * north).sum(0) / east2
+            k = total(weighted * north) / east2
             across = north - k * east
-            return cls(Ellipse(east2, (weight * across * across).sum(0) + least, k), east, across, 0.0, 0.0)
+            return cls(Ellipse(east2, total(weight * across * across) + least, k), east, across, 0.0, 0.0)
         east2 = east2 + least + beside.east2
-        k = ((weighted * north).sum(0) + beside.both) / east2
+        k = (total(weighted * north) + beside.both) / east2
         across = north - k * east
         more = beside.north2 - 2 * k * beside.both + k * k * beside.east2
-        ellipse = Ellipse(east2, (weight * across * across).sum(0) + least + at_least(more, 0.0), k)
+        ellipse = Ellipse(east2, total(weight * across * across) + least + at_least(more, 0.0), k)
         return cls(ellipse, east, across, beside.pull_e, beside.pull_n - k * beside.pull_e)
 
     def step_m(self, residual_m: Any, weight: Any) -> Pair:
         """The Gauss-Newton step that lowers the weighted squared residuals, (...) by east and north."""
         pulled = weight * residual_m
-        north = ((pulled * self.across).sum(0) + self.pull_across) / self.ellipse.across2
-        return ((pulled * self.east).sum(0) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north, north
+        north = (total(pulled * self.across) + self.pull_across) / self.ellipse.across2
+        return (total(pulled * self.east) + self.pull_e) / self.ellipse.east2 - self.ellipse.k * north, north
 
     def reweighted(self, weight: Any, other: Any, residual_m: Any, due_m: Any) -> tuple[Pair, Triple]:
         """What becomes of the fix if one receiver has another weight, for each receiver by itself.
@@ -165,16 +165,16 @@ class Information:
         north = self.across / ellipse.across2
         east = self.east / ellipse.east2 - ellipse.k * north
         leverage = self.east * self.east / ellipse.east2 + self.across * north
-        with_time = leverage + 1.0 / at_least(weight.sum(0), 1e-20)
+        with_time = leverage + 1.0 / at_least(total(weight), 1e-20)
         change = other - weight
         spared = at_least(1.0 + change * with_time, 1e-6)
         moved = (change * residual_m - other * due_m) / spared
         grows = -change / spared
         first, cross, second = ellipse.spread_m()
-        new_first = at_least(first * first + grows * east * east, 1e-6) ** 0.5
+        new_first = sqrt(at_least(first * first + grows * east * east, 1e-6))
         new_cross = (first * cross + grows * east * north) / new_first
         # By the determinant: nothing cancels.
-        new_second = first * second * at_least(1.0 + grows * leverage, 1e-6) ** 0.5 / new_first
+        new_second = first * second * sqrt(at_least(1.0 + grows * leverage, 1e-6)) / new_first
         return (moved * east, moved * north), (new_first, new_cross, new_second)
 
 
@@ -182,6 +182,6 @@ def within(step_m: Pair, longest_m: Any) -> Pair:
     """Steps (...), shortened to a length (...)."""
     east_m, north_m = step_m
     # A length of exactly 0 has no gradient.
-    length_m = (east_m * east_m + north_m * north_m + 1e-18) ** 0.5
+    length_m = sqrt(east_m * east_m + north_m * north_m + 1e-18)
     share = longest_m / at_least(at_least(length_m, longest_m), 1e-9)
     return east_m * share, north_m * share

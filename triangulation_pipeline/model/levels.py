@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from triangulation_pipeline.model.arrays import total
 from triangulation_pipeline.model.arrivals import log_normal
 from triangulation_pipeline.model.receptions import Receptions
 from triangulation_pipeline.physics.propagation import path_loss_function
@@ -58,17 +59,18 @@ class Levels:
         loss_db, rise_db = self._loss(distance_m)
         per_link = 1 / self._link_db**2
         common_dbm = (rows.power_dbm[..., None] + loss_db) * levelled
-        precision = levelled.sum(0) * per_link + self._precision
-        best_dbm = (common_dbm.sum(0) * per_link + self._mean_dbm * self._precision) / precision
+        precision = total(levelled) * per_link + self._precision
+        best_dbm = (total(common_dbm) * per_link + self._mean_dbm * self._precision) / precision
         off = (common_dbm - best_dbm) * (levelled / self._link_db)
         return LevelFit(off, best_dbm, precision), rise_db * (self._per_step / self._link_db)
 
-    def cost(self, rows: Receptions, fit: LevelFit, silent_m: Float) -> Float:
+    def cost(self, rows: Receptions, fit: LevelFit, judged_m: Float) -> Float:
         """(B, Q) minus log likelihood up to a constant of the row, with the ranges of silent receivers (S, B, Q)."""
         beyond_db = fit.best_dbm - self._mean_dbm
-        cost = (fit.off * fit.off).sum(0) * 0.5 + beyond_db * beyond_db * (self._precision / 2)
-        if len(silent_m):
-            margin_db = fit.best_dbm - self._loss(silent_m)[0] - (rows.floor_dbm + self._threshold_db)[..., None]
-            heard_not = log_normal(margin_db / -((self._width2_db2 + 1 / fit.precision) ** 0.5))
-            cost = cost - (heard_not * rows.silent[..., None]).sum(0)
+        cost = total(fit.off * fit.off) * 0.5 + beyond_db * beyond_db * (self._precision / 2)
+        if len(judged_m):
+            margin_db = fit.best_dbm - self._loss(judged_m)[0] - (rows.floor_dbm + self._threshold_db)[..., None]
+            judged = rows.judged[..., None]
+            log_probability = log_normal(margin_db * judged / (self._width2_db2 + 1 / fit.precision) ** 0.5)
+            cost = cost - total(log_probability * np.abs(judged))
         return cost

@@ -62,7 +62,7 @@ def locate(
             f"{measurements.num_sites} receivers"
         )
     calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
-    return predict(checkpoint.locator(), layout, calibration.apply(layout, measurements))
+    return predict(checkpoint.served, layout, calibration.apply(layout, measurements))
 
 
 def locate_recordings(
@@ -96,7 +96,7 @@ def locate_recordings(
     Fixes
         Of each block that has transmissions.
     """
-    model = checkpoint.locator()
+    model = checkpoint.served
     layout = Layout(layout.network, calibration.conditions(layout.scenario))
 
     def fixes(recording: Recording) -> Fixes:
@@ -125,7 +125,7 @@ def locate_samples(checkpoint: Checkpoint, dataset: DatasetSpec, samples: Sample
     MixturePositions
         n posteriors, each in the frame of its own network.
     """
-    model, found, places = checkpoint.locator(), [], []
+    model, found, places = checkpoint.served, [], []
     for layout, rows in dataset.by_layout(samples):
         found.append(predict(model, layout, calibrated(layout, samples.take(rows))))
         places.append(rows)
@@ -137,10 +137,11 @@ def predict(model: Locator, layout: Layout, measurements: Measurements) -> Mixtu
     return predicted(model, model.prepare(layout, measurements))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
     """The model's answer for prepared rows, in evaluation mode."""
-    model.eval()
+    if model.training:
+        model.eval()
     device = next(model.parameters()).device
     order = torch.argsort(inputs.num_hearing_B, stable=True)
     parts = []
@@ -154,15 +155,15 @@ def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
 def positions_of(mixtures: Sequence[Mixture], order: torch.Tensor) -> MixturePositions:
     """The posteriors of all rows of the mixtures, as positions in double precision. The first row is put in the place
     ``order[0]``, and so on."""
+    places = order.split([len(mixture.log_weight_BC) for mixture in mixtures])
     widest = max(mixture.log_weight_BC.shape[1] for mixture in mixtures)
-    back = torch.argsort(order)
 
     def column(name: str, padding: float) -> np.ndarray:
-        values = [getattr(mixture, name).double().cpu() for mixture in mixtures]
-        padded = [
-            torch.cat([v, v.new_full((len(v), widest - v.shape[1], *v.shape[2:]), padding)], dim=1) for v in values
-        ]
-        return torch.cat(padded)[back].numpy()
+        parts = [getattr(mixture, name).cpu().numpy() for mixture in mixtures]
+        whole = np.full((len(order), widest, *parts[0].shape[2:]), padding)
+        for rows, part in zip(places, parts, strict=True):
+            whole[rows.numpy(), : part.shape[1]] = part
+        return whole
 
     first, cross, second = np.moveaxis(column("scale_tril_m_BC3", 1.0), -1, 0)
     scale_m2 = np.stack([first**2, first * cross, first * cross, cross**2 + second**2], -1)

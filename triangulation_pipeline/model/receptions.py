@@ -15,6 +15,7 @@ from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.model.inputs import FARTHEST_M
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.layout import Layout
+from triangulation_pipeline.physics.propagation import noise_floor_dbm
 
 Float = NDArray[np.floating]
 
@@ -34,8 +35,8 @@ class Receptions:
     toa_m: Float  # (W, B) as a range, less the median of the row; 0 if there is none
     sigma_m: Float  # (W, B) 1 if there is none
     power_dbm: Float  # (W, B)
-    silent_m: Float  # (3, S, B)
-    silent: Float  # (S, B)
+    judged_m: Float  # (3, S, B)
+    judged: Float  # (S, B) 1 of one that hears, -1 of a silent one, 0 in the padding
     floor_dbm: Float  # (S, B)
     altitude_m: Float  # (B,)
     low_m: Float  # (2, B) corners of the service area, east and north
@@ -60,7 +61,8 @@ class Receptions:
         median_m = np.sort(range_m, axis=0)[middle, row]
         away_m = range_m - np.where(np.isfinite(median_m), median_m, 0.0)
         hearing = hears[row, order]
-        silent, silent_m, floor_dbm = _nearest_silent(site_m, hears, has_level, levelled, power_dbm)
+        floors_dbm = noise_floor_dbm(layout.scenario, [site.noise_figure_db for site in layout.network.sites])
+        judged, judged_m, floor_dbm = _judged_by_detection(site_m, hears, has_level, power_dbm, floors_dbm)
         return cls(
             site_m=_single(site_m.T[:, order] * hearing),
             hears=_single(hearing),
@@ -69,8 +71,8 @@ class Receptions:
             toa_m=_single(np.where(is_timed, np.clip(away_m, -FARTHEST_M, FARTHEST_M), 0.0)),
             sigma_m=_single(np.where(is_timed, SPEED_OF_LIGHT_M_PER_NS * measurements.toa_sigma_ns[row, order], 1.0)),
             power_dbm=_single(power_dbm[row, order]),
-            silent_m=_single(silent_m),
-            silent=_single(silent),
+            judged_m=_single(judged_m),
+            judged=_single(judged),
             floor_dbm=_single(floor_dbm),
             altitude_m=_single(measurements.tx_altitude_m),
             low_m=_single(low_m.T),
@@ -96,11 +98,11 @@ class Receptions:
 
     def part(self, rows: slice) -> Self:
         """Rows that stand side by side, without padding that none of them needs."""
-        width, number = (int(mask[:, rows].sum(0).max(initial=0)) for mask in (self.hears, self.silent))
+        width, number = (int((mask[:, rows] != 0).sum(0).max(initial=0)) for mask in (self.hears, self.judged))
         narrow: dict[str, Any] = {name: getattr(self, name)[..., rows] for name in ("altitude_m", "low_m", "high_m")}
         for name in ("site_m", "hears", "timed", "levelled", "toa_m", "sigma_m", "power_dbm"):
             narrow[name] = getattr(self, name)[..., : max(1, width), rows]
-        for name in ("silent_m", "silent", "floor_dbm"):
+        for name in ("judged_m", "judged", "floor_dbm"):
             narrow[name] = getattr(self, name)[..., :number, rows]
         return type(self)(**narrow)
 
@@ -109,20 +111,24 @@ def _single(values: NDArray) -> Float:
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _nearest_silent(
-    site_m: NDArray, hears: NDArray, has_level: NDArray, levelled: NDArray, power_dbm: NDArray
+def _judged_by_detection(
+    site_m: NDArray, hears: NDArray, has_level: NDArray, power_dbm: NDArray, floors_dbm: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Which there are (S, B), their places (3, S, B) and noise floors (S, B): the silent receivers nearest to the
-    centre of the received power."""
-    number = min(NEAREST_SILENT, int((~hears & has_level).sum(1).max(initial=0)))
+    """What each tells (S, B), 1 that it hears and -1 that it does not, their places (3, S, B) and noise floors (S, B):
+    receivers that hear without a level, and the silent ones nearest to the centre of the received power."""
+    tells = np.where(hears, ~has_level, np.where(has_level, -1, 0))
+    number = min(int((tells > 0).sum(1).max(initial=0)) + NEAREST_SILENT, int((tells != 0).sum(1).max(initial=0)))
     if not number:
         return np.zeros((0, len(hears))), np.zeros((3, 0, len(hears))), np.zeros((0, len(hears)))
+    # Without any level, all that hear count alike.
+    levelled = hears & (has_level | ~(hears & has_level).any(1, keepdims=True))
     level_db = np.where(levelled, power_dbm, -np.inf).astype(np.float64)
     peak_db = np.where(levelled.any(1), level_db.max(1), 0.0)
     power = 10 ** ((level_db - peak_db[:, None]) / 10)
     centre_m = (power @ site_m[:, :2]) / np.maximum(power.sum(1), 1.0)[:, None]
     away_m2 = ((centre_m[:, None] - site_m[:, :2]) ** 2).sum(-1)
-    away_m2[hears | ~has_level] = np.inf
+    away_m2 = np.select([tells > 0, tells == 0], [-1.0, np.inf], away_m2)
     nearest = np.argsort(away_m2, axis=1, kind="stable")[:, :number].T
-    row = np.arange(len(hears))
-    return np.isfinite(away_m2[row, nearest]), site_m.T[:, nearest], power_dbm[row, nearest]
+    row, counts = np.arange(len(hears)), (tells > 0).sum(1) + NEAREST_SILENT
+    judged = np.where(np.arange(number)[:, None] < counts, tells[row, nearest], 0)
+    return judged, site_m.T[:, nearest], np.where(hears, floors_dbm, power_dbm)[row, nearest]

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from triangulation_pipeline.model.arrays import mean
+from triangulation_pipeline.model.arrays import mean, total
 from triangulation_pipeline.model.arrivals import Arrivals, direct_and_late, least_cost, robust_residual
 from triangulation_pipeline.model.geometry import Beside, Ellipse, Information, distances_m, ranges_m, within
 from triangulation_pipeline.model.hypotheses import Hypotheses, features
@@ -54,21 +54,21 @@ class Area:
 
     def distances_m(self, rows: Receptions, places_m: Float) -> Float:
         """(W, B, Q) ranges of places (2, B or 1, Q) to the receivers that hear."""
-        return distances_m(np.moveaxis(places_m, 0, -1), rows.site_m[..., None], self.surface, rows.altitude_m[:, None])
+        return distances_m(places_m.transpose(1, 2, 0), rows.site_m[..., None], self.surface, rows.altitude_m[:, None])
 
     def ranges_m(self, rows: Receptions, places_m: Float) -> tuple[Float, Float, Float]:
         """The same with their gradients by east and north."""
-        return ranges_m(np.moveaxis(places_m, 0, -1), rows.site_m[..., None], self.surface, rows.altitude_m[:, None])
+        return ranges_m(places_m.transpose(1, 2, 0), rows.site_m[..., None], self.surface, rows.altitude_m[:, None])
 
     def level_cost(self, rows: Receptions, fit: LevelFit, places_m: Float) -> Float:
         """(B, Q) what levels and silent receivers cost."""
-        place_m = np.moveaxis(places_m, 0, -1)
-        silent_m = rows.silent_m[..., None]
-        if silent_m.shape[1]:
-            silent_m = distances_m(place_m, silent_m, self.surface, rows.altitude_m[:, None])
+        place_m = places_m.transpose(1, 2, 0)
+        judged_m = rows.judged_m[..., None]
+        if judged_m.shape[1]:
+            judged_m = distances_m(place_m, judged_m, self.surface, rows.altitude_m[:, None])
         else:
-            silent_m = silent_m[0]
-        return self.levels.cost(rows, fit, silent_m)
+            judged_m = judged_m[0]
+        return self.levels.cost(rows, fit, judged_m)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Search(Area):
             return self._by(self.config.fine_cells_per_side, rows)
         found = self._by(self.config.cells_per_side, rows)
         # A delay that no path has: the cells were too coarse for the true minimum.
-        lost = np.flatnonzero(self._is_lost(rows, np.moveaxis(found.places_m[:, :1], -1, 0)))
+        lost = np.flatnonzero(self._is_lost(rows, found.places_m[:, :1].transpose(2, 0, 1)))
         if len(lost) and self.config.cells_per_side < self.config.fine_cells_per_side:
             found.put(lost, self._by(self.config.fine_cells_per_side, rows.take(lost)))
         return found
@@ -167,7 +167,7 @@ class Search(Area):
         fit, _ = self.levels.fit(rows, distance_m)
         timed, scale_m = rows.timed[..., None], np.float32(0.35) * cell_m.max(0)[:, None]
         residual, _ = robust_residual((rows.toa_m[..., None] - distance_m) / scale_m, np.float32(1.0), timed)
-        cost = self.level_cost(rows, fit, en_m) + (timed * np.log1p(residual * residual)).sum(0)
+        cost = self.level_cost(rows, fit, en_m) + total(timed * np.log1p(residual * residual))
         plane = cost.reshape(-1, side, side)
         lowest = plane.copy()
         np.minimum(lowest[:, 1:], plane[:, :-1], out=lowest[:, 1:])
@@ -185,7 +185,7 @@ class Search(Area):
 
     def _moved(self, rows: Receptions, places_m: Float, step_m: tuple[Float, Float], longest_cells: float) -> Float:
         cell_m = self._cell_m(rows)
-        moved_m, margin_m = places_m + np.stack(within(step_m, longest_cells * cell_m)), cell_m * np.float32(1 / 8)
+        moved_m, margin_m = places_m + np.array(within(step_m, longest_cells * cell_m)), cell_m * np.float32(1 / 8)
         return np.minimum(np.maximum(moved_m, rows.low_m[..., None] - margin_m), rows.high_m[..., None] + margin_m)
 
     def _refined(self, rows: Receptions, places_m: Float) -> Float:
@@ -221,7 +221,7 @@ class Search(Area):
     def _is_doubtful(self, rows: Receptions, best_m: Float) -> NDArray[np.bool_]:
         """(B,) whether a residual at the best place (2, B, 1) is large, where one receiver can be spared."""
         worst = (np.abs(self._residual_m(rows, best_m)) / rows.sigma_m).max(0)
-        return (worst > self.config.doubt_sigmas) & (rows.timed.sum(0) > LEAST_ARRIVAL_TIMES)
+        return (worst > self.config.doubt_sigmas) & (total(rows.timed) > LEAST_ARRIVAL_TIMES)
 
     def _is_lost(self, rows: Receptions, best_m: Float) -> NDArray[np.bool_]:
         """(B,) whether a residual at the best place (2, B, 1) is larger than delays are."""
@@ -252,7 +252,7 @@ class Search(Area):
         # A close bound of the likelihood without any transcendental function: direct, or late.
         direct = x * x * 0.5
         late = ratio * x - (np.log(self.delayed * ratio) + np.float32(0.5 * math.log(2 * math.pi)))
-        cost = (timed * (direct - (x > 0) * np.maximum(direct - late, 0))).sum(0)
+        cost = total(timed * (direct - (x > 0) * np.maximum(direct - late, 0)))
         number = min(self.config.refits, cost.shape[-1])
         chosen = np.argpartition(cost, number - 1, axis=-1)[:, :number]
         begin_m = self._moved(rows, best_m, (_picked(step_m[0], chosen), _picked(step_m[1], chosen)), 0.5)
@@ -265,46 +265,46 @@ class Search(Area):
         fit, slope = self.levels.fit(rows, distance_m)
         beside = self._beside(rows, fit, slope, distance_m, grad_e, grad_n)
         ellipse = Information.of(seen.weight, grad_e, grad_n, beside=beside).ellipse
-        beyond_m = np.maximum(np.maximum(rows.low_m[..., None] - places_m, places_m - rows.high_m[..., None]), 0).sum(0)
+        beyond_m = total(np.maximum(np.maximum(rows.low_m[..., None] - places_m, places_m - rows.high_m[..., None]), 0))
         first, cross, second = ellipse.spread_m()
         bound_m2 = np.clip(first * first + cross * cross + second * second, 1, 1e10)
         x, ratio = seen.residual_m / sigma_m, sigma_m / self.delay_m
         direct, late = direct_and_late(np.clip(x, -3e3, 1e5), ratio, self.delayed)
         times = timed * (least_cost(np.clip(x, -3e3, 1e5), ratio) - np.log(direct + late))
         return _Costs(
-            times=times.sum(0),
+            times=total(times),
             levels=self.level_cost(rows, fit, places_m),
             outside=np.minimum(beyond_m * beyond_m / bound_m2, 50) * np.float32(0.5),
-            cauchy=(timed * np.log1p(x * x)).sum(0),
+            cauchy=total(timed * np.log1p(x * x)),
             ellipse=ellipse,
             off=fit.off,
         )
 
     def _distinct(self, rows: Receptions, places_m: Float, costs: _Costs) -> Hypotheses:
         """The best places that lie further apart than either's ellipse."""
-        total = costs.total
-        limit = total.min(-1) - self.config.least_log_share
+        left = costs.total
+        limit = left.min(-1) - self.config.least_log_share
         row, chosen, alive = np.arange(len(rows)), [], []
         for _ in range(self.config.hypotheses):
-            best = total.argmin(-1)
+            best = left.argmin(-1)
             chosen.append(best)
-            alive.append(total[row, best] <= limit)
+            alive.append(left[row, best] <= limit)
             apart_m = places_m - places_m[:, row, best][..., None]
             ellipse = costs.ellipse
             of_best = Ellipse(*(v[row, best][:, None] for v in (ellipse.east2, ellipse.across2, ellipse.k)))
             nearness = np.minimum(ellipse.squared(*apart_m), of_best.squared(*apart_m))
-            total = np.where(nearness < self.config.same_distance, np.float32(np.inf), total)
-            total[row, best] = np.inf
+            left = np.where(nearness < self.config.same_distance, np.float32(np.inf), left)
+            left[row, best] = np.inf
         is_alive, index = np.stack(alive, -1), np.stack(chosen, -1)
         kept, en_m = costs.pick(index), _picked(places_m, index)
         log_mass = -kept.total - np.log(kept.ellipse.east2 * kept.ellipse.across2) * np.float32(0.5)
         apart = kept.ellipse.squared(*(en_m - en_m[..., :1])) ** 0.5
         return Hypotheses(
             alive=is_alive,
-            places_m=np.moveaxis(en_m, 0, -1),
+            places_m=en_m.transpose(1, 2, 0),
             spread_m=np.stack(kept.ellipse.spread_m(), -1),
             features=features(rows, is_alive, log_mass, kept.levels, (kept.times, kept.cauchy, apart, kept.outside)),
-            level=np.moveaxis(kept.off, 0, -1),
+            level=kept.off.transpose(1, 2, 0),
         )
 
 

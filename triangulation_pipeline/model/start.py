@@ -52,7 +52,7 @@ def prepared(layout: Layout, measurements: Measurements, config: StartConfig, so
     is_solved = (timed >= LEAST_ARRIVAL_TIMES) & solve
     # Rows that as many receivers hear stand together, so that none is padded much; those that are searched finely too.
     kind = (is_solved * 2 + (timed == LEAST_ARRIVAL_TIMES)) * (width + 1) + heard
-    order = np.lexsort((rows.silent.sum(0), kind))
+    order = np.lexsort((np.abs(rows.judged).sum(0), kind))
     ordered, kind = rows.take(order), kind[order]
     found = Hypotheses.empty(n, config.hypotheses, width)
     search, cells = _prepared(layout, config)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ DRAWN_PARAMETERS = (
 _MARGIN_SHARE = 0.13  # of the extent: 20 km around the 150 km of north-west Italy
 _LEAST_COVERED_SHARE = 0.25
 _MAX_DRAWS = 1000
+# No receiver on earth hears farther.
+FARTHEST_KM = 4000.0
 
 
 class Layouts(StrEnum):
@@ -44,12 +47,21 @@ class Layout:
     network: ReceiverNetwork
     scenario: Scenario
 
-    def areas_m(self, measurements: Measurements) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The service area of each row: the box of the receivers that listened, widened by the margin of the scenario.
+    @cached_property
+    def reach_m(self) -> float:
+        """The range at which the quietest receiver detects half of the transmitters of mean power, metres; at most
+        4000 km."""
+        scenario, range_km = self.scenario, np.geomspace(0.1, FARTHEST_KM, 500)
+        antennas_db = scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
+        level_dbm = np.dot(scenario.tx_power_share, scenario.tx_power_dbm) + antennas_db
+        level_dbm = level_dbm - path_loss_function(scenario)(range_km)
+        floor_dbm = noise_floor_dbm(scenario, min(site.noise_figure_db for site in self.network.sites))
+        heard = level_dbm > floor_dbm + scenario.detection_threshold_db
+        return float(1e3 * range_km[heard].max(initial=range_km[0]))
 
-        A receiver that heard nothing listened if its level is its noise floor. If its level is NaN, nobody knows, and
-        the row is that of a network without it: in a wide network whose silence is unknown, a transmission is looked
-        for around those that heard it.
+    def areas_m(self, measurements: Measurements) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where each transmission is looked for: the part of the service area within reach of the receivers that hear
+        it. In a network that is much wider than that, a place where nobody heard it is none.
 
         Parameters
         ----------
@@ -59,15 +71,18 @@ class Layout:
         Returns
         -------
         low, high : ndarray, shape (n, 2)
-            South-west and north-east corner, metres east and north; without a receiver, those of the whole network.
+            South-west and north-east corner, metres east and north: of the box of the receivers that hear, widened by
+            ``reach_m``, within the service area.
         """
-        listens = measurements.signal_present | np.isfinite(measurements.power_dbm)
-        listens |= ~listens.any(1, keepdims=True)
-        site_m, margin_m = self.network.site_enu_m.T[:2, None], self.scenario.area_margin_m
-        everywhere = np.broadcast_to(site_m, (2, *listens.shape))
-        low_m = np.min(everywhere, axis=2, where=listens, initial=np.inf)
-        high_m = np.max(everywhere, axis=2, where=listens, initial=-np.inf)
-        return low_m.T - margin_m, high_m.T + margin_m
+        hears = measurements.signal_present | ~measurements.signal_present.any(1, keepdims=True)
+        area = self.network.service_area(self.scenario.area_margin_m)
+        site_m = np.broadcast_to(self.network.site_enu_m.T[:2, None], (2, *hears.shape))
+        low_m = np.min(site_m, axis=2, where=hears, initial=np.inf).T - self.reach_m
+        high_m = np.max(site_m, axis=2, where=hears, initial=-np.inf).T + self.reach_m
+        return (
+            np.maximum(low_m, (area.east_min_m, area.north_min_m)),
+            np.minimum(high_m, (area.east_max_m, area.north_max_m)),
+        )
 
 
 def random_layout(scenario: Scenario, seed: int, number: int) -> Layout:

@@ -244,6 +244,16 @@ def test_absolute_times_in_any_writing_give_the_same_arrival_times(with_time: bo
     assert not len(found[0].refused)
 
 
+def test_arrival_times_may_count_from_an_epoch_of_their_own(read: Read) -> None:
+    """As those of GPS, beside times of servers in UTC: what is far from the others of its transmission is refused."""
+    heard = [("A", 1448186418, 125212346), ("B hill", 1448186418, 125300000), ("D", 0, 0), ("A", 1448186420, 5)]
+    lines = [f"t,{TIME_NS},{r},{f'{s}.{ns:09d}s' if s else ''},50,-90" for r, s, ns in heard]
+    found = read(rows(*lines))
+    assert found.measurements.time_ns.tolist() == [TIME_NS]
+    assert found.measurements.toa_ns.tolist() == [[0, 87654, 0, 0]]
+    assert found.refused[["line", "reason"]].to_numpy().tolist() == [[5, refusals.FAR_TOA]]
+
+
 def test_fractions_of_absolute_nanoseconds_are_kept(read: Read) -> None:
     found = read(rows(f"t,,A,{TIME_NS}.25,5,", f"t,,B hill,{TIME_NS + 7}.75,5,").replace(",time,", ",_,"))
     assert found.measurements.toa_ns[0, :2].tolist() == [0.25, 7.75]
@@ -442,6 +452,17 @@ def test_two_rows_of_one_receiver_are_both_refused(read: Read) -> None:
     assert found.measurements.signal_present.tolist() == [[False, True, False, False]]
     assert found.refused["line"].tolist() == [2, 3]
     assert found.reasons.to_dict() == {refusals.TWICE: 2}
+
+
+def test_of_equal_rows_the_first_is_used(read: Read) -> None:
+    text = rows(GOOD, GOOD.replace(",A,", ",D,").replace(",5,50,", ",,,"))
+    twice = read(text + text)
+    assert same(twice, read(text))
+    assert twice.refused[["line", "reason"]].to_numpy().tolist() == [
+        [4, refusals.UNKNOWN_RECEIVER],
+        [5, refusals.REPEATED],
+        [6, refusals.REPEATED],
+    ]
 
 
 def test_nothing_is_left_of_refused_rows_alone(read: Read) -> None:

@@ -92,6 +92,42 @@ def test_an_entry_that_lacks_something_is_refused(read: Read) -> None:
     assert found.refused["line"].tolist() == [2, 2, 2, 2]
 
 
+def test_parts_of_objects_have_names_too(read: Read) -> None:
+    """As The Things Stack writes its uplinks: the list is in an object, as are names and the carrier."""
+    mapping = parse_mapping(
+        {
+            "transmission_id": "ids.device",
+            "receptions": "up.heard",
+            "receiver": "up.heard.gateway.id",
+            "toa_ns": {"column": "up.heard.at", "unit": "ns"},
+            "toa_sigma_ns": {"constant": 60},
+            "frequency_hz": "up.settings.frequency",
+        }
+    )
+    lines = [
+        {"ids": {"device": name}, "up": {"heard": found, "settings": {"frequency": "868100000"}}}
+        for name, found in OBJECTS
+    ]
+    expected = read(as_csv(OBJECTS), parse_mapping(BY_KEY)).measurements
+    frame = pd.DataFrame(lines)
+    for found in (
+        read("".join(json.dumps(line) + "\n" for line in lines), mapping, "m.jsonl"),
+        recording_of_frame(frame, LAYOUT, mapping),
+        read(frame.map(json.dumps).to_csv(index=False), mapping),
+    ):
+        assert found.transmission_id.tolist() == ["a", "b"]
+        assert found.measurements.frequency_hz.tolist() == [868100000] * 2
+        np.testing.assert_array_equal(found.measurements.toa_ns, expected.toa_ns)
+
+
+def test_what_no_entry_has_is_a_mistake(read: Read) -> None:
+    typo = parse_mapping(BY_KEY | {"toa_ns": "heard.time"})
+    with pytest.raises(
+        ValueError, match=r"no entry of 'heard' has 'heard.time'; the first is \{'gateway': \{'id': 'A'\}"
+    ):
+        read(as_csv(OBJECTS * 4), typo)
+
+
 def test_the_column_must_be_there_and_the_receiver_named(read: Read) -> None:
     with pytest.raises(ValueError, match=r"the column 'heard' of receptions is missing; the columns are 'id', 'seen'$"):
         read("id,seen\n1,[]\n", parse_mapping(BY_PLACE))

@@ -13,7 +13,8 @@ from shapely.geometry import shape
 from triangulation_pipeline.formats.plan import COLUMNS, PlanReport, bound_words, place_words
 from triangulation_pipeline.frame import WGS84_A_M
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site
-from triangulation_pipeline.physics.plan import NetworkPlan, best_further_site, plan_network, service_cells
+from triangulation_pipeline.physics.plan import NetworkPlan, best_further_site, plan_network
+from triangulation_pipeline.physics.plan_cells import service_cells
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 
 FIJI = ((-17.8, 177.4), (-16.8, -179.9), (-18.1, 178.4), (-18.2, -178.8))

@@ -24,8 +24,8 @@ from triangulation_pipeline.physics.plan import (
     PlanNumbers,
     best_further_site,
     plan_network,
-    service_cells,
 )
+from triangulation_pipeline.physics.plan_cells import service_cells
 from triangulation_pipeline.physics.propagation import noise_floor_dbm, path_loss_function, path_loss_slope_db
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import simulate_chunk

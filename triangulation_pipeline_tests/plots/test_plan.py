@@ -6,7 +6,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from triangulation_pipeline.network import NORTH_WEST_ITALY, ReceiverNetwork, Site, random_network
-from triangulation_pipeline.physics.plan import NetworkPlan, best_further_site, plan_network, service_cells
+from triangulation_pipeline.physics.plan import NetworkPlan, best_further_site, plan_network
+from triangulation_pipeline.physics.plan_cells import service_cells
 from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.plots.plan import bound_map, difference_map, hdop_map, receiver_map
 from triangulation_pipeline_tests.plots.pictures import drawn

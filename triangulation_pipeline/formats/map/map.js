@@ -253,7 +253,7 @@
       let share = along(6);
       const besidePanel = c + share * (a - c) + wide / 2 > size.x - panel.offsetWidth - 16;
       if (besidePanel && d + share * (b - d) < panel.offsetHeight + 24) share = along(panel.offsetWidth + 20);
-      if (share <= 0) return;
+      if (share * Math.hypot(a - c, b - d) < 60) return; // it would look like the name of the fix
       const at = [c + share * (a - c) - wide / 2, d + share * (b - d)], box = [at[0] - 2, at[1] - 8, at[0] + wide + 2, at[1] + 8];
       if (taken.some(([l, t, r, e], j) => j >= data.receivers.length && l < box[2] && r > box[0] && t < box[3] && e > box[1])) return;
       taken.push(box);
@@ -328,18 +328,7 @@
     for (const other of fixes.others[i])
       box.append(element("p", `It may also be at ${degrees(other[1], other[0])} (${percent(other[2])}).`));
     if (fixes.error[i] !== null) box.append(element("p", `The true place is known: it is ${metres(fixes.error[i])} away (green cross).`));
-    const table = element("table"), head = element("tr");
-    head.append(element("th", "heard by"), element("th", "direct path"), element("th", "late by"));
-    table.append(head);
-    for (const [site, weight, residual] of fixes.heard[i]) {
-      const row = element("tr");
-      row.append(element("td", data.receivers[site].name), element("td", weight === null ? "no time" : `${Math.round(100 * weight)} %`),
-        element("td", residual === null ? "" : `${residual.toFixed(0).replace("-", "−")} ns`));
-      table.append(row);
-    }
-    if (fixes.heard[i].length) box.append(table);
-    if (fixes.hdop[i] !== null) box.append(element("p", `The geometry multiplies errors by ${fixes.hdop[i].toFixed(1)} (HDOP).`, "quiet"));
-    const walk = element("nav");
+    const walk = element("nav"); // above the table, which may be long
     const add = (text, enabled, act) => {
       const button = element("button", text);
       button.type = "button";
@@ -360,6 +349,17 @@
     });
     add("Later", i + 1 < to, () => select(i + 1));
     box.append(walk);
+    const table = element("table"), head = element("tr");
+    head.append(element("th", "heard by"), element("th", "direct path"), element("th", "late by"));
+    table.append(head);
+    for (const [site, weight, residual] of fixes.heard[i]) {
+      const row = element("tr");
+      row.append(element("td", data.receivers[site].name), element("td", weight === null ? "no time" : `${Math.round(100 * weight)} %`),
+        element("td", residual === null ? "" : `${residual.toFixed(0).replace("-", "−")} ns`));
+      table.append(row);
+    }
+    if (fixes.heard[i].length) box.append(table);
+    if (fixes.hdop[i] !== null) box.append(element("p", `The geometry multiplies errors by ${fixes.hdop[i].toFixed(1)} (HDOP).`, "quiet"));
     return box;
   }
   function aboutReceiver(k) {
