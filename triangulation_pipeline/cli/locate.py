@@ -42,13 +42,12 @@ SHOWN_FIXES = 20
 MOST_WORKERS = 4
 """More threads than these wait for each other."""
 
-MAP_ENDING = ".html"
 Writer = Callable[[BinaryIO, ReceiverNetwork, Iterable[Fixes]], None]
 WRITERS: Mapping[str, Writer] = {
     ".csv": write_csv,
     ".geojson": write_geojson,
     ".kml": write_kml,
-    MAP_ENDING: write_map,
+    ".html": write_map,
 }
 """What writes fixes, by the ending of the file's name."""
 
@@ -117,8 +116,8 @@ def locate(
     columns = mapping_of(mapping)
     known = _calibration(calibrated_by, sites)
     writer = None if out is None else _writer(out)
-    if map_file is not None and map_file.suffix.lower() != MAP_ENDING:
-        raise ValueError(f"--map: the name must end in {MAP_ENDING}, got {file_name(map_file)}")
+    if map_file is not None and map_file.suffix.lower() not in {".html", ".htm"}:
+        raise ValueError(f"--map: the name must end in .html, got {file_name(map_file)}")
     sources = (file, network, mapping, None if known is None else known.file)
     places = checked_outputs(sources, out=out, map=map_file, refused=refused)
     overrides = overrides_of(settings)

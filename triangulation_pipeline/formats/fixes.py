@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from triangulation_pipeline.frame import LocalFrame, haversine_m
+from triangulation_pipeline.frame import haversine_m
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES, REACH_M, ReceiverNetwork
 from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
@@ -173,9 +173,11 @@ def fixes_of(
     positions = _within_reach(positions)
     probability, solution_en_m, main, axes = _solutions(positions)
     point_m = main.mode_en_m()
-    lat, lon = _places(network.frame, point_m, altitude_m)
-    mean_lat, mean_lon = _places(network.frame, positions.en_m, altitude_m)
-    other_lat, other_lon = _places(network.frame, solution_en_m[:, 1:], altitude_m[:, None])
+    place_m = np.concatenate([point_m[:, None], positions.en_m[:, None], solution_en_m[:, 1:]], axis=1)
+    with np.errstate(invalid="ignore"):
+        (lat, mean_lat, *other_lat), (lon, mean_lon, *other_lon) = (
+            degrees.T for degrees in network.frame.geodetic(place_m, altitude_m[:, None])
+        )
     distance_m, gradient = Geometry(network, altitude_m).ranges_m(point_m)
     weight, residual_ns = _arrivals(measurements, distance_m, layout.scenario.excess_delay)
     with np.errstate(invalid="ignore"):
@@ -210,8 +212,8 @@ def fixes_of(
     }
     for number in range(1, ALTERNATIVES + 1):
         columns[f"alternative_{number}.probability"] = probability[:, number]
-        columns[f"alternative_{number}.latitude"] = other_lat[:, number - 1]
-        columns[f"alternative_{number}.longitude"] = other_lon[:, number - 1]
+        columns[f"alternative_{number}.latitude"] = other_lat[number - 1]
+        columns[f"alternative_{number}.longitude"] = other_lon[number - 1]
     columns |= {
         "receivers": _joined(heard, [site.name for site in network.sites]),
         "num_times": measurements.toa_present.sum(1),
@@ -281,11 +283,6 @@ def _within_reach(positions: MixturePositions) -> MixturePositions:
         return positions
     log_weight = np.where(near, positions.log_weight, -np.inf)
     return MixturePositions.of_components(log_weight, positions.component_en_m, positions.scale_m2, positions.freedom)
-
-
-def _places(frame: LocalFrame, en_m: Float, altitude_m: Float) -> tuple[Float, Float]:
-    with np.errstate(invalid="ignore"):
-        return frame.geodetic(en_m, altitude_m)
 
 
 def _solutions(positions: MixturePositions) -> tuple[Float, Float, MixturePositions, dict[str, Float]]:

@@ -103,7 +103,8 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
         As ``read_measurements``.
     """
     try:
-        table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        columns = [pa.array(column, from_pandas=True) for _, column in frame.items()]
+        table = pa.Table.from_arrays(columns, [str(name) for name in frame])
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
     # All rows are at hand, so those of a transmission may stand anywhere.

@@ -81,6 +81,8 @@ class Recording:
         -------
         Recording
         """
+        if len(blocks) == 1:
+            return blocks[0]
         names = ("transmission_id", *PLACE_FIELDS, "line")
         joined: dict[str, Any] = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
         joined["measurements"] = Measurements.concatenate([block.measurements for block in blocks])

@@ -16,6 +16,7 @@ Int = NDArray[np.int64]
 WINDOW_LINES = 10_000
 """The rows of a transmission stand within so many lines."""
 _SHOWN_CHARACTERS = 40
+_NOTHING = pd.DataFrame(columns=list(REFUSED_COLUMNS))
 
 # What is possible. Thermal noise in 1 Hz is -174 dBm; 50 dBm are 100 W into the receiver.
 LIMITS: dict[str, tuple[float, float, str]] = {
@@ -80,5 +81,5 @@ class Refused:
         lines = [(line, "", "", printable(text[:_SHOWN_CHARACTERS]), reason) for line, text, reason in broken]
         parts = [*self._found, *([pd.DataFrame(lines, columns=list(REFUSED_COLUMNS))] if lines else [])]
         if not parts:
-            return pd.DataFrame(columns=list(REFUSED_COLUMNS))
+            return _NOTHING.copy()
         return pd.concat(parts, ignore_index=True).sort_values("line", kind="stable", ignore_index=True)

@@ -58,6 +58,8 @@ class LocatorInputs:
 
     def to(self, device: torch.device) -> Self:
         """All tensors on a device."""
+        if self.hears_BW.device == device:
+            return self
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def narrowed(self, width: int) -> Self:

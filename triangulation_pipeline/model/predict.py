@@ -143,12 +143,13 @@ def predicted(model: Locator, inputs: LocatorInputs) -> MixturePositions:
     if model.training:
         model.eval()
     device = next(model.parameters()).device
+    if len(inputs) <= CHUNK_ROWS:
+        return positions_of([model(inputs.to(device))], torch.arange(len(inputs)))
     order = torch.argsort(inputs.num_hearing_B, stable=True)
     parts = []
-    for rows in order.split(CHUNK_ROWS) if len(order) else [order]:
+    for rows in order.split(CHUNK_ROWS):
         part = inputs.take(rows)
-        width = max(1, int(part.num_hearing_B.max())) if len(rows) else 1
-        parts.append(model(part.narrowed(width).to(device)))
+        parts.append(model(part.narrowed(max(1, int(part.num_hearing_B.max()))).to(device)))
     return positions_of(parts, order)
 
 

@@ -126,9 +126,11 @@ class Search(Area):
 
     def _by(self, side: int, rows: Receptions) -> Hypotheses:
         """The same by a search over ``side`` squared cells."""
-        found = Hypotheses.empty(len(rows), self.config.hypotheses, len(rows.hears))
         # By the pairs of sites at the candidates.
         step = max(1, CHUNK_NUMBERS // (len(rows.hears) ** 2 * self.config.candidates))
+        if len(rows) <= step:
+            return self._of_few(side, rows)
+        found = Hypotheses.empty(len(rows), self.config.hypotheses, len(rows.hears))
         for chunk in (slice(first, first + step) for first in range(0, len(rows), step)):
             found.put(chunk, self._of_few(side, rows.part(chunk)))
         return found
@@ -146,18 +148,20 @@ class Search(Area):
         is_doubtful = self._is_doubtful(rows, best_m)
         if not is_doubtful.any():
             return self._distinct(rows, places_m, costs)
+        if is_doubtful.all():
+            return self._of_doubtful(rows, places_m, costs, best_m)
         found = Hypotheses.empty(len(rows), self.config.hypotheses, len(rows.hears))
-        for doubtful in (False, True):
-            chunk = np.flatnonzero(is_doubtful == doubtful)
-            if not len(chunk):
-                continue
-            some, some_m, some_costs = rows.take(chunk), np.take(places_m, chunk, axis=1), costs.take(chunk)
-            if doubtful:
-                by_few_m = self._by_few(some, np.take(best_m, chunk, axis=1))
-                some_m = np.concatenate([some_m, by_few_m], -1)
-                some_costs = some_costs.beside(self._costs(some, by_few_m))
-            found.put(chunk, self._distinct(some, some_m, some_costs))
+        clear, doubtful = np.flatnonzero(~is_doubtful), np.flatnonzero(is_doubtful)
+        found.put(clear, self._distinct(rows.take(clear), np.take(places_m, clear, axis=1), costs.take(clear)))
+        some_m, some_best_m = np.take(places_m, doubtful, axis=1), np.take(best_m, doubtful, axis=1)
+        found.put(doubtful, self._of_doubtful(rows.take(doubtful), some_m, costs.take(doubtful), some_best_m))
         return found
+
+    def _of_doubtful(self, rows: Receptions, places_m: Float, costs: _Costs, best_m: Float) -> Hypotheses:
+        """The best distinct ones of places (2, B, Q) and of those that few receivers agree on."""
+        by_few_m = self._by_few(rows, best_m)
+        places_m, costs = np.concatenate([places_m, by_few_m], -1), costs.beside(self._costs(rows, by_few_m))
+        return self._distinct(rows, places_m, costs)
 
     def _minima(self, rows: Receptions, side: int) -> Float:
         """(2, B, Q) the lowest local minima of the cells of the area."""
