@@ -6,7 +6,7 @@ import platform
 import numpy as np
 import torch
 
-from benchmarks import generation, locate, memory, plan, storage, training
+from benchmarks import generation, locate, memory, plan, start, storage, training
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores (1 used), Python {platform.python_version()}, "
         f"NumPy {np.__version__}, PyTorch {torch.__version__}"
     )
-    for subject in (generation, plan, locate, storage, training, memory):
+    for subject in (generation, plan, start, locate, storage, training, memory):
         for name, value in subject.measure().items():
             print(f"{name:<62}{value:>14}", flush=True)
 

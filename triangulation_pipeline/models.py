@@ -3,15 +3,10 @@
 from pathlib import Path
 
 from triangulation_pipeline.documents import file_name
-from triangulation_pipeline.jobs.record import load_checkpoint
 from triangulation_pipeline.model.checkpoint import Checkpoint, read_checkpoint
 from triangulation_pipeline.model.names import ModelName
 from triangulation_pipeline.model.spec import UNIVERSAL
 from triangulation_pipeline.model.universal import universal_model
-from triangulation_pipeline.storage.engine import open_existing_database
-from triangulation_pipeline.storage.registry import find_referred_model
-from triangulation_pipeline.storage.settings import read_settings
-from triangulation_pipeline.storage.stores import open_store
 from triangulation_pipeline.validation import expanded, shown
 
 FILE_ENDING = ".pth"
@@ -50,6 +45,14 @@ def load_model(reference: str) -> Checkpoint:
             f"a model must be {UNIVERSAL}, name, name/version as in rf-triangulation/3, name@production, an id, or a "
             f"file that ends in {FILE_ENDING}, got {shown(reference)}"
         )
+
+    # A second that who needs no database does not wait.
+    from triangulation_pipeline.jobs.record import load_checkpoint
+    from triangulation_pipeline.storage.engine import open_existing_database
+    from triangulation_pipeline.storage.registry import find_referred_model
+    from triangulation_pipeline.storage.settings import read_settings
+    from triangulation_pipeline.storage.stores import open_store
+
     settings = read_settings()
     engine = open_existing_database(settings.database_url, f"the model {shown(reference)}")
     try:

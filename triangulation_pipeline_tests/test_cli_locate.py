@@ -218,7 +218,7 @@ HOSTILE = f"""{HEADER}
 two,1764151200123456789,Torino,412310,50,-91.5
 two,1764151200123456789,Genova,798745,50,-88.0
 two,1764151200123456789,Coazze,431022,55,-104.3
-two,1764151200123456789,Coazze,431022,55,-104.3
+two,1764151200123456789,Coazze,431099,55,-104.3
 unknown,1764151201123456789,Nowhere,1,50,-90
 absurd,1764151202123456789,Torino,1e30,50,-90
 loud,1764151202123456789,Torino,5,50,9000
@@ -248,7 +248,7 @@ def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_p
         (14, "", "", "garbage"),
     ]
     for sentence in (
-        "refused 2 rows: two rows of one receiver in one transmission (first in line 4, receiver 'Coazze')",
+        "refused 2 rows: two different rows of one receiver in one transmission (first in line 4, receiver 'Coazze')",
         "refused 1 row: no site of the network has this name (first in line 6, receiver 'Nowhere')",
         "refused 1 row: a level must be -174 to 50 dBm; ",
         "refused 1 row: the line has another number of fields than the first (first in line 14)",
@@ -304,6 +304,7 @@ def test_where_nothing_is_left_nothing_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--map", "f.kml"], "--map: the name must end in .html, got f.kml"),
         (["--out", "f.txt"], "--out: the name must end in .csv, .geojson, .kml, .html, got f.txt"),
         (["--out", "/none/f.csv"], "/none/f.csv cannot be written: its folder does not exist"),
         (["--map", "/none/f.html"], "/none/f.html cannot be written: its folder does not exist"),

@@ -1,5 +1,6 @@
 """The command line, ``triangulation``. Each command is in one of the files beside this one."""
 
+from errno import ENOSPC
 from importlib import import_module
 from typing import Any
 
@@ -68,6 +69,11 @@ class _LazyCommands(click.Group):
             return super().invoke(ctx)
         except (ValueError, PipelineError) as error:
             raise click.ClickException(printable(str(error))) from None
+        except OSError as error:
+            # Files say themselves that they cannot be written. A closed pipe is click's.
+            if error.errno != ENOSPC:
+                raise
+            raise click.ClickException(f"standard output cannot be written: {error.strerror}") from None
         except KeyboardInterrupt as interrupt:
             # Click itself would end with exit code 1.
             say(str(interrupt) or "stopped", err=True)

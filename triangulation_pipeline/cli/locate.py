@@ -117,6 +117,8 @@ def locate(
     columns = mapping_of(mapping)
     known = _calibration(calibrated_by, sites)
     writer = None if out is None else _writer(out)
+    if map_file is not None and map_file.suffix.lower() not in {".html", ".htm"}:
+        raise ValueError(f"--map: the name must end in .html, got {file_name(map_file)}")
     sources = (file, network, mapping, None if known is None else known.file)
     places = checked_outputs(sources, out=out, map=map_file, refused=refused)
     overrides = overrides_of(settings)

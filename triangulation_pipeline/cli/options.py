@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from triangulation_pipeline.client import Webserver
 from triangulation_pipeline.validation import shown
 
 Command = Callable[..., Any]
@@ -28,6 +27,9 @@ def json_option(command: Command) -> Command:
 
 def webserver_option(command: Command) -> Command:
     """``--url``, passed on as ``webserver``: a client of the webserver at that address."""
+    # Commands that ask no webserver do not wait for what it imports.
+    from triangulation_pipeline.client import Webserver
+
     return click.option(
         "--url",
         "webserver",

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from triangulation_pipeline.validation import expanded
@@ -86,12 +87,16 @@ class Lines:
     is_open: bool = False  # whether the last of them has no end in the file
     is_cut: bool = False  # whether the last of them is certainly not whole; it may be empty
 
+    @cached_property
+    def _last(self) -> int:
+        """The number of the last line."""
+        return self.number + self.data.count(b"\n") - 1
+
     def why_broken(self, number: int, length: int, otherwise: str) -> str:
         """The reason why a line of some bytes is no row."""
         if length > LONGEST_LINE:
             return LONG_LINE
-        is_last = number == self.number + self.data.count(b"\n") - 1
-        return CUT_OFF if is_last and (self.is_open or self.is_cut) else otherwise
+        return CUT_OFF if number == self._last and (self.is_open or self.is_cut) else otherwise
 
 
 def lines(stream: io.BufferedIOBase, live: bool) -> Iterator[Lines]:

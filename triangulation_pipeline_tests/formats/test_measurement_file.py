@@ -645,13 +645,20 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
         (pd.to_datetime(["2026-11-26"]), "the column 'time' has time stamps without a time zone; make them UTC"),
         ([[1]], "the column 'time' must have numbers, texts or time stamps, it has list"),
         ([True], "the column 'time' must have numbers, texts or time stamps, it has bool"),
-        ([1, "x"], "a column has values of different kinds"),
+        ([1, "x"], "the column 'time' has values of different kinds"),
     ],
 )
 def test_columns_of_other_kinds_are_one_sentence(column: object, sentence: str) -> None:
     frame = pd.DataFrame({"time": column, "transmission_id": "1", "receiver": "A", "rssi_dbm": -90.0})
     with pytest.raises(ValueError, match=sentence):
         recording_of_frame(frame, LAYOUT)
+
+
+def test_what_is_no_proper_data_frame_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^data frame: the column 'a' appears twice$"):
+        recording_of_frame(pd.DataFrame([[1, 2]], columns=["a", "a"]), LAYOUT)
+    with pytest.raises(ValueError, match=r"^measurements must be a DataFrame, got dict$"):
+        recording_of_frame({"a": [1]}, LAYOUT)  # type: ignore[arg-type]
 
 
 def test_kinds_of_columns_that_have_the_same_values(read: Read) -> None:
