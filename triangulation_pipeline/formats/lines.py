@@ -12,7 +12,7 @@ from typing import cast
 
 from triangulation_pipeline.validation import expanded
 
-CHUNK_BYTES = 4_000_000
+CHUNK_BYTES = 8_000_000
 # A longer line is none of a measurement.
 LONGEST_LINE = 1_000_000
 STANDARD_INPUT = "-"
