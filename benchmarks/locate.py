@@ -7,6 +7,7 @@ rows, which takes arrays and gives points alone.
 """
 
 import argparse
+import gc
 import os
 import platform
 import subprocess
@@ -45,7 +46,10 @@ LAYOUT = Layout(NORTH_WEST_ITALY, PRESETS[Preset.default])
 def measure(rows: int = ROWS) -> dict[str, str]:
     """Name and value of each number, ready to print."""
     with tempfile.TemporaryDirectory() as folder:
-        return _latency(Path(folder)) | _throughput(Path(folder), rows)
+        found = _latency(Path(folder)) | _throughput(Path(folder), rows)
+    gc.unfreeze()
+    torch.backends.mkldnn.set_flags(_enabled=True)
+    return found
 
 
 def _write(path: Path, rows: int) -> None:
@@ -72,6 +76,8 @@ def _latency(folder: Path) -> dict[str, str]:
         "DataFrame to DataFrame": lambda i: checkpoint.locate(frames[i], LAYOUT.network, calibration),
     }
     found = {}
+    gc.freeze()  # this and the two settings of PyTorch are those of the command
+    torch.backends.mkldnn.set_flags(_enabled=False)
     for name, work in each.items():
         times_ms = []
         for i in range(SINGLE_FIXES):

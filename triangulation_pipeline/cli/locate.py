@@ -1,5 +1,6 @@
 """``triangulation locate``."""
 
+import gc
 import json
 import re
 from collections import Counter
@@ -139,8 +140,12 @@ def locate(
         # Threads of PyTorch's own would do less, and for one transmission harm: blocks of a file are shared instead.
         workers = 1 if follow else min(MOST_WORKERS, torch.get_num_threads())
         torch.set_num_threads(1)
+        # oneDNN keeps a program for each number of rows that it meets: memory would grow.
+        torch.backends.mkldnn.set_flags(_enabled=False)
         fixes = locate_recordings(checkpoint, recordings, layout, calibration, workers)
         if follow:
+            # What is loaded stays, and the collector of garbage would look at all of it now and then, for 50 ms.
+            gc.freeze()
             _print_each(fixes, refusals)
             return
         summary = _Summary(sites, MOST_FIXES if map_file is not None else SHOWN_FIXES)

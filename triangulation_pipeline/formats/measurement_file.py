@@ -102,13 +102,19 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
     ValueError
         As ``read_measurements``.
     """
-    try:
-        columns = [pa.array(column, from_pandas=True) for _, column in frame.items()]
-        table = pa.Table.from_arrays(columns, [str(name) for name in frame])
-    except (pa.ArrowException, TypeError) as error:
-        raise ValueError(f"data frame: a column has values of different kinds ({shown(str(error))})") from None
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"measurements must be a DataFrame, got {type(frame).__name__}")
+    columns = []
+    for name, column in frame.items():
+        try:
+            columns.append(pa.array(column, from_pandas=True))
+        except (pa.ArrowException, TypeError) as error:
+            raise ValueError(
+                f"data frame: the column {shown(str(name))} has values of different kinds ({shown(str(error))})"
+            ) from None
+    table = pa.Table.from_arrays(columns, [str(name) for name in frame])
     # All rows are at hand, so those of a transmission may stand anywhere.
-    blocks = _blocks([piece_of(table, 1)], layout, mapping, window=len(frame), live=False)
+    blocks = _blocks(map(piece_of, [table], [1]), layout, mapping, window=len(frame), live=False)
     return Recording.concatenate(list(_with_place("data frame", blocks)))
 
 

@@ -123,9 +123,13 @@ def _header(line: bytes) -> tuple[list[str], str]:
         names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter))]
     except csv.Error:
         raise ValueError(f"its first line does not name columns; it is {shown(text)}") from None
-    if repeated := [name for name in names if name and names.count(name) > 1]:
-        raise ValueError(f"the column {shown(repeated[0])} appears twice")
+    _refuse_repeated(names)
     return names, delimiter
+
+
+def _refuse_repeated(names: list[str]) -> None:
+    if len(set(names)) < len(names) and (repeated := [name for name in names if name and names.count(name) > 1]):
+        raise ValueError(f"the column {shown(repeated[0])} appears twice")
 
 
 def _parsed(data: bytes, columns: int, delimiter: str) -> pa.Table:
@@ -304,6 +308,7 @@ def piece_of(table: pa.Table, number: int) -> Piece:
     has."""
     line = np.arange(number, number + len(table))
     names = table.column_names
+    _refuse_repeated(names)
     return Piece({name: _flat(column) for name, column in zip(names, table.columns, strict=True)}, line, [])
 
 

@@ -37,7 +37,7 @@ MOST_TRIPLES = 100
 LOST_DELAYS = 5.0
 # So many numbers of one kind are computed at once, but for those of the cells: what is worked on stays in the
 # processor's cache, and the many small steps are of many rows.
-CHUNK_NUMBERS, CELL_NUMBERS = 2**18, 2**15
+CHUNK_NUMBERS, CELL_NUMBERS = 2**19, 2**16
 _DAMPING = 1e-5
 
 
