@@ -98,7 +98,7 @@ class StandIn:
 @pytest.fixture
 def webserver(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr("triangulation_pipeline.cli.options.Webserver", stand_in)
+    monkeypatch.setattr("triangulation_pipeline.client.Webserver", stand_in)
     monkeypatch.setattr("triangulation_pipeline.cli.operate.WAIT_POLL_S", 0.02)
     monkeypatch.setattr("triangulation_pipeline.cli.watch.POLL_S", 0.02)
     return stand_in
