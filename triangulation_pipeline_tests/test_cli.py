@@ -132,6 +132,17 @@ def test_a_home_that_is_none_is_refused(home: Path, monkeypatch: pytest.MonkeyPa
         assert done.stderr == f"Error: DAGSTER_HOME must be the absolute path of a folder, got {wrong!r}\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_behind_standard_output_is_told_in_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*COMMAND, "network", "--check", str(ROOT / "docker/networks/north-west-italy.yaml"), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: standard output cannot be written: No space left on device\n",
+    )
+
+
 def test_status_fails_where_the_webserver_is_away(home: Path) -> None:
     """Also where no job is at work: it was not asked what Dagster knows."""
     done = triangulation("status", "--url", "http://localhost:9")

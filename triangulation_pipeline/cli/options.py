@@ -27,14 +27,18 @@ def json_option(command: Command) -> Command:
 
 def webserver_option(command: Command) -> Command:
     """``--url``, passed on as ``webserver``: a client of the webserver at that address."""
-    # Commands that ask no webserver do not wait for what it imports.
-    from triangulation_pipeline.client import Webserver
+
+    def client_of(context: click.Context, option: click.Parameter, url: str | None) -> Any:
+        # Commands that ask no webserver do not wait for what this imports.
+        from triangulation_pipeline.client import Webserver
+
+        return Webserver(url)
 
     return click.option(
         "--url",
         "webserver",
         metavar="URL",
-        callback=lambda context, option, url: Webserver(url),
+        callback=client_of,
         help="Address of Dagster's webserver. The default is TRIANGULATION_WEBSERVER_URL, or http://localhost:3000.",
     )(command)
 

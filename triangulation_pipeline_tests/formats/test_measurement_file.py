@@ -737,18 +737,41 @@ def test_a_line_without_end_is_one_refused_row(read: Read) -> None:
     assert found.reasons.to_dict() == {LONG_LINE: 1}
 
 
-def test_ten_thousand_damaged_rows_are_counted(read: Read) -> None:
+DAMAGED = {
+    'x"{id},{time},A,5,50,-90': sources.BAD_QUOTES,
+    "{id},{time},A": sources.OTHER_FIELDS,
+    "{id},{time},A,5,50,-90,": sources.OTHER_FIELDS,
+    "\0\0\0\0": sources.OTHER_FIELDS,
+    ",{time},A,5,50,-90": refusals.NO_ID,
+    "{id},{time},Nowhere,5,50,-90": refusals.UNKNOWN_RECEIVER,
+    "{id},{time},M\udcfcnchen,5,50,-90": refusals.NO_UTF8,
+    "{id},{time},A,5,-1,-90": refusals.LIMITS["toa_sigma_ns"][2],
+    "{id},{time},A,5,50,#REF!": refusals.NO_NUMBER,
+    "{id},1.7e18,A,5,50,-90": refusals.NO_TIME_TEXT,
+}
+
+
+def test_ten_thousand_damaged_rows_are_counted_and_the_others_are_the_same_to_the_bit(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triangulation_pipeline.formats.lines.CHUNK_BYTES", 50_000)
     rng = np.random.default_rng(3)
-    good = [f"{i},{TIME_NS + i},A,5,50,-90" for i in range(10_000)]
-    text = bytearray(rows(*good).encode())
-    damaged = rng.permutation(10_000)[:3000]
-    line_begin = np.flatnonzero(np.frombuffer(bytes(text), np.uint8) == ord("\n"))[damaged] + 1
-    for begin in line_begin:
-        text[begin] = ord('"')  # a quote that is never closed
-    found = read(bytes(text))
-    assert found.reasons.to_dict() == {sources.BAD_QUOTES: 3000}
-    assert sorted(found.refused["line"]) == sorted(damaged + 2)
-    assert len(found) == 7000
+    good = [
+        f"{i},{TIME_NS + i},{receiver},{toa}.25,50,-90"
+        for i, toas in enumerate(rng.integers(0, 250_000, (5_000, 2)))
+        for receiver, toa in zip(("A", "B hill"), toas, strict=True)
+    ]
+    kinds = rng.integers(0, len(DAMAGED), 10_000)
+    damaged = [list(DAMAGED)[kind].format(id=at // 2, time=TIME_NS + at // 2) for at, kind in enumerate(kinds)]
+    mixed = [row for pair in zip(good, damaged, strict=True) for row in pair]
+    found = read(rows(*mixed).encode(errors="surrogateescape"))
+    assert same(found, read(rows(*good)))
+    expected: dict[str, int] = {}
+    for kind, count in enumerate(np.bincount(kinds)):
+        reason = list(DAMAGED.values())[kind]
+        expected[reason] = expected.get(reason, 0) + int(count)
+    assert found.reasons.to_dict() == expected
+    assert sorted(found.refused["line"]) == list(range(3, 20_003, 2))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
