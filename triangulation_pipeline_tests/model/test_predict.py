@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 
 from triangulation_pipeline.calibration import SiteCalibration
@@ -13,7 +15,7 @@ def blocks() -> list[Recording]:
     """Of 1,000 transmissions, one of them empty."""
     recording = recording_of(samples(1000), NORTH_WEST_ITALY)
     edges = [0, 1, 400, 400, 650, 1000]
-    return [recording.take(slice(*edge)) for edge in zip(edges, edges[1:], strict=False)]
+    return [recording.take(slice(*edge)) for edge in pairwise(edges)]
 
 
 def test_fixes_are_the_same_to_the_bit_with_any_number_of_workers() -> None:
