@@ -110,9 +110,9 @@ def test_listings_fit_80_columns(job: JobRecord) -> None:
     ]
     assert listed("models") == [
         "model               network                 production  p50 m    p95 m  made",
-        "rf-triangulation:1  north-west-italy        no           21.7  1,104.9  just now",
+        "rf-triangulation/1  north-west-italy        no           21.7  1,104.9  just now",
         "                    (491d2d57)",
-        "rf-triangulation:1: Not promoted: on 6,543 test rows with GDOP < 5 the RMSE of",
+        "rf-triangulation/1: Not promoted: on 6,543 test rows with GDOP < 5 the RMSE of",
         "165.0 m is above 100.0 m.",
     ]
     assert listed("evaluations") == [
@@ -130,7 +130,7 @@ def test_listings_fit_80_columns(job: JobRecord) -> None:
 
 def test_a_pipe_gets_whole_lines_and_json_gets_everything(job: JobRecord) -> None:
     told = triangulation("models").stdout.splitlines()
-    assert told[-1] == f"rf-triangulation:1: {REASON}"
+    assert told[-1] == f"rf-triangulation/1: {REASON}"
     assert "north-west-italy (491d2d57)" in told[1]
     (row,) = json.loads(triangulation("models", "--json").stdout)
     assert (row["job_id"], row["promotion_reason"]) == (job.id, REASON)
