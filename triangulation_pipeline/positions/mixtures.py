@@ -11,6 +11,7 @@ from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.positions.solutions import Alternatives, separate_solutions
 from triangulation_pipeline.positions.student_t import (
     GAUSSIAN_FREEDOM,
+    Components,
     covariances_m2,
     log_densities,
     log_sum,
@@ -192,7 +193,7 @@ class MixturePositions(Positions):
             freedom = np.minimum(self.freedom[at], GAUSSIAN_FREEDOM)
             log_peak = log_weight.T + np.log(a * c)
             peak = np.exp(log_peak - log_peak.max(0))
-            parts = _Parts(peak, freedom, a, b, c, centre_e, centre_n)
+            parts = Components(peak, freedom, a, b, c, centre_e, centre_n)
             at_centres = parts.pulls(centre_e[:, None], centre_n[:, None])[0].sum(1)
             densest = np.where(peak > 0, at_centres, 0.0).argmax(0), np.arange(len(rows))
             east, north = centre_e[densest], centre_n[densest]
@@ -352,46 +353,6 @@ class MixturePositions(Positions):
                 )
                 at_draws += np.exp(log_part)
             yield rows, at_draws, log_peak
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The k components of b rows, (k, b) each: densities at their centres, degrees of freedom, the elements of the
-    whitening matrices, and centres."""
-
-    peak: NDArray[np.float64]
-    freedom: NDArray[np.float64]
-    a: NDArray[np.float64]
-    b: NDArray[np.float64]
-    c: NDArray[np.float64]
-    centre_e: NDArray[np.float64]
-    centre_n: NDArray[np.float64]
-
-    def take(self, rows: NDArray[np.integer]) -> "_Parts":
-        return _Parts(*(np.take(getattr(self, f.name), rows, axis=1) for f in fields(self)))
-
-    def pulls(self, east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        """Densities (..., k, b) at places, the same weighted by what each component pulls, and the distances."""
-        east, north = self.centre_e - east, self.centre_n - north
-        first, second = self.a * east, self.b * east + self.c * north
-        base = 1 + (first * first + second * second) / self.freedom
-        density = self.peak * np.exp(np.log(base) * (-0.5 * self.freedom - 1))
-        return density, density * (1 + 2 / self.freedom) / base, east, north
-
-    def uphill(
-        self, east: NDArray[np.float64], north: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """One step of expectation maximisation from places (b,): the new ones, and the squared length of the step in
-        standard deviations."""
-        density, pull, away_e, away_n = self.pulls(east, north)
-        pull = pull / density.sum(0)
-        across = pull * self.b * self.c
-        by_e, by_n = pull * (self.a * self.a + self.b * self.b), pull * self.c * self.c
-        ee, en, nn = by_e.sum(0), across.sum(0), by_n.sum(0)
-        push_e, push_n = (by_e * away_e + across * away_n).sum(0), (across * away_e + by_n * away_n).sum(0)
-        determinant = ee * nn - en * en
-        step_e, step_n = (nn * push_e - en * push_n) / determinant, (ee * push_n - en * push_e) / determinant
-        return east + step_e, north + step_n, step_e * push_e + step_n * push_n
 
 
 def _quasi_random(number: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Bivariate Student's t, many at once: densities, covariances and moments, by elements instead of matrices."""
 
 import math
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,44 @@ def moments(
     apart_m = en_m - mean_m[:, None]
     between_m2 = np.einsum("nk,nki,nkj->nij", share, apart_m, apart_m)
     return mean_m, np.einsum("nk,nkij->nij", share, covariance_m2) + between_m2
+
+
+@dataclass(frozen=True)
+class Components:
+    """The k components of b rows, (k, b) each: densities at their centres, degrees of freedom, the elements of the
+    whitening matrices, and centres."""
+
+    peak: NDArray[np.float64]
+    freedom: NDArray[np.float64]
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    c: NDArray[np.float64]
+    centre_e: NDArray[np.float64]
+    centre_n: NDArray[np.float64]
+
+    def take(self, rows: NDArray[np.integer]) -> "Components":
+        """Those of some rows."""
+        return Components(*(np.take(getattr(self, f.name), rows, axis=1) for f in fields(self)))
+
+    def pulls(self, east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """Densities (..., k, b) at places, the same weighted by what each component pulls, and the distances."""
+        east, north = self.centre_e - east, self.centre_n - north
+        first, second = self.a * east, self.b * east + self.c * north
+        base = 1 + (first * first + second * second) / self.freedom
+        density = self.peak * np.exp(np.log(base) * (-0.5 * self.freedom - 1))
+        return density, density * (1 + 2 / self.freedom) / base, east, north
+
+    def uphill(
+        self, east: NDArray[np.float64], north: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """One step of expectation maximisation from places (b,): the new ones, and the squared length of the step in
+        standard deviations."""
+        density, pull, away_e, away_n = self.pulls(east, north)
+        pull = pull / density.sum(0)
+        across = pull * self.b * self.c
+        by_e, by_n = pull * (self.a * self.a + self.b * self.b), pull * self.c * self.c
+        ee, en, nn = by_e.sum(0), across.sum(0), by_n.sum(0)
+        push_e, push_n = (by_e * away_e + across * away_n).sum(0), (across * away_e + by_n * away_n).sum(0)
+        determinant = ee * nn - en * en
+        step_e, step_n = (nn * push_e - en * push_n) / determinant, (ee * push_n - en * push_e) / determinant
+        return east + step_e, north + step_n, step_e * push_e + step_n * push_n
