@@ -22,7 +22,7 @@ from triangulation_pipeline.model.checkpoint import write_checkpoint
 from triangulation_pipeline.model.universal import universal_model
 from triangulation_pipeline.network import NORTH_WEST_ITALY
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
-from triangulation_pipeline.physics.scenario import Scenario
+from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
 from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline_tests.conftest import ROOT
 from triangulation_pipeline_tests.test_cli import COMMAND
@@ -345,3 +345,21 @@ def test_a_model_of_a_file_is_the_same_model(folder: Path, tmp_path: Path) -> No
         for model in ("universal", tmp_path / "own.pth")
     ]
     assert shown[0] == shown[1] != ""
+
+
+def test_the_conditions_of_a_model_hold_unless_the_command_names_others(folder: Path, tmp_path: Path) -> None:
+    few, universal = tmp_path / "few.csv", universal_model()
+    few.write_text("".join((folder / "m.csv").open().readlines()[:40]))
+    own = {"network": NORTH_WEST_ITALY, "scenario": PRESETS[Preset.valley]}
+    checkpoint = replace(universal, spec=universal.spec.model_copy(update=own))
+    (tmp_path / "own.pth").write_bytes(write_checkpoint(checkpoint))
+
+    def shown(*options: str) -> str:
+        done = triangulation("locate", few, "--network", ITALY, *options)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    changed, model = ("--set", "nlos_probability=0.3"), ("--model", str(tmp_path / "own.pth"))
+    assert shown(*model) == shown("--preset", "valley") != shown()
+    assert shown(*model, *changed) == shown("--preset", "valley", *changed) != shown(*model)
+    assert shown(*model, "--preset", "default") == shown()

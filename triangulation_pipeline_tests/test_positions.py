@@ -287,3 +287,17 @@ def test_contents_of_a_whole_test_split_take_a_second_or_two() -> None:
     started = time.process_time()
     mixture.content_at(at)
     assert time.process_time() - started < 4
+
+
+def test_a_row_has_the_same_mode_and_content_alone_and_among_others() -> None:
+    """Light components count in no row, though a row beside it has as many heavy ones."""
+    rng = np.random.default_rng(0)
+    n, k = 60, 8
+    log_weight = np.log(rng.dirichlet(np.full(k, 0.3), n) + 1e-12)
+    centre_m, sigma_m = rng.normal(0, 3000, (n, k, 2)), rng.lognormal(4, 1.5, (n, k, 1, 1))
+    whole = MixturePositions.of_components(log_weight, centre_m, sigma_m**2 * np.eye(2), np.full((n, k), 5.0))
+    alone = [whole.take(slice(row, row + 1)) for row in range(n)]
+    modes_m = np.concatenate([one.mode_en_m() for one in alone])
+    np.testing.assert_allclose(modes_m, whole.mode_en_m(), atol=1e-6)
+    contents = np.concatenate([one.content_at(one.en_m) for one in alone])
+    np.testing.assert_array_equal(contents, whole.content_at(whole.en_m))

@@ -325,19 +325,19 @@ def _ellipses(main: MixturePositions) -> dict[str, Float]:
     offset = np.einsum("nki,nij,nkj->nk", apart_m, precision, apart_m)
     inner = np.einsum("nij,nkij->nk", precision, main.scale_m2[at])
     scale = (inner + offset * (1 - 2 / freedom)) / 2
+    # Newton on the logarithm, which is convex and falls: no step overshoots.
+    share, scale, freedom = share[:, None], scale[:, None], freedom[:, None]
+    log_beyond, q = np.log1p(-np.array(LEVELS)), np.zeros((len(located), len(LEVELS)))
+    for _ in range(_ELLIPSE_STEPS):
+        base = 1 + q[..., None] / (scale * freedom)
+        beyond = share * np.exp(np.log(base) * (freedom / -2))
+        total, slope = beyond.sum(-1), (beyond / (2 * scale * base)).sum(-1)
+        step = (np.log(total) - log_beyond) * total / slope
+        q += step
+        if (np.abs(step) <= 1e-3 * q).all():
+            break
     squared = np.full((len(main), len(LEVELS)), np.nan)
-    for column, level in enumerate(LEVELS):
-        # Newton on the logarithm, which is convex and falls: no step overshoots.
-        q = np.zeros(len(located))
-        for _ in range(_ELLIPSE_STEPS):
-            base = 1 + q[:, None] / (scale * freedom)
-            beyond = share * np.exp(np.log(base) * (freedom / -2))
-            total, slope = beyond.sum(1), (beyond / (2 * scale * base)).sum(1)
-            step = (np.log(total) - np.log1p(-level)) * total / slope
-            q += step
-            if (np.abs(step) <= 1e-3 * q).all():
-                break
-        squared[located, column] = q
+    squared[located] = q
     with np.errstate(invalid="ignore"):
         return {
             "major_m": np.sqrt(squared * variance[:, :1]),

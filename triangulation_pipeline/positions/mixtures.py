@@ -24,7 +24,7 @@ _NEGLIGIBLE = 1e-3
 _BLOCK_ROWS = 64
 # Steps towards a mode, until they are shorter than so many standard deviations.
 _UPHILL_STEPS, _UPHILL_TOLERANCE = 30, 1e-3
-_MODE_BLOCK_ROWS = 2048
+_MODE_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class MixturePositions(Positions):
             East and north, metres; NaN in a row without a position.
         """
         mode_en_m = np.full((len(self), 2), np.nan)
-        for rows, picked in self._heaviest(_MODE_BLOCK_ROWS):
+        for rows, picked, log_weight in self._heaviest(_MODE_BLOCK_ROWS):
             # Components first: sums over them are then sums of whole arrays.
             at = rows, picked.T
             (a, b, c), (centre_e, centre_n) = (
@@ -190,18 +190,12 @@ class MixturePositions(Positions):
                 np.moveaxis(self.component_en_m[at], -1, 0),
             )
             freedom = np.minimum(self.freedom[at], GAUSSIAN_FREEDOM)
-            log_peak = self.log_weight[at] + np.log(a * c)
+            log_peak = log_weight.T + np.log(a * c)
             peak = np.exp(log_peak - log_peak.max(0))
             parts = _Parts(peak, freedom, a, b, c, centre_e, centre_n)
-            east, north = np.zeros(len(rows)), np.zeros(len(rows))
-            highest = np.zeros(len(rows))
-            for k in range(len(peak)):
-                density = np.where(peak[k] > 0, parts.pulls(centre_e[k], centre_n[k])[0].sum(0), 0.0)
-                higher = density > highest
-                east, north, highest = (
-                    np.where(higher, new, old)
-                    for new, old in ((centre_e[k], east), (centre_n[k], north), (density, highest))
-                )
+            at_centres = parts.pulls(centre_e[:, None], centre_n[:, None])[0].sum(1)
+            densest = np.where(peak > 0, at_centres, 0.0).argmax(0), np.arange(len(rows))
+            east, north = centre_e[densest], centre_n[densest]
             for _ in range(_UPHILL_STEPS):
                 east, north, step = parts.uphill(east, north)
                 mode_en_m[rows, 0], mode_en_m[rows, 1] = east, north
@@ -305,17 +299,21 @@ class MixturePositions(Positions):
         inside_m2 = covariances_m2(self.scale_m2, self.freedom)
         return separate_solutions(np.exp(self.log_weight), self.component_en_m, inside_m2)
 
-    def _heaviest(self, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Blocks of b rows that have a position: which rows, and (b, k) their components from the heaviest on, without
-        those that together have less than ``_NEGLIGIBLE``; rows with as many are together."""
+    def _heaviest(self, block_rows: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+        """Blocks of b rows that have a position: which rows, (b, k) their components from the heaviest on, and the
+        logarithms of their weights, minus infinity for those that together have less than ``_NEGLIGIBLE``; rows with as
+        many others are together."""
         weight = np.exp(self.log_weight)
         order = np.argsort(-weight, axis=1, kind="stable")
-        before = np.cumsum(np.take_along_axis(weight, order, 1), axis=1) - np.take_along_axis(weight, order, 1)
-        kept = ((before < 1 - _NEGLIGIBLE) & np.take_along_axis(self.exists, order, 1)).sum(1)
+        weight = np.take_along_axis(weight, order, 1)
+        before = np.cumsum(weight, axis=1) - weight
+        kept = ((before < 1 - _NEGLIGIBLE) & (weight > 0)).sum(1)
         located = np.flatnonzero(kept)
         by_count = located[np.argsort(kept[located], kind="stable")]
         for rows in (by_count[i : i + block_rows] for i in range(0, len(by_count), block_rows)):
-            yield rows, order[rows, : kept[rows].max()]
+            picked = order[rows, : kept[rows].max()]
+            counts = np.arange(picked.shape[1]) < kept[rows, None]
+            yield rows, picked, np.where(counts, self.log_weight[rows[:, None], picked], -np.inf)
 
     def _draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]]:
         """The densities at ``DRAWS`` draws from each mixture, in blocks of b rows that have a position: which rows,
@@ -326,10 +324,8 @@ class MixturePositions(Positions):
         uniform, which, angle = _quasi_random(DRAWS)
         radius_squared = -2 * np.log1p(-uniform)  # of a Gaussian
         circle = np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=-1)
-        for rows, picked in self._heaviest(_BLOCK_ROWS):
-            log_weight, freedom, scale_m2 = (
-                values[rows[:, None], picked] for values in (self.log_weight, self.freedom, self.scale_m2)
-            )
+        for rows, picked, log_weight in self._heaviest(_BLOCK_ROWS):
+            freedom, scale_m2 = (values[rows[:, None], picked] for values in (self.freedom, self.scale_m2))
             centre_m = self.component_en_m[rows[:, None], picked]
             centre_m = centre_m - centre_m[:, :1]  # small numbers, for the sake of the precision
             whitening = whitening_of(scale_m2)
@@ -375,7 +371,7 @@ class _Parts:
         return _Parts(*(np.take(getattr(self, f.name), rows, axis=1) for f in fields(self)))
 
     def pulls(self, east: NDArray[np.float64], north: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-        """(k, b) densities at places, the same weighted by what each component pulls, and the distances."""
+        """Densities (..., k, b) at places, the same weighted by what each component pulls, and the distances."""
         east, north = self.centre_e - east, self.centre_n - north
         first, second = self.a * east, self.b * east + self.c * north
         base = 1 + (first * first + second * second) / self.freedom

@@ -58,21 +58,23 @@ class Triangulation(Locator):
         rows = inputs if one_each else inputs.take(row_M)
         view = View.of(rows, which_M)
         tokens = self.encoder(view.features_MWF, rows.hears_BW)
-        begin_m, spread_m = rows.hypothesis_m_BK2[_row(rows), which_M], rows.spread_m_BK3[_row(rows), which_M]
+        row = torch.arange(len(rows), device=which_M.device)
+        begin_m, spread_m = rows.hypothesis_m_BK2[row, which_M], rows.spread_m_BK3[row, which_M]
+        features_MF = rows.hypothesis_features_BKF[row, which_M]
 
         fix_m, information, weight = self._step(view, tokens, begin_m, spread_m, rows.area_m_B)
         found_m = torch.where(view.solved_M[:, None], torch.stack(information.ellipse.spread_m(), -1), spread_m)
         about = torch.cat(
             [
                 pooled(tokens, rows.hears_BW),
-                rows.hypothesis_features_BKF[_row(rows), which_M] * tokens.new_tensor(FEATURE_SCALES),
+                features_MF * tokens.new_tensor(FEATURE_SCALES),
                 view.noise_MF,
                 _shape(view, found_m),
             ],
             dim=-1,
         )
         raw = self.head(about)
-        log_share = rows.hypothesis_features_BKF[_row(rows), which_M, 0] + raw[:, 0]
+        log_share = features_MF[:, 0] + raw[:, 0]
         logit, mean_m, tril_m, freedom_MC = self._components(raw[:, 1:], fix_m, found_m)
         if self.read_alternative is not None:
             others = self._alternatives(
@@ -161,10 +163,6 @@ class Triangulation(Locator):
         mean_m = fix_m[:, None] + move_m_MW2 * raw[..., 1].clamp(-2, 2).exp()[..., None]
         wider = (raw[..., 2] + ALTERNATIVE_WIDTH).clamp(-4, 4).exp()[..., None] * scaled(spread_m_MW3, shape[:, None])
         return logit, mean_m, wider, freedom(raw[..., 3])
-
-
-def _row(rows: LocatorInputs) -> Tensor:
-    return torch.arange(len(rows), device=rows.hears_BW.device)
 
 
 def _shape(view: View, found_m: Tensor) -> Tensor:
