@@ -73,13 +73,13 @@ SOLVED = {
 }
 # East, north, and the variances of both.
 PREDICTED = {
-    (2, Architecture.triangulation): [
+    (3, Architecture.triangulation): [
         (-90809.8, -41100.4, 40444.7, 22246.3),
         (-72374.1, 10705.1, 1044.96, 1643.43),
         (156.743, -35352.9, 792.56, 1262.6),
         (82508.9, 78284.2, 105688.0, 161458.0),
     ],
-    (2, Architecture.regression): [
+    (3, Architecture.regression): [
         (-88971.5, -39050.2, 29161800.0, 70984100.0),
         (-73105.0, 11201.7, 761535.0, 7703910.0),
         (543.751, -34993.8, 9832680.0, 111726000.0),
@@ -87,7 +87,7 @@ PREDICTED = {
     ],
 }
 # Training and validation loss of three epochs.
-TRAINED = {2: [9.16404, 9.11446, 9.10669, 9.0885, 9.0834, 9.08542]}
+TRAINED = {3: [9.16404, 9.11446, 9.10669, 9.0885, 9.0834, 9.08542]}
 
 
 def test_network() -> None:

@@ -158,7 +158,7 @@ def _note(row: Row) -> str | None:
     if not row["rows"]:
         return None
     if row["toa_bias_ns"] is None:
-        return "its arrival times cannot be compared with those of the others; they count as not calibrated."
+        return "no arrival time of it can be compared with those of the others; its clock counts as not calibrated."
     if row["drift_ns_per_s"] is not None and abs(row["drift_ns_per_s"]) > _DRIFT_SIGMAS * row["drift_sigma_ns_per_s"]:
         return "its clock drifts; a bias serves only near the time of this calibration."
     if row["outlier_share"] > _MANY_OUTLIERS + 3 * row["outlier_share_sigma"]:

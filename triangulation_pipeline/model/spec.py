@@ -17,7 +17,7 @@ from triangulation_pipeline.physics.scenario import Scenario
 # Raised with every change of the arithmetic that leads from weights, constants and inputs to a prediction. It is part
 # of the digest of weights, so that equal digests predict the same, and of the code versions of assets. A checkpoint of
 # another version is not read.
-LOCATOR_VERSION = 2
+LOCATOR_VERSION = 3
 
 
 class Architecture(StrEnum):

@@ -20,7 +20,7 @@ from triangulation_pipeline.validation import refuse_booleans, without_controls
 
 # Raised with every change that trains other weights with equal settings and rows: of losses, steps and stopping, and of
 # the universal weights. It is part of the code versions of assets, and of saved states.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 
 
 class Scheduler(StrEnum):

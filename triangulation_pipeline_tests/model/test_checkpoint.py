@@ -174,8 +174,8 @@ def test_a_former_format_says_what_to_do(content: bytes, number: int) -> None:
 
 def test_a_locator_of_another_version_is_refused(content: bytes) -> None:
     document = load(content)
-    for version, remedy in ((3, "update the program"), (1, "train the model again"), ("2", "train the model again")):
-        told = f"checkpoint is of locator version {version!r}, and this program computes version 2: {remedy}"
+    for version, remedy in ((4, "update the program"), (1, "train the model again"), ("3", "train the model again")):
+        told = f"checkpoint is of locator version {version!r}, and this program computes version 3: {remedy}"
         with pytest.raises(ValueError, match=f"^{told}$"):
             read_checkpoint(dump(document | {"locator_version": version}))
 
