@@ -306,14 +306,15 @@ class _Summary:
 
     def show(self) -> None:
         """Prints the first fixes, and what all of them have in common."""
-        table = pd.concat([chunk.table for chunk in self.kept], ignore_index=True).head(SHOWN_FIXES)
+        tables = [chunk.table.assign(num_heard=chunk.heard.sum(1)) for chunk in self.kept]
+        table = pd.concat(tables, ignore_index=True).head(SHOWN_FIXES)
         columns: dict[str, Callable[[Row], Any]] = {
             "transmission": lambda row: row["transmission_id"][:LONGEST_WORD],
             "time": lambda row: row["time"][:19],
             "latitude": lambda row: _number(row["latitude"], 5),
             "longitude": lambda row: _number(row["longitude"], 5),
             "95 % m": lambda row: _number(row["semi_major_95_m"], 0),
-            "heard": lambda row: len(row["receivers"].split("; ")),
+            "heard": lambda row: row["num_heard"],
         }
         if self._errors_m:
             columns |= {"error m": lambda row: _number(row["error_m"], 0)}
