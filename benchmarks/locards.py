@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in range(FOLDS):
         known, asked = recording.take(fold != number), np.flatnonzero(fold == number)
         calibration = tp.estimate_calibration(layout, known.measurements, known.latitude, known.longitude)
-        conditions = tp.Layout(layout.network, calibration.conditions(scenario))
+        conditions = calibration.conditions(layout)
         rows = calibration.apply(conditions, recording.take(asked).measurements)
         parts.append(predict(model, conditions, rows))
         places.append(soft_l1_en_m(conditions, rows, parts[-1]))

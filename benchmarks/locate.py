@@ -67,9 +67,8 @@ def _latency(folder: Path) -> dict[str, str]:
     recording = Recording.concatenate(list(read_measurements(path, LAYOUT)))
     blocks = [recording.take(slice(i, i + 1)) for i in range(SINGLE_FIXES)]
     arrays = [block.measurements for block in blocks]
-    layout = Layout(LAYOUT.network, calibration.conditions(LAYOUT.scenario))
     each: dict[str, Callable[[int], object]] = {
-        "arrays to posterior (locate)": lambda i: locate(checkpoint, arrays[i], layout, calibration),
+        "arrays to posterior (locate)": lambda i: locate(checkpoint, arrays[i], LAYOUT, calibration),
         "block to line of JSON (--follow)": lambda i: [
             list(rows_of(fixes)) for fixes in locate_recordings(checkpoint, [blocks[i]], LAYOUT, calibration)
         ],

@@ -41,7 +41,7 @@ def measure(
     true_m = network.frame.en_m(rest.latitude, rest.longitude, rest.altitude_m)
     rows = []
     for calibration in (SiteCalibration.prior(network), found):
-        layout = Layout(network, calibration.conditions(scenario))
+        layout = calibration.conditions(Layout(network, scenario))
         positions = predict(model, layout, calibration.apply(layout, rest.measurements))
         content, error_m = positions.content_at(true_m), np.linalg.norm(positions.en_m - true_m, axis=1)
         rows.append([*((content <= level).mean() for level in LEVELS), np.median(error_m)])

@@ -12,7 +12,7 @@ from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.layout import Layout
 from triangulation_pipeline.physics.refraction import slowing
-from triangulation_pipeline.physics.scenario import PRESETS, Preset, Scenario
+from triangulation_pipeline.physics.scenario import PRESETS, Preset
 from triangulation_pipeline.physics.site_clocks import estimate_clocks
 from triangulation_pipeline.physics.site_gains import estimate_gains
 
@@ -98,24 +98,24 @@ class SiteCalibration:
             gain_offset_sigma_db=np.where(told, 0.0, wide.gain_offset_sigma_db),
         )
 
-    def conditions(self, scenario: Scenario) -> Scenario:
-        """The scenario with gains as uncertain as they are here. A level of a single link then counts for less.
+    def conditions(self, layout: Layout) -> Layout:
+        """The layout with gains as uncertain as they are here. A level of a single link then counts for less.
 
         Parameters
         ----------
-        scenario : Scenario
-            The conditions, of calibrated sites.
+        layout : Layout
+            The network, and the conditions of calibrated sites.
 
         Returns
         -------
-        Scenario
-            Its ``gain_offset_sigma_db`` is the rms of the standard errors, if that is more. A gain that nothing is
-            known of counts as in the preset ``uncalibrated``.
+        Layout
+            ``gain_offset_sigma_db`` of its scenario is the rms of the standard errors, if that is more. A gain that
+            nothing is known of counts as in the preset ``uncalibrated``.
         """
         unknown_db = PRESETS[Preset.uncalibrated].gain_offset_sigma_db
-        sigma_db = np.minimum(self.gain_offset_sigma_db, unknown_db)
-        rms_db = float(np.sqrt(np.mean(sigma_db**2)))
-        return scenario.model_copy(update={"gain_offset_sigma_db": max(scenario.gain_offset_sigma_db, rms_db)})
+        rms_db = float(np.sqrt(np.mean(np.minimum(self.gain_offset_sigma_db, unknown_db) ** 2)))
+        sigma_db = max(layout.scenario.gain_offset_sigma_db, rms_db)
+        return Layout(layout.network, layout.scenario.model_copy(update={"gain_offset_sigma_db": sigma_db}))
 
     def age_s(self, time_ns: int) -> float | None:
         """How old the calibration is.

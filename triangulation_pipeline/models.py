@@ -46,7 +46,7 @@ def load_model(reference: str) -> Checkpoint:
             f"file that ends in {FILE_ENDING}, got {shown(reference)}"
         )
 
-    # A second that who needs no database does not wait.
+    # Imported here: it takes a second, and most who locate need no database.
     from triangulation_pipeline.jobs.record import load_checkpoint
     from triangulation_pipeline.storage.engine import open_existing_database
     from triangulation_pipeline.storage.registry import find_referred_model

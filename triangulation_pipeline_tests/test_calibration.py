@@ -255,9 +255,9 @@ def test_sites_that_nobody_calibrated_are_uncertain_by_their_clocks() -> None:
     np.testing.assert_allclose(prior.toa_bias_sigma_ns[:4], [90, 91.2, 122.4, 508.0], atol=0.1)
     np.testing.assert_array_equal(prior.gain_offset_sigma_db, [3, 0, 0, 0, 0])
     np.testing.assert_array_equal(prior.gain_offset_db[1:], GAIN_DB[1:5])
-    scenario = PRESETS[Preset.default]
-    assert prior.conditions(scenario).gain_offset_sigma_db == pytest.approx(np.sqrt(9 / 5))
-    assert SiteCalibration.of_network(network).conditions(scenario) == scenario
+    layout = Layout(network, PRESETS[Preset.default])
+    assert prior.conditions(layout).scenario.gain_offset_sigma_db == pytest.approx(np.sqrt(9 / 5))
+    assert SiteCalibration.of_network(network).conditions(layout) == layout
 
 
 def test_a_site_with_few_rows_does_not_blur_the_others(default: Samples) -> None:

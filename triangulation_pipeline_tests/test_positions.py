@@ -1,5 +1,4 @@
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -279,14 +278,6 @@ def test_a_mixture_of_other_shapes_is_refused() -> None:
             replace(sound, **{name: getattr(sound, name)[:2]})
     with pytest.raises(ValueError, match="freedom must be above 2, the least is 2"):
         replace(sound, freedom=np.full((3, 2), 2.0))
-
-
-def test_contents_of_a_whole_test_split_take_a_second_or_two() -> None:
-    mixture = mixtures(7500, 24, 100.0, 11)
-    at = drawn(mixture, 12)
-    started = time.process_time()
-    mixture.content_at(at)
-    assert time.process_time() - started < 4
 
 
 def test_a_row_has_the_same_mode_and_content_alone_and_among_others() -> None:

@@ -95,11 +95,12 @@ _DECIMALS = {
 
 @dataclass(frozen=True)
 class Fixes:
-    """n located transmissions of one network: the columns of the table, and the posteriors that regions are drawn
-    of."""
+    """n located transmissions of one network with r receivers: the columns of the table, the posteriors that regions
+    are drawn of, and which receivers heard."""
 
     columns: Mapping[str, NDArray[Any]]  # (n,) each: COLUMNS, then RECEIVER_COLUMNS of each receiver
     positions: MixturePositions
+    heard: NDArray[np.bool_]  # (n, r)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -121,7 +122,7 @@ class Fixes:
         Fixes
         """
         picked = {name: values[rows] for name, values in self.columns.items()}
-        return type(self)(picked, self.positions.take(rows))
+        return type(self)(picked, self.positions.take(rows), self.heard[rows])
 
 
 def fixes_of(
@@ -226,7 +227,7 @@ def fixes_of(
     for index, site in enumerate(network.sites):
         columns[f"{site.name}.weight"] = weight[:, index]
         columns[f"{site.name}.residual_ns"] = residual_ns[:, index]
-    return Fixes(columns, positions)
+    return Fixes(columns, positions, heard)
 
 
 def write_csv(file: BinaryIO, network: ReceiverNetwork, chunks: Iterable[Fixes]) -> None:

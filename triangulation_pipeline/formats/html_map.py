@@ -90,7 +90,7 @@ def _page_data(network: ReceiverNetwork, chunks: list[Fixes]) -> dict[str, Any]:
     columns = pd.concat([chunk.table for chunk in chunks], ignore_index=True) if chunks else pd.DataFrame()
     located = np.flatnonzero(columns["latitude"].notna()) if chunks else np.zeros(0, np.int64)
     order = located[np.argsort(columns["time_ns"].to_numpy()[located], kind="stable")] if chunks else located
-    regions = _regions(network, chunks, order)
+    heard = np.concatenate([np.zeros((0, len(network.sites)), bool), *(chunk.heard for chunk in chunks)])
     return {
         "receivers": [
             {
@@ -106,12 +106,12 @@ def _page_data(network: ReceiverNetwork, chunks: list[Fixes]) -> dict[str, Any]:
         "flags": FLAGS,
         "without_position": len(columns) - len(order),
         "ellipses": max(0, len(order) - MOST_REGIONS),
-        "regions": regions,
-        **_fix_columns(network, columns.iloc[order]),
+        "regions": _regions(network, chunks, order),
+        **_fix_columns(network, columns.iloc[order], heard[order]),
     }
 
 
-def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame) -> dict[str, Any]:
+def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame, heard: NDArray[np.bool_]) -> dict[str, Any]:
     if table.empty:
         empty: list[Any] = []
         names = "id time seconds lat lon turn probability others flags heard hdop error true_lat true_lon"
@@ -135,12 +135,11 @@ def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame) -> dict[str, Any
         for row, other in enumerate(of_rows):
             if other[0] is not None:
                 others[row].append(other)
-    heard: list[list[Any]] = [[] for _ in range(len(table))]
+    heard_by: list[list[Any]] = [[] for _ in range(len(table))]
     for number, site in enumerate(network.sites):
         weight, residual_ns = numbers(f"{site.name}.weight", 3), numbers(f"{site.name}.residual_ns", 0)
-        for row, names in enumerate(table["receivers"]):
-            if weight[row] is not None or site.name in names.split("; "):
-                heard[row].append([number, weight[row], residual_ns[row]])
+        for row in np.flatnonzero(heard[:, number]).tolist():
+            heard_by[row].append([number, weight[row], residual_ns[row]])
     fixes = {
         "id": table["transmission_id"].tolist(),
         "time": table["time"].tolist(),
@@ -155,7 +154,7 @@ def _fix_columns(network: ReceiverNetwork, table: pd.DataFrame) -> dict[str, Any
         "probability": numbers("probability", 4),
         "others": others,
         "flags": [[flag for flag in flags.split("; ") if flag] for flags in table["flags"]],
-        "heard": heard,
+        "heard": heard_by,
         "hdop": numbers("hdop", 2),
         "error": numbers("error_m", 1),
         "true_lat": numbers("true_latitude", 6),

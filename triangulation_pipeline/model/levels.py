@@ -1,6 +1,6 @@
-"""What a scenario says of received levels, and of receivers that are silent.
+"""What a scenario says of received levels, and of who hears at all.
 
-Shapes: W receivers, S silent receivers, B rows, Q places.
+Shapes: W receivers that hear, S receivers that tell by detection alone, B rows, Q places.
 """
 
 import math
@@ -31,7 +31,7 @@ class LevelFit:
 
 
 class Levels:
-    """What a scenario says of levels and of silence, with the level that is common to a transmission Gaussian."""
+    """What a scenario says of levels and of detection, with the level that is common to a transmission Gaussian."""
 
     def __init__(self, scenario: Scenario) -> None:
         step = math.log(_FARTHEST_M) / (_NODES - 1)
@@ -41,7 +41,7 @@ class Levels:
         self._loss_db = loss_db.astype(np.float32)
         self._rise_db = np.diff(self._loss_db, append=self._loss_db[-1:])
         self._link_db = float(scenario.link_level_sigma_db)
-        self._mean_dbm = float(np.dot(scenario.tx_power_share, scenario.tx_power_dbm))
+        self._mean_dbm = scenario.mean_tx_power_dbm
         self._precision = 1 / max(scenario.common_level_variance_db2, 0.01)
         self._threshold_db = scenario.detection_threshold_db
         self._width2_db2 = self._link_db**2 + scenario.detection_width_db**2
@@ -65,7 +65,8 @@ class Levels:
         return LevelFit(off, best_dbm, precision), rise_db * (self._per_step / self._link_db)
 
     def cost(self, rows: Receptions, fit: LevelFit, judged_m: Float) -> Float:
-        """(B, Q) minus log likelihood up to a constant of the row, with the ranges of silent receivers (S, B, Q)."""
+        """(B, Q) minus log likelihood up to a constant of the row, with the ranges (S, B, Q) of those that tell by
+        detection alone."""
         beyond_db = fit.best_dbm - self._mean_dbm
         cost = total(fit.off * fit.off) * 0.5 + beyond_db * beyond_db * (self._precision / 2)
         if len(judged_m):

@@ -39,7 +39,8 @@ def locate(
         The network that measured them, and the scenario that holds there. By default those that the model was trained
         for.
     calibration : SiteCalibration, optional
-        What is known of the sites; it is taken off the measurements first. By default what the network file says.
+        What is known of the sites. It is taken off the measurements first, and levels count for less where it leaves
+        gains uncertain. By default what the network file says.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def locate(
             f"{measurements.num_sites} receivers"
         )
     calibration = SiteCalibration.of_network(layout.network) if calibration is None else calibration
-    return predict(checkpoint.served, layout, calibration.apply(layout, measurements))
+    return predict(checkpoint.served, calibration.conditions(layout), calibration.apply(layout, measurements))
 
 
 def locate_recordings(
@@ -97,7 +98,7 @@ def locate_recordings(
         Of each block that has transmissions.
     """
     model = checkpoint.served
-    layout = Layout(layout.network, calibration.conditions(layout.scenario))
+    layout = calibration.conditions(layout)
 
     def fixes(recording: Recording) -> Fixes:
         measurements = calibration.apply(layout, recording.measurements)

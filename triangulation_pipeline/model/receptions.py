@@ -1,7 +1,7 @@
 """Measurements as the search for hypotheses takes them: each row by its own receivers.
 
-Shapes: W receivers that hear, S silent receivers, B rows. Receivers come first, so that a sum over them is a sum of
-whole arrays.
+Shapes: W receivers that hear, S receivers that tell by detection alone, B rows. Receivers come first, so that a sum
+over them is a sum of whole arrays.
 """
 
 import math
@@ -25,8 +25,9 @@ NEAREST_SILENT = 12
 
 @dataclass(frozen=True)
 class Receptions:
-    """Receivers with arrival times stand first, then the others that hear; and beside them the silent ones that count.
-    Masks are 0 or 1. A level that was not reported is 0 and not levelled."""
+    """Receivers with arrival times stand first, then the others that hear. Beside them stand those that tell by
+    detection alone: who hears and reports no level, and the silent ones that count. Masks are 0 or 1. A level that was
+    not reported is 0 and not levelled."""
 
     site_m: Float  # (3, W, B)
     hears: Float  # (W, B)

@@ -1,6 +1,6 @@
 """The search for hypotheses of rows with three arrival times or more.
 
-The service area is searched in coarse cells by arrival times, levels and silent receivers; the distinct minima are
+The service area is searched in coarse cells by arrival times, levels and detections; the distinct minima are
 refined down to the noise; delayed paths are late only; where residuals leave doubt the row is solved again by all
 receivers but one, and by any three; what lies closer together than the ellipses is one.
 
@@ -61,7 +61,7 @@ class Area:
         return ranges_m(places_m.transpose(1, 2, 0), rows.site_m[..., None], self.surface, rows.altitude_m[:, None])
 
     def level_cost(self, rows: Receptions, fit: LevelFit, places_m: Float) -> Float:
-        """(B, Q) what levels and silent receivers cost."""
+        """(B, Q) what levels and detections cost."""
         place_m = places_m.transpose(1, 2, 0)
         judged_m = rows.judged_m[..., None]
         if judged_m.shape[1]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import ReceiverNetwork, Timing, random_network
 from triangulation_pipeline.physics.geometry import Geometry
-from triangulation_pipeline.physics.propagation import distance_range_km, noise_floor_dbm, path_loss_function
+from triangulation_pipeline.physics.propagation import distance_range_km, mean_level_dbm, noise_floor_dbm
 from triangulation_pipeline.physics.scenario import Scenario
 
 # Raised with every change of the layouts that ``random_layout`` draws.
@@ -30,7 +30,7 @@ _MARGIN_SHARE = 0.13  # of the extent: 20 km around the 150 km of north-west Ita
 _LEAST_COVERED_SHARE = 0.25
 _MAX_DRAWS = 1000
 # No receiver on earth hears farther.
-FARTHEST_KM = 4000.0
+_FARTHEST_KM = 4000.0
 
 
 class Layouts(StrEnum):
@@ -51,12 +51,9 @@ class Layout:
     def reach_m(self) -> float:
         """The range at which the quietest receiver detects half of the transmitters of mean power, metres; at most
         4000 km."""
-        scenario, range_km = self.scenario, np.geomspace(0.1, FARTHEST_KM, 500)
-        antennas_db = scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
-        level_dbm = np.dot(scenario.tx_power_share, scenario.tx_power_dbm) + antennas_db
-        level_dbm = level_dbm - path_loss_function(scenario)(range_km)
+        scenario, range_km = self.scenario, np.geomspace(0.1, _FARTHEST_KM, 500)
         floor_dbm = noise_floor_dbm(scenario, min(site.noise_figure_db for site in self.network.sites))
-        heard = level_dbm > floor_dbm + scenario.detection_threshold_db
+        heard = mean_level_dbm(scenario, range_km) > floor_dbm + scenario.detection_threshold_db
         return float(1e3 * range_km[heard].max(initial=range_km[0]))
 
     def areas_m(self, measurements: Measurements) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -156,10 +153,8 @@ def _covered_share(layout: Layout) -> float:
     network, scenario = layout.network, layout.scenario
     cell_en_m = network.service_area(scenario.area_margin_m).cell_centres(8)
     distance_km = Geometry(network, scenario.transmitter_altitude_m).ranges_m(cell_en_m)[0] / 1e3
-    mean_dbm = float(np.array(scenario.tx_power_share) @ np.array(scenario.tx_power_dbm))
-    antennas_db = scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
-    level_dbm = mean_dbm + antennas_db - path_loss_function(scenario)(distance_km)
-    snr_db = level_dbm - noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
+    floor_dbm = noise_floor_dbm(scenario, [site.noise_figure_db for site in network.sites])
+    snr_db = mean_level_dbm(scenario, distance_km) - floor_dbm
     hears = (snr_db > scenario.detection_threshold_db).sum(1) >= scenario.min_detections
     low_km, high_km = distance_range_km(scenario.path_loss)
     return float(np.mean(hears & ((distance_km >= low_km) & (distance_km <= high_km)).all(1)))

@@ -6,7 +6,7 @@ from scipy.special import gammaincc, gammaln, log_ndtr
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
-from triangulation_pipeline.physics.propagation import path_loss_function
+from triangulation_pipeline.physics.propagation import mean_level_dbm
 from triangulation_pipeline.physics.scenario import ExcessDelay, Scenario
 
 Float = NDArray[np.float64]
@@ -80,9 +80,7 @@ def _probability_of_levels(measurements: Measurements, scenario: Scenario, dista
     number of choices that there were (Bonferroni).
     """
     heard = measurements.signal_present & np.isfinite(measurements.power_dbm) & np.isfinite(distance_m)
-    mean_dbm = float(np.array(scenario.tx_power_share) @ np.array(scenario.tx_power_dbm))
-    mean_dbm += scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
-    expected_dbm = mean_dbm - path_loss_function(scenario)(np.where(heard, distance_m, 1e3) / 1e3)
+    expected_dbm = mean_level_dbm(scenario, np.where(heard, distance_m, 1e3) / 1e3)
     apart_db = np.where(heard, measurements.power_dbm - expected_dbm, 0.0)
     count = heard.sum(1)
     link_db2, common_db2 = scenario.link_level_sigma_db**2, scenario.common_level_variance_db2

@@ -189,6 +189,30 @@ def path_loss_function(scenario: Scenario) -> Callable[[NDArray[np.float64]], ND
     return lambda d_km: log_distance_loss_db(d_km, f, scenario.path_loss_exponent)
 
 
+def mean_level_dbm(scenario: Scenario, distance_km: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The level that a receiver gets of a transmitter of mean power, without shadowing.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Powers, antennas and path loss.
+    distance_km : ndarray, shape (...)
+        Length of the path, km.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Level, dBm.
+
+    Raises
+    ------
+    ValueError
+        As ``path_loss_function``.
+    """
+    antennas_db = scenario.tx_antenna_gain_dbi + scenario.rx_antenna_gain_dbi
+    return scenario.mean_tx_power_dbm + antennas_db - path_loss_function(scenario)(distance_km)
+
+
 def path_loss_slope_db(scenario: Scenario, distance_km: NDArray[np.float64]) -> NDArray[np.float64]:
     """Derivative of the median loss by the natural logarithm of distance (central difference, 0.1 % wide).
 

@@ -298,6 +298,11 @@ class Scenario(BaseModel):
         return tuple(30 + 10 * float(np.log10(power)) for power in self.tx_power_w)
 
     @property
+    def mean_tx_power_dbm(self) -> float:
+        """Transmit power, the mean of the classes by their shares, dBm."""
+        return float(np.dot(self.tx_power_share, self.tx_power_dbm))
+
+    @property
     def link_level_sigma_db(self) -> float:
         """Standard deviation of the level of a single link: its shadowing, and the residual gain of the site, dB."""
         return float(np.hypot(self.shadowing_link_db, self.gain_offset_sigma_db))
@@ -305,9 +310,8 @@ class Scenario(BaseModel):
     @property
     def common_level_variance_db2(self) -> float:
         """Variance of a transmission's unknown level: the power class and the common shadowing, dB squared."""
-        power_dbm, share = np.array(self.tx_power_dbm), np.array(self.tx_power_share)
-        mean = share @ power_dbm
-        return float(share @ (power_dbm - mean) ** 2 + self.shadowing_common_db**2)
+        apart_db = np.array(self.tx_power_dbm) - self.mean_tx_power_dbm
+        return float(np.dot(self.tx_power_share, apart_db**2) + self.shadowing_common_db**2)
 
     @property
     def excess_delay(self) -> ExcessDelay:
