@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from errno import EPIPE
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -91,8 +93,14 @@ def test_with_the_calibration_regions_hold_what_they_say(folder: Path) -> None:
 
 def test_a_stored_calibration(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found by the network; and without one nothing else is taken."""
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.chdir(folder)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    homeless = triangulation("calibrate", "m.csv", "--network", ITALY, "--store")
+    assert homeless.output.startswith("Error: DAGSTER_HOME is not set and the current folder has no dagster.yaml; ")
+    assert homeless.output.endswith(
+        ": --store keeps the calibration in the project's database; --out keeps it in a file\n"
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     by_stored = ("locate", "m.csv", "--network", ITALY, "--calibration", "stored")
     missing = triangulation(*by_stored)
     assert "Error: there is no database to find a calibration in: " in missing.output
@@ -258,6 +266,21 @@ def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_p
     ):
         assert sentence in done.stdout
     assert (tmp_path / f"f.{ending}").stat().st_size > 500
+
+
+@pytest.mark.parametrize(("end", "exit_code"), [(KeyboardInterrupt, 130), (BrokenPipeError(EPIPE, "Broken pipe"), 1)])
+def test_what_was_refused_is_kept_however_live_use_ends(
+    end: BaseException, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.csv").write_text(HOSTILE)
+    monkeypatch.setattr("triangulation_pipeline.cli.locate.rows_of", Mock(side_effect=end))
+    monkeypatch.setattr("gc.freeze", Mock())
+    refused = tmp_path / "refused.csv"
+    done = triangulation("locate", tmp_path / "m.csv", "--network", ITALY, "--follow", "--refused", refused)
+    assert done.exit_code == exit_code
+    assert done.stderr.startswith("refused 2 rows: two different rows of one receiver")
+    assert "cannot be written" not in done.output
+    assert [row["line"] for row in csv.DictReader(refused.open())][:2] == ["4", "5"]
 
 
 @pytest.mark.parametrize("seed", range(3))

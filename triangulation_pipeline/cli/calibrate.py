@@ -113,7 +113,7 @@ def calibrate(
 def _database() -> "Engine":
     from triangulation_pipeline.cli.home import open_engine_from_here
 
-    return open_engine_from_here()
+    return open_engine_from_here("--store keeps the calibration in the project's database; --out keeps it in a file")
 
 
 def _store(engine: "Engine", calibration: SiteCalibration, network: ReceiverNetwork) -> str:

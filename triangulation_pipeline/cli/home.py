@@ -14,19 +14,22 @@ def use_home() -> None:
 
     Raises ValueError if there is no such folder.
     """
-    check_home()
+    check_home(
+        "this command reads the database, which is there if TRIANGULATION_DATABASE_URL names no other (--url only "
+        "names Dagster's webserver)"
+    )
     # dagster.yaml names its places relative to the folder that Dagster's processes are started in: this one.
     os.chdir(os.environ["DAGSTER_HOME"])
 
 
-def check_home() -> None:
-    """Sets ``DAGSTER_HOME`` to the current folder if it is not set. Raises ValueError as ``use_home`` does."""
+def check_home(because: str) -> None:
+    """Sets ``DAGSTER_HOME`` to the current folder if it is not set. Raises ValueError as ``use_home`` does, which says
+    why the folder is needed."""
     if not os.environ.get("DAGSTER_HOME"):
         if not Path("dagster.yaml").is_file():
             raise ValueError(
                 "DAGSTER_HOME is not set and the current folder has no dagster.yaml; set it to the project's folder, "
-                "or change to that folder: this command reads the database, which is there if "
-                "TRIANGULATION_DATABASE_URL names no other (--url only names Dagster's webserver)"
+                f"or change to that folder: {because}"
             )
         os.environ["DAGSTER_HOME"] = str(Path.cwd())
     dagster_home = Path(os.environ["DAGSTER_HOME"])
@@ -40,8 +43,8 @@ def open_engine() -> Engine:
     return open_database(read_settings().database_url)
 
 
-def open_engine_from_here() -> Engine:
+def open_engine_from_here(because: str) -> Engine:
     """Opens the database of DAGSTER_HOME, and stays in the folder that other paths of the command line are relative to.
-    Raises ValueError and StorageError."""
-    check_home()
+    Raises ValueError, which says why the database is needed, and StorageError."""
+    check_home(because)
     return open_database(read_settings().database_url)

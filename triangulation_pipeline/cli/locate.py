@@ -143,17 +143,21 @@ def locate(
         # oneDNN keeps a program for each number of rows that it meets: memory would grow.
         torch.backends.mkldnn.set_flags(_enabled=False)
         fixes = locate_recordings(checkpoint, recordings, layout, calibration, workers)
+        summary = _Summary(sites, MOST_FIXES if map_file is not None else SHOWN_FIXES)
         if follow:
             # What is loaded stays, and the collector of garbage would look at all of it now and then, for 50 ms.
             gc.freeze()
-            _print_each(fixes, refusals)
-            return
-        summary = _Summary(sites, MOST_FIXES if map_file is not None else SHOWN_FIXES)
-        seen = summary.watch(fixes)
-        # Nothing is written before there is a fix.
-        if (first := next(seen, None)) is not None:
-            _write(places.get("out"), writer, sites, chain([first], seen))
-    if first is None:
+            ended_by = _print_each(fixes, refusals)
+        else:
+            seen = summary.watch(fixes)
+            # Nothing is written before there is a fix.
+            if (first := next(seen, None)) is not None:
+                _write(places.get("out"), writer, sites, chain([first], seen))
+    if follow:
+        if ended_by is not None:
+            raise ended_by
+        return
+    if not summary.count:
         refusals.show()
         raise ValueError(f"there is nothing to locate in {file}: every row was refused")
     if "map" in places:
@@ -196,14 +200,18 @@ def _write(place: Path | None, writer: Writer | None, network: ReceiverNetwork, 
         writer(target, network, fixes)
 
 
-def _print_each(fixes: Iterable[Fixes], refusals: Refusals) -> None:
-    """Prints each fix as a line of JSON; and what was refused, also if a person ends the program."""
+def _print_each(fixes: Iterable[Fixes], refusals: Refusals) -> BaseException | None:
+    """Prints each fix as a line of JSON, and what was refused. Returns what ended it before the file did: Ctrl-C, or
+    that nobody reads on. Live use ends so, and the table of refused rows is to be kept."""
     try:
         for chunk in fixes:
             for row in rows_of(chunk):
                 click.echo(json.dumps(row, allow_nan=False))
+    except (KeyboardInterrupt, BrokenPipeError) as ended_by:
+        return ended_by
     finally:
         refusals.show(err=True)
+    return None
 
 
 @dataclass(frozen=True)

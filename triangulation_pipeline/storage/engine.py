@@ -112,8 +112,8 @@ def open_existing_database(url: str, sought: str) -> Engine:
     parsed = parse_url(url)
     if _is_sqlite(parsed) and not Path(str(parsed.database)).exists():
         raise StorageError(
-            f"there is no database to find {sought} in: {quoted(parsed.database)} does not exist; set DAGSTER_HOME to "
-            "the folder of the project"
+            f"there is no database to find {sought} in: {quoted(parsed.database)} does not exist; change to "
+            "the project's folder, or set DAGSTER_HOME to it"
         )
     return open_database(url)
 

@@ -190,7 +190,11 @@ calibration_overview = Table(
     Column("to_ns", BigInteger, comment="Time of its last measurement, ns of UTC since 1970."),
     Column("site", Text, comment="Name of the site."),
     Column("num_rows", BigInteger, comment="Number of measurements of the site that it rests on."),
-    Column("toa_bias_ns", Double, comment="How late its arrival times are, ns; null if nothing is known, as below."),
+    Column(
+        "toa_bias_ns",
+        Double,
+        comment="How late its arrival times are, ns; null if nothing is known, as in the columns below.",
+    ),
     Column("toa_bias_sigma_ns", Double, comment="Standard error of toa_bias_ns, ns."),
     Column("toa_sigma_factor", Double, comment="Noise of its arrival times, in units of what the receiver says of it."),
     Column("toa_sigma_factor_sigma", Double, comment="Standard error of toa_sigma_factor."),
@@ -200,6 +204,11 @@ calibration_overview = Table(
     Column("outlier_share_sigma", Double, comment="Standard error of outlier_share."),
     Column("gain_offset_db", Double, comment="How much too high its levels are, dB."),
     Column("gain_offset_sigma_db", Double, comment="Standard error of gain_offset_db, dB."),
+    Column(
+        "site_group",
+        Integer,
+        comment="Number of its group: only biases of sites of one group can be compared.",
+    ),
 )
 VIEWS = (dataset_overview, job_overview, epoch_overview, model_overview, evaluation_overview, calibration_overview)
 _ORDER: dict[str, list[ColumnElement[Any]]] = {

@@ -37,6 +37,8 @@ def test_what_is_stored_is_found_again(engine: Engine) -> None:
     rows = read_view(engine, calibration_overview)
     assert [row["calibration_id"] for row in rows] == [second] * 7 + [first] * 7
     assert rows == json.loads(json.dumps(rows, allow_nan=False))
+    groups = {row["site"]: row["site_group"] for row in rows if row["calibration_id"] == first}
+    assert groups == {site.name: group for site, group in zip(SITES, KNOWN.group, strict=True)}
     turin = next(row for row in rows if row["site"] == "Torino")
     assert (turin["network_name"], turin["num_rows"], turin["to_ns"]) == ("another name", 2, KNOWN.to_ns)
     assert (turin["toa_bias_ns"], turin["toa_bias_sigma_ns"], turin["drift_ns_per_s"]) == (-9.75, 3.0, None)
