@@ -12,6 +12,7 @@ from triangulation_pipeline.physics.constants import SPEED_OF_LIGHT_M_PER_NS
 from triangulation_pipeline.physics.geometry import Geometry
 from triangulation_pipeline.physics.propagation import distance_range_km, path_loss_function
 from triangulation_pipeline.physics.scenario import ExcessDelay, Scenario
+from triangulation_pipeline.positions.student_t import log_sum
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -188,10 +189,3 @@ def _common_level(scenario: Scenario, resolution_db: float) -> tuple[Float, Floa
     probability = np.diff(ndtr(z), axis=0) @ np.array(scenario.tx_power_share)
     used = probability > 1e-9
     return ((edges[1:] + edges[:-1]) / 2)[used], np.log(probability[used])
-
-
-def log_sum(log_values: Float) -> Float:
-    """log sum exp over the last axis; minus infinity of nothing else."""
-    peak = np.maximum(log_values.max(-1), -1e300)
-    with np.errstate(divide="ignore"):
-        return peak + np.log(np.exp(log_values - peak[..., None]).sum(-1))

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.measurements import Measurements
 from triangulation_pipeline.physics.geometry import Geometry, covariance_m2, time_difference_information
-from triangulation_pipeline.physics.likelihood import Levels, Target, log_sum
+from triangulation_pipeline.physics.likelihood import Levels, Target
 from triangulation_pipeline.physics.scenario import Scenario
 from triangulation_pipeline.positions.points import Positions
+from triangulation_pipeline.positions.student_t import log_sum
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
