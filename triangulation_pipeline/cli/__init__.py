@@ -32,10 +32,7 @@ COMMANDS = {
     "evaluations": ("listing", "List the evaluations, the newest first."),
     "promote": ("production", "Put a version into production."),
     "rollback": ("production", "Put the version before back into production."),
-    "network": (
-        "network",
-        "Print a network file, or check one.",
-    ),
+    "network": ("network", "Print a network file, or check one."),
     "plan": ("plan", "Show how well a network can locate."),
     "simulate": ("simulate", "Simulate a recording of a network."),
     "calibrate": ("calibrate", "Find what is known of the sites."),

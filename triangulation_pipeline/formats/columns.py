@@ -27,21 +27,16 @@ FIELDS = (
 )
 """The columns of the long form, in the order in which they are written."""
 
-# Names in other files of the field, in lower case. A name without a unit is here only if the field has one unit.
-ALIASES = {
-    **dict.fromkeys(("id", "deduplicationid", "message_id", "uuid"), "transmission_id"),
-    **dict.fromkeys(
-        (
-            *("gateway", "gateway_id", "gatewayid", "station", "station_id", "sensor", "serial", "hotspot", "anchor"),
-            "bs",
-        ),
-        "receiver",
-    ),
-    **dict.fromkeys(("rssi", "power", "power_dbm", "rss"), "rssi_dbm"),
-    **dict.fromkeys(("snr", "lorasnr"), "snr_db"),
-    "lat": "latitude",
-    **dict.fromkeys(("lon", "lng", "long"), "longitude"),
+# Names in other files, in lower case. A name without a unit is here only if all who use it mean the same unit.
+_OTHER_NAMES = {
+    "transmission_id": "id deduplicationid message_id uuid",
+    "receiver": "gateway gateway_id gatewayid station station_id sensor serial hotspot anchor bs",
+    "rssi_dbm": "rssi power power_dbm rss",
+    "snr_db": "snr lorasnr",
+    "latitude": "lat",
+    "longitude": "lon lng long",
 }
+ALIASES = {alias: field for field, names in _OTHER_NAMES.items() for alias in names.split()}
 
 _TIME_UNITS = {"ns": 0, "us": 3, "ms": 6, "s": 9}
 """Decimal places between each unit and the nanosecond."""
@@ -246,7 +241,7 @@ def form_of(names: Iterable[str], mapping: Mapping[str, Source]) -> Form:
 
 
 def _names_of(field: str) -> set[str]:
-    return {field, *(alias for alias, of in ALIASES.items() if of == field)}
+    return {field, *_OTHER_NAMES.get(field, "").split()}
 
 
 def _bare(name: str) -> str:

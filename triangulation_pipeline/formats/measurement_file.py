@@ -36,14 +36,14 @@ def read_measurements(
     wide form has ``<receiver>.toa_ns`` and so on, in one row for each transmission. Names are case-blind, and the usual
     other names are known (``columns.ALIASES``).
 
-    ``toa_ns`` are whole or decimal numbers of nanoseconds since 1970, or from the ``time`` of the transmission. Which
-    of the two is decided once for a file, by the size of its first numbers. If there is no column ``time``, a
-    transmission has the time of its first arrival.
+    ``toa_ns`` are whole or decimal numbers of nanoseconds since 1970, from the ``time`` of the transmission, or from
+    another moment that all receivers share. Which of these is decided once for a file, by the size of its first
+    numbers. If there is no column ``time``, a transmission has the time of its first arrival.
 
     What a file leaves out: carrier and altitude of a transmitter are those of the scenario, a standard deviation is
     that of the site's clock (``timing`` in the network file), a frequency offset is 0; a level (``power_dbm``) and
-    ``snr_db`` are NaN. A site without a row heard nothing, and has its noise floor,
-    or NaN if the mapping says that its silence is unknown.
+    ``snr_db`` are NaN. A site without a row heard nothing, and has its noise floor, or NaN if the mapping says that its
+    silence is unknown.
 
     Parameters
     ----------
@@ -113,8 +113,10 @@ def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMappi
                 f"data frame: the column {shown(str(name))} has values of different kinds ({shown(str(error))})"
             ) from None
     table = pa.Table.from_arrays(columns, [str(name) for name in frame])
+    # Made when it is read, so that its errors name the data frame too.
+    pieces_of_frame = (piece_of(whole, 1) for whole in [table])
     # All rows are at hand, so those of a transmission may stand anywhere.
-    blocks = _blocks(map(piece_of, [table], [1]), layout, mapping, window=len(frame), live=False)
+    blocks = _blocks(pieces_of_frame, layout, mapping, window=len(frame), live=False)
     return Recording.concatenate(list(_with_place("data frame", blocks)))
 
 

@@ -37,9 +37,11 @@ def unnested(pieces: Iterable[Piece], mapping: ColumnMapping) -> Iterator[Piece]
         With one sentence, if the file does not have the lists, or if no entry of them has what the mapping names.
     """
     lists = mapping.receptions
-    named = [str(source.column) for source in mapping.sources.values() if source.column is not None]
-    within = [name for name in named if lists is not None and name.startswith(f"{lists}.")]
-    objects = [name for name in named if name not in within]
+    within: list[str] = []
+    objects: list[str] = []
+    for source in mapping.sources.values():
+        if source.column is not None:
+            (within if lists is not None and source.is_within(lists) else objects).append(source.column)
     first = True
     for piece in pieces:
         if piece.columns:
