@@ -58,7 +58,7 @@ class Layout:
 
     def areas_m(self, measurements: Measurements) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Where each transmission is looked for: the part of the service area within reach of the receivers that hear
-        it. In a network that is much wider than that, a place where nobody heard it is none.
+        it. It is smaller than the area only in networks that are wider than the reach.
 
         Parameters
         ----------

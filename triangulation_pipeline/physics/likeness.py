@@ -53,7 +53,8 @@ def _probability_of_times(measurements: Measurements, delay: ExcessDelay, residu
     """(n,) how probable residuals as improbable as these are.
 
     The probability of an error at least so early, or so late, is uniform; of k independent ones the sum of minus the
-    logarithms follows a gamma distribution of shape k (Fisher 1925). Three arrival times or fewer explain every place.
+    logarithms follows a gamma distribution of shape k (Fisher 1925). Some place explains three arrival times
+    or fewer, whatever they are.
     """
     present = measurements.toa_present & np.isfinite(residual_ns)
     sigma_ns = np.where(present, measurements.toa_sigma_ns, 1.0).astype(np.float64)

@@ -123,6 +123,7 @@ def test_the_level_of_a_link_varies_by_shadowing_and_what_is_left_of_the_gain() 
 def test_the_common_level_varies_by_power_class_and_shadowing() -> None:
     # 40 and 60 dBm, three of four at 60: mean 55, variance (15^2 + 3 * 5^2) / 4 = 75.
     scenario = Scenario(tx_power_w=(10, 1000), tx_power_share=(0.25, 0.75), shadowing_common_db=3)
+    assert scenario.mean_tx_power_dbm == pytest.approx(55)
     assert scenario.common_level_variance_db2 == pytest.approx(75 + 9)
     one = Scenario(tx_power_w=(10,), tx_power_share=(1,), shadowing_common_db=4)
     assert one.common_level_variance_db2 == pytest.approx(16)
