@@ -1,4 +1,5 @@
-"""How long one fix takes, how long many take, and the memory of it: the numbers of ``docs/locating.md``::
+"""How long one fix takes, how long many take to be located and written, and the memory of it: the numbers of
+``docs/locating.md`` and ``docs/fixes.md``::
 
     python -m benchmarks.locate [--rows 1000000]
 
@@ -8,6 +9,7 @@ rows, which takes arrays and gives points alone.
 
 import argparse
 import gc
+import io
 import os
 import platform
 import subprocess
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,9 @@ import torch
 from benchmarks.generation import seconds
 from benchmarks.memory import CLI
 from triangulation_pipeline.calibration import SiteCalibration
-from triangulation_pipeline.formats.fixes import rows_of
+from triangulation_pipeline.formats.fixes import rows_of, write_csv
+from triangulation_pipeline.formats.geojson import write_geojson
+from triangulation_pipeline.formats.kml import write_kml
 from triangulation_pipeline.formats.measurement_file import read_measurements
 from triangulation_pipeline.formats.recording import Recording, recording_of, write_measurements
 from triangulation_pipeline.model.predict import locate, locate_recordings
@@ -38,6 +43,7 @@ from triangulation_pipeline.physics.simulator import simulate
 from triangulation_pipeline.physics.solvers.gauss_newton import Loss, gauss_newton
 
 SINGLE_FIXES = 2000
+WRITTEN_FIXES = 500
 ROWS = 60_000
 SOLVED_ROWS = 4096
 LAYOUT = Layout(NORTH_WEST_ITALY, PRESETS[Preset.default])
@@ -46,7 +52,7 @@ LAYOUT = Layout(NORTH_WEST_ITALY, PRESETS[Preset.default])
 def measure(rows: int = ROWS) -> dict[str, str]:
     """Name and value of each number, ready to print."""
     with tempfile.TemporaryDirectory() as folder:
-        found = _latency(Path(folder)) | _throughput(Path(folder), rows)
+        found = _latency(Path(folder)) | _formats() | _throughput(Path(folder), rows)
     gc.unfreeze()
     torch.backends.mkldnn.set_flags(_enabled=True)
     return found
@@ -86,6 +92,18 @@ def _latency(folder: Path) -> dict[str, str]:
         # The first builds the model and the tables of the layout.
         p50, p99 = np.percentile(times_ms[1:], [50, 99])
         found[f"one fix, {name}, p50 / p99 ms"] = f"{p50:.1f} / {p99:.1f}"
+    return found
+
+
+def _formats() -> dict[str, str]:
+    """Of the files of fixes; all but CSV have regions, whose drawing takes most of their time."""
+    samples = simulate(DatasetSpec(LAYOUT.network, LAYOUT.scenario, WRITTEN_FIXES, seed=1))
+    recording, calibration = recording_of(samples, LAYOUT.network), SiteCalibration.prior(LAYOUT.network)
+    fixes = list(locate_recordings(universal_model(), [recording], LAYOUT, calibration))
+    found = {}
+    for name, write in (("CSV", write_csv), ("GeoJSON", write_geojson), ("KML", write_kml)):
+        each_s = seconds(partial(write, io.BytesIO(), LAYOUT.network, fixes)) / WRITTEN_FIXES
+        found[f"one of {WRITTEN_FIXES:,} fixes, written as {name}, ms"] = f"{1e3 * each_s:.3g}"
     return found
 
 
