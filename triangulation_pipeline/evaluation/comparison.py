@@ -34,6 +34,7 @@ from triangulation_pipeline.evaluation.summary import (
 )
 from triangulation_pipeline.network import LEAST_ARRIVAL_TIMES
 from triangulation_pipeline.physics.dataset_spec import DatasetSpec
+from triangulation_pipeline.physics.geometry import inside_hull
 from triangulation_pipeline.positions.mixtures import MixturePositions
 from triangulation_pipeline.positions.points import Positions
 from triangulation_pipeline.positions.statistics import coverage, distance_statistics, rmse_m
@@ -318,7 +319,7 @@ def _compared(problem: Problem, of_reference: NDArray[np.int64], max_gdop: float
         mixture_crlb_m=problem.mixture_crlb_m(),
         gdop=test.gdop.astype(np.float64),
         num_arrival_times=test.toa_present.sum(1),
-        inside_hull=_inside_hull(network.site_enu_m[:, :2], problem.truth_en_m),
+        inside_hull=inside_hull(network.site_enu_m[:, :2], problem.truth_en_m),
     )
 
 
@@ -356,14 +357,6 @@ def _joined(parts: list[Comparison], places: NDArray[np.int64], max_gdop: float)
         num_arrival_times=joined(lambda part: part.num_arrival_times),
         inside_hull=joined(lambda part: part.inside_hull),
     )
-
-
-def _inside_hull(site_en_m: Float, en_m: Float) -> Rows:
-    """(n,) whether positions lie within the convex hull of the sites: no half-plane through them is free of sites."""
-    east, north = np.moveaxis(site_en_m - en_m[:, None], -1, 0)
-    bearing = np.sort(np.arctan2(north, east), axis=1)
-    gap = np.diff(bearing, axis=1, append=bearing[:, :1] + 2 * np.pi)
-    return gap.max(1) < np.pi
 
 
 def _statistics(distance_m: Float) -> ErrorStatistics:

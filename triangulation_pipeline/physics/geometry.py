@@ -89,6 +89,27 @@ def ranges_m(frame: LocalFrame, site_enu_m: Float, en_m: Float, altitude_m: floa
     return distance, gradient / distance[..., None]
 
 
+def inside_hull(site_en_m: Float, en_m: Float) -> NDArray[np.bool_]:
+    """Whether positions lie within the convex hull of the sites: no half-plane through them is free of sites.
+
+    Parameters
+    ----------
+    site_en_m : ndarray, shape (r, 2)
+        East and north of the sites, metres.
+    en_m : ndarray, shape (n, 2)
+        The positions, in the same frame.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        False everywhere if all sites stand in one line.
+    """
+    east, north = np.moveaxis(site_en_m - en_m[:, None], -1, 0)
+    bearing = np.sort(np.arctan2(north, east), axis=1)
+    gap = np.diff(bearing, axis=1, append=bearing[:, :1] + 2 * np.pi)
+    return gap.max(1) < np.pi * (1 - 1e-9)
+
+
 def time_difference_information(gradient: Float, weight: Float) -> Float:
     """Fisher information of pseudo-ranges with an unknown common time.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triangulation_pipeline.network import MOST_SITES, ReceiverNetwork, Site, Timing
-from triangulation_pipeline.physics.plan_cells import Cells, inside_hull, service_cells
+from triangulation_pipeline.physics.plan_cells import Cells, service_cells
 from triangulation_pipeline.physics.plan_links import NEW_SITE, Links, Values, bounds_m, median, values_of
 from triangulation_pipeline.physics.propagation import distance_range_km, path_loss_function
 from triangulation_pipeline.physics.scenario import Scenario
@@ -156,7 +156,7 @@ def plan_network(network: ReceiverNetwork, scenario: Scenario, cells: Cells | No
         )
     hears = np.where(links.covered[:, None], links.hearing_probability(), np.nan)
     whole, *rest = values_of(links, links.covered, (None, *range(len(network.sites))))
-    inside = inside_hull(cells, network)
+    inside = cells.inside_hull(network)
     share = cells.share * links.covered
     return NetworkPlan(
         network=network,
@@ -214,7 +214,7 @@ def best_further_site(plan: NetworkPlan) -> FurtherSite:
     larger = Links.of(cells, (*network.sites, site), scenario, DRAWS)
     (values,) = values_of(larger, plan.covered, (None,))
     used = cells.share * plan.covered
-    return FurtherSite(site, _numbers(values, larger.hearing_probability(), used, inside_hull(cells, network)))
+    return FurtherSite(site, _numbers(values, larger.hearing_probability(), used, cells.inside_hull(network)))
 
 
 def _quantile(values: Float, share: Float, level: float) -> float:

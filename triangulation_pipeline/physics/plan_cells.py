@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from triangulation_pipeline.frame import LocalFrame, ServiceArea, surface_up_m
 from triangulation_pipeline.network import FARTHEST_M, ReceiverNetwork, Site
+from triangulation_pipeline.physics.geometry import inside_hull
 from triangulation_pipeline.physics.scenario import Scenario
 
 Float = NDArray[np.float64]
@@ -37,6 +38,10 @@ class Cells:
         _, (slope_e, slope_n) = surface_up_m(self.en_m, self.frame.surface_coefficients, self.altitude_m)
         size = np.sqrt(1 + slope_e**2 + slope_n**2)
         return size / size.sum()
+
+    def inside_hull(self, network: ReceiverNetwork) -> Bool:
+        """(c,) whether the middle of a cell lies within the convex hull of the sites."""
+        return inside_hull(site_enu_m(self.frame, network.sites)[:, :2], self.en_m)
 
     def place(self, cell: int) -> tuple[float, float]:
         """Latitude and longitude of the middle of a cell, degrees."""
@@ -82,11 +87,3 @@ def service_cells(networks: Sequence[ReceiverNetwork], scenario: Scenario, per_s
 def site_enu_m(frame: LocalFrame, sites: Sequence[Site]) -> Float:
     """(r, 3) east, north and up of sites in a frame, metres."""
     return frame.enu_m([s.lat for s in sites], [s.lon for s in sites], [s.altitude_m for s in sites])
-
-
-def inside_hull(cells: Cells, network: ReceiverNetwork) -> Bool:
-    """(c,) whether the middle of a cell lies inside the convex hull of the sites: they stand on all sides of it."""
-    to_site_m = site_enu_m(cells.frame, network.sites)[:, :2] - cells.en_m[:, None]
-    angle = np.sort(np.arctan2(to_site_m[..., 1], to_site_m[..., 0]), axis=1)
-    gap = np.diff(np.concatenate([angle, angle[:, :1] + 2 * np.pi], axis=1), axis=1)
-    return gap.max(1) < np.pi * (1 - 1e-9)
