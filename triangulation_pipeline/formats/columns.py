@@ -99,6 +99,14 @@ class ColumnMapping:
     silence: Silence = Silence.heard_nothing
     receptions: str | None = None  # the column of a list with an entry for each receiver
 
+    def may_name(self, column: str) -> bool:
+        """Whether a column of that name may hold a field, in either form, or a part of one that is named here."""
+        suffix = column.rpartition(".")[2]
+        if not {column.strip().casefold(), suffix.strip().casefold()}.isdisjoint((*FIELDS, *ALIASES)):
+            return True
+        named = (self.receptions, *(source.column for source in self.sources.values()))
+        return any(name in (column, suffix) or name.startswith(f"{column}.") for name in named if name is not None)
+
 
 PLAIN = ColumnMapping({})
 """The mapping of files that need none."""

@@ -77,7 +77,7 @@ def read_measurements(
             raise ValueError("Parquet cannot be read while it is written, as its index is at the end")
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    return _with_place(place, _blocks(pieces(str(path), kind, live), layout, mapping, WINDOW_LINES, live))
+    return _with_place(place, _blocks(pieces(str(path), kind, live, mapping), layout, mapping, WINDOW_LINES, live))
 
 
 def recording_of_frame(frame: pd.DataFrame, layout: Layout, mapping: ColumnMapping = PLAIN) -> Recording:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,6 +21,7 @@ import pyarrow.parquet as pa_parquet
 from numpy.typing import NDArray
 
 from triangulation_pipeline.documents import file_name
+from triangulation_pipeline.formats.columns import ColumnMapping
 from triangulation_pipeline.formats.instants import is_number
 from triangulation_pipeline.formats.lines import LONGEST_LINE, STANDARD_INPUT, Lines, lines, opened, read
 from triangulation_pipeline.validation import shown
@@ -31,6 +33,8 @@ OTHER_FIELDS = "the line has another number of fields than the first"
 NO_OBJECT = "the line is no JSON object"
 # One listens to a live stream from the middle of a line on.
 _LINES_WITHOUT_OBJECT = 1000
+# After so many objects a new key that a single one has is damaged, unless it is the name of something.
+_OBJECTS_WITH_NEW_KEYS = 100
 
 _NEWLINE, _QUOTE = ord("\n"), ord('"')
 
@@ -82,15 +86,16 @@ def format_of(path: str, named: str | None) -> Format:
     return found
 
 
-def pieces(path: str, kind: Format, live: bool) -> Iterator[Piece]:
-    """The rows of a file, in pieces that fit into memory; if ``live``, each as soon as it is there. Raises ValueError
-    with one sentence if the file is not what it should be; the sentence does not name the file."""
+def pieces(path: str, kind: Format, live: bool, mapping: ColumnMapping) -> Iterator[Piece]:
+    """The rows of a file, in pieces that fit into memory; if ``live``, each as soon as it is there. Rare keys of JSON
+    lines are left out, if they are no names of columns by themselves or by the mapping. Raises ValueError with one
+    sentence if the file is not what it should be; the sentence does not name the file."""
     with opened(path) as stream:
         match kind:
             case Format.csv:
                 yield from _csv_pieces(lines(stream, live))
             case Format.jsonl:
-                yield from _json_pieces(lines(stream, live))
+                yield from _json_pieces(lines(stream, live), mapping)
             case Format.parquet:
                 yield from _parquet_pieces(stream)
 
@@ -188,10 +193,10 @@ def _csv_piece(chunk: Lines, names: list[str], delimiter: str) -> Piece:
     return Piece(columns, number + np.flatnonzero(kept), broken)
 
 
-def _json_pieces(chunks: Iterator[Lines]) -> Iterator[Piece]:
-    # Objects may have different keys, and a damaged one has keys of its own. Case makes no difference.
+def _json_pieces(chunks: Iterator[Lines], mapping: ColumnMapping) -> Iterator[Piece]:
+    # Objects may have different keys. Case makes no difference.
     spellings: dict[str, list[str]] = {}
-    lines_seen = objects_seen = False
+    lines_seen, objects_seen = False, 0
     for chunk in chunks:
         found = chunk.data.removesuffix(b"\n").split(b"\n")
         if chunk.number == 1 and found[0].lstrip().startswith(b"["):
@@ -207,11 +212,16 @@ def _json_pieces(chunks: Iterator[Lines]) -> Iterator[Piece]:
         if chunk.is_cut:
             rows[-1] = None
         good = [row for row in rows if isinstance(row, dict)]
-        lines_seen, objects_seen = lines_seen or bool(rows), objects_seen or bool(good)
+        lines_seen, objects_seen = lines_seen or bool(rows), objects_seen + len(good)
         if not objects_seen and chunk.number + len(found) > _LINES_WITHOUT_OBJECT:
             raise _no_json_lines()
-        for name in dict.fromkeys(name for row in good for name in row):
-            spelled = spellings.setdefault(name.strip().casefold(), [])
+        for name, count in Counter(name for row in good for name in row).items():
+            folded = name.strip().casefold()
+            is_rare = count == 1 and objects_seen > _OBJECTS_WITH_NEW_KEYS and folded not in spellings
+            # A damaged object has keys of its own. A column for each would fill the memory.
+            if is_rare and not mapping.may_name(name):
+                continue
+            spelled = spellings.setdefault(folded, [])
             if name not in spelled:
                 spelled.append(name)
         yield Piece(

@@ -131,6 +131,17 @@ def test_objects_may_differ_in_their_keys(read: Read) -> None:
     ]
 
 
+def test_damaged_keys_are_no_columns(tmp_path: Path) -> None:
+    """A column for each of them would fill the memory; what has a name that is known is kept, however rare."""
+    lines = [{"id": i, "at": TIME_NS, "receiver": "A", f"r\ufffd{i}": -90} for i in range(300)]
+    lines[-1] |= {"lat": 45.5, "site.rssi": 1, "level": 2, "heard": {"x": 3}}
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mapping = parse_mapping({"time": "at", "rssi_dbm": "level", "snr_db": "heard.x"})
+    (piece,) = sources.pieces(str(path), sources.Format.jsonl, False, mapping)
+    assert list(piece.columns) == ["id", "at", "receiver", "lat", "site.rssi", "level", "heard"]
+
+
 def test_wide_form(read: Read) -> None:
     header = 'Transmission_ID,time,A.toa_ns,A.RSSI,B hill.toa_ns,D.rssi_dbm,"C, c.toa_ns",x.y.rssi'
     found = read(
