@@ -45,8 +45,8 @@ class StartConfig(_Constants):
         16,
         ge=3,
         le=64,
-        description="The same where three arrival times or fewer leave several places, or where the search above misses "
-        "the place.",
+        description="The same where three arrival times or fewer leave several places, or where the search above "
+        "misses the place.",
     )
     candidates: int = Field(
         6,
