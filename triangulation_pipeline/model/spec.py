@@ -42,7 +42,11 @@ class StartConfig(_Constants):
     hypotheses: int = Field(3, ge=1, le=16, description="Hypotheses that are kept of each row, at most.")
     cells_per_side: int = Field(8, ge=3, le=64, description="The service area is searched in this number squared.")
     fine_cells_per_side: int = Field(
-        16, ge=3, le=64, description="The same where three arrival times or fewer leave several places."
+        16,
+        ge=3,
+        le=64,
+        description="The same where three arrival times or fewer leave several places, or where the search above "
+        "misses the place.",
     )
     candidates: int = Field(
         6,
