@@ -35,7 +35,7 @@ COMMANDS = {
     "network": ("network", "Print a network file, or check one."),
     "plan": ("plan", "Show how well a network can locate."),
     "simulate": ("simulate", "Simulate a recording of a network."),
-    "calibrate": ("calibrate", "Find what is known of the sites."),
+    "calibrate": ("calibrate", "Find clock biases and gains of the sites."),
     "locate": ("locate", "Locate the transmissions of a file."),
     "calibrations": ("listing", "List the calibrations, the newest first."),
 }

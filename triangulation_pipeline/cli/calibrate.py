@@ -63,7 +63,7 @@ def calibrate(
     store: bool,
     as_json: bool,
 ) -> None:
-    """Find what is known of the sites.
+    """Find clock biases and gains of the sites.
 
     FILE is a measurement file, or - for standard input. From its transmissions of known position (latitude, longitude)
     the clock bias, the noise of the clock, the drift, the share of outliers and the gain of each site are estimated,

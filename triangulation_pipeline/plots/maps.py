@@ -21,8 +21,8 @@ Float = NDArray[np.float64]
 
 # More points would hide each other, and make the file large.
 MAX_MAP_POINTS = 4000
-# Longer names of sites are cut, to leave room for the map.
-MAX_NAME_CHARACTERS = 30
+# Longer names are cut.
+_MAX_NAME_CHARACTERS = 30
 # More names would hide the map.
 MAX_NAMES = 30
 # This font comes with Matplotlib; the others are those of the machine.
@@ -135,14 +135,16 @@ def round_edges(value: Float) -> list[float]:
     return inside if len(inside) >= 2 else [ladder[0], ladder[-1]]
 
 
+def short_name(name: str) -> str:
+    """A name that leaves room for the map."""
+    return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}…"
+
+
 def draw_sites(axes: Axes, sites: Sequence[Site], site_en_m: Float) -> None:
     """A triangle per site at its place (r, 2), metres east and north, with its name above, or below if a site with a
     name is close. If no font of this machine can write a name, the number of the site stands there instead."""
     site_km = site_en_m / 1e3
-    names = [
-        name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
-        for name in (site.name for site in sites)
-    ]
+    names = [short_name(site.name) for site in sites]
     fonts = [_fonts(name) for name in names]
     numbered = len(sites) > MAX_NAMES
     why = " (its number)" if numbered else "" if all(fonts) else " (its number, where no font here has its name)"

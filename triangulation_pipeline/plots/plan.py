@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from triangulation_pipeline.physics.plan import FurtherSite, NetworkPlan
-from triangulation_pipeline.plots.maps import MAX_NAME_CHARACTERS, draw_degrees, draw_sites, round_edges
+from triangulation_pipeline.plots.maps import draw_degrees, draw_sites, round_edges, short_name
 from triangulation_pipeline.plots.style import BLACK, PURPLE, blank_axes, metres, set_title, tidy
 
 Float = NDArray[np.float64]
@@ -24,7 +24,7 @@ _FACTORS = (0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0)
 def bound_map(plan: NetworkPlan, further: FurtherSite | None = None, beside: NetworkPlan | None = None) -> Figure:
     """The bound of each place in metres, and where one more site would help most. The colours also serve a plan that is
     shown beside it."""
-    figure, axes = _axes(plan, f"How well each place can be located at best: {_short(plan)}")
+    figure, axes = _axes(plan, f"How well each place can be located at best: {short_name(plan.network.name)}")
     _fill(
         axes,
         plan,
@@ -45,7 +45,7 @@ def bound_map(plan: NetworkPlan, further: FurtherSite | None = None, beside: Net
 
 def hdop_map(plan: NetworkPlan) -> Figure:
     """The horizontal dilution of precision of each place."""
-    figure, axes = _axes(plan, f"Horizontal dilution of precision: {_short(plan)}")
+    figure, axes = _axes(plan, f"Horizontal dilution of precision: {short_name(plan.network.name)}")
     _fill(
         axes,
         plan,
@@ -61,7 +61,7 @@ def hdop_map(plan: NetworkPlan) -> Figure:
 
 def receiver_map(plan: NetworkPlan) -> Figure:
     """How many receivers hear a transmission from each place."""
-    figure, axes = _axes(plan, f"How many receivers hear a transmission: {_short(plan)}")
+    figure, axes = _axes(plan, f"How many receivers hear a transmission: {short_name(plan.network.name)}")
     most = len(plan.network.sites)
     edges = sorted({*MaxNLocator(8, integer=True).tick_values(0, most), 3.0})
     _fill(
@@ -79,7 +79,9 @@ def receiver_map(plan: NetworkPlan) -> Figure:
 
 def difference_map(plan: NetworkPlan, other: NetworkPlan) -> Figure:
     """By which factor the bound of each place is another with the other network; both plans have the same cells."""
-    figure, axes = _axes(plan, f"Bound with {_short(other)}, as a multiple of that with {_short(plan)}")
+    figure, axes = _axes(
+        plan, f"Bound with {short_name(other.network.name)}, as a multiple of that with {short_name(plan.network.name)}"
+    )
     with np.errstate(invalid="ignore"):
         factor = other.bound_m / plan.bound_m
     # A place that only one of them can locate is at the end of the scale.
@@ -106,11 +108,6 @@ def _axes(plan: NetworkPlan, title: str) -> tuple[Figure, Axes]:
     figure, axes = blank_axes(float(np.clip(5.8 * shape + 1.2, 3.2, 5.6)))
     set_title(axes, title)
     return figure, axes
-
-
-def _short(plan: NetworkPlan) -> str:
-    name = plan.network.name
-    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
 
 
 def _known(values: Float) -> Float:
