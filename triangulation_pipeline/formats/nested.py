@@ -1,6 +1,8 @@
 """Rows that hold objects, and lists with an entry for each receiver, as network servers and OpenSky write them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,9 @@ import pyarrow as pa
 from triangulation_pipeline.formats.columns import ColumnMapping, without_column
 from triangulation_pipeline.formats.sources import Piece, json_values, readable
 from triangulation_pipeline.validation import printable, shown
+
+Values = Callable[[str], list[Any]]
+"""The objects or lists of a column of a piece, by its name."""
 
 NO_LIST = "the receptions are no JSON list with an entry for each receiver"
 # What none of so many has, they do not have.
@@ -44,22 +49,21 @@ def unnested(pieces: Iterable[Piece], mapping: ColumnMapping) -> Iterator[Piece]
             (within if lists is not None and source.is_within(lists) else objects).append(source.column)
     first = True
     for piece in pieces:
-        if piece.columns:
-            piece = _with_parts(piece, objects)
-        if piece.columns and lists is not None:
-            piece = _unnested(piece, lists, within, first)
-            first = False
+        if piece.columns and (objects or lists is not None):
+            # A column is parsed once, however many of its parts are named.
+            values = cache(partial(_values, piece))
+            parts = {name: _texts(part) for name in objects if (part := _part(piece, name, values)) is not None}
+            piece = replace(piece, columns=piece.columns | parts)
+            if lists is not None:
+                piece = _unnested(piece, lists, within, first, values)
+                first = False
+            # They must not wait in memory while the next piece is read.
+            del values
         yield piece
 
 
-def _with_parts(piece: Piece, names: Iterable[str]) -> Piece:
-    """The rows with the parts of objects that have these names."""
-    found = {name: _texts(values) for name in names if (values := _part(piece, name)) is not None}
-    return Piece(piece.columns | found, piece.line, piece.broken) if found else piece
-
-
-def _unnested(piece: Piece, lists: str, names: Iterable[str], is_first: bool) -> Piece:
-    cells = _values(piece, lists) if lists in piece.columns else _part(piece, lists)
+def _unnested(piece: Piece, lists: str, names: Iterable[str], is_first: bool, values_of: Values) -> Piece:
+    cells = values_of(lists) if lists in piece.columns else _part(piece, lists, values_of)
     if cells is None:
         raise without_column(piece.columns, lists, "receptions")
     is_list = np.array([isinstance(found, list) and len(found) > 0 for found in cells], bool)
@@ -79,14 +83,12 @@ def _unnested(piece: Piece, lists: str, names: Iterable[str], is_first: bool) ->
     return Piece(columns, piece.line[row], piece.broken + broken)
 
 
-def _part(piece: Piece, name: str) -> list[Any] | None:
+def _part(piece: Piece, name: str, values_of: Values) -> list[Any] | None:
     """What follows the first point of a name, in each row; None if the piece has the whole name, or not the first."""
     column, point, rest = name.partition(".")
-    return (
-        _members(_values(piece, column), rest)
-        if point and name not in piece.columns and column in piece.columns
-        else None
-    )
+    if not point or name in piece.columns or column not in piece.columns:
+        return None
+    return _members(values_of(column), rest)
 
 
 def _values(piece: Piece, column: str) -> list[Any]:
