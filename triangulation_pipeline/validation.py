@@ -41,7 +41,8 @@ def one_sentence(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(printable(str(part))[:SHOWN_CHARACTERS] for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
+        is_unknown = item["type"] == "extra_forbidden"
+        message = "this key is not known" if is_unknown else item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] in {"missing", "value_error"} else f" (got {shown(item['input'])})"
         parts.append(f"{where}: {message}{got}" if where else message)
     return " ".join("; ".join(_first(parts)).split())

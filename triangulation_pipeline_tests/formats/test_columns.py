@@ -45,7 +45,7 @@ def test_a_mapping_file(tmp_path: Path) -> None:
         ("silence: never", "silence must be one of heard_nothing, unknown, got 'never'"),
         ("reception: x", "unknown field 'reception'; meant receptions?"),
         ("what: ever", "unknown field 'what'; known are transmission_id, time"),
-        ("toa_ns: {colum: x}", "toa_ns: colum: Extra inputs are not permitted"),
+        ("toa_ns: {colum: x}", "toa_ns: colum: this key is not known"),
         ("toa_ns: {unit: s}", "toa_ns: must have a column or a constant, and not both"),
         ("toa_ns: 5", "toa_ns: must be the name of a column, or a mapping, got 5"),
         ("rssi_dbm: {column: x, constant: 5}", "rssi_dbm: must have a column or a constant, and not both"),
