@@ -30,8 +30,9 @@ from triangulation_pipeline.physics.scenario import Preset, scenario_of
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-MOST_TRANSMISSIONS = 50_000
-"""A calibration rests on so many transmissions at most, the last ones of the file."""
+MOST_TRANSMISSIONS, MOST_PAIRS = 50_000, 2_000_000
+"""A calibration rests on the last transmissions of a file: so many at most, and so many pairs of a transmission and a
+site, which take less than a gigabyte."""
 
 _DRIFT_SIGMAS = 5.0
 _MANY_OUTLIERS = 0.05
@@ -75,6 +76,7 @@ def calibrate(
     places = checked_outputs((file, network, mapping), out=out, refused=refused)
     engine = _database() if store else None
 
+    most = min(MOST_TRANSMISSIONS, MOST_PAIRS // len(layout.network.sites))
     known: list[Recording] = []
     held = 0
     with watched_refusals(places.get("refused")) as refusals:
@@ -84,7 +86,7 @@ def calibrate(
             # Refused rows must not pile up: they are counted already.
             known.append(replace(recording.take(recording.is_known), refused=recording.refused.iloc[:0].copy()))
             held += len(known[-1])
-            while held - len(known[0]) >= MOST_TRANSMISSIONS:
+            while held - len(known[0]) >= most:
                 held -= len(known.pop(0))
     if not held:
         refusals.show()
@@ -92,7 +94,7 @@ def calibrate(
             "a calibration needs transmissions of known position, this file has none (latitude, longitude)"
         )
     used = Recording.concatenate(known)
-    used = used.take(slice(max(0, len(used) - MOST_TRANSMISSIONS), None))
+    used = used.take(slice(max(0, len(used) - most), None))
     found = estimate_calibration(layout, used.measurements, used.latitude, used.longitude)
     if "out" in places:
         write_calibration(found, layout.network, places["out"])

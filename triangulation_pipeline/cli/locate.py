@@ -48,7 +48,6 @@ WRITERS: Mapping[str, Writer] = {
     ".csv": write_csv,
     ".geojson": write_geojson,
     ".kml": write_kml,
-    ".html": write_map,
 }
 """What writes fixes, by the ending of the file's name."""
 
