@@ -157,7 +157,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 def test_a_webservers_words_are_shown_and_not_obeyed(engine: Engine) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     job_id = json.loads(on_a_terminal("jobs", "--json"))[0]["job_id"]
     for command in ("status", "watch"):
         words = harmless(on_a_terminal(command, job_id, "--url", f"http://127.0.0.1:{server.server_port}"))

@@ -40,7 +40,7 @@ def answer() -> Iterator[Answer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def give(*bodies: Any, status: int = 200) -> list[Any]:
         answers.extend((status, body if isinstance(body, str) else json.dumps(body)) for body in bodies)
