@@ -27,6 +27,7 @@ from triangulation_pipeline.cli.measured import (
 from triangulation_pipeline.cli.options import json_option, overrides_of
 from triangulation_pipeline.cli.tables import DAY_S, HOUR_S, LONGEST_WORD, MINUTE_S, Row, say, show_json, show_rows
 from triangulation_pipeline.documents import file_name
+from triangulation_pipeline.formats.columns import Silence
 from triangulation_pipeline.formats.fixes import FLAGS, LEVELS, Fixes, rows_of, write_csv
 from triangulation_pipeline.formats.geojson import write_geojson
 from triangulation_pipeline.formats.html_map import MOST_FIXES, write_map
@@ -134,7 +135,7 @@ def locate(
         scenario = scenario_of(its_own, overrides)
     layout = Layout(sites, scenario)
     calibration = SiteCalibration.prior(sites) if known is None else known.calibration
-    with watched_refusals(places.get("refused")) as refusals:
+    with watched_refusals(places.get("refused"), live=follow) as refusals:
         recordings = refusals.watch(read_measurements(file, layout, columns, file_format, live=follow))
         # Threads of PyTorch's own would do less, and for one transmission harm: blocks of a file are shared instead.
         workers = 1 if follow else min(MOST_WORKERS, torch.get_num_threads())
@@ -177,6 +178,11 @@ def locate(
         say("not calibrated: the regions are as wide as unknown clocks make them (`triangulation calibrate`)")
     else:
         known.show(sites, summary)
+    if columns.silence is Silence.heard_nothing and (without := summary.sites_without_rows()):
+        say(
+            f"no row is of {', '.join(without)}: off, or under another name? Who has no row counts as having heard "
+            "nothing, unless a mapping file says `silence: unknown`"
+        )
     refusals.show()
     for name in written:
         say(f"written: {name}")
@@ -277,6 +283,7 @@ class _Summary:
         self.kept: list[Fixes] = []
         self.count = self._located = 0
         self.from_ns, self.to_ns = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        self._heard = np.zeros(len(network.sites), bool)
         self._flags = dict.fromkeys(FLAGS, 0)
         self._errors_m: list[np.ndarray] = []
         self._inside_count = dict.fromkeys(LEVELS, 0)
@@ -294,6 +301,7 @@ class _Summary:
             self.count += len(chunk)
             self.from_ns = min(self.from_ns, int(chunk.columns["time_ns"].min()))
             self.to_ns = max(self.to_ns, int(chunk.columns["time_ns"].max()))
+            self._heard |= chunk.heard.any(0)
             self._located += int(np.isfinite(chunk.columns["latitude"]).sum())
             # There are few combinations of flags.
             for flags, count in Counter(chunk.columns["flags"].tolist()).items():
@@ -347,9 +355,14 @@ class _Summary:
             "to_ns": self.to_ns,
             "transmissions": self.count,
             "located": self._located,
+            "sites_without_rows": self.sites_without_rows(),
             "flags": self._flags,
             "known": self._known(),
         }
+
+    def sites_without_rows(self) -> list[str]:
+        """The names of the sites that heard none of the transmissions."""
+        return [site.name for site, heard in zip(self._network.sites, self._heard, strict=True) if not heard]
 
     def _known(self) -> dict[str, Any] | None:
         """The errors of the fixes whose true place is known, None if there are none."""

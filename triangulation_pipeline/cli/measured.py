@@ -1,11 +1,12 @@
 """What commands that read a measurement file have in common."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
@@ -94,16 +95,19 @@ def checked_outputs(read: Iterable[str | Path | None], **written: Path | None) -
 class Refusals:
     """The rows of a file that were refused: how many for each reason, and the first of each."""
 
-    def __init__(self, writer: pa_csv.CSVWriter | None) -> None:
+    def __init__(self, writer: pa_csv.CSVWriter | None, live: bool) -> None:
         self._found: dict[str, tuple[int, Any]] = {}
-        self._writer = writer
+        self._writer, self._live = writer, live
 
     def watch(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The recordings themselves; what was refused in them is counted, and written into the table."""
+        """The recordings themselves; what was refused in them is counted, and written into the table. In live use the
+        first row of each reason is told on standard error at once."""
         for recording in recordings:
             for reason, rows in recording.refused.groupby("reason", sort=False):
                 count, first = self._found.get(str(reason), (0, rows.iloc[0]))
                 self._found[str(reason)] = count + len(rows), first
+                if self._live and not count:
+                    say(f"refused: {reason} ({_where(first)})", err=True)
             if self._writer is not None:
                 self._writer.write_table(pa.Table.from_pandas(recording.refused, _REFUSED_SCHEMA, preserve_index=False))
             yield recording
@@ -122,20 +126,25 @@ class Refusals:
     def show(self, *, err: bool = False) -> None:
         """Prints a line for each reason, on standard output or on standard error."""
         for found in self.document():
-            first = found["first"]
-            where = f"first in line {first['line']:,}"
-            if first["column"]:
-                where += f", {first['column']} {shown(first['value'])}" if first["value"] else f", {first['column']}"
             rows = "1 row" if found["rows"] == 1 else f"{found['rows']:,} rows"
-            say(f"refused {rows}: {found['reason']} ({where})", err=err)
+            say(f"refused {rows}: {found['reason']} (first in {_where(found['first'])})", err=err)
+
+
+def _where(row: Mapping[str, Any] | pd.Series) -> str:
+    """Line, column and value of a refused row."""
+    where = f"line {row['line']:,}"
+    if row["column"]:
+        where += f", {row['column']} {shown(row['value'])}" if row["value"] else f", {row['column']}"
+    return where
 
 
 @contextmanager
-def watched_refusals(place: Path | None) -> Iterator[Refusals]:
-    """What is refused while the block runs; its table is written to that file, if there is one."""
+def watched_refusals(place: Path | None, live: bool = False) -> Iterator[Refusals]:
+    """What is refused while the block runs; its table is written to that file, if there is one. ``live``: the file is
+    being written, and its end may be far."""
     if place is None:
-        yield Refusals(None)
+        yield Refusals(None, live)
         return
     style = pa_csv.WriteOptions(quoting_style="needed")
     with replaced_file(place) as file, pa_csv.CSVWriter(file, _REFUSED_SCHEMA, write_options=style) as writer:
-        yield Refusals(writer)
+        yield Refusals(writer, live)

@@ -107,9 +107,15 @@ class ReceptionReader:
             raise ValueError(f"its first line names no column that is known, it begins with {shown(names[0])}")
         if form.of_receiver:
             found |= {"transmission_id", "receiver"}.union(*form.of_receiver.values())
-        for fields in (("transmission_id",), ("receiver",), ("toa_ns", "rssi_dbm"), ("time", "toa_ns")):
+        needed = {
+            "transmission_id": ("transmission_id",),
+            "receiver": ("receiver",),
+            "toa_ns or rssi_dbm": ("toa_ns", "rssi_dbm"),
+            "time (one for a transmission) or toa_ns (one for each receiver)": ("time", "toa_ns"),
+        }
+        for what, fields in needed.items():
             if found.isdisjoint(fields):
-                raise missing_column(names, " or ".join(fields))
+                raise missing_column(names, what)
         if "toa_ns" in found and "toa_sigma_ns" not in found and self._unknown_clocks:
             raise ValueError(
                 f"it has no column toa_sigma_ns, and the clock of site {shown(self._unknown_clocks[0])} has "

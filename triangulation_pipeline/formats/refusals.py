@@ -29,7 +29,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
     "longitude": (-180.0, 180.0, "a longitude must be -180 to 180 degrees"),
     "altitude_m": (-1000.0, 100_000.0, "an altitude must be -1 to 100 km"),
 }
-NO_NUMBER = "not a number such as -91.5"
+NO_NUMBER = "not a number such as -91.5 (a decimal has a point)"
 NO_TIME_TEXT = "not a time: a number with all its digits, or ISO 8601 with Z or an offset, of the years 1970 to 2199"
 NO_ID = "no transmission_id"
 NO_RECEIVER = "no receiver"

@@ -181,6 +181,8 @@ class TransmissionReader:
             return
         good = good[np.argsort(groups.of_row[good], kind="stable")]
         kept, of_row = np.unique(groups.of_row[good], return_inverse=True)
+        dropped = ~refused.good & np.isin(groups.of_row, kept)
+        dropped_of, dropped_site = np.searchsorted(kept, groups.of_row[dropped]), site[dropped]
         places = {field: groups.first(values[field], refused.good) for field in PLACE_FIELDS}
         reported = {
             "snr_db": values["snr_db"],
@@ -195,10 +197,12 @@ class TransmissionReader:
             some = kept[begin : begin + step]
             low, high = np.searchsorted(of_row, [begin, begin + step])
             at = good[low:high]
+            lost = (begin <= dropped_of) & (dropped_of < begin + step)
             measurements = self._measurements(
                 of_row[low:high] - begin,
                 site[at],
                 {name: column[at] for name, column in reported.items()},
+                (dropped_of[lost] - begin, dropped_site[lost]),
                 time_ns[some],
                 np.rint(middle_hz[some]).astype(np.int64),
                 places["altitude_m"][some],
@@ -234,7 +238,7 @@ class TransmissionReader:
     def _empty(self, refused: pd.DataFrame) -> Recording:
         """A block of refused rows alone."""
         none, nan = np.zeros(0, np.int64), np.zeros(0)
-        measurements = self._measurements(none, none, {}, none, none, nan)
+        measurements = self._measurements(none, none, {}, (none, none), none, none, nan)
         return Recording(self._sites, measurements, np.zeros(0, object), nan, nan, nan, none, refused)
 
     def _has_ended(self, ids: NDArray[np.object_]) -> Bool:
@@ -246,7 +250,7 @@ class TransmissionReader:
         return np.asarray(ended)
 
     def _site(self, refused: Refused, rows: Receptions) -> Int:
-        """(n,) the site of each row; 0 where it is refused."""
+        """(n,) the site of each row; -1 where it is refused."""
         encoded = pc.dictionary_encode(texts(rows.columns["receiver"]))
         names = encoded.dictionary.to_pylist()
         folded = {folded_name(name) for name in self._sites}
@@ -262,7 +266,7 @@ class TransmissionReader:
             refused.add(
                 (found < 0) & np.array([*(each == reason for each in reasons), False])[code], "receiver", reason
             )
-        return np.maximum(found, 0)
+        return found
 
     def _numbers(self, refused: Refused, rows: Receptions, field: str) -> Float:
         """(n,) values of a field in its unit; NaN where there is none."""
@@ -349,11 +353,16 @@ class TransmissionReader:
         row: Int,
         site: Int,
         reported: Mapping[str, NDArray],
+        dropped: tuple[Int, Int],
         time_ns: Int,
         frequency_hz: Int,
         altitude_m: Float,
     ) -> Measurements:
-        """Receptions at (row, site) as arrays (n, r)."""
+        """Receptions at (row, site) as arrays (n, r).
+
+        Where a row was refused, ``dropped``, its site heard something, and nobody knows what; if it names no site, it
+        may be of any: then nobody knows of all that have no row. Their levels are unknown, as if they had not listened.
+        """
         shape = (len(time_ns), len(self._sites))
         columns: dict[str, NDArray] = {
             "signal_present": np.zeros(shape, bool),
@@ -364,6 +373,9 @@ class TransmissionReader:
             "toa_ns": np.zeros(shape),
             "toa_sigma_ns": np.zeros(shape, np.float32),
         }
+        dropped_row, dropped_site = dropped
+        columns["power_dbm"][dropped_row[dropped_site < 0]] = np.nan
+        columns["power_dbm"][dropped_row[dropped_site >= 0], dropped_site[dropped_site >= 0]] = np.nan
         columns["signal_present"][row, site] = True
         for name, values in reported.items():
             columns[name][row, site] = values

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from triangulation_pipeline.formats.columns import ALIASES, FIELDS, read_mapping
@@ -25,7 +26,7 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert printed(code.content, {}) == comments(code.content)
 
     layout = Layout(read_network("network.yaml"), Scenario())
-    mapping, by_place, by_key = blocks(PAGE, "yaml")
+    mapping, own, by_place, by_key = blocks(PAGE, "yaml")
     Path("mapping.yaml").write_text(mapping.content)
     assert set(read_mapping("mapping.yaml").sources) < set(FIELDS)
     Path("sigma.yaml").write_text("toa_sigma_ns: {constant: 50}")
@@ -37,6 +38,16 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         timed = other.measurements.toa_present[row]
         assert (one.measurements.toa_ns[row, timed] == other.measurements.toa_ns[row, timed]).all()
         assert (one.measurements.time_ns == other.measurements.time_ns).all()
+    Path("own.yaml").write_text(own.content)
+    lines = [
+        "id;station;utc;level",
+        "1;City;2025-11-26T10:00:00.123456789Z;-91",
+        "1;Pass;2025-11-26T10:00:00.1236Z;-92",
+    ]
+    Path("own.csv").write_text("\n".join(lines) + "\n")
+    (found,) = read_measurements("own.csv", layout, read_mapping("own.yaml"))
+    assert np.ptp(found.measurements.toa_ns[found.measurements.toa_present]) == 143_211
+    assert not len(found.refused)
     for nested in (by_place, by_key):
         cell, _, column = nested.content.partition("\n")[0].removeprefix("# ").partition(" in the column ")
         Path("nested.yaml").write_text(nested.content + "toa_sigma_ns: {constant: 50}")
