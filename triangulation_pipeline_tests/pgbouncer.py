@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
+from triangulation_pipeline_tests.ports import free_port
 from triangulation_pipeline_tests.postgres import unprivileged_user
 
 NO_PGBOUNCER = "no pgbouncer on the PATH or in /usr/sbin; install the package pgbouncer"
@@ -34,9 +35,7 @@ def temporary_pgbouncer(behind: URL, **settings: str | int) -> Iterator[URL]:
         raise FileNotFoundError(NO_PGBOUNCER)
     user = unprivileged_user() if os.geteuid() == 0 else None
     run = [] if user is None else ["chroot", f"--userspec={user.pw_uid}:{user.pw_gid}", "--groups=", "/"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="triangulation-pgbouncer-"))
     process = None
     try:

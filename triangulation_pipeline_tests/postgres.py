@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL, make_url
+
+from triangulation_pipeline_tests.ports import free_port
 
 NO_BINARIES = "no PostgreSQL server binaries on the PATH or in /usr/lib/postgresql; install the package postgresql"
 NO_TIMESCALEDB = (
@@ -207,9 +208,7 @@ def temporary_server(binaries: Binaries | None = None, *, timescaledb: bool = Fa
         )
         if made.returncode:
             raise RuntimeError(f"initdb failed:\n{made.stderr}")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": port,

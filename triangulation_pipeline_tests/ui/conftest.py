@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwrig
 
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run, make_home
 from triangulation_pipeline_tests.defs.conftest import settings
+from triangulation_pipeline_tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 NO_CHROMIUM = "no Chromium on the PATH; install the package chromium, or name the program in CHROMIUM"
@@ -98,14 +98,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         finally:
             end(process)
             shutil.rmtree(home, ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def wait_until_ready(stack: Stack, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,7 +14,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, end, free_port, wait_until_ready
+from triangulation_pipeline_tests.ports import free_port
+from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, end, wait_until_ready
 
 pytestmark = pytest.mark.ui
 

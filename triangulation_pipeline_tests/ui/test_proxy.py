@@ -21,7 +21,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 from triangulation_pipeline_tests.conftest import ROOT, cannot_run
-from triangulation_pipeline_tests.ui.conftest import BIN, PROXY_HOST, SECONDS, Stack, free_port, start_chromium
+from triangulation_pipeline_tests.ports import free_port
+from triangulation_pipeline_tests.ui.conftest import BIN, PROXY_HOST, SECONDS, Stack, start_chromium
 from triangulation_pipeline_tests.ui.test_foreign_pages import BLIND, LISTEN, LOGS, WAYS
 
 pytestmark = pytest.mark.ui

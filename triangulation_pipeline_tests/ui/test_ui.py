@@ -12,7 +12,8 @@ from sqlalchemy import update
 from triangulation_pipeline.defs.config import TrainedModelConfig
 from triangulation_pipeline.storage.engine import open_database
 from triangulation_pipeline.storage.tables import models
-from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, free_port, open_launchpad, write_config
+from triangulation_pipeline_tests.ports import free_port
+from triangulation_pipeline_tests.ui.conftest import BIN, SECONDS, Stack, open_launchpad, write_config
 
 pytestmark = pytest.mark.ui
 
