@@ -262,7 +262,7 @@ def test_what_cannot_be_right_is_told_and_the_rest_is_located(ending: str, tmp_p
         "refused 1 row: no site of the network has this name (first in line 6, receiver 'Nowhere')",
         "refused 1 row: a level must be -174 to 50 dBm; ",
         "refused 1 row: the line has another number of fields than the first (first in line 14)",
-        "no row is of Aquila di Giaveno, Passo dei Giovi, Milano-Baggio: off, or under another name? ",
+        "no row is of Aquila di Giaveno, Passo dei Giovi, Milano-Baggio. This counts as having heard nothing: ",
         "few_times, 2: ",
         "early_arrival, 1: ",
         "3 of 3 transmissions located",

@@ -116,7 +116,8 @@ def locate(
     sites = read_network(network)
     columns = mapping_of(mapping)
     known = _calibration(calibrated_by, sites)
-    writer = None if out is None else _writer(out)
+    if out is not None and out.suffix.lower() not in WRITERS:
+        raise ValueError(f"--out: the name must end in {', '.join(WRITERS)}, got {file_name(out)}")
     if map_file is not None and map_file.suffix.lower() not in {".html", ".htm"}:
         raise ValueError(f"--map: the name must end in .html, got {file_name(map_file)}")
     sources = (file, network, mapping, None if known is None else known.file)
@@ -152,7 +153,7 @@ def locate(
             seen = summary.watch(fixes)
             # Nothing is written before there is a fix.
             if (first := next(seen, None)) is not None:
-                _write(places.get("out"), writer, sites, chain([first], seen))
+                _write(places.get("out"), sites, chain([first], seen))
     if follow:
         if ended_by is not None:
             raise ended_by
@@ -180,29 +181,22 @@ def locate(
         known.show(sites, summary)
     if columns.silence is Silence.heard_nothing and (without := summary.sites_without_rows()):
         say(
-            f"no row is of {', '.join(without)}: off, or under another name? Who has no row counts as having heard "
-            "nothing, unless a mapping file says `silence: unknown`"
+            f"no row is of {', '.join(without)}. This counts as having heard nothing: if a receiver was off, write "
+            "`silence: unknown` into a mapping file; if it has another name in FILE, correct that"
         )
     refusals.show()
     for name in written:
         say(f"written: {name}")
 
 
-def _writer(path: Path) -> Writer:
-    """What writes fixes into a file of that name. Raises ValueError if nothing does."""
-    if (writer := WRITERS.get(path.suffix.lower())) is None:
-        raise ValueError(f"--out: the name must end in {', '.join(WRITERS)}, got {file_name(path)}")
-    return writer
-
-
-def _write(place: Path | None, writer: Writer | None, network: ReceiverNetwork, fixes: Iterable[Fixes]) -> None:
+def _write(place: Path | None, network: ReceiverNetwork, fixes: Iterable[Fixes]) -> None:
     """Writes fixes as they come; without a place they are only made."""
-    if place is None or writer is None:
+    if place is None:
         for _ in fixes:
             pass
         return
     with replaced_file(place) as target:
-        writer(target, network, fixes)
+        WRITERS[place.suffix.lower()](target, network, fixes)
 
 
 def _print_each(fixes: Iterable[Fixes], refusals: Refusals) -> BaseException | None:

@@ -262,9 +262,8 @@ def rows_of(fixes: Fixes) -> Iterator[dict[str, Any]]:
 
 def _rounded(fixes: Fixes) -> dict[str, NDArray[Any]]:
     """The columns for people and other programs: degrees to 1 cm, metres and nanoseconds to a tenth."""
-    decimals = {name: _decimals(name) for name in fixes.columns}
     return {
-        name: values if (places := decimals[name]) is None else np.round(values, places)
+        name: values if (places := _decimals(name)) is None else np.round(values, places)
         for name, values in fixes.columns.items()
     }
 
@@ -277,8 +276,8 @@ def _decimals(column: str) -> int | None:
 
 
 def _within_reach(positions: MixturePositions) -> MixturePositions:
-    """The posteriors without places that no network of ``FARTHEST_M`` can tell of: arrival times that contradict each
-    other by far lead beyond the horizon, where the frame ends."""
+    """The posteriors without components beyond ``REACH_M``: arrival times that contradict each other by far lead beyond
+    the horizon, where the frame ends."""
     near = np.hypot(*np.moveaxis(positions.component_en_m, -1, 0)) < REACH_M
     if (near | ~positions.exists).all():
         return positions

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from triangulation_pipeline.formats.columns import FIELDS, PLACE_FIELDS, UNITS, ColumnMapping, Silence, Source
+from triangulation_pipeline.formats.groups import Groups
 from triangulation_pipeline.formats.instants import NS_PER_S, Times, numbers, texts, times
 from triangulation_pipeline.formats.receptions import Receptions
 from triangulation_pipeline.formats.recording import Recording
@@ -64,44 +64,6 @@ _REMEMBERED = 2**20
 _LEAST_SPREADS, _LEAST_SPREAD = 10, 2e-3
 # In place of a time that does not exist.
 _NONE_NS = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Rows of g transmissions: which one each row belongs to, its id and first line. A row without an id has -1."""
-
-    of_row: Int  # (n,)
-    ids: NDArray[np.object_]  # (g,)
-    first_line: Int  # (g,)
-
-    @classmethod
-    def of(cls, rows: Receptions) -> "Groups":
-        encoded = pc.dictionary_encode(texts(rows.columns["transmission_id"]))
-        of_row = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        ids = encoded.dictionary.to_numpy(zero_copy_only=False)
-        known = of_row >= 0
-        first_line = np.full(len(ids), np.iinfo(np.int64).max)
-        np.minimum.at(first_line, of_row[known], rows.line[known])
-        return cls(of_row, ids, first_line)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def middle(self, values: NDArray, rows: Bool) -> NDArray:
-        """(g,) the median of some rows of each transmission, the lower of two; 0 if there are none."""
-        at, found = self.of_row[rows], np.zeros(len(self), values.dtype)
-        order = np.lexsort((values[rows], at))
-        group, start, count = np.unique(at[order], return_index=True, return_counts=True)
-        found[group] = values[rows][order][start + (count - 1) // 2]
-        return found
-
-    def first(self, values: Float, rows: Bool) -> Float:
-        """(g,) the first value of each transmission among some rows that is no NaN; NaN if there is none."""
-        at = np.flatnonzero(rows & ~np.isnan(values))
-        group, start = np.unique(self.of_row[at], return_index=True)
-        found = np.full(len(self), np.nan)
-        found[group] = values[at[start]]
-        return found
 
 
 class TransmissionReader:
@@ -360,8 +322,9 @@ class TransmissionReader:
     ) -> Measurements:
         """Receptions at (row, site) as arrays (n, r).
 
-        Where a row was refused, ``dropped``, its site heard something, and nobody knows what; if it names no site, it
-        may be of any: then nobody knows of all that have no row. Their levels are unknown, as if they had not listened.
+        ``dropped`` are the transmissions and sites of refused rows. Such a site heard something that nobody knows, so
+        its level is NaN, as if it had not listened. A refused row without a site, -1, may be of any site, so all sites
+        of that transmission without a row have the level NaN.
         """
         shape = (len(time_ns), len(self._sites))
         columns: dict[str, NDArray] = {
